@@ -1,0 +1,166 @@
+"""Audio files as 16 kHz mono float32 arrays, read and written through soundfile."""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from corpora.files import atomic_file
+
+SAMPLE_RATE = 16000
+
+# Programs that write to a pipe cannot know the length beforehand and leave a placeholder of about 2 or 4 GiB.
+_UNKNOWN_RIFF_SIZE = 0x7FFFF000
+
+
+class AudioError(ValueError):
+    """An audio file that cannot be used as it is; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of an audio file says: samples per channel, sampling rate in Hz, channels."""
+
+    samples: int
+    sample_rate: int
+    channels: int
+
+
+def audio_info(path: Path) -> AudioInfo:
+    """Read the header of an audio file; AudioError if there is none that can be read."""
+    with _open(Path(path)) as file:
+        return AudioInfo(file.frames, file.samplerate, file.channels)
+
+
+def read_audio(path: Path, start: int = 0, end: int | None = None) -> np.ndarray:
+    """Read samples `start` to `end` (exclusive; None = to the end) of a 16 kHz mono file as float32 (n,).
+
+    Raises AudioError for a file that is unreadable, truncated, of another rate, of several channels, or empty, for a
+    range outside the file, and for samples that are not finite.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        if file.samplerate != SAMPLE_RATE:
+            raise AudioError(
+                f"{path}: sampling rate is {file.samplerate} Hz, expected {SAMPLE_RATE} Hz; "
+                f"convert it with: ffmpeg -i IN -ac 1 -ar {SAMPLE_RATE} OUT.wav"
+            )
+        if file.channels != 1:
+            raise AudioError(
+                f"{path}: {file.channels} channels, expected 1; "
+                f"convert it with: ffmpeg -i IN -ac 1 -ar {SAMPLE_RATE} OUT.wav"
+            )
+        return _read(path, file, start, end)[:, 0]
+
+
+def load_any(path: Path) -> np.ndarray:
+    """Read a file of any format that soundfile knows, any rate and channels, as 16 kHz mono float32 (n,).
+
+    Channels are averaged; another rate is converted by soxr (high quality). Raises AudioError for a file that is
+    unreadable, truncated or empty, and for samples that are not finite.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        samples = _read(path, file, 0, None).mean(axis=1, dtype=np.float32)
+        rate = file.samplerate
+    if rate != SAMPLE_RATE:
+        samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ").astype(np.float32, copy=False)
+        if samples.size == 0:
+            raise AudioError(f"{path}: no sample is left at {SAMPLE_RATE} Hz")
+    return samples
+
+
+def write_audio(path: Path, samples: np.ndarray) -> None:
+    """Write 16 kHz mono samples (n,) in [-1, 1], clipped, as 16-bit PCM; FLAC if the suffix is .flac, else WAV.
+
+    The file appears whole or not at all. Raises AudioError for what `read_audio` would refuse later.
+    """
+    path = Path(path)
+    try:
+        content = encode_audio(samples, "FLAC" if path.suffix.lower() == ".flac" else "WAV")
+    except AudioError as error:
+        raise AudioError(f"{path}: {error}") from None
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def encode_audio(samples: np.ndarray, container: str = "WAV") -> bytes:
+    """The bytes of a 16 kHz mono 16-bit file; samples (n,) are clipped to [-1, 1].
+
+    Encoding in memory leaves the writing to Python, which reports a full disk; libsndfile does not.
+    Raises AudioError for samples of another shape, none at all, and such that are not finite.
+    """
+    samples = np.asarray(samples)
+    if samples.ndim != 1:
+        raise AudioError(f"expected samples of shape (n,), got {samples.shape}")
+    if samples.size == 0:
+        raise AudioError("no samples to write")
+    if not np.isfinite(samples).all():
+        raise AudioError("samples hold NaN or infinity")
+    pcm = np.clip(np.rint(samples.astype(np.float64) * 32768.0), -32768, 32767).astype(np.int16)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, pcm, SAMPLE_RATE, format=container, subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    if not path.is_file():
+        raise AudioError(f"{path}: no such file")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path}: the file is empty (0 bytes)")
+    _refuse_truncated_wav(path)
+    try:
+        return soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, TypeError) as error:
+        # TypeError: a suffix such as .raw makes soundfile ask for a rate
+        reason = getattr(error, "error_string", str(error))
+        raise AudioError(f"{path}: cannot be read as audio ({reason.strip()})") from error
+
+
+def _refuse_truncated_wav(path: Path) -> None:
+    """libsndfile silently shortens a WAV file whose header promises more than the file holds; refuse it instead."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+            return
+        while len(chunk := file.read(8)) == 8:
+            name, length = chunk[:4], struct.unpack("<I", chunk[4:])[0]
+            begin = file.tell()
+            if name == b"data":
+                if length < _UNKNOWN_RIFF_SIZE and begin + length > size:
+                    raise AudioError(
+                        f"{path}: truncated, {size - begin} of {length} bytes of samples are there"
+                    )
+                return
+            file.seek(begin + length + (length & 1))
+    raise AudioError(f"{path}: truncated, the header has no samples after it")
+
+
+def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None) -> np.ndarray:
+    """Samples start:end as finite float32 (n, channels)."""
+    total = file.frames
+    if total == 0:
+        raise AudioError(f"{path}: no samples")
+    stop = total if end is None else end
+    if not 0 <= start < stop or stop > total:
+        raise AudioError(f"{path}: samples {start} to {stop} asked for, the file has {total}")
+    try:
+        if start:
+            file.seek(start)
+        samples = file.read(stop - start, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"{path}: cannot be decoded, probably truncated ({error.error_string.strip()})"
+        ) from error
+    if len(samples) != stop - start:
+        raise AudioError(f"{path}: truncated, {len(samples)} of {stop - start} samples are there")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{path}: samples hold NaN or infinity")
+    return samples

@@ -1,0 +1,418 @@
+"""Kaldi data directories: one reader, one writer, one validator.
+
+    train/
+      wav.scp          utt_id (or recording id, with segments) and the path of the audio; paths may hold spaces
+      utt2spk spk2utt  an utterance id starts with its speaker id
+      segments         optional: utt_id, recording id, start and end in seconds
+      text utt2lang utt2dialect utt2emotion   optional, for all utterances or for none
+      utt2dur utt2num_samples                 length in seconds, and in samples at 16 kHz
+
+Every file is UTF-8 with LF line ends, one line per id, sorted bytewise, white space only as U+0020.
+Relative paths in wav.scp count from the folder where commands run, as in Kaldi and ESPnet.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from corpora.audio import SAMPLE_RATE, AudioError, audio_info
+from corpora.files import atomic_dir
+
+_LABEL_FILES = {"text": "text", "utt2lang": "language", "utt2dialect": "dialect", "utt2emotion": "emotion"}
+
+
+class DataDirError(ValueError):
+    """A data directory that breaks the form; the message names file, line and, for a character, its code point."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance: samples `start` to `end` of the file `audio`, or all of it when both are None.
+
+    `samples` is its exact length at 16 kHz; `start` and `end` are in samples at 16 kHz.
+    """
+
+    utt_id: str
+    speaker: str
+    audio: Path
+    samples: int
+    start: int | None = None
+    end: int | None = None
+    text: str | None = None
+    language: str | None = None
+    dialect: str | None = None
+    emotion: str | None = None
+
+
+def write_datadir(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Write a data directory, whole or not at all, replacing one that exists.
+
+    Absolute audio paths stay so; a relative one stays relative when it lies inside the current folder. Raises
+    DataDirError for whatever `validate_datadir` would report, except audio that is missing.
+    """
+    path = Path(path)
+    ordered = sorted(utterances, key=lambda utterance: utterance.utt_id)
+    tables = _tables(path, ordered)
+    problems = _check_ids(path, {u.utt_id: u.speaker for u in ordered})
+    for name, rows in tables.items():
+        for number, (key, value) in enumerate(rows, start=1):
+            problems += _check_line(f"{path / name}:{number}", f"{key} {value}")
+    _raise_first(problems)
+    with atomic_dir(path) as temporary:
+        for name, rows in tables.items():
+            content = "".join(f"{key} {value}\n" for key, value in rows)
+            (temporary / name).write_bytes(content.encode("utf-8"))
+
+
+def read_datadir(path: Path) -> list[Utterance]:
+    """Read and check a data directory; utterances come in the order of their ids.
+
+    Without `utt2num_samples` the lengths are read from the audio headers. Raises DataDirError with the first problem.
+    """
+    utterances, problems = _load(Path(path))
+    _raise_first(problems)
+    return utterances
+
+
+def validate_datadir(path: Path) -> list[str]:
+    """All problems of a data directory, each naming file and line; empty if there is none."""
+    return _load(Path(path))[1]
+
+
+def _raise_first(problems: list[str]) -> None:
+    if problems:
+        more = (
+            f" (and {len(problems) - 1} more; `python -m corpora validate` lists them)"
+            if len(problems) > 1
+            else ""
+        )
+        raise DataDirError(problems[0] + more)
+
+
+def _seconds(samples: int) -> str:
+    # 1/16000 s has seven decimals, so this is exact
+    return f"{samples / SAMPLE_RATE:.7f}".rstrip("0").rstrip(".")
+
+
+def _tables(path: Path, ordered: list[Utterance]) -> dict[str, list[tuple[str, str]]]:
+    """The rows of every file, checked for what only the records can tell."""
+    if not ordered:
+        raise DataDirError(f"{path}: no utterances to write")
+    for previous, current in zip(ordered, ordered[1:], strict=False):
+        if previous.utt_id == current.utt_id:
+            raise DataDirError(f"{path}: utterance id {current.utt_id} is given twice")
+    segmented = any(u.start is not None or u.end is not None for u in ordered)
+    recordings = _recording_ids(ordered) if segmented else {}
+    speakers: dict[str, list[str]] = {}
+    for utterance in ordered:
+        speakers.setdefault(utterance.speaker, []).append(utterance.utt_id)
+        _check_length(path, utterance)
+
+    tables = {}
+    if segmented:
+        tables["wav.scp"] = sorted((name, _audio_entry(path, audio)) for audio, name in recordings.items())
+        tables["segments"] = [(u.utt_id, _segment_entry(u, recordings[u.audio])) for u in ordered]
+    else:
+        tables["wav.scp"] = [(u.utt_id, _audio_entry(path, u.audio)) for u in ordered]
+    tables["utt2spk"] = [(u.utt_id, u.speaker) for u in ordered]
+    tables["spk2utt"] = [(speaker, " ".join(ids)) for speaker, ids in sorted(speakers.items())]
+    for name, field in _LABEL_FILES.items():
+        rows = [(u.utt_id, getattr(u, field)) for u in ordered]
+        missing = [utt_id for utt_id, value in rows if value is None]
+        if len(missing) == len(rows):
+            continue
+        if missing:
+            raise DataDirError(
+                f"{path / name}: {len(missing)} of {len(rows)} utterances have no {field}, as {missing[0]}"
+            )
+        for utt_id, value in rows:
+            if not value.strip():
+                raise DataDirError(
+                    f"{path / name}: empty {'transcript' if name == 'text' else field} of {utt_id}"
+                )
+            if name != "text" and len(value.split()) != 1:
+                raise DataDirError(f"{path / name}: {field} {value!r} of {utt_id} is not one word")
+        tables[name] = rows
+    tables["utt2dur"] = [(u.utt_id, _seconds(u.samples)) for u in ordered]
+    tables["utt2num_samples"] = [(u.utt_id, str(u.samples)) for u in ordered]
+    return tables
+
+
+def _check_length(path: Path, utterance: Utterance) -> None:
+    if utterance.samples <= 0:
+        raise DataDirError(f"{path}: utterance {utterance.utt_id} has {utterance.samples} samples")
+    if utterance.end is not None:
+        length = utterance.end - (utterance.start or 0)
+        if length != utterance.samples:
+            raise DataDirError(
+                f"{path}: utterance {utterance.utt_id} runs from sample {utterance.start or 0} to {utterance.end}, "
+                f"but its length is given as {utterance.samples}"
+            )
+
+
+def _audio_entry(path: Path, audio: Path) -> str:
+    if not audio.is_absolute() and not audio.resolve().is_relative_to(Path.cwd().resolve()):
+        audio = audio.resolve()
+    entry = str(audio)
+    if entry != entry.strip() or entry.startswith("|") or entry.endswith("|"):
+        raise DataDirError(
+            f"{path / 'wav.scp'}: audio path {entry!r} begins or ends with white space or a pipe; rename it"
+        )
+    return entry
+
+
+def _recording_ids(ordered: list[Utterance]) -> dict[Path, str]:
+    """An id for every audio file: its stem with other characters replaced, numbered where stems repeat."""
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for audio in sorted({u.audio for u in ordered}):
+        stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in audio.stem) or "recording"
+        name, number = stem, 2
+        while name in taken:
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name)
+        names[audio] = name
+    return names
+
+
+def _segment_entry(utterance: Utterance, recording: str) -> str:
+    start = utterance.start or 0
+    return f"{recording} {_seconds(start)} {_seconds(start + utterance.samples)}"
+
+
+def _check_line(where: str, line: str) -> list[str]:
+    """Name the first character that the form forbids: controls, invisible format marks, white space but U+0020."""
+    if line.isascii() and line.isprintable():
+        return []
+    for column, character in enumerate(line, start=1):
+        category = unicodedata.category(character)
+        if category in ("Cc", "Cf", "Cs", "Zl", "Zp") or (category == "Zs" and character != " "):
+            name = unicodedata.name(
+                character, {"\r": "CARRIAGE RETURN", "\t": "TAB"}.get(character, "control character")
+            )
+            return [
+                f"{where}: forbidden character U+{ord(character):04X} ({name}) in column {column}; remove it"
+            ]
+    return []
+
+
+def _check_ids(path: Path, speakers: Mapping[str, str]) -> list[str]:
+    """Ids in the order of `speakers`: no white space, speaker id first, speakers in order too."""
+    problems = []
+    previous = ""
+    for number, (utt_id, speaker) in enumerate(speakers.items(), start=1):
+        where = f"{path / 'utt2spk'}:{number}"
+        if not utt_id or not speaker or len(utt_id.split()) != 1 or len(speaker.split()) != 1:
+            problems.append(
+                f"{where}: utterance id {utt_id!r} and speaker id {speaker!r} must be one word each"
+            )
+            continue
+        if not utt_id.startswith(speaker):
+            problems.append(f"{where}: utterance id {utt_id} does not start with its speaker id {speaker}")
+        if speaker < previous:
+            problems.append(
+                f"{where}: sorted by utterance, speaker {speaker} comes after {previous}; "
+                "join speaker and rest with '-' or give all speaker ids one length"
+            )
+        previous = max(previous, speaker)
+    return problems
+
+
+def _load(path: Path) -> tuple[list[Utterance], list[str]]:
+    if not path.is_dir():
+        return [], [f"{path}: no such data directory"]
+    problems: list[str] = []
+    speakers = _read_table(path / "utt2spk", problems)
+    scp = _read_table(path / "wav.scp", problems)
+    spk2utt = _read_table(path / "spk2utt", problems)
+    if problems and not (speakers and scp):
+        return [], problems
+    problems += _check_ids(path, speakers)
+    inverse: dict[str, list[str]] = {}
+    for utt_id, speaker in speakers.items():
+        inverse.setdefault(speaker, []).append(utt_id)
+    for speaker in sorted(inverse.keys() | spk2utt.keys()):
+        if spk2utt.get(speaker, "").split() != inverse.get(speaker, []):
+            problems.append(
+                f"{path / 'spk2utt'}: speaker {speaker} does not have the utterances that utt2spk gives"
+            )
+
+    labels = {}
+    for name, field in _LABEL_FILES.items():
+        if (path / name).exists():
+            what = "transcript" if name == "text" else field
+            labels[field] = _read_table(path / name, problems, what, one_word=name != "text")
+            problems += _compare_ids(path / name, labels[field], speakers)
+    _check_audio(path / "wav.scp", scp, problems)
+    if problems:
+        return [], problems
+
+    spans = _spans(path, speakers, scp, problems)
+    lengths = _lengths(path, speakers, scp, spans, problems)
+    if problems:
+        return [], problems
+    utterances = []
+    for utt_id, speaker in speakers.items():
+        recording, start, _ = spans[utt_id]
+        samples = lengths[utt_id]
+        utterances.append(
+            Utterance(
+                utt_id,
+                speaker,
+                Path(scp[recording]),
+                samples,
+                start,
+                None if start is None else start + samples,
+                **{field: table[utt_id] for field, table in labels.items()},
+            )
+        )
+    return utterances, problems
+
+
+def _read_table(
+    file: Path, problems: list[str], what: str = "value", *, one_word: bool = False
+) -> dict[str, str]:
+    """Read 'id value' lines, appending what is wrong to `problems`."""
+    try:
+        content = file.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        problems.append(f"{file}: no such file")
+        return {}
+    except UnicodeDecodeError as error:
+        line = file.read_bytes()[: error.start].count(b"\n") + 1
+        problems.append(f"{file}:{line}: not UTF-8 (byte 0x{error.object[error.start]:02X})")
+        return {}
+    lines = content.split("\n")
+    if lines.pop() != "":
+        problems.append(f"{file}: the last line does not end with a line feed; the file may be cut off")
+        return {}
+    if not lines:
+        problems.append(f"{file}: empty file")
+    table: dict[str, str] = {}
+    previous = ""
+    for number, line in enumerate(lines, start=1):
+        where = f"{file}:{number}"
+        wrong = _check_line(where, line)
+        if wrong:
+            problems += wrong
+            continue
+        key, _, value = line.partition(" ")
+        if not key:
+            problems.append(f"{where}: no id at the start of the line")
+        elif not value.strip():
+            problems.append(f"{where}: empty {what} of {key}")
+        elif one_word and len(value.split()) != 1:
+            problems.append(f"{where}: {what} {value!r} of {key} is not one word")
+        elif key in table:
+            problems.append(f"{where}: id {key} is there twice")
+        elif key < previous:
+            problems.append(f"{where}: id {key} comes after {previous}; sort bytewise (LC_ALL=C sort)")
+        table.setdefault(key, value.strip(" "))
+        previous = max(previous, key)
+    return table
+
+
+def _compare_ids(file: Path, table: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:
+    missing = sorted(expected.keys() - table.keys())
+    extra = sorted(table.keys() - expected.keys())
+    problems = []
+    if missing:
+        problems.append(f"{file}: {len(missing)} utterances of utt2spk are missing, as {missing[0]}")
+    if extra:
+        problems.append(f"{file}: {len(extra)} ids are not in utt2spk, as {extra[0]}")
+    return problems
+
+
+def _check_audio(file: Path, scp: Mapping[str, str], problems: list[str]) -> None:
+    for number, (key, entry) in enumerate(scp.items(), start=1):
+        if entry.endswith("|") or entry.startswith("|"):
+            problems.append(
+                f"{file}:{number}: {key} is a command, not a file; pipes are refused, write the audio to files"
+            )
+        elif not Path(entry).is_file():
+            hint = (
+                ""
+                if Path(entry).is_absolute()
+                else f" (relative paths count from the current folder, {Path.cwd()})"
+            )
+            problems.append(f"{file}:{number}: audio of {key} is missing: {entry}{hint}")
+
+
+def _spans(
+    path: Path, speakers: Mapping[str, str], scp: Mapping[str, str], problems: list[str]
+) -> dict[str, tuple[str, int | None, int | None]]:
+    """Recording id, first and last sample of every utterance (None: the whole file)."""
+    file = path / "segments"
+    if not file.exists():
+        problems += _compare_ids(path / "wav.scp", scp, speakers)
+        return {utt_id: (utt_id, None, None) for utt_id in speakers}
+    spans: dict[str, tuple[str, int | None, int | None]] = {}
+    table = _read_table(file, problems)
+    problems += _compare_ids(file, table, speakers)
+    for number, (utt_id, entry) in enumerate(table.items(), start=1):
+        fields = entry.split()
+        try:
+            recording, start, end = (
+                fields[0],
+                round(float(fields[1]) * SAMPLE_RATE),
+                round(float(fields[2]) * SAMPLE_RATE),
+            )
+        except (IndexError, ValueError, OverflowError):
+            problems.append(
+                f"{file}:{number}: expected 'utterance recording start end', found {utt_id + ' ' + entry!r}"
+            )
+            continue
+        if recording not in scp:
+            problems.append(f"{file}:{number}: recording {recording} is not in wav.scp")
+        elif not 0 <= start < end:
+            problems.append(
+                f"{file}:{number}: segment {utt_id} from {fields[1]} to {fields[2]} s holds no audio"
+            )
+        spans[utt_id] = (recording, start, end)
+    return spans
+
+
+def _lengths(
+    path: Path,
+    speakers: Mapping[str, str],
+    scp: Mapping[str, str],
+    spans: Mapping[str, tuple[str, int | None, int | None]],
+    problems: list[str],
+) -> dict[str, int]:
+    """Length of every utterance in samples: as listed, else from the segments, else from the audio headers."""
+    if problems:
+        return {}
+    file = path / "utt2num_samples"
+    lengths: dict[str, int] = {}
+    if file.exists():
+        table = _read_table(file, problems, one_word=True)
+        problems += _compare_ids(file, table, speakers)
+        for number, (utt_id, value) in enumerate(table.items(), start=1):
+            if not value.isdecimal() or int(value) == 0:
+                problems.append(f"{file}:{number}: {value!r} is not a number of samples")
+                continue
+            lengths[utt_id] = int(value)
+            _, start, end = spans.get(utt_id, ("", None, None))
+            if start is not None and end is not None and abs(end - start - lengths[utt_id]) > 1:
+                problems.append(f"{file}:{number}: {value} samples, but segments gives {end - start}")
+        return lengths
+    for utt_id in speakers:
+        recording, start, end = spans[utt_id]
+        if start is not None and end is not None:
+            lengths[utt_id] = end - start
+            continue
+        try:
+            info = audio_info(Path(scp[recording]))
+        except AudioError as error:
+            problems.append(f"{path / 'wav.scp'}: {error}")
+            continue
+        if info.sample_rate != SAMPLE_RATE or info.channels != 1 or info.samples == 0:
+            problems.append(
+                f"{path / 'wav.scp'}: {scp[recording]} has {info.samples} samples, {info.sample_rate} Hz, "
+                f"{info.channels} channels; expected {SAMPLE_RATE} Hz mono"
+            )
+        lengths[utt_id] = info.samples
+    return lengths

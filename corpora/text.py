@@ -1,0 +1,122 @@
+"""Arabic text: the profiles in which it is scored, Quran spelling, Buckwalter's transliteration.
+
+A profile is recorded with every error rate, since the rate depends on it. No profile turns a mark into a space, so
+diacritised and bare text have the same words. White space becomes single spaces in every profile.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+
+# fatha, damma, kasra, their tanwin, shadda, sukun
+_VOWEL_MARKS = re.compile("[\u064b-\u0652]")
+# everything that is written above or below a letter, Quranic marks and the small letters among them
+_ALL_MARKS = re.compile(
+    "[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u08d3-\u08ff]"
+)
+_QURAN_MARKS = re.compile("[\u0610-\u061a\u0653-\u065f\u0670\u06d6-\u06ed\u08d3-\u08ff]")
+_TATWEEL = "\u0640"
+# In Quran spelling a hamza may sit above a tatweel (with vowel marks between the two) where others write a ya.
+_HAMZA_ON_TATWEEL = re.compile("\u0640([\u064b-\u0652]*)\u0654")
+
+_EASTERN_DIGITS = {ord(arabic): str(value) for value, arabic in enumerate("٠١٢٣٤٥٦٧٨٩")}
+_MGB_LETTERS = str.maketrans({"ة": "ه", "أ": "ا", "إ": "ا", "آ": "ا", "ى": "ي", "ؤ": "ء", "ئ": "ء"})
+# Dialectal numerals and their standard spelling, in the letters that the profile leaves.
+_MGB_WORDS = {
+    "اتنين": "اثنين",
+    "تنتين": "اثنتين",
+    "تلات": "ثلاث",
+    "تلاته": "ثلاثه",
+    "تمان": "ثمان",
+    "تمانيه": "ثمانيه",
+}
+_LEADERBOARD_LETTERS = str.maketrans(
+    {"پ": "ب", "ڤ": "ف", "آ": "ا", "أ": "ا", "إ": "ا", "ؤ": "و", "ئ": "ي", "ء": ""}
+)
+_LEADERBOARD_PUNCTUATION = str.maketrans("", "", "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~،؛؟")
+
+_BUCKWALTER = dict(
+    zip(
+        "ءآأؤإئابةتثجحخدذرزسشصضطظعغـفقكلمنهوىي\u064b\u064c\u064d\u064e\u064f\u0650\u0651\u0652\u0670ٱپچڤگژ",
+        "'|>&<}AbptvjHxd*rzs$SDTZEg_fqklmnhwYyFNKaui~o`{PJVGR",
+        strict=True,
+    )
+)
+_TO_BUCKWALTER = str.maketrans(_BUCKWALTER)
+_FROM_BUCKWALTER = str.maketrans({latin: arabic for arabic, latin in _BUCKWALTER.items()})
+
+
+def _without_categories(text: str, initials: str, keep: str = "") -> str:
+    return "".join(c for c in text if c in keep or unicodedata.category(c)[0] not in initials)
+
+
+def _mgb(text: str) -> str:
+    text = " ".join(word for word in text.split() if not word.startswith("#"))
+    text = _without_categories(_ALL_MARKS.sub("", text), "PS").translate(_MGB_LETTERS)
+    return " ".join(_MGB_WORDS.get(word, word) for word in text.split())
+
+
+def _leaderboard(text: str) -> str:
+    text = _VOWEL_MARKS.sub("", text.translate(_LEADERBOARD_PUNCTUATION))
+    return text.translate(_LEADERBOARD_LETTERS).translate(_EASTERN_DIGITS)
+
+
+def _artst(text: str) -> str:
+    text = _ALL_MARKS.sub("", text.translate(_EASTERN_DIGITS))
+    return _without_categories(text, "PS", keep="@%").lower()
+
+
+_STEPS: dict[str, Callable[[str], str]] = {"mgb": _mgb, "leaderboard": _leaderboard, "artst": _artst}
+
+PROFILES: tuple[str, ...] = ("none", *_STEPS)
+
+
+def normalise(text: str, profile: str, *, quran: bool = False) -> str:
+    """Bring a text into the form in which a profile scores it.
+
+    "none" keeps the text. "mgb" (MGB-2): teh marbuta as heh, alef, alef maksura and hamza unified, no diacritics,
+    punctuation or hesitations (words that begin with #), six numerals in standard spelling. "leaderboard" (Open
+    Universal Arabic ASR): no punctuation, vowel marks or hamza, alef unified, ASCII digits. "artst": no diacritics,
+    punctuation or symbols but @ and %, ASCII digits, lower case.
+
+    quran: first bring Quran spelling nearer to the usual one (see `from_quran`). Raises ValueError for an unknown profile.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"text profile {profile!r} is not one of {', '.join(PROFILES)}")
+    if quran:
+        text = from_quran(text)
+    if profile != "none":
+        text = _without_invisible(unicodedata.normalize("NFC", text))
+        text = _STEPS[profile](text)
+    return " ".join(text.split())
+
+
+def from_quran(text: str) -> str:
+    """Quran spelling with the letters and vowel marks of ordinary text.
+
+    Alef wasla becomes alef; dagger alef, small high letters, pause and recitation marks and tatweel disappear.
+    """
+    text = _HAMZA_ON_TATWEEL.sub("ئ\\1", unicodedata.normalize("NFC", text))
+    return _QURAN_MARKS.sub("", text).replace("ٱ", "ا").replace(_TATWEEL, "")
+
+
+def bare(text: str) -> str:
+    """The text without diacritics, its letters as they are."""
+    return _ALL_MARKS.sub("", unicodedata.normalize("NFC", text))
+
+
+def _without_invisible(text: str) -> str:
+    """Remove format characters (joiners, direction marks, byte order mark), which are no letters and split no words."""
+    return "".join(c for c in text if unicodedata.category(c) != "Cf")
+
+
+def to_buckwalter(text: str) -> str:
+    """Arabic letters and marks in Buckwalter's transliteration; other characters stay."""
+    return text.translate(_TO_BUCKWALTER)
+
+
+def from_buckwalter(text: str) -> str:
+    """Buckwalter's transliteration in Arabic letters and marks; other characters stay, digits among them."""
+    return text.translate(_FROM_BUCKWALTER)

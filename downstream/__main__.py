@@ -1,0 +1,128 @@
+"""Compare upstreams on the three tasks, and report.
+
+    python -m downstream benchmark --recipe mini --data data/mini --exp exp/mini --upstreams fbank,harness_l --tasks asr,ser,did
+    python -m downstream report --recipe mini --exp exp/mini
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from corpora.datadir import DataDirError
+from corpora.files import TooManyBadFiles
+from downstream import benchmark
+from downstream.protocols import TASKS, parse_overrides
+
+UPSTREAMS = "fbank,random_l,harness_l_it1,harness_l,harness_s,harness_st"
+
+
+class UsageError(ValueError):
+    """An option that is unknown or has no meaning."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see python -m downstream --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it is done, 1 when cells failed, 2 after one line that says what is wrong."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+    except benchmark.BenchmarkError as error:
+        print(f"downstream: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError, DataDirError, TooManyBadFiles) as error:
+        print(f"downstream: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("downstream: interrupted; complete cells are kept, the same command goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    parser = _parser()
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [option for option in parser.options if option.startswith("--")]
+        close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UsageError(f"unknown option {unknown[0]}{hint}")
+    if parsed.command == "report":
+        from downstream import report
+
+        report.build(parsed.exp, parsed.recipe)
+        return
+    benchmark.run_tasks(
+        _names(parsed.tasks, "--tasks", TASKS),
+        parsed.recipe,
+        parsed.data,
+        parsed.exp,
+        _names(parsed.upstreams, "--upstreams"),
+        parsed.models or parsed.exp / "models",
+        parsed.protocol,
+        [_number(seed, "--seeds") for seed in _names(parsed.seeds, "--seeds")],
+        parsed.folds,
+        parse_overrides(parsed.set),
+        jobs=parsed.jobs,
+        device=parsed.device,
+    )
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m downstream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    grid = commands.add_parser(
+        "benchmark",
+        help="train and score the probes that are missing",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    grid.add_argument("--recipe", required=True, help="name in the table")
+    grid.add_argument("--data", type=Path, required=True, help="folder with <task>/{train,dev,test*} or <task>/fold<k>/...")
+    grid.add_argument("--exp", type=Path, required=True, help="results.csv, probes/ and cache/ go here")
+    grid.add_argument("--models", type=Path, default=None, help="folder of model directories (None: <exp>/models)")
+    grid.add_argument("--upstreams", default=UPSTREAMS, help="comma-separated; fbank, a model directory, or name=path")
+    grid.add_argument("--tasks", default=",".join(TASKS), help="comma-separated")
+    grid.add_argument("--protocol", default="light", help="downstream/<task>/<protocol>.yaml")
+    grid.add_argument("--seeds", default="0,1,2", help="comma-separated")
+    grid.add_argument("--folds", type=int, default=None, help="the first so many folds (None: all there are)")
+    grid.add_argument("--jobs", type=int, default=None, help="processes (None: one a core, one on a GPU)")
+    grid.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    grid.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a protocol value")
+    page = commands.add_parser("report", help="tables and plots from results.csv")
+    page.add_argument("--recipe", required=True, help="name in the table")
+    page.add_argument("--exp", type=Path, required=True, help="folder of results.csv")
+    parser.options = [o for p in (grid, page) for action in p._actions for o in action.option_strings]
+    return parser
+
+
+def _names(text: str, option: str, known: Sequence[str] = ()) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"{option} is empty")
+    for name in names:
+        if known and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean `{close[0]}`?" if close else ""
+            raise UsageError(f"{option}: unknown `{name}`{hint} (known: {', '.join(known)})")
+    return names
+
+
+def _number(text: str, option: str) -> int:
+    if not text.isdecimal():
+        raise UsageError(f"{option}: `{text}` is not a whole number")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,331 @@
+"""Features of frozen upstreams, computed once.
+
+    <root>/<upstream>-<key>/<kind>/<shard>/   values.npy  keys.json  [frames.npy scale.npy]
+                            info.json         layers, sizes, rate
+
+Two kinds. `pooled`: the mean over time of every layer, float32 (layers, width) an utterance; enough for heads that are
+linear before mean pooling, since the mean of W x + b is W mean(x) + b. `frames`: every frame, (layers, frames, width) an
+utterance, half precision times one scale a layer. Both over the lengths of S3PRL's own wrapper, through which all
+features come. A shard is written whole or not at all; any of them may be deleted at any time and is made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from corpora.audio import AudioError, read_audio
+from corpora.files import BadFileTally, atomic_dir, read_json, sha256_json, write_json
+from downstream.data import Item
+from downstream.upstreams import Upstream
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("pooled", "frames")
+# A shard bounds what an interrupted run loses; a pass bounds memory.
+_SHARD_BYTES = 256 << 20
+_SHARD_ITEMS = 2048
+_PASS_SECONDS = 24.0
+_SPARE_BYTES = 64 << 20
+# Bump when the meaning of what is stored changes.
+_FORM = 1
+
+
+class CacheError(RuntimeError):
+    """Features that cannot be stored or used; the message names the upstream and the utterance or the disk."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a head must know of an upstream: hidden states, width, samples from one frame to the next."""
+
+    layers: int
+    width: int
+    stride: int
+
+    def frames(self, samples: int) -> int:
+        """S3PRL's length of an utterance: ceil(samples / stride)."""
+        return (samples - 1) // self.stride + 1
+
+
+class Extractor(Protocol):
+    """A frozen upstream: waveforms (n,) to hidden states (layers, frames, width), float32."""
+
+    info: Info
+
+    def __call__(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+
+
+@dataclass
+class Features:
+    """The features of one upstream and kind; `features[item.key]` is (layers, width) or (layers, frames, width)."""
+
+    info: Info
+    kind: str
+    where: dict[str, tuple[Any, int]]
+    bad: set[str]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.where
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        shard, row = self.where[key]
+        return shard[row]
+
+    def usable(self, items: Iterable[Item]) -> list[Item]:
+        """The items whose audio could be read."""
+        return [item for item in items if item.key not in self.bad]
+
+
+class _PooledShard:
+    def __init__(self, folder: Path):
+        self.values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[row]
+
+
+class _FramesShard:
+    def __init__(self, folder: Path, info: Info):
+        self.values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
+        self.scale = np.load(folder / "scale.npy", allow_pickle=False)
+        self.count = np.load(folder / "frames.npy", allow_pickle=False)
+        self.start = np.concatenate([[0], np.cumsum(self.count)]) * info.layers * info.width
+        self.info = info
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        flat = self.values[self.start[row] : self.start[row + 1]]
+        stored = flat.reshape(self.info.layers, self.count[row], self.info.width)
+        return stored.astype(np.float32) * self.scale[row][:, None, None]
+
+
+def folder_of(root: Path, upstream: Upstream) -> Path:
+    """Where the features of an upstream lie."""
+    return Path(root) / f"{upstream.name}-{upstream.key[:12]}"
+
+
+def prepare(
+    root: Path,
+    upstream: Upstream,
+    kind: str,
+    items: Iterable[Item],
+    build: Callable[[], Extractor],
+    *,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Features:
+    """Features of `items`, computing those that are not stored; `build` is called only when some are missing.
+
+    An utterance whose audio cannot be read is left out, counted and listed; too many of them stop the run
+    (`corpora.files.TooManyBadFiles`). Raises CacheError for features that are not finite, naming the utterance, and
+    for a disk that cannot hold them.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind of features `{kind}`: choose from {', '.join(KINDS)}")
+    folder = folder_of(root, upstream)
+    # One entry a content: folds and tasks share utterances.
+    wanted = {item.key: item for item in sorted(items, key=lambda i: (i.samples, i.utt_id), reverse=True)}
+    stored, unreadable = _stored(folder / kind)
+    missing = [item for key, item in wanted.items() if key not in stored and key not in unreadable]
+    tally = BadFileTally(len(wanted))
+    for key in sorted(wanted.keys() & unreadable.keys()):
+        tally.skip(wanted[key].audio, unreadable[key])
+    if missing:
+        extractor = build()
+        info = extractor.info
+        _write_info(folder, upstream, info)
+        _announce(folder, upstream, kind, missing, info)
+        done, total = 0, sum(item.samples for item in missing)
+        for shard in _shards(sorted(missing, key=lambda i: (i.samples, i.utt_id)), kind, info):
+            _write_shard(folder / kind, shard, kind, upstream, extractor, tally)
+            done += sum(item.samples for item in shard)
+            progress(done / total)
+    tally.check()
+    info = Info(**{k: v for k, v in read_json(folder / "info.json").items() if k in Info.__annotations__})
+    where = _index(folder / kind, kind, info, set(wanted))
+    bad = {key for key in wanted if key not in where}
+    return Features(info, kind, where, bad)
+
+
+def _stored(folder: Path) -> tuple[set[str], dict[str, str]]:
+    """Keys of what is stored, and of the audio that could not be read, with the reason."""
+    keys: set[str] = set()
+    unreadable: dict[str, str] = {}
+    for path in _folders(folder):
+        listing = read_json(path / "keys.json")
+        keys.update(listing["keys"])
+        unreadable.update(listing["unreadable"])
+    return keys, unreadable
+
+
+def _folders(folder: Path) -> list[Path]:
+    # A name with a leading dot is a shard that was never finished.
+    return sorted(folder.glob("[!.]*")) if folder.is_dir() else []
+
+
+def _index(folder: Path, kind: str, info: Info, wanted: set[str]) -> dict[str, tuple[Any, int]]:
+    where: dict[str, tuple[Any, int]] = {}
+    for path in _folders(folder):
+        keys = read_json(path / "keys.json")["keys"]
+        if wanted.isdisjoint(keys):
+            continue
+        shard = _PooledShard(path) if kind == "pooled" else _FramesShard(path, info)
+        where.update({key: (shard, row) for row, key in enumerate(keys) if key in wanted})
+    return where
+
+
+def _shards(items: list[Item], kind: str, info: Info) -> list[list[Item]]:
+    """Runs of items, short ones first, cut by size alone: a killed run goes on with the very same shards."""
+    shards: list[list[Item]] = []
+    size = 0
+    for item in items:
+        own = _bytes(item, kind, info)
+        if not shards or size + own > _SHARD_BYTES or len(shards[-1]) >= _SHARD_ITEMS:
+            shards.append([])
+            size = 0
+        shards[-1].append(item)
+        size += own
+    return shards
+
+
+def _bytes(item: Item, kind: str, info: Info) -> int:
+    if kind == "pooled":
+        return info.layers * info.width * 4
+    return info.layers * (info.frames(item.samples) * info.width * 2 + 4)
+
+
+def _announce(folder: Path, upstream: Upstream, kind: str, items: list[Item], info: Info) -> None:
+    need = sum(_bytes(item, kind, info) for item in items)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    hours = sum(item.samples for item in items) / 16000 / 3600
+    logger.info(
+        "%s: %s features of %d utterances (%.2f h) will take %s in %s (%s free)",
+        upstream.name,
+        kind,
+        len(items),
+        hours,
+        _size(need),
+        folder,
+        _size(free),
+    )
+    if need + _SPARE_BYTES > free:
+        raise CacheError(
+            f"{upstream.name}: its {kind} features of {hours:.2f} h of audio take {_size(need)}, but the disk of "
+            f"{folder} has {_size(free)} free; make room (older folders beside it may be deleted, they are made "
+            "again when needed), or use another --exp folder"
+        )
+
+
+def _write_info(folder: Path, upstream: Upstream, info: Info) -> None:
+    path = folder / "info.json"
+    fresh = asdict(info) | {"upstream": upstream.name, "key": upstream.key, "form": _FORM}
+    if path.is_file() and read_json(path) != fresh:
+        logger.warning("%s: features of another form are deleted and made again", folder)
+        shutil.rmtree(folder)
+    write_json(path, fresh)
+
+
+def _write_shard(
+    folder: Path,
+    items: list[Item],
+    kind: str,
+    upstream: Upstream,
+    extractor: Extractor,
+    tally: BadFileTally,
+) -> None:
+    waves, kept, unreadable = [], [], {}
+    for item in items:
+        try:
+            wave = read_audio(item.audio, item.start or 0, item.end)
+        except AudioError as error:
+            unreadable[item.key] = f"{error} (utterance {item.utt_id})"
+            tally.skip(item.audio, unreadable[item.key])
+            continue
+        waves.append(wave)
+        kept.append(item)
+    tally.check()
+    if not kept:
+        return
+    write = _write_pooled if kind == "pooled" else _write_frames
+    name = sha256_json([item.key for item in items])[:16]
+    listing = {"keys": [item.key for item in kept], "unreadable": unreadable}
+    try:
+        with atomic_dir(folder / name) as temporary:
+            write(temporary, kept, waves, upstream, extractor)
+            write_json(temporary / "keys.json", listing)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CacheError(
+            f"{upstream.name}: the disk is full while writing features to {folder}; make room (older folders in "
+            f"{folder.parent.parent} may be deleted) and run again, what is complete is kept"
+        ) from error
+
+
+def _write_pooled(
+    folder: Path, items: list[Item], waves: list[np.ndarray], upstream: Upstream, extractor: Extractor
+) -> None:
+    info = extractor.info
+    values = np.empty((len(items), info.layers, info.width), np.float32)
+    for row, hidden in _extract(items, waves, upstream, extractor):
+        values[row] = hidden.mean(axis=1)
+    np.save(folder / "values.npy", values, allow_pickle=False)
+
+
+def _write_frames(
+    folder: Path, items: list[Item], waves: list[np.ndarray], upstream: Upstream, extractor: Extractor
+) -> None:
+    info = extractor.info
+    counts = np.array([info.frames(len(wave)) for wave in waves], dtype=np.int64)
+    flat = np.empty(int(counts.sum()) * info.layers * info.width, np.float16)
+    starts = np.concatenate([[0], np.cumsum(counts)]) * info.layers * info.width
+    scales = np.empty((len(items), info.layers), np.float32)
+    for row, hidden in _extract(items, waves, upstream, extractor):
+        # Largest value 1: half precision then keeps 11 bits of all that is above 6e-5 of it, whatever the layer's size.
+        scales[row] = np.maximum(np.abs(hidden).max(axis=(1, 2)), np.finfo(np.float32).tiny)
+        flat[starts[row] : starts[row + 1]] = (hidden / scales[row][:, None, None]).astype(np.float16).ravel()
+    np.save(folder / "values.npy", flat, allow_pickle=False)
+    np.save(folder / "scale.npy", scales, allow_pickle=False)
+    np.save(folder / "frames.npy", counts, allow_pickle=False)
+
+
+def _extract(
+    items: list[Item], waves: list[np.ndarray], upstream: Upstream, extractor: Extractor
+) -> Iterable[tuple[int, np.ndarray]]:
+    """(row, hidden states) of every item; passes of similar lengths where the upstream allows batches."""
+    passes: list[list[int]] = []
+    for row, wave in enumerate(waves):
+        full = not passes or (len(passes[-1]) + 1) * len(wave) > _PASS_SECONDS * 16000
+        if full or not upstream.batched:
+            passes.append([])
+        passes[-1].append(row)
+    for rows in passes:
+        for row, hidden in zip(rows, extractor([waves[row] for row in rows])):
+            expected = (extractor.info.layers, extractor.info.frames(len(waves[row])), extractor.info.width)
+            if hidden.shape != expected:
+                raise CacheError(
+                    f"{upstream.name}: features of utterance {items[row].utt_id} have shape {hidden.shape}, "
+                    f"expected {expected}"
+                )
+            if not np.isfinite(hidden).all():
+                layer = int(np.flatnonzero(~np.isfinite(hidden).all(axis=(1, 2)))[0])
+                raise CacheError(
+                    f"{upstream.name}: hidden state {layer} of utterance {items[row].utt_id} ({items[row].audio}) "
+                    "holds NaN or infinity; the model or this file is broken"
+                )
+            yield row, hidden
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

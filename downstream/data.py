@@ -1,0 +1,253 @@
+"""The labelled sets of a task as probes use them: what is left out and why, and a hash of what is left."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+from corpora.audio import SAMPLE_RATE
+from corpora.datadir import Utterance, read_datadir
+from corpora.files import BadFileTally, sha256_file, sha256_json
+from downstream.metrics import tidy
+from downstream.protocols import Protocol
+
+logger = logging.getLogger(__name__)
+
+LABELS = {"asr": "text", "ser": "emotion", "did": "dialect"}
+LABEL_FILES = {"asr": "text", "ser": "utt2emotion", "did": "utt2dialect"}
+
+
+class TaskDataError(ValueError):
+    """Labelled data that cannot be used; the message names folder, utterance and what to do."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labelled utterance; `key` names its audio content, `start` and `end` are samples."""
+
+    utt_id: str
+    speaker: str
+    label: str
+    audio: Path
+    start: int | None
+    end: int | None
+    samples: int
+    key: str
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Splits (`train`, `dev`, then every `test*`) of one task or one fold, and what was left out of them."""
+
+    task: str
+    splits: dict[str, list[Item]]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def tests(self) -> list[str]:
+        return [name for name in self.splits if name.startswith("test")]
+
+    @property
+    def hash(self) -> str:
+        """Changes with any id, speaker, label or audio content."""
+        rows = {s: [(i.utt_id, i.speaker, i.label, i.key) for i in items] for s, items in self.splits.items()}
+        return sha256_json(rows)
+
+    @property
+    def items(self) -> list[Item]:
+        return [item for items in self.splits.values() for item in items]
+
+
+def folds_of(folder: Path) -> list[int]:
+    """Numbers of the fold<k> folders of a task; empty where it has a single split."""
+    found = [p.name[4:] for p in Path(folder).glob("fold*") if p.is_dir()]
+    return sorted(int(number) for number in found if number.isdigit())
+
+
+def load_task(folder: Path, protocol: Protocol) -> TaskData:
+    """Read train, dev and every test* data directory under `folder` for a protocol.
+
+    Left out of all splits, for every upstream alike: utterances below `min_ms`; of ASR training, those with fewer
+    frames than CTC needs. Raises TaskDataError for a split that is missing or empty, an utterance without a label,
+    a class that training never sees, a speaker on both sides of a test, or too many utterances left out.
+    """
+    folder = Path(folder)
+    names = ["train", "dev", *sorted(p.name for p in folder.glob("test*") if p.is_dir())]
+    for name in names:
+        if not (folder / name).is_dir():
+            raise TaskDataError(f"{protocol.task}: no data directory {folder / name}; {_make_it(folder)}")
+    if len(names) == 2:
+        raise TaskDataError(f"{protocol.task}: no test set (test*) under {folder}; {_make_it(folder)}")
+    splits: dict[str, list[Item]] = {}
+    left_out: dict[str, list[str]] = {}
+    for name in names:
+        items = _items(folder / name, protocol)
+        splits[name], left_out[name] = _long_enough(items, protocol, folder / name)
+    if protocol.task == "asr":
+        splits["train"], dropped = _alignable(splits["train"], protocol, folder / "train")
+        left_out["train"] += dropped
+        _check_characters(splits, protocol, folder)
+    else:
+        _check_classes(splits, folder, protocol.task)
+    if protocol.config["speaker_disjoint"]:
+        _check_speakers(splits, folder)
+    return TaskData(protocol.task, splits, left_out)
+
+
+def ctc_frames_needed(text: str) -> int:
+    """Least frames of a CTC path over the characters of `text` and S3PRL's <eos>: a blank parts equal ones."""
+    repeats = sum(a == b for a, b in zip(text, text[1:]))
+    return len(text) + 1 + repeats
+
+
+def _items(folder: Path, protocol: Protocol) -> list[Item]:
+    task, profile = protocol.task, protocol.config["text_profile"]
+    utterances = read_datadir(folder)
+    if not utterances:
+        raise TaskDataError(f"{folder}: no utterances; {_make_it(folder.parent)}")
+    items = []
+    tally = BadFileTally(len(utterances))
+    for utterance in utterances:
+        label = getattr(utterance, LABELS[task])
+        if label is None:
+            raise TaskDataError(f"{folder}: no file {LABEL_FILES[task]}, which {task} needs")
+        label = tidy(label, profile) if profile else label.strip()
+        if not label:
+            raise TaskDataError(
+                f"{folder / LABEL_FILES[task]}: utterance {utterance.utt_id} has an empty label"
+                f"{f' in text profile {profile}' if profile else ''}; remove the utterance or give it one"
+            )
+        try:
+            items.append(_item(utterance, label))
+        except FileNotFoundError:
+            tally.skip(utterance.audio, f"no such file (utterance {utterance.utt_id})")
+    tally.check()
+    return items
+
+
+def _item(utterance: Utterance, label: str) -> Item:
+    key = _content(utterance.audio)
+    if utterance.start is not None:
+        key = f"{key}:{utterance.start}-{utterance.end}"
+    return Item(
+        utterance.utt_id,
+        utterance.speaker,
+        label,
+        utterance.audio,
+        utterance.start,
+        utterance.end,
+        utterance.samples,
+        key,
+    )
+
+
+@lru_cache(maxsize=None)
+def _hash_of(path: Path, size: int, modified: int) -> str:
+    return sha256_file(path)[:32]
+
+
+def _content(path: Path) -> str:
+    stat = path.stat()
+    return _hash_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+def _long_enough(items: list[Item], protocol: Protocol, folder: Path) -> tuple[list[Item], list[str]]:
+    least = protocol.config["min_ms"] * SAMPLE_RATE // 1000
+    short = [item.utt_id for item in items if item.samples < least]
+    if short:
+        logger.warning(
+            "%s: %d of %d utterances are shorter than %d ms and left out for every upstream: %s",
+            folder,
+            len(short),
+            len(items),
+            protocol.config["min_ms"],
+            _some(short),
+        )
+        _check_share(short, items, protocol, folder, f"shorter than {protocol.config['min_ms']} ms")
+    return [item for item in items if item.samples >= least], short
+
+
+def _alignable(items: list[Item], protocol: Protocol, folder: Path) -> tuple[list[Item], list[str]]:
+    """Training items that CTC can align; with fewer frames than labels and repeats its loss is infinite."""
+    stride = protocol.config["total_rate"]
+    bad = [i.utt_id for i in items if i.samples // stride < ctc_frames_needed(i.label)]
+    if bad:
+        logger.warning(
+            "%s: %d of %d utterances have fewer frames (one in %d samples) than characters and are left out of "
+            "training: %s",
+            folder,
+            len(bad),
+            len(items),
+            stride,
+            _some(bad),
+        )
+        _check_share(bad, items, protocol, folder, "too short for their text")
+    gone = set(bad)
+    return [item for item in items if item.utt_id not in gone], bad
+
+
+def _check_share(bad: list[str], items: list[Item], protocol: Protocol, folder: Path, what: str) -> None:
+    limit = protocol.config["max_left_out"]
+    if len(bad) == len(items) or (len(bad) > 1 and len(bad) > limit * len(items)):
+        raise TaskDataError(
+            f"{folder}: {len(bad)} of {len(items)} utterances are {what} (limit {limit:.0%}), the first is {bad[0]}; "
+            "check segments and labels, or raise max_left_out"
+        )
+
+
+def _check_classes(splits: dict[str, list[Item]], folder: Path, task: str) -> None:
+    known = {item.label for item in splits["train"]}
+    if len(known) < 2:
+        raise TaskDataError(f"{folder / 'train'}: one class only ({', '.join(known)}); nothing to tell apart")
+    for name, items in splits.items():
+        for item in items:
+            if item.label not in known:
+                raise TaskDataError(
+                    f"{folder / name / LABEL_FILES[task]}: utterance {item.utt_id} has the label `{item.label}`, which "
+                    f"training does not hold (it has {', '.join(sorted(known))}); correct it, or leave the class out"
+                )
+
+
+def _check_characters(splits: dict[str, list[Item]], protocol: Protocol, folder: Path) -> None:
+    """Characters unseen in training count as errors of every hypothesis; many of them mean a wrong text form."""
+    known = set().union(*(item.label for item in splits["train"]))
+    for name, items in splits.items():
+        strange = [item for item in items if not known.issuperset(item.label)]
+        if not strange:
+            continue
+        first = strange[0]
+        character = next(c for c in first.label if c not in known)
+        message = (
+            f"{folder / name / 'text'}: {len(strange)} of {len(items)} utterances hold characters that training "
+            f"does not, the first is {first.utt_id} with `{character}` (U+{ord(character):04X})"
+        )
+        if len(strange) > protocol.config["max_left_out"] * len(items) and len(strange) > 1 or len(strange) == len(
+            items
+        ):
+            raise TaskDataError(f"{message}; bring all splits to one text profile (corpora.text)")
+        logger.warning("%s; they stay and count as errors", message)
+
+
+def _check_speakers(splits: dict[str, list[Item]], folder: Path) -> None:
+    trained = {item.speaker for item in splits["train"]}
+    for name, items in splits.items():
+        shared = sorted(trained & {item.speaker for item in items}) if name != "train" else []
+        if shared:
+            count = Counter(item.speaker for item in items)[shared[0]]
+            raise TaskDataError(
+                f"{folder / name}: speaker {shared[0]} ({count} utterances) is also in train; this task is scored on "
+                "unseen speakers, so split by speaker"
+            )
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def _make_it(folder: Path) -> str:
+    return f"make the corpus (./run.sh --stage 1 --stop_stage 1), or name another folder than {folder}"

@@ -1,0 +1,136 @@
+"""From saved predictions to values and bootstrap draws: counts per speaker, folds put together.
+
+All upstreams of a column are resampled with the same draws, so that any difference between them is paired;
+that includes contrasts of three, such as a student's loss against a tenth of its teacher's gain.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from downstream.metrics import METRICS, counts, from_counts
+from downstream.report.rows import ReportError, Row
+from downstream.results import Prediction, read_predictions
+
+DRAWS = 10_000
+# A recomputed metric may differ from the stored one by its rounding only.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Counts of one upstream on one split, for one metric: seed -> (units, d), folds put together.
+
+    The units are speakers; where there is one speaker, they are utterances.
+    """
+
+    metric: str
+    speakers: tuple[str, ...]
+    utterances: frozenset[str]
+    counts: dict[int, np.ndarray]
+
+    @property
+    def unit(self) -> str:
+        """What is resampled: `speaker` or `utterance`."""
+        return "speaker" if len(self.speakers) > 1 else "utterance"
+
+    def values(self) -> dict[int, float]:
+        """The metric of each seed, a share."""
+        return {seed: float(from_counts(self.metric, c.sum(0))) for seed, c in self.counts.items()}
+
+    def mean(self, seeds: list[int] | None = None) -> float:
+        """The metric, averaged over seeds (default: all)."""
+        values = self.values()
+        return float(np.mean([values[seed] for seed in (sorted(values) if seeds is None else seeds)]))
+
+    def draws(self, seeds: list[int] | None = None, *, size: int = DRAWS) -> np.ndarray:
+        """Bootstrap of `mean`, (size,): the units are drawn, the seeds are not."""
+        chosen = sorted(self.counts) if seeds is None else seeds
+        units = len(self.counts[chosen[0]])
+        generator = np.random.default_rng(0)
+        weights = generator.multinomial(units, np.full(units, 1 / units), size=size).astype(float)
+        return np.mean([from_counts(self.metric, weights @ self.counts[seed]) for seed in chosen], axis=0)
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """The central 95 % of bootstrap draws."""
+    low, high = np.nanpercentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@dataclass
+class Predictions:
+    """The predictions of every run, read once."""
+
+    exp_dir: Path
+    _read: dict[str, list[Prediction] | None] = field(default_factory=dict)
+
+    def of(self, run_dir: str) -> list[Prediction] | None:
+        """What a run predicted, or None when the file is not there."""
+        if run_dir not in self._read:
+            path = self._find(run_dir)
+            self._read[run_dir] = None if path is None else read_predictions(path)
+        return self._read[run_dir]
+
+    def _find(self, run_dir: str) -> Path | None:
+        if not run_dir:
+            return None
+        # exp_dir is <root>/exp/<recipe>: a run directory is relative to the root, to exp_dir, or absolute.
+        for base in (Path(), self.exp_dir.parent.parent, self.exp_dir):
+            path = base / run_dir / "predictions.csv"
+            if path.is_file():
+                return path
+        return None
+
+    def evidence(self, rows: list[Row]) -> Evidence | None:
+        """Counts behind the rows of one upstream, setting, split and metric; None where predictions are
+        missing or the seeds were not tested on the same utterances.
+
+        Raises ReportError when predictions do not give the value that stands in results.csv.
+        """
+        metric = rows[0].metric
+        if metric not in METRICS:
+            return None
+        by_seed: dict[int, list[Prediction]] = defaultdict(list)
+        for row in rows:
+            own = [p for p in self.of(row.run_dir) or () if p.split == row.split]
+            if not own:
+                return None
+            _check(row, own)
+            by_seed[row.seed] += own
+        tested = {seed: sorted((p.utt_id, p.speaker) for p in run) for seed, run in by_seed.items()}
+        first = next(iter(tested.values()))
+        if any(other != first for other in tested.values()):
+            return None
+        speakers = tuple(sorted({speaker for _, speaker in first}))
+        labels = sorted({x for run in by_seed.values() for p in run for x in (p.reference, p.hypothesis)})
+        sums = {seed: _sums(metric, run, labels, speakers) for seed, run in by_seed.items()}
+        return Evidence(metric, speakers, frozenset(utt_id for utt_id, _ in first), sums)
+
+
+def _sums(metric: str, run: list[Prediction], labels: list[str], speakers: tuple[str, ...]) -> np.ndarray:
+    """Counts per speaker, or per utterance where there is one speaker, in the same order for every
+    upstream.
+    """
+    run = sorted(run, key=lambda p: p.utt_id)
+    rows = counts(metric, [p.reference for p in run], [p.hypothesis for p in run], labels)
+    if len(speakers) < 2:
+        return rows
+    index = {name: i for i, name in enumerate(speakers)}
+    total = np.zeros((len(speakers), rows.shape[1]))
+    np.add.at(total, [index[p.speaker] for p in run], rows)
+    return total
+
+
+def _check(row: Row, predictions: list[Prediction]) -> None:
+    rows = counts(row.metric, [p.reference for p in predictions], [p.hypothesis for p in predictions])
+    value = float(from_counts(row.metric, rows.sum(0)))
+    if not abs(value - row.value) <= TOLERANCE:
+        raise ReportError(
+            f"{row.run_dir}: its predictions give {row.metric} {value:.6f} on {row.split}, but results.csv says "
+            f"{row.value:.6f}; run this cell again"
+        )

@@ -1,0 +1,139 @@
+"""Reading `results.csv` for the report: typed rows, the setting that rows must share, and what each metric
+means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from downstream import results
+
+TASKS = ("asr", "ser", "did")
+STANDARD_UPSTREAMS = ("fbank", "random_l", "harness_l_it1", "harness_l", "harness_s", "harness_st")
+# Corpora whose numbers prove machinery and say nothing about speech.
+SYNTHETIC = frozenset({"mini"})
+
+
+class ReportError(ValueError):
+    """Results that cannot be shown, with the file and line."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown; `sign` is +1 where more is better and -1 where less is."""
+
+    label: str
+    sign: int
+
+
+METRICS = {
+    "cer": Metric("CER", -1),
+    "wer": Metric("WER", -1),
+    "ua": Metric("UA", 1),
+    "wa": Metric("WA", 1),
+    "accuracy": Metric("accuracy", 1),
+    "macro_f1": Metric("macro F1", 1),
+    "cavg": Metric("Cavg", -1),
+}
+# The metric by which upstreams are compared and plotted, the first of these that a task has.
+HEADLINE = {"asr": ("cer", "wer"), "ser": ("ua", "wa"), "did": ("accuracy", "macro_f1")}
+
+
+def metric_info(name: str) -> Metric:
+    """Label and direction; an unknown metric is shown under its own name, and more of it is better."""
+    return METRICS.get(name, Metric(name, 1))
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What two rows must share to stand in one table: everything but the upstream and the repetition."""
+
+    task: str
+    corpus: str
+    protocol: str
+    head: str
+    finetune: str
+    budget: str
+    text_profile: str
+
+    def describe(self) -> str:
+        parts = [f"{self.task.upper()}: protocol {self.protocol}, corpus {self.corpus}, head {self.head}"]
+        parts += [
+            f"{name} {value}" for name, value in (("fine-tuning", self.finetune), ("budget", self.budget)) if value
+        ]
+        if self.text_profile:
+            parts.append(f"text profile {self.text_profile}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of `results.csv`: a metric of one upstream, split, seed and fold."""
+
+    upstream: str
+    setting: Setting
+    split: str
+    metric: str
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    seed: int
+    fold: int | None
+    front_end: str
+    iteration: str
+    params_m: float | None
+    macs_g_per_s: float | None
+    wall_s: float | None
+    commit: str
+    run_dir: str
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a results file. Raises ReportError naming file, line and column."""
+    if not path.is_file():
+        raise ReportError(f"{path}: no results yet; stages 10 to 12 (`python -m downstream ...`) write them")
+    return [_row(record, f"{path}, line {i}") for i, record in enumerate(results.read_rows(path), 2)]
+
+
+def _row(record: dict[str, str], where: str) -> Row:
+    def number(column: str) -> float | None:
+        text = record[column].strip()
+        try:
+            return float(text) if text else None
+        except ValueError:
+            raise ReportError(f"{where}: column `{column}` holds `{text}`, which is not a number") from None
+
+    value, seed, fold = number("value"), number("seed"), number("fold")
+    if value is None or seed is None:
+        raise ReportError(f"{where}: `value` and `seed` must not be empty; delete the line, run its task again")
+    return Row(
+        upstream=record["upstream"],
+        setting=Setting(*(record[f.name] for f in fields(Setting))),
+        split=record["split"],
+        metric=record["metric"],
+        value=value,
+        ci_low=number("ci_low"),
+        ci_high=number("ci_high"),
+        n=int(number("n") or 0),
+        seed=int(seed),
+        fold=None if fold is None else int(fold),
+        front_end=record["front_end"],
+        iteration=record["iteration"],
+        params_m=number("params_m"),
+        macs_g_per_s=number("macs_g_per_s"),
+        wall_s=number("wall_s"),
+        commit=record["commit"],
+        run_dir=record["run_dir"],
+    )
+
+
+def upstream_order(names: set[str]) -> list[str]:
+    """The upstreams in the order of every table: the standard ones, then others by name."""
+    return [n for n in STANDARD_UPSTREAMS if n in names] + sorted(names - set(STANDARD_UPSTREAMS))
+
+
+def is_test(split: str) -> bool:
+    """Whether a split is reported; what the learning rate was chosen on is not."""
+    return split.startswith("test")

@@ -1,0 +1,75 @@
+"""From the names in a recipe to upstreams that S3PRL can build, each with a key that changes with its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from corpora.files import read_json, sha256_json
+
+# S3PRL's own entries that need no checkpoint. They see one utterance at a time: in a batch S3PRL's baselines get
+# zeros from the padding of their companions.
+BASELINES = ("fbank", "mfcc", "mel", "linear", "spectrogram", "fbank_no_cmvn")
+ENTRY = "harness_custom"
+
+
+class UpstreamMissing(FileNotFoundError):
+    """An upstream that cannot be had; the message says why and how to add it."""
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """An upstream under its name in tables, the S3PRL entry that builds it, and the hash of what it computes.
+
+    `batched`: features do not depend on the companions in a batch, so several utterances may share a pass.
+    """
+
+    name: str
+    entry: str
+    path: Path | None
+    key: str
+    batched: bool
+
+    @property
+    def build(self) -> dict[str, object]:
+        """Arguments of `s3prl.nn.S3PRLUpstream`."""
+        return {"name": self.entry} | ({} if self.path is None else {"path_or_url": str(self.path)})
+
+
+def resolve(name: str, models_dir: Path) -> Upstream:
+    """An upstream by name: an S3PRL baseline, the model directory `<models_dir>/<name>`, or `name=path` of one.
+
+    Raises UpstreamMissing where there is no such model directory.
+    """
+    label, _, given = name.partition("=")
+    if not given and label in BASELINES:
+        key = sha256_json({"entry": label, "s3prl": metadata.version("s3prl")})
+        return Upstream(label, label, None, key, batched=False)
+    path = Path(given) if given else Path(models_dir) / label
+    if not (path / "config.json").is_file():
+        raise UpstreamMissing(f"{label}: no model directory {path}; {_how(label, given)}")
+    return Upstream(label, ENTRY, path, _model_key(path), batched=True)
+
+
+def _model_key(path: Path) -> str:
+    """Hash of all that decides the features of a model directory: weights, geometry, input normalisation."""
+    from upstream.modeldir import model_sha256
+
+    config = {k: v for k, v in read_json(path / "config.json").items() if k != "harness"}  # but not its card
+    preprocessor = path / "preprocessor_config.json"
+    return sha256_json(
+        {
+            "weights": model_sha256(path),
+            "config": config,
+            "preprocessor": read_json(preprocessor) if preprocessor.is_file() else None,
+        }
+    )
+
+
+def _how(label: str, given: str) -> str:
+    if given:
+        return "give the folder that holds config.json and model.safetensors"
+    if label in ("hubert", "xlsr"):
+        return f"give its local copy as --upstreams {label}=PATH (a folder in Transformers form)"
+    return "run the stages that make it (./run.sh --stage 1 --stop_stage 9), or leave it out of --upstreams"

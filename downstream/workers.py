@@ -1,0 +1,298 @@
+"""Running the cells of a grid: one process an upstream at a time, S3PRL imported once in each."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import queue
+import subprocess
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corpora.files import atomic_dir, write_json, write_text
+from downstream import cache, metrics, results, stats
+from downstream.upstreams import Upstream
+
+if TYPE_CHECKING:
+    from downstream.benchmark import Cell, Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker tells: `note` what it does, `rows` of a cell that is done, `failed` with the number of cells."""
+
+    kind: str
+    text: str = ""
+    cells: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def run_jobs(
+    work: Sequence[tuple[Upstream, tuple[Cell, ...]]], settings: Settings, jobs: int | None
+) -> Iterator[Event]:
+    """Run all cells and yield events; with one job in this process, else in spawned ones that end with it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_gpu = _device(settings.device) != "cpu"
+    processes = min(len(work), jobs if jobs is not None else 1 if on_gpu else cores)
+    threads = max(1, cores // max(1, processes))
+    if processes <= 1:
+        for upstream, cells in work:
+            yield from _in_this_process(upstream, cells, settings, threads)
+        return
+    context = multiprocessing.get_context("spawn")
+    tasks, events = context.Queue(), context.Queue()
+    # The longest first, so that none is left over at the end.
+    for upstream, cells in sorted(work, key=lambda entry: -_weight(entry[0])):
+        tasks.put((upstream, cells))
+    for _ in range(processes):
+        tasks.put(None)
+    workers = [
+        context.Process(target=_serve, args=(tasks, events, settings, threads, os.getpid()), daemon=True)
+        for _ in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        yield from _collect(workers, events, sum(len(cells) for _, cells in work))
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _collect(workers: list[Any], events: Any, pending: int) -> Iterator[Event]:
+    while pending:
+        try:
+            event = events.get(timeout=1.0)
+        except queue.Empty:
+            if any(worker.is_alive() for worker in workers):
+                continue
+            codes = ", ".join(str(worker.exitcode) for worker in workers)
+            yield Event(
+                "failed", f"worker processes ended early (exit codes {codes}); -9 means too little memory", pending
+            )
+            return
+        pending -= event.cells
+        yield event
+
+
+def _serve(tasks: Any, events: Any, settings: Settings, threads: int, parent: int) -> None:
+    """The loop of a spawned process; it ends itself when its parent is gone, however that was killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    while (task := tasks.get()) is not None:
+        _run_upstream(*task, settings, threads, events.put)
+
+
+def _in_this_process(
+    upstream: Upstream, cells: tuple[Cell, ...], settings: Settings, threads: int
+) -> Iterator[Event]:
+    events: queue.Queue[Event | None] = queue.Queue()
+    # A thread, so that the bar moves while cells run.
+    problem: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            _run_upstream(upstream, cells, settings, threads, events.put)
+        except BaseException as error:
+            problem.append(error)
+        finally:
+            events.put(None)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while (event := events.get()) is not None:
+        yield event
+    thread.join()
+    if problem:
+        raise problem[0]
+
+
+def _run_upstream(
+    upstream: Upstream,
+    cells: tuple[Cell, ...],
+    settings: Settings,
+    threads: int,
+    tell: Callable[[Event], None],
+) -> None:
+    tell(Event("note", f"{upstream.name}: starting"))
+    import torch
+
+    torch.set_num_threads(threads)
+    device = _device(settings.device)
+    from downstream.probe import UpstreamExtractor
+
+    extractor: list[UpstreamExtractor] = []
+
+    def build() -> UpstreamExtractor:
+        if not extractor:
+            extractor.append(UpstreamExtractor(upstream, device))
+        return extractor[0]
+
+    features: dict[str, cache.Features] = {}
+    broken: dict[str, str] = {}
+    for kind in sorted({cell.protocol.config["cached"] for cell in cells} - {None}):
+        items = [i for cell in cells if cell.protocol.config["cached"] == kind for i in cell.data.items]
+
+        def progress(share: float, kind: str = kind) -> None:
+            tell(Event("note", f"{upstream.name}: {kind} features {share:.0%}"))
+
+        try:
+            progress(0.0)
+            features[kind] = cache.prepare(
+                settings.exp_dir / "cache", upstream, kind, items, build, progress=progress
+            )
+        except Exception as error:
+            broken[kind] = _line(error)
+            logger.exception("%s: %s features", upstream.name, kind)
+    extractor.clear()
+    for cell in cells:
+        kind = cell.protocol.config["cached"]
+        place = f"{upstream.name} {cell.place}"
+        if kind in broken:
+            tell(Event("failed", f"{place}: {broken[kind]}", 1))
+            continue
+        tell(Event("note", place))
+        # Steps on pooled features take microseconds: a second thread would only wait for the first.
+        torch.set_num_threads(1 if kind == "pooled" else threads)
+        try:
+            rows = _run_cell(upstream, cell, settings, features.get(kind), device)
+        except Exception as error:
+            tell(Event("failed", f"{place}: {_line(error)} (log: {cell.run_dir / 'log'})", 1))
+        else:
+            tell(Event("rows", place, 1, rows))
+
+
+def _run_cell(
+    upstream: Upstream, cell: Cell, settings: Settings, features: cache.Features | None, device: str
+) -> list[dict[str, Any]]:
+    from downstream.cell import run_cell
+
+    with _run_dir(cell, settings) as folder:
+        outcome = run_cell(cell.data, upstream, features, cell.protocol, cell.seed, folder, device)
+        results.write_predictions(folder / "predictions.csv", outcome.predictions)
+        rows = _rows(upstream, cell, settings, outcome)
+        # Last: a run directory with this file is complete.
+        write_json(folder / "cell.json", {"key": cell.key, "dev": outcome.dev, "rows": rows})
+    return rows
+
+
+def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Any) -> list[dict[str, Any]]:
+    config = cell.protocol.config
+    rows = []
+    for split in cell.data.tests:
+        own = [p for p in outcome.predictions if p.split == split]
+        speakers, references, hypotheses = zip(*((p.speaker, p.reference, p.hypothesis) for p in own))
+        for metric in config["metrics"]:
+            scored = stats.score(metric, speakers, references, hypotheses)
+            interval = stats.bootstrap_ci(scored, metric)
+            row = {
+                "recipe": settings.recipe,
+                "upstream": upstream.name,
+                "task": cell.task,
+                "corpus": settings.corpus,
+                "split": split,
+                "protocol": cell.protocol.tag,
+                "head": config["head"],
+                "metric": metric,
+                "value": metrics.value(metric, references, hypotheses),
+                "ci_low": interval.low,
+                "ci_high": interval.high,
+                "n": len(own),
+                "seed": cell.seed,
+                "fold": cell.fold,
+                "finetune": "probe",
+                "lr": outcome.lr,
+                "text_profile": config["text_profile"],
+                "wall_s": round(outcome.wall_s, 2),
+                "commit": _commit(),
+                "run_dir": _shown(cell.run_dir),
+            }
+            rows.append(results.as_text(row))
+            logger.info("%s %s %.4f [%.4f, %.4f]", split, metric, row["value"], interval.low, interval.high)
+    return rows
+
+
+@contextmanager
+def _run_dir(cell: Cell, settings: Settings) -> Iterator[Path]:
+    """An empty run directory with command and config, and a log that holds what is logged meanwhile."""
+    import shutil
+
+    from omegaconf import OmegaConf
+
+    folder = cell.run_dir
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_text(folder / "command", settings.command + "\n")
+    OmegaConf.save(
+        OmegaConf.create({"protocol": cell.protocol.tag, "seed": cell.seed, "fold": cell.fold, **cell.protocol.config}),
+        folder / "config.yaml",
+    )
+    handler = logging.FileHandler(folder / "log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in ("downstream", "s3prl", "corpora")]
+    for each in loggers:
+        each.addHandler(handler)
+        each.setLevel(logging.INFO)
+        each.propagate = False
+    try:
+        for split, names in cell.data.left_out.items():
+            for name in names:
+                logger.info("left out of %s: %s", split, name)
+        yield folder
+    except Exception:
+        logger.error("%s", traceback.format_exc())
+        raise
+    finally:
+        for each in loggers:
+            each.removeHandler(handler)
+            each.propagate = True
+        handler.close()
+
+
+def _device(asked: str) -> str:
+    if asked != "auto":
+        return asked
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _commit() -> str:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return found.stdout.strip()
+
+
+def _shown(path: Path) -> str:
+    """A path as it is written into results: relative where it lies under the current folder."""
+    path = Path(path)
+    here = Path.cwd()
+    return str(path.resolve().relative_to(here)) if path.resolve().is_relative_to(here) else str(path)
+
+
+def _weight(upstream: Upstream) -> int:
+    weights = None if upstream.path is None else upstream.path / "model.safetensors"
+    return weights.stat().st_size if weights is not None and weights.is_file() else 0
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,153 @@
+"""`python -m egs run|stage|show|check`: what run.sh calls."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from egs.recipe import RecipeError, load_recipe
+from egs.stages import STAGES, Job, StageError, stage
+from egs.stamps import RecipeLocked
+from egs.walk import Range, Walk
+
+log = logging.getLogger("egs")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0, 1 when a stage fails, 2 for a wrong option, recipe or key, 130 when interrupted."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(
+        format="%(asctime)s (%(module)s:%(lineno)d) %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+        level=logging.INFO,
+        stream=sys.stdout,
+    )
+    if args.command == "check":
+        from egs.machine import describe
+
+        for line in describe():
+            log.info(line)
+        return 0
+    try:
+        job = _job(args)
+        return {"run": _run, "stage": _stage, "show": _show}[args.command](job, args)
+    except RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (StageError, RecipeLocked) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m egs", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("check", help="versions, cores, memory, disk and GPU", allow_abbrev=False)
+    for name, text in (
+        ("run", "walk the stages of a recipe"),
+        ("stage", "the work of one stage, without looking at stamps (what `run` starts)"),
+        ("show", "which stages are complete"),
+    ):
+        command = commands.add_parser(name, help=text, allow_abbrev=False)
+        command.add_argument("--recipe", default="mini", help="folder below egs/ (default: mini)")
+        command.add_argument("--data", type=Path, default=Path("data"), help="default: data")
+        command.add_argument("--exp", type=Path, default=Path("exp"), help="default: exp")
+        command.add_argument("--jobs", type=int, help="processes that prepare data (default: number of cores)")
+        command.add_argument("--hubert", type=Path, help="a HuBERT in Transformers form to compare with")
+        command.add_argument("--xlsr", type=Path, help="an XLS-R in Transformers form to compare with")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a recipe value")
+        if name == "run":
+            command.add_argument("--stage", type=int, help="first stage; runs again what is complete")
+            command.add_argument("--stop_stage", type=int, default=len(STAGES), help="last stage (default: 13)")
+            command.add_argument("--force", action="store_true", help="start the stages from nothing")
+        if name == "stage":
+            command.add_argument("number", type=int, choices=range(1, len(STAGES) + 1), metavar="N")
+    return parser
+
+
+def _job(args: argparse.Namespace) -> Job:
+    local = {}
+    for name in ("hubert", "xlsr"):
+        path = getattr(args, name)
+        if path is not None:
+            if not path.is_dir():
+                raise RecipeError(f"--{name} {path}: no such folder")
+            local[name] = path.resolve()
+    recipe = load_recipe(args.recipe, args.set, local)
+    from egs.machine import cores
+
+    command = shlex.join(["./run.sh", *_shared_arguments(args)])
+    return Job(recipe, args.data / recipe.name, args.exp / recipe.name, args.jobs or cores(), command)
+
+
+def _shared_arguments(args: argparse.Namespace) -> list[str]:
+    shared = ["--recipe", args.recipe]
+    defaults = {"data": Path("data"), "exp": Path("exp"), "jobs": None, "hubert": None, "xlsr": None}
+    for name, default in defaults.items():
+        if getattr(args, name) != default:
+            shared += [f"--{name}", str(getattr(args, name))]
+    for item in args.set:
+        shared += ["--set", item]
+    return shared
+
+
+def _run(job: Job, args: argparse.Namespace) -> int:
+    child = [sys.executable, "-m", "egs", "stage", *_shared_arguments(args)]
+    first = 1 if args.stage is None else args.stage
+    ran = Walk(job).run(Range(first, args.stop_stage, args.stage is not None, args.force), child)
+    if args.stop_stage == len(STAGES) and len(STAGES) not in ran:
+        print((job.exp / "results.txt").read_text(encoding="utf-8"), end="")
+    return 0
+
+
+def _show(job: Job, args: argparse.Namespace) -> int:
+    walk = Walk(job)
+    for this in STAGES:
+        if this.settings(job) is None:
+            state = "left out: the recipe has none"
+        else:
+            state = walk.incomplete(this.number) or "complete"
+        print(f"{this.number:3d}  {this.title:28s} {state}")
+    return 0
+
+
+def _stage(job: Job, args: argparse.Namespace) -> int:
+    _die_with_parent()
+    this = stage(args.number)
+    try:
+        this.run(job)
+    except (StageError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        # What went wrong in one line for everybody; where, for whoever has to look into the code.
+        place = job.exp / "logs" / f"stage_{this.number:02d}.traceback"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(traceback.format_exc(), encoding="utf-8")
+        raise StageError(f"{type(error).__name__}: {error} (traceback: {place})") from error
+    return 0
+
+
+def _die_with_parent() -> None:
+    """On Linux, let the kernel end a stage whose run.sh was killed: a new run must not meet an old one at work."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    set_parent_death_signal = 1
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Which stages are complete: one stamp a stage, and a lock so that two runs do not work on one recipe.
+
+A stamp holds the digest of what went in (the stage's part of the recipe, external inputs, and the `result` of every
+stage it depends on) and the `result`: a digest of the files that later stages read. A stage that is run again with the
+same outcome therefore leaves its dependants complete, and one with another outcome does not. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from corpora.files import read_json, sha256_file, write_json
+
+
+class RecipeLocked(RuntimeError):
+    """Another process works on the same experiment folder."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a finished stage leaves behind; `outputs` are paths as the stage named them, `seconds` is wall time."""
+
+    digest: str
+    result: str
+    outputs: tuple[str, ...]
+    finished: str
+    seconds: float
+
+
+class StampFolder:
+    """The stamps of one experiment folder, `<folder>/stage_NN.json`; `stage_NN.begun` marks one under way."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def read(self, number: int) -> Stamp | None:
+        """The stamp of a finished stage; None where there is none (or it was not written by us)."""
+        path = self._path(number, "json")
+        if not path.is_file():
+            return None
+        try:
+            fields = read_json(path)
+            return Stamp(**{**fields, "outputs": tuple(fields["outputs"])})
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def begun(self, number: int) -> str | None:
+        """The digest under which an unfinished stage was started; None where none was."""
+        path = self._path(number, "begun")
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+    def begin(self, number: int, digest: str) -> None:
+        """Take the stamp away before the work starts, so that a killed stage is never taken for a complete one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._path(number, "json").unlink(missing_ok=True)
+        self._path(number, "begun").write_text(digest + "\n", encoding="utf-8")
+
+    def finish(self, number: int, stamp: Stamp) -> None:
+        """Write the stamp, whole or not at all."""
+        write_json(self._path(number, "json"), asdict(stamp))
+        self._path(number, "begun").unlink(missing_ok=True)
+
+    def _path(self, number: int, suffix: str) -> Path:
+        return self.folder / f"stage_{number:02d}.{suffix}"
+
+
+def why_incomplete(stamp: Stamp | None, digest: str, outputs: Iterable[Path]) -> str | None:
+    """The reason why a stage has to run; None when it is complete."""
+    if stamp is None:
+        return "not finished yet"
+    if stamp.digest != digest:
+        return "its configuration or inputs changed"
+    missing = next((path for path in outputs if not path.exists()), None)
+    return f"{missing} is missing" if missing else None
+
+
+def content_digest(paths: Iterable[Path], *, skip_suffixes: frozenset[str] = frozenset()) -> str:
+    """SHA-256 over names and contents of files; a folder counts with every file below it that is not skipped.
+
+    Raises FileNotFoundError for a path that does not exist.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        if path.is_dir():
+            files = sorted(
+                Path(folder) / name
+                for folder, _, names in os.walk(path)
+                for name in names
+                if Path(name).suffix.lower() not in skip_suffixes
+            )
+        else:
+            files = [path]
+        for file in files:
+            name = file.relative_to(path) if file != path else Path(file.name)
+            digest.update(f"{path.name}/{name.as_posix()} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of an experiment folder. Raises RecipeLocked, naming the process that holds it.
+
+    A POSIX record lock: it ends with the process, however that dies, and worker processes do not inherit it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "lock"
+    with open(path, "a+", encoding="utf-8") as stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise RecipeLocked(
+                f"{folder.parent} is in use by process {holder}: wait for it, or stop it (kill {holder})"
+            ) from error
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield
+        stream.truncate(0)

@@ -1,0 +1,234 @@
+"""Walk the stages of a recipe: skip what is complete, run the rest one process each, stamp what has finished.
+
+A process of its own gives every stage the same start (random state, threads, memory) whether it follows another one or
+goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, BinaryIO
+
+from corpora.files import read_json, sha256_json, write_json, write_text
+from egs.stages import STAGES, TASK_STAGES, Job, Stage, StageError, fingerprints, result, stage
+from egs.stamps import Stamp, StampFolder, locked, why_incomplete
+
+log = logging.getLogger(__name__)
+
+PROGRESS_EVERY = 30.0  # seconds between progress lines where the output is not a terminal
+
+
+@dataclass(frozen=True)
+class Range:
+    """Stages to walk. `explicit`: the first one was asked for, so complete ones run again; `anew`: nothing that was
+    begun is continued."""
+
+    first: int = 1
+    last: int = len(STAGES)
+    explicit: bool = False
+    anew: bool = False
+
+
+class Walk:
+    """The state of one recipe's stages, as its stamps tell it."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.stamps = StampFolder(job.exp / ".stamps")
+        self._sources: dict[str, str] | None = None
+        self._reasons: dict[int, str | None] = {}
+
+    def run(self, stages: Range, child: Sequence[str]) -> list[int]:
+        """Bring every stage of the range up to date; returns those that had to run. Raises StageError or RecipeLocked.
+
+        `child` is the command that runs one stage when its number is appended.
+        """
+        ran = []
+        with locked(self.stamps.folder):
+            for number in range(max(1, stages.first), stages.last + 1):
+                if self._bring_up_to_date(stage(number), stages, [*child, str(number)]):
+                    ran.append(number)
+        return ran
+
+    def incomplete(self, number: int) -> str | None:
+        """Why a stage has to run; None when it is complete or the recipe has nothing for it to do."""
+        if number not in self._reasons:
+            self._reasons[number] = self._incomplete(stage(number))
+        return self._reasons[number]
+
+    def _incomplete(self, this: Stage) -> str | None:
+        if this.settings(self.job) is None:
+            return None
+        digest = self._digest(this)
+        if digest.reason:
+            return digest.reason
+        return why_incomplete(self.stamps.read(this.number), digest.value, this.outputs(self.job))
+
+    def _digest(self, this: Stage) -> _Digest:
+        """Digest of what goes into a stage, from its settings and the results of the stages it needs."""
+        inputs: dict[str, str] = {}
+        for needed in this.needs(self.job.recipe):
+            reason = self.incomplete(needed)
+            stamp = self.stamps.read(needed)
+            if reason or stamp is None:
+                return _Digest("", f"it needs stage {needed} ({stage(needed).title}): {reason}")
+            inputs[str(needed)] = stamp.result
+        covered: dict[str, Any] = {"stage": this.number, "settings": this.settings(self.job), "inputs": inputs}
+        if this.number == 1:
+            covered["sources"] = self._source_marks()
+        return _Digest(sha256_json(covered), None)
+
+    def _source_marks(self) -> dict[str, str] | None:
+        """Fingerprints of the corpora; where they are not at hand, those of the last time they were."""
+        if self._sources is None:
+            path = self.stamps.folder / "sources.json"
+            self._sources = fingerprints(self.job.recipe)
+            if self._sources is None and path.is_file():
+                self._sources = read_json(path)
+        return self._sources
+
+    def _bring_up_to_date(self, this: Stage, stages: Range, command: list[str]) -> bool:
+        job, label = self.job, f"stage {this.number:2d}  {this.title}"
+        if this.settings(job) is None:
+            log.info("%s: recipe %s has none, left out", label, job.recipe.name)
+            return False
+        digest = self._digest(this)
+        if digest.reason:
+            raise StageError(
+                f"stage {this.number} ({this.title}) cannot start: {digest.reason}; "
+                f"./run.sh --recipe {job.recipe.name} without --stage makes it"
+            )
+        reason = self.incomplete(this.number)
+        if reason is None and not (stages.explicit or stages.anew):
+            log.info("%s: complete", label)
+            return False
+        continues = reason is not None and not stages.anew and self.stamps.begun(this.number) == digest.value
+        reason = reason or ("asked for with --stage" if stages.explicit else "asked for with --force")
+        log.info("%s: %s (%s)", label, "going on" if continues else "starting", reason)
+        self.stamps.begin(this.number, digest.value)
+        if not continues:
+            _reset(job, this, anew=stages.explicit or stages.anew)
+        started = time.monotonic()
+        _run(job, this, command)
+        seconds = round(time.monotonic() - started, 1)
+        missing = [str(path) for path in this.outputs(job) if not path.exists()]
+        if missing:
+            raise StageError(f"stage {this.number} ({this.title}) ended without {', '.join(missing)}")
+        self._reasons.clear()
+        if this.number == 1:  # a download may have brought the sources into being
+            self._sources = fingerprints(job.recipe)
+            write_json(self.stamps.folder / "sources.json", self._sources)
+            digest = self._digest(this)
+        self.stamps.finish(
+            this.number,
+            Stamp(
+                digest=digest.value,
+                result=result(job, this.number),
+                outputs=tuple(str(path) for path in this.outputs(job)),
+                finished=datetime.now().isoformat(timespec="seconds"),
+                seconds=seconds,
+            ),
+        )
+        log.info("%s: done in %.0f s", label, seconds)
+        return True
+
+
+@dataclass(frozen=True)
+class _Digest:
+    value: str
+    reason: str | None  # why there is none yet
+
+
+def _reset(job: Job, this: Stage, *, anew: bool) -> None:
+    """Make room for a stage that starts from nothing; a trained model is moved aside, not deleted.
+
+    The runs of a task are kept unless it was asked for again: each of them knows what it was made from, so a grid that
+    grew costs only what is new.
+    """
+    if this.number in TASK_STAGES and not anew:
+        return
+    for folder in this.work(job):
+        if not folder.exists():
+            continue
+        if (folder / "model").is_dir():
+            aside = folder.with_name(f"{folder.name}.old")
+            if aside.exists():
+                shutil.rmtree(aside)
+            folder.rename(aside)
+            log.info("  the model that was there is now %s", aside)
+        else:
+            shutil.rmtree(folder)
+
+
+def _run(job: Job, this: Stage, command: list[str]) -> None:
+    logs = job.exp / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    stem = logs / f"stage_{this.number:02d}"
+    write_text(stem.with_suffix(".command"), f"{job.command} --stage {this.number} --stop_stage {this.number}\n")
+    write_json(stem.with_suffix(".json"), this.settings(job))
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
+    with (
+        open(stem.with_suffix(".log"), "ab") as log_file,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            tee(process.stdout, log_file)
+        except BaseException:
+            process.terminate()
+            raise
+    status = process.returncode
+    if status == 0:
+        return
+    what = f"was killed by signal {-status}" if status < 0 else f"failed with exit status {status}"
+    if status == -9:
+        what += " (when nobody sent it: out of memory, see dmesg)"
+    free = shutil.disk_usage(job.exp).free
+    full = f" The disk of {job.exp} is full: {free // 2**20} MB free." if free < 200 * 2**20 else ""
+    raise StageError(
+        f"stage {this.number} ({this.title}) {what}.{full} Log: {stem.with_suffix('.log')}. "
+        "The same command goes on from here."
+    )
+
+
+def tee(source: BinaryIO, log_file: BinaryIO) -> None:
+    """Copy a child's output to the terminal as it comes, and to a log without the redrawn progress lines.
+
+    Where the output is no terminal, a progress line appears every half minute.
+    """
+    terminal = sys.stdout.isatty()
+    pending, last_progress = b"", time.monotonic()
+    while chunk := os.read(source.fileno(), 65536):
+        if terminal:
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+        *lines, pending = (pending + chunk).split(b"\n")
+        for line in lines:
+            line = line.rstrip(b"\r").rpartition(b"\r")[2] + b"\n"
+            log_file.write(line)
+            if not terminal:
+                sys.stdout.buffer.write(line)
+        log_file.flush()
+        if b"\r" in pending:
+            shown, _, rest = pending.rstrip(b"\r").rpartition(b"\r")
+            current = rest or shown
+            if not terminal and current and time.monotonic() - last_progress > PROGRESS_EVERY:
+                sys.stdout.buffer.write(current + b"\n")
+                last_progress = time.monotonic()
+            pending = b"\r" + current
+        if not terminal:
+            sys.stdout.buffer.flush()
+    if pending:
+        log_file.write(pending.rpartition(b"\r")[2] + b"\n")
+        if not terminal:
+            sys.stdout.buffer.write(pending.rpartition(b"\r")[2] + b"\n")
+            sys.stdout.buffer.flush()
+

@@ -1,0 +1,267 @@
+"""The report: what stands in the tables is what the runs predicted, and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from downstream import metrics, report, stats
+from downstream.report.cells import make_cells
+from downstream.report.evidence import Predictions
+from downstream.report.rows import ReportError, read_rows
+from downstream.results import Prediction, upsert, write_predictions
+
+WORDS = ["كِتَاب", "باب", "مدرسة", "قمر", "شمس"]
+EMOTIONS = ["neutral", "angry", "sad"]
+# Probability that a word or label is wrong
+ERRORS = {"fbank": 0.6, "random_l": 0.6, "harness_l_it1": 0.25, "harness_l": 0.2, "harness_s": 0.2, "harness_st": 0.5}
+PARAMETERS = {"random_l": 1.5, "harness_l_it1": 1.5, "harness_l": 1.5, "harness_s": 0.8, "harness_st": 0.2}
+
+
+def predict(task: str, error: float, seed: int, fold: int | None) -> list[Prediction]:
+    """40 utterances of each of 8 speakers (2 per fold); the same utterances for every upstream."""
+    references, noise = np.random.default_rng([1, fold or 0]), np.random.default_rng([2, seed, fold or 0])
+    pool = WORDS if task == "asr" else EMOTIONS
+    people = range(8) if fold is None else range(2 * fold, 2 * fold + 2)
+    made = []
+    for person in people:
+        for number in range(40):
+            size = 4 if task == "asr" else 1
+            right = [pool[i] for i in references.integers(0, len(pool), size)]
+            said = [pool[0] if wrong else word for word, wrong in zip(right, noise.random(size) < error, strict=True)]
+            made.append(Prediction(f"s{person}-{number:02d}", f"s{person}", "test", " ".join(right), " ".join(said)))
+    return made
+
+
+def add(exp: Path, task: str, upstream: str, *, seed: int = 0, fold: int | None = None, **changes: str) -> Path:
+    """One run with its rows: predictions.csv, and results.csv as downstream writes it."""
+    name = f"seed{seed}" + ("" if fold is None else f"_fold{fold}")
+    run = exp / "probes" / task / upstream / (changes.get("protocol", "light@aaaa0000")[-8:] + name)
+    predictions = predict(task, ERRORS[upstream], seed, fold)
+    write_predictions(run / "predictions.csv", predictions)
+    names = {"asr": ("cer", "wer"), "ser": ("ua", "wa", "macro_f1"), "did": ("accuracy", "macro_f1")}[task]
+    pairs = [p.reference for p in predictions], [p.hypothesis for p in predictions]
+    common = {
+        "recipe": "mini", "upstream": upstream, "task": task, "corpus": "mini", "split": "test", "head": "linear",
+        "protocol": "light@aaaa0000", "n": len(predictions), "seed": seed, "finetune": "frozen", "lr": 0.001,
+        "wall_s": 12.5, "commit": "c0ffee", "run_dir": str(run), "text_profile": "none" if task == "asr" else "",
+        "front_end": "logmel", "fold": "" if fold is None else fold, "params_m": PARAMETERS.get(upstream, ""),
+    }  # fmt: skip
+    rows = [common | changes | {"metric": name, "value": metrics.value(name, *pairs)} for name in names]
+    rows += [common | changes | {"metric": name, "value": 0.123, "split": "dev"} for name in names]
+    upsert(exp / "results.csv", rows)
+    return run
+
+
+def add_costs(exp: Path) -> None:
+    header = "upstream,front_end,iteration,layers,width,params_m,macs_g_per_s,delta_s,rtf_cpu,threads,seconds,runs"
+    lines = [f"{u},logmel,2,4,128,{p},0.5,{100 * (1 - p / 1.5):.2f},0.0123,2,10.0,5" for u, p in PARAMETERS.items()]
+    (exp / "compression.csv").write_text("\n".join([header, *lines]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """Three tasks, six upstreams, two seeds, four folds for SER."""
+    exp = tmp_path_factory.mktemp("root") / "exp" / "mini"
+    for upstream in ERRORS:
+        for seed in (0, 1):
+            add(exp, "asr", upstream, seed=seed)
+            add(exp, "did", upstream, seed=seed)
+            for fold in range(4):
+                add(exp, "ser", upstream, seed=seed, fold=fold)
+    add_costs(exp)
+    for model in ("hl_it1", "hst"):
+        (exp / model).mkdir()
+        (exp / model / "metrics.csv").write_text(
+            "step,train_masked_accuracy,valid_masked_accuracy\n100,0.2,0.19\n200,0.3,0.28\n"
+        )
+    report.build(exp, "mini")
+    return exp
+
+
+def comparisons(exp: Path) -> list[dict[str, str]]:
+    with open(exp / "comparisons.csv", encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_everything_is_written_and_synthetic_speech_is_named_everywhere(whole, capsys):
+    report.build(whole, "mini")
+    shown = capsys.readouterr().out
+    page = (whole / "RESULTS.md").read_text(encoding="utf-8")
+    for name in ("quality.png", "training.png"):
+        assert (whole / name).read_bytes().startswith(b"\x89PNG") and f"]({name})" in page
+    for text in (shown, page):
+        assert "SYNTHETIC SPEECH" in text and "Results of mini (synthetic speech)" in text
+        assert "100 frames per second" in text
+        for upstream in ERRORS:
+            assert upstream in text
+    for fact in ("date", "command", "commit", "versions", "hardware", "torch 2", "c0ffee", "./run.sh --recipe mini"):
+        assert fact in page
+    assert "12.3" not in shown, "a dev row reached the table"
+
+
+def test_a_second_report_differs_in_its_date_only(whole):
+    def stable() -> str:
+        page = (whole / "RESULTS.md").read_text(encoding="utf-8")
+        return re.sub(r"\| date \|.*", "", page)
+
+    before = stable(), (whole / "comparisons.csv").read_bytes(), (whole / "quality.png").read_bytes()
+    report.build(whole, "mini")
+    assert before == (stable(), (whole / "comparisons.csv").read_bytes(), (whole / "quality.png").read_bytes())
+
+
+def test_times_stand_in_the_last_section_only(whole):
+    page = (whole / "RESULTS.md").read_text(encoding="utf-8")
+    tables, times = page.split("## Times")
+    assert "RTF" not in tables and "0.0123" not in tables and "wall" not in tables
+    assert "0.0123" in times and "| 25 |" in times, "wall time is counted once per run, not per metric"
+
+
+def test_folds_are_pooled_and_seeds_averaged(whole):
+    rows = [r for r in read_rows(whole / "results.csv") if r.split == "test" and r.setting.task == "ser"]
+    cells = {key[2:]: cell for key, cell in make_cells(rows, Predictions(whole)).items()}
+    expected = []
+    for seed in (0, 1):
+        pooled = [p for fold in range(4) for p in predict("ser", ERRORS["harness_s"], seed, fold)]
+        expected.append(metrics.value("ua", [p.reference for p in pooled], [p.hypothesis for p in pooled]))
+    cell = cells["ua", "harness_s"]
+    assert cell.value == pytest.approx(np.mean(expected), abs=1e-12)
+    assert cell.utterances == 320 and cell.folds == 4 and cell.seeds == (0, 1) and cell.pooled
+    assert cell.low < cell.value < cell.high
+    assert cell.spread == pytest.approx(np.std(expected, ddof=1))
+
+
+def test_intervals_are_those_of_the_paired_bootstrap(whole):
+    def runs(upstream: str) -> list[stats.Scored]:
+        scored = []
+        for seed in (0, 1):
+            p = predict("asr", ERRORS[upstream], seed, None)
+            scored.append(stats.score("cer", *zip(*[(x.speaker, x.reference, x.hypothesis) for x in p], strict=True)))
+        return scored
+
+    theirs = stats.paired_bootstrap(runs("harness_l"), runs("fbank"), "cer", draws=10_000)
+    mine = next(c for c in comparisons(whole) if c["metric"] == "cer" and c["against"] == "fbank")
+    assert mine["upstream"] == "harness_l" and mine["speakers"] == "8" and mine["seeds"] == "0 1"
+    values = float(mine["difference"]), float(mine["ci_low"]), float(mine["ci_high"])
+    assert values == pytest.approx((-theirs.delta, -theirs.high, -theirs.low), abs=2e-6)
+
+
+def test_verdicts_follow_the_evidence(whole):
+    verdicts = {
+        (c["task"], c["upstream"], c["against"], c["baseline"]): (c["verdict"], c["gain_kept"], float(c["difference"]))
+        for c in comparisons(whole)
+        if c["metric"] in ("cer", "ua", "accuracy")
+    }
+    for task in ("asr", "ser", "did"):
+        assert verdicts[task, "harness_l", "fbank", ""][0] == "shown"
+        assert verdicts[task, "harness_l", "random_l", ""][2] > 0
+        # the same error rate and the same noise: identical predictions keep the whole gain
+        assert verdicts[task, "harness_s", "harness_l", "fbank"] == ("shown", "1.0", 0.0)
+        verdict, kept, difference = verdicts[task, "harness_st", "harness_l", "fbank"]
+        assert verdict == "not shown" and float(kept) < 0.5 and difference < 0
+        assert verdicts[task, "harness_l", "harness_l_it1", "fbank"][0] == "shown"
+
+
+def test_no_gain_is_not_shown(tmp_path):
+    exp = tmp_path / "exp" / "mini"
+    for upstream in ("harness_l", "fbank"):
+        add(exp, "asr", upstream)
+    run = exp / "probes" / "asr" / "fbank" / "aaaa0000seed0"
+    write_predictions(run / "predictions.csv", predict("asr", ERRORS["harness_l"], 5, None))
+    p = predict("asr", ERRORS["harness_l"], 5, None)
+    for row in (rows := list(csv.DictReader(open(exp / "results.csv", encoding="utf-8")))):
+        if row["upstream"] == "fbank" and row["split"] == "test":
+            row["value"] = metrics.value(row["metric"], [x.reference for x in p], [x.hypothesis for x in p])
+    upsert(exp / "results.csv", rows)
+    report.build(exp, "mini")
+    assert {c["verdict"] for c in comparisons(exp)} == {"not shown"}
+
+
+def test_rows_of_different_protocols_never_share_a_table(tmp_path, capsys):
+    exp = tmp_path / "exp" / "mini"
+    for upstream in ("fbank", "harness_l"):
+        add(exp, "asr", upstream)
+        add(exp, "ser", upstream, fold=0)
+    add(exp, "asr", "harness_s", protocol="light@bbbb1111")
+    report.build(exp, "mini")
+    shown = capsys.readouterr().out
+    assert "ASR has rows of 2 settings, shown apart and not comparable" in shown
+    assert re.search(r"light@aaaa0000.*: fbank, harness_l; ASR: protocol light@bbbb1111.*: harness_s\)", shown)
+    one, two = shown.split("table 2 of 2")
+    assert "table 1 of 2" in one and "ASR: protocol light@bbbb1111" not in one.split("table 1 of 2")[1]
+    board = two.split("\n\n")[0]
+    assert "harness_s" in board and "fbank" not in board and "light@aaaa0000" not in board
+    assert not [c for c in comparisons(exp) if c["upstream"] == "harness_s"]
+
+
+def test_what_is_missing_is_named_with_its_reason_and_never_made_up(tmp_path, capsys):
+    exp = tmp_path / "exp" / "open_arabic"
+    for upstream in ("fbank", "harness_l"):
+        add(exp, "asr", upstream, corpus="asc", recipe="open_arabic")
+        add(exp, "ser", upstream, fold=0, corpus="baved", recipe="open_arabic")
+    (exp / "probes" / "ser").rename(exp / "gone")
+    models = exp / "models" / "harness_s"
+    models.mkdir(parents=True)
+    (models / "config.json").write_text("{}")
+    report.build(exp, "open_arabic", left_out={"did": "no open corpus", "xlsr": "give it with --xlsr PATH"})
+    shown = capsys.readouterr().out
+    assert "SYNTHETIC" not in shown
+    assert "DID is left out: no open corpus" in shown
+    assert "xlsr is left out of ASR, SER: give it with --xlsr PATH" in shown
+    assert re.search(r"harness_st is left out of ASR, SER: no model directory .*stage 9", shown)
+    assert "harness_s is left out of ASR, SER: it was not run there" in shown
+    assert "harness_st " not in shown.split("\n\n")[0]
+    page = (exp / "RESULTS.md").read_text(encoding="utf-8")
+    assert "means of the rows of results.csv" in page
+    assert re.search(r"left out: SER test ua: harness_l against fbank: harness_l: no predictions", page)
+
+
+def test_fewer_seeds_or_folds_are_named(tmp_path, capsys):
+    exp = tmp_path / "exp" / "mini"
+    for seed in (0, 1):
+        add(exp, "asr", "harness_l", seed=seed)
+        for fold in (0, 1):
+            add(exp, "ser", "harness_l", seed=seed, fold=fold)
+    add(exp, "asr", "fbank")
+    for seed, fold in ((0, 0), (0, 1), (1, 0)):
+        add(exp, "ser", "fbank", seed=seed, fold=fold)
+    report.build(exp, "mini")
+    shown = capsys.readouterr().out
+    assert "fbank: ASR lacks seed 1 that others have" in shown
+    assert "fbank: SER has only 3 of 4 runs over seeds and folds" in shown
+    made = comparisons(exp)
+    assert {c["task"] for c in made} == {"asr"} and {c["seeds"] for c in made} == {"0"}
+
+
+def test_predictions_that_contradict_the_results_are_refused(tmp_path):
+    exp = tmp_path / "exp" / "mini"
+    run = add(exp, "asr", "harness_l")
+    predictions = predict("asr", ERRORS["harness_l"], 0, None)
+    write_predictions(run / "predictions.csv", predictions[:-1])
+    with pytest.raises(ReportError, match=r"its predictions give cer .* but results\.csv says .*run this cell again"):
+        report.build(exp, "mini")
+
+
+def test_broken_or_absent_results_are_named(tmp_path):
+    exp = tmp_path / "exp" / "mini"
+    with pytest.raises(ReportError, match="no results yet; stages 10 to 12"):
+        report.build(exp, "mini")
+    add(exp, "did", "fbank")
+    text = (exp / "results.csv").read_text(encoding="utf-8")
+    (exp / "results.csv").write_text(text.replace(",accuracy,0.123,", ",accuracy,oops,"), encoding="utf-8")
+    with pytest.raises(ReportError, match=r"results\.csv, line \d: column `value` holds `oops`"):
+        report.build(exp, "mini")
+
+
+def test_a_run_directory_relative_to_the_root_is_found(tmp_path):
+    exp = tmp_path / "exp" / "mini"
+    run = add(exp, "did", "fbank")
+    rows = list(csv.DictReader(open(exp / "results.csv", encoding="utf-8")))
+    (exp / "results.csv").unlink()
+    upsert(exp / "results.csv", [row | {"run_dir": str(run.relative_to(tmp_path))} for row in rows])
+    cells = make_cells([r for r in read_rows(exp / "results.csv") if r.split == "test"], Predictions(exp))
+    assert all(cell.pooled for cell in cells.values())

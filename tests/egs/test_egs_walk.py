@@ -1,0 +1,305 @@
+"""Which stages run: stamps, forced ranges, kills, locks. The work of a stage is replaced by writing its outputs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from egs.recipe import load_recipe
+from egs.stages import STAGES, Job, StageError, result, stage
+from egs.stamps import RecipeLocked, Stamp, StampFolder, content_digest, locked, why_incomplete
+from egs.walk import Range, Walk
+
+ALL = list(range(1, 14))
+
+# Writes what a stage should make, by a plan that the test wrote; the content follows from settings and inputs, as real
+# outputs do, unless SAME says otherwise.
+FAKE = """
+    import json, os, signal, sys
+    from pathlib import Path
+
+    base, number = Path(sys.argv[1]), sys.argv[2]
+    plan = json.loads((base / "plan.json").read_text())[number]
+    with open(base / "ran", "a") as ran:
+        ran.write(number + "\\n")
+    stamps = [base / f"exp/.stamps/stage_{needed:02d}.json" for needed in plan["needs"]]
+    text = plan["settings"] + "".join(json.loads(stamp.read_text())["result"] for stamp in stamps)
+    for name in plan["outputs"] + plan["content"]:
+        path = Path(name)
+        if not path.suffix:
+            path.mkdir(parents=True, exist_ok=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("same" if os.environ.get("SAME") else text)
+        if os.environ.get("KILL") == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("FAIL") == number:
+        sys.exit("error: no such luck")
+"""
+
+
+class House:
+    """A place to walk the stages of `mini` with the fake work."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        (base / "fake.py").write_text(textwrap.dedent(FAKE))
+
+    def job(self, *overrides: str) -> Job:
+        return Job(load_recipe("mini", overrides), self.base / "data", self.base / "exp")
+
+    def walk(self, *overrides: str, stages: Range | None = None) -> list[int]:
+        """Walk, and return the stages that did run."""
+        job = self.job(*overrides)
+        plan = {
+            this.number: {
+                "needs": this.needs(job.recipe),
+                "settings": json.dumps(this.settings(job)),
+                "outputs": [str(path) for path in this.outputs(job)],
+                "content": [str(path) for path in this.content(job)],
+            }
+            for this in STAGES
+        }
+        (self.base / "plan.json").write_text(json.dumps(plan))
+        (self.base / "ran").write_text("")
+        ran = Walk(job).run(stages or Range(), [sys.executable, "-S", str(self.base / "fake.py"), str(self.base)])
+        assert self.ran() == ran
+        return ran
+
+    def ran(self) -> list[int]:
+        return [int(line) for line in (self.base / "ran").read_text().split()]
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def test_everything_runs_once(house: House) -> None:
+    assert house.walk() == ALL
+    before = {path: path.stat().st_mtime_ns for path in house.base.rglob("*") if path.is_file()}
+    assert house.walk() == []
+    after = {path: path.stat().st_mtime_ns for path in house.base.rglob("*") if path.is_file()}
+    changed = {path.name for path in after if before.get(path) != after[path]}
+    assert changed <= {"ran", "lock", "plan.json"}
+
+
+def test_a_change_redoes_the_stage_and_its_dependants_only(house: House) -> None:
+    house.walk()
+    assert house.walk("tasks.ser.seeds=[7]") == [11, 13]
+    assert house.walk("tasks.ser.seeds=[7]") == []
+    hst = ["tasks.ser.seeds=[7]", "pretrain.hst.steps=7"]
+    assert house.walk(*hst) == [8, 9, 10, 11, 12, 13]
+    assert house.walk(*hst, "units.it2.k=7") == [4, 5, 6, 7, 8, 9, 10, 11, 12, 13]
+    assert house.walk(*hst, "units.it2.k=7", "corpora.options.scale=0.5") == ALL
+
+
+def test_a_change_without_effect_stops_there(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAME", "1")
+    house.walk()
+    assert house.walk("pretrain.hl_it1.steps=7") == [3]
+
+
+def test_an_output_that_was_deleted_is_made_again(house: House) -> None:
+    house.walk()
+    (house.base / "exp/hs/model/model.safetensors").unlink()
+    assert house.walk() == [7]
+
+
+def test_an_explicit_stage_runs_again_and_nothing_else(house: House) -> None:
+    house.walk()
+    assert house.walk(stages=Range(7, 8, explicit=True)) == [7, 8]
+    assert (house.base / "exp/hs.old/model/model.safetensors").is_file(), "a trained model is never just deleted"
+    assert house.walk() == [], "the same outcome leaves the later stages complete"
+
+
+def test_stop_stage_alone_forces_nothing(house: House) -> None:
+    assert house.walk(stages=Range(1, 4)) == [1, 2, 3, 4]
+    assert house.walk(stages=Range(1, 5)) == [5]
+
+
+def test_a_stage_without_its_inputs_says_which(house: House) -> None:
+    house.walk(stages=Range(1, 2))
+    with pytest.raises(StageError, match=r"stage 4 .* needs stage 3 \(teacher HL, iteration 1\): not finished yet"):
+        house.walk(stages=Range(4, 4, explicit=True))
+
+
+def test_a_task_that_the_recipe_lacks_is_left_out(
+    house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = house.job()
+    del job.recipe.tasks["did"]
+    monkeypatch.setattr(house, "job", lambda *overrides: job)
+    with caplog.at_level("INFO"):
+        ran = house.walk()
+    assert 12 not in ran and 13 in ran
+    assert "recipe mini has none, left out" in caplog.text
+
+
+@pytest.mark.parametrize("number", [1, 3, 6, 10, 13])
+def test_a_killed_stage_has_no_stamp_and_goes_on(
+    house: House, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("KILL", str(number))
+    with pytest.raises(StageError, match=rf"stage {number} .*killed by signal 9"):
+        house.walk()
+    stamps = StampFolder(house.base / "exp/.stamps")
+    assert stamps.read(number) is None
+    assert house.ran() == ALL[:number]
+    left = [path for path in stage(number).outputs(house.job()) if path.exists()]
+    assert left, "the kill came after something was written"
+    monkeypatch.delenv("KILL")
+    with caplog.at_level("INFO"):
+        assert house.walk() == ALL[number - 1 :]
+    assert f"stage {number:2d}  {stage(number).title}: going on" in caplog.text
+
+
+def test_a_killed_rerun_is_not_taken_for_the_run_before(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.walk()
+    monkeypatch.setenv("KILL", "7")
+    with pytest.raises(StageError):
+        house.walk(stages=Range(7, 7, explicit=True))
+    monkeypatch.delenv("KILL")
+    assert house.walk() == [7]
+
+
+def test_what_was_begun_is_kept_unless_it_belongs_to_another_configuration(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = house.base / "exp/hs/checkpoints/last.pt"
+    monkeypatch.setenv("FAIL", "7")
+    for overrides, stages, kept in (
+        ([], Range(), True),
+        ([], Range(7, 7, explicit=True), True),
+        ([], Range(7, 7, anew=True), False),
+        (["pretrain.hs.steps=7"], Range(), False),
+    ):
+        with pytest.raises(StageError, match="exit status 1"):
+            house.walk(stages=Range())
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text("step 100")
+        with pytest.raises(StageError, match="exit status 1"):
+            house.walk(*overrides, stages=stages)
+        assert (checkpoint.exists()) is kept, (overrides, stages)
+
+
+def test_probe_runs_survive_a_grid_that_grows_but_not_a_forced_one(house: House) -> None:
+    house.walk()
+    run = house.base / "exp/probes/ser_light/fbank/seed0/predictions.csv"
+    run.parent.mkdir(parents=True)
+    run.write_text("")
+    assert house.walk("tasks.ser.seeds=[0,1]") == [11, 13]
+    assert run.exists()
+    assert house.walk("tasks.ser.seeds=[0,1]", stages=Range(11, 11, explicit=True)) == [11]
+    assert not run.exists()
+
+
+def test_every_stage_writes_command_configuration_and_log(house: House) -> None:
+    house.walk(stages=Range(1, 3))
+    logs = house.base / "exp/logs"
+    assert (logs / "stage_03.command").read_text().startswith("./run.sh")
+    assert "--stage 3 --stop_stage 3" in (logs / "stage_03.command").read_text()
+    assert '"steps"' in (logs / "stage_03.json").read_text()
+    assert (logs / "stage_03.log").exists()
+
+
+def test_a_failing_stage_shows_its_message_and_its_log(
+    house: House, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    monkeypatch.setenv("FAIL", "2")
+    with pytest.raises(StageError, match=r"stage 2 .*exit status 1.*stage_02\.log.*goes on from here"):
+        house.walk()
+    assert b"no such luck" in (house.base / "exp/logs/stage_02.log").read_bytes()
+    assert b"no such luck" in capfdbinary.readouterr().out
+
+
+def test_two_runs_on_one_recipe_are_refused(tmp_path: Path, root: Path) -> None:
+    folder = tmp_path / "exp/.stamps"
+    code = (
+        "import sys, time; from pathlib import Path; from egs.stamps import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, folder], cwd=root, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        with pytest.raises(RecipeLocked, match=f"in use by process {other.pid}"), locked(folder):
+            pass
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+        with locked(folder):
+            assert (folder / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_stage_dies_with_its_run(root: Path) -> None:
+    """kill -9 of run.sh must not leave a stage at work that the next run would meet."""
+    if sys.platform != "linux":
+        pytest.skip("the parent-death signal is Linux's")
+    stage_code = (
+        "import time; from egs.__main__ import _die_with_parent; _die_with_parent(); "
+        "import os; print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    run_code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage_code!r}])"
+    with subprocess.Popen([sys.executable, "-c", run_code], cwd=root, stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        pid = int(run.stdout.readline())
+        run.kill()
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.05)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the stage lives on")
+
+
+def test_a_damaged_stamp_counts_as_none(tmp_path: Path) -> None:
+    stamps = StampFolder(tmp_path)
+    stamps.begin(3, "abc")
+    assert stamps.begun(3) == "abc" and stamps.read(3) is None
+    stamps.finish(3, Stamp("abc", "result", ("a",), "now", 1.0))
+    assert stamps.begun(3) is None and stamps.read(3) == Stamp("abc", "result", ("a",), "now", 1.0)
+    (tmp_path / "stage_03.json").write_text('{"digest": "abc"')
+    assert stamps.read(3) is None
+    (tmp_path / "stage_03.json").write_text('{"digest": "abc"}')
+    assert stamps.read(3) is None
+
+
+def test_complete_means_the_same_digest_and_all_outputs(tmp_path: Path) -> None:
+    made, stamp = tmp_path / "made", Stamp("abc", "result", (), "now", 1.0)
+    made.write_text("")
+    assert why_incomplete(stamp, "abc", [made]) is None
+    assert why_incomplete(None, "abc", [made]) == "not finished yet"
+    assert why_incomplete(stamp, "abd", [made]) == "its configuration or inputs changed"
+    assert "is missing" in (why_incomplete(stamp, "abc", [made, tmp_path / "other"]) or "")
+
+
+def test_content_digest_sees_text_and_not_audio(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "text").write_text("u1 نعم\n")
+    (folder / "a.wav").write_text("one")
+    before = content_digest([folder], skip_suffixes=frozenset({".wav"}))
+    (folder / "a.wav").write_text("another")
+    assert content_digest([folder], skip_suffixes=frozenset({".wav"})) == before
+    (folder / "text").write_text("u1 نعَم\n")
+    assert content_digest([folder], skip_suffixes=frozenset({".wav"})) != before
+    with pytest.raises(FileNotFoundError):
+        content_digest([tmp_path / "nothing"])
+
+
+def test_every_stage_reads_only_what_earlier_ones_make(house: House) -> None:
+    for this in STAGES:
+        assert all(needed < this.number for needed in this.needs(house.job().recipe)), this.title
+    house.walk()
+    for number in ALL:
+        assert result(house.job(), number)

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Environment (stage 0 of run.sh), then ruff and pytest. Arguments go to pytest: tests/run.sh tests/corpora -x
+# HARNESS_VENV names an environment to use instead of .venv.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+./run.sh --stop_stage 0
+python=${HARNESS_VENV:-.venv}/bin/python
+"${python}" -m ruff check .
+exec "${python}" -m pytest --durations=15 "$@"

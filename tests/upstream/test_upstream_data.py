@@ -1,0 +1,107 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from corpora.datadir import Utterance
+from upstream.config import PretrainConfig
+from upstream.data import Clip, PretrainDataset, Step, StepSampler, crop, dev_steps, language_repeats, usable
+from upstream.encoder import frame_count
+
+CONFIG = PretrainConfig(steps=30, batch_seconds=10.0, crop_seconds=4.0, temperature=0.5)
+
+
+def utterances(count=60, seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        Utterance(f"s-{i:03d}", "s", Path(f"{i}.wav"), int(samples), language="ar" if i % 6 else "en")
+        for i, samples in enumerate(rng.integers(6000, 120000, count))
+    ]
+
+
+def test_batches_are_bounded_by_padded_audio_and_an_epoch_covers_everything_once():
+    data = utterances()
+    sampler = StepSampler(data, PretrainConfig(temperature=1.0, batch_seconds=10.0, crop_seconds=4.0))
+    seen = Counter()
+    for clips in sampler.epoch(0):
+        assert len(clips) * max(c.samples for c in clips) <= 10.0 * 16000
+        seen.update(c.utterance for c in clips)
+    assert seen == Counter(range(len(data)))
+
+
+def test_epochs_differ_and_a_later_start_sees_the_same_steps():
+    sampler = StepSampler(utterances(), CONFIG)
+    assert list(sampler.epoch(0)) != list(sampler.epoch(1))
+    whole = list(StepSampler(utterances(), CONFIG))
+    assert [step.number for step in whole] == list(range(30))
+    assert list(StepSampler(utterances(), CONFIG, start=17)) == whole[17:]
+
+
+def test_two_ranks_take_disjoint_batches_of_equal_number():
+    whole = [clip.utterance for clips in StepSampler(utterances(), CONFIG).epoch(0) for clip in clips]
+    parts = [list(StepSampler(utterances(), CONFIG, rank=r, ranks=2).epoch(0)) for r in (0, 1)]
+    assert len(parts[0]) == len(parts[1])
+    taken = Counter(clip.utterance for part in parts for clips in part for clip in clips)
+    lost = len(set(whole) - set(taken))
+    assert set(taken.values()) <= {1, 2, 3, 4} and lost <= 8  # at most the batch that does not divide
+
+
+def test_temperature_moves_hours_between_languages():
+    hours = {"ar": 9.0, "en": 1.0}
+    assert language_repeats(hours, 1.0) == pytest.approx({"ar": 1.0, "en": 1.0})
+    equal = language_repeats(hours, 0.0)
+    assert 9.0 * equal["ar"] == pytest.approx(5.0) and 1.0 * equal["en"] == pytest.approx(5.0)
+    half = language_repeats(hours, 0.5)
+    assert 9.0 * half["ar"] / (1.0 * half["en"]) == pytest.approx(3.0)
+
+
+def test_crops_start_on_a_frame_and_their_labels_are_those_of_the_whole(tmp_path):
+    """Sample i*320 carries the value i, unit i is i: whatever is cropped, label and audio name the same frame."""
+    samples = 400 + 320 * 99
+    ramp = (np.arange(samples) // 320 / 200).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", ramp, 16000, subtype="FLOAT")
+    data = [Utterance("s-0", "s", tmp_path / "a.wav", samples)]
+    units = {"s-0": np.arange(frame_count(samples), dtype=np.uint16)}
+    dataset = PretrainDataset(data, units, CONFIG)
+    rng = np.random.default_rng(0)
+    for step in range(200):
+        clip = crop(0, samples, int(rng.integers(400, samples)), rng)
+        assert clip.first % 320 == 0 and clip.first + clip.samples <= samples
+        batch = dataset[Step(step, [clip])]
+        frames = frame_count(clip.samples)
+        assert batch.labels.shape == (1, frames) and batch.valid.all()
+        starts = batch.wavs[0][:: 320][:frames]
+        np.testing.assert_allclose(starts.numpy() * 200, batch.labels[0].numpy(), atol=1e-3)
+
+
+def test_last_frame_of_a_crop_is_reachable():
+    firsts = {crop(0, 400 + 320 * 4, 400, np.random.default_rng(seed)).first for seed in range(200)}
+    assert firsts == {0, 320, 640, 960, 1280}
+
+
+def test_batches_repeat_for_a_step_and_pad_with_invalid_frames(tmp_path):
+    data, units = [], {}
+    for i, samples in enumerate((8000, 16000)):
+        soundfile.write(tmp_path / f"{i}.wav", np.zeros(samples), 16000)
+        data.append(Utterance(f"s-{i}", "s", tmp_path / f"{i}.wav", samples))
+        units[f"s-{i}"] = np.ones(frame_count(samples), dtype=np.uint16)
+    dataset = PretrainDataset(data, units, CONFIG)
+    step = Step(5, [Clip(0, 0, 8000), Clip(1, 0, 16000)])
+    one, two = dataset[step], dataset[step]
+    assert (one.mask == two.mask).all() and not (one.mask & ~one.valid).any()
+    assert one.valid.sum(1).tolist() == [frame_count(8000), frame_count(16000)]
+    assert (dataset[Step(6, step.clips)].mask != one.mask).any()
+
+
+def test_dev_batches_never_change():
+    assert dev_steps(utterances(), CONFIG) == dev_steps(utterances(), CONFIG)
+    assert sum(len(step.clips) for step in dev_steps(utterances(), CONFIG)) == 60
+
+
+def test_what_is_shorter_than_a_frame_is_left_out(caplog):
+    short = Utterance("s-x", "s", Path("x.wav"), 399)
+    assert len(usable([*utterances(3), short], "train")) == 3
+    with pytest.raises(ValueError, match="at least 25 ms"):
+        usable([short], "train")

@@ -1,0 +1,207 @@
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from corpora.audio import write_audio
+from corpora.datadir import Utterance, write_datadir
+from upstream.config import InitConfig, PretrainConfig
+from upstream.encoder import frame_count
+from upstream.family import geometry
+from upstream.modeldir import load_model, model_sha256, read_card
+from upstream.pretrain import Pretraining, initial_model, load_state, pretrain, set_dropout
+from upstream.targets.units import UnitsError, UnitsInfo, UnitsWriter
+
+TINY = geometry("mini_hst", width=32, heads=2, ffn=64, pos_conv_groups=4, pos_conv_kernel=8)
+CONFIG = PretrainConfig(steps=12, batch_seconds=4.0, crop_seconds=2.0, valid_every=4, lr=2e-3, precision="fp32")
+INFO = UnitsInfo(50, 4, "mfcc", "mfcc", None, None, "c" * 64, None)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Tones of four pitches that change every 0.2 s; the unit of a frame is its pitch: learnable in a few steps."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("dev", 4)):
+        utterances = []
+        with UnitsWriter(root / "units", split, INFO) as writer:
+            for i in range(count):
+                samples = int(rng.integers(8000, 40000))
+                pitch = np.repeat(rng.integers(4, size=samples // 3200 + 1), 3200)[:samples]
+                phase = np.cumsum(2 * np.pi * 300 * 2.0**pitch / 16000)
+                wav = (0.3 * np.sin(phase) + 0.01 * rng.standard_normal(samples)).astype(np.float32)
+                path = root / "audio" / split / f"{i}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_audio(path, wav)
+                language = "ar" if i % 3 else "en"
+                utterances.append(Utterance(f"s{i % 2}-{split}{i:02d}", f"s{i % 2}", path, samples, language=language))
+                frames = frame_count(samples)
+                writer.add(utterances[-1].utt_id, pitch[200::320][:frames].astype(np.uint16))
+        write_datadir(root / split, utterances)
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    pretrain(TINY, data, data / "units", out, CONFIG, card={"name": "tiny", "iteration": 1})
+    return out
+
+
+def rows(out):
+    with open(out / "metrics.csv", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_a_run_learns_and_leaves_model_metrics_and_both_checkpoints(undisturbed):
+    table = rows(undisturbed)
+    assert [row["step"] for row in table] == ["4", "8", "12"]
+    assert float(table[-1]["valid_loss"]) < float(table[0]["valid_loss"])
+    assert {"best.pt", "last.pt"} <= {path.name for path in (undisturbed / "checkpoints").iterdir()}
+    assert list((undisturbed / "tensorboard").glob("events*"))
+    card = read_card(undisturbed / "model")
+    assert card["name"] == "tiny" and card["units"]["k"] == 4 and card["steps"] == 12
+    assert card["geometry"]["layers"] == 2 and card["hours"] > 0
+    assert not any("head" in name for name in load_model(undisturbed / "model").state_dict())
+
+
+def test_enough_steps_predict_the_units(data, tmp_path):
+    config = PretrainConfig(steps=120, batch_seconds=8.0, crop_seconds=2.0, valid_every=60, lr=3e-3, dropout=0.0)
+    pretrain(TINY, data, data / "units", tmp_path, config)
+    last = rows(tmp_path)[-1]
+    assert float(last["valid_unmasked_accuracy"]) > 0.9 and float(last["valid_masked_accuracy"]) > 0.5
+
+
+def test_killed_and_resumed_equals_undisturbed(data, undisturbed, tmp_path, monkeypatch):
+    step = Pretraining.training_step
+
+    def killed(self, batch, batch_idx):
+        if batch.step == 6:
+            raise KeyboardInterrupt
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(Pretraining, "training_step", killed)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        pretrain(TINY, data, data / "units", tmp_path, CONFIG)
+    assert not (tmp_path / "model").exists()
+    monkeypatch.undo()
+    pretrain(TINY, data, data / "units", tmp_path, CONFIG)
+    assert rows(tmp_path) == rows(undisturbed)
+    assert model_sha256(tmp_path / "model") == model_sha256(undisturbed / "model")
+
+
+def test_a_truncated_last_checkpoint_falls_back_and_ends_the_same(data, undisturbed, tmp_path, caplog):
+    import shutil
+
+    shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
+    last = tmp_path / "checkpoints" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    pretrain(TINY, data, data / "units", tmp_path, CONFIG)
+    assert "cannot be read" in caplog.text
+    assert rows(tmp_path) == rows(undisturbed)
+    assert model_sha256(tmp_path / "model") == model_sha256(undisturbed / "model")
+
+
+def test_a_finished_run_is_not_trained_again(data, undisturbed, monkeypatch):
+    monkeypatch.setattr("upstream.pretrain._fit", lambda *_: pytest.fail("trained again"))
+    before = model_sha256(undisturbed / "model")
+    pretrain(TINY, data, data / "units", undisturbed, CONFIG, card={"name": "tiny", "iteration": 1})
+    assert model_sha256(undisturbed / "model") == before
+
+
+def test_another_configuration_starts_over(data, undisturbed, caplog):
+    assert load_state(undisturbed / "checkpoints", "another fingerprint") is None
+    assert "another configuration" in caplog.text
+
+
+def test_a_pickle_as_checkpoint_is_not_executed(tmp_path, caplog):
+    import pickle
+
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "executed"), "w"))
+
+    (tmp_path / "last.pt").write_bytes(pickle.dumps(Trap()))
+    assert load_state(tmp_path, "x") is None
+    assert not (tmp_path / "executed").exists() and "cannot be read" in caplog.text
+
+
+def test_labels_that_do_not_fit_stop_before_the_first_step(data, tmp_path):
+    with UnitsWriter(tmp_path / "units", "train", INFO) as writer:
+        writer.add("s0-train00", np.zeros(3, dtype=np.uint16))
+    with UnitsWriter(tmp_path / "units", "dev", INFO) as writer:
+        writer.add("s0-dev00", np.zeros(3, dtype=np.uint16))
+    with pytest.raises(UnitsError, match="s0-train00"):
+        pretrain(TINY, data, tmp_path / "units", tmp_path / "out", CONFIG)
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_a_loss_that_is_not_finite_names_step_and_utterances(data, tmp_path, monkeypatch):
+    from upstream.pretrain import TrainingError
+
+    monkeypatch.setattr("upstream.pretrain.initial_model", broken_model)
+    with pytest.raises(TrainingError, match=r"step 0: the loss is nan; utterances: s\d-train"):
+        pretrain(TINY, data, data / "units", tmp_path, CONFIG)
+
+
+def broken_model(*args):
+    model = initial_model(*args)
+    with torch.no_grad():
+        model.feature_projection.projection.bias.fill_(float("nan"))
+    return model
+
+
+def test_continuing_takes_the_encoder_but_not_the_head(data, undisturbed, tmp_path):
+    """Iteration 2 has other units: what is loaded is the encoder alone, and the step count starts at 0."""
+    init = InitConfig("model", str(undisturbed / "model"))
+    model = initial_model(TINY, [], init, seed=5)
+    reference = load_model(undisturbed / "model")
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, reference.state_dict()[name]), name
+    pretrain(TINY, data, data / "units", tmp_path, CONFIG, init)
+    assert rows(tmp_path)[0]["step"] == "4"
+    assert read_card(tmp_path / "model")["init"]["source_sha256"] == model_sha256(undisturbed / "model")
+
+
+def test_mask_changes_the_output_after_continuing(undisturbed):
+    module = Pretraining(load_model(undisturbed / "model"), 4, CONFIG).eval()
+    from upstream.encoder import run_layers
+
+    wav = 0.1 * torch.randn(1, 8000)
+    mask = torch.zeros(1, frame_count(8000), dtype=torch.bool)
+    mask[0, 5:10] = True
+    with torch.no_grad():
+        plain = run_layers(module.encoder, wav)[0][-1]
+        masked = run_layers(module.encoder, wav, time_mask=mask)[0][-1]
+    assert (plain - masked).abs().max() > 1e-3
+
+
+def test_initialisation_statistics(data):
+    """Right after initialisation states have about unit scale and predictions are near chance."""
+    from corpora.datadir import read_datadir
+
+    utterances = read_datadir(data / "train")
+    model = initial_model(TINY, utterances, InitConfig(), seed=0)
+    from corpora.audio import read_audio
+    from upstream.encoder import encode
+
+    model.eval()
+    wavs = [torch.from_numpy(read_audio(u.audio)) for u in utterances[:4]]
+    with torch.no_grad():
+        states = encode(model, wavs).hidden_states
+        features = model.feature_extractor(wavs[0][None])
+    assert abs(float(features.mean())) < 1.0 and 0.3 < float(features.std()) < 2.0
+    for state in states:
+        assert 0.1 < float(state.std()) < 3.0
+    assert model.feature_extractor.mean.unique().numel() > 1
+
+
+def test_dropout_stays_out_of_attention_and_ffn():
+    from upstream.encoder import build_encoder
+
+    model = build_encoder(TINY)
+    set_dropout(model, 0.25, 0.0)
+    layer = model.encoder.layers[0]
+    assert layer.dropout.p == layer.feed_forward.output_dropout.p == 0.25
+    assert layer.feed_forward.intermediate_dropout.p == layer.attention.dropout == 0.0

@@ -1,0 +1,101 @@
+"""Make units, train a model, or look at one, from the command line.
+
+    python -m upstream units    --data data/mini/ssl --out exp/my/units  source=mfcc k=100
+    python -m upstream pretrain --data data/mini/ssl --units exp/my/units --out exp/my/hl --geometry mini_hl steps=300
+    python -m upstream info     exp/my/hl/model
+    python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from corpora.records import RecordError, record
+from upstream.config import InitConfig, PretrainConfig, TargetConfig
+from upstream.family import FAMILY, geometry
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it is done, 2 after one line that says what is wrong."""
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        {"units": _units, "pretrain": _pretrain, "info": _info, "cost": _cost}[args.command](args)
+    except (ValueError, KeyError, OSError) as error:
+        print(f"upstream: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("upstream: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m upstream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    units = commands.add_parser("units", help="features -> optional PCA -> k-means -> units")
+    train = commands.add_parser("pretrain", help="masked prediction of units; goes on where it was killed")
+    for command, config in ((units, TargetConfig), (train, PretrainConfig)):
+        command.add_argument("--data", type=Path, required=True, help="folder with the data directories train and dev")
+        command.add_argument("--out", type=Path, required=True)
+        command.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=f"{', '.join(config.__annotations__)}")
+    train.add_argument("--units", type=Path, required=True, help="folder that `units` wrote")
+    train.add_argument("--geometry", required=True, choices=list(FAMILY), metavar="NAME", help=", ".join(FAMILY))
+    train.add_argument("--init", default="random", help="random, model, every_nth or first_n (default: random)")
+    train.add_argument("--init-source", help="model directory that the weights come from")
+    info = commands.add_parser("info", help="what a model directory holds and where it comes from")
+    info.add_argument("model", type=Path)
+    cost = commands.add_parser("cost", help="parameters, MACs, compression and real-time factor on this CPU")
+    cost.add_argument("models", type=Path, nargs="+")
+    cost.add_argument("--out", type=Path, required=True, help="table to write (CSV)")
+    return parser
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, object]:
+    from omegaconf import OmegaConf
+
+    for pair in pairs:
+        if "=" not in pair:
+            raise RecordError(f"`{pair}`: write settings as key=value, for instance k=100")
+    return OmegaConf.to_container(OmegaConf.from_dotlist(list(pairs)))  # type: ignore[return-value]
+
+
+def _units(args: argparse.Namespace) -> None:
+    from upstream.targets.make import make_units
+
+    config = record(TargetConfig, _settings(args.settings), "command line")
+    make_units({split: args.data / split for split in ("train", "dev")}, args.out, config)
+
+
+def _pretrain(args: argparse.Namespace) -> None:
+    from upstream.pretrain import pretrain
+
+    config = record(PretrainConfig, _settings(args.settings), "command line")
+    init = InitConfig(args.init, args.init_source)
+    card = {"name": args.out.name}
+    print(pretrain(geometry(args.geometry), args.data, args.units, args.out, config, init, card))
+
+
+def _info(args: argparse.Namespace) -> None:
+    from upstream.modeldir import load_model, model_sha256, read_card
+
+    model = load_model(args.model)
+    facts = {"parameters": sum(p.numel() for p in model.parameters()), "sha256": model_sha256(args.model)}
+    print(json.dumps(facts | read_card(args.model), indent=2, ensure_ascii=False))
+
+
+def _cost(args: argparse.Namespace) -> None:
+    from upstream.compression import measure, table
+
+    print(table(measure({path.name: path for path in args.models}, args.out)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Configuration of units, initialisation and pre-training: plain dataclasses, importable without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+INIT_KINDS = ("random", "model", "every_nth", "first_n")
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """How units are made: features -> optional PCA -> k-means.
+
+    `source` is `mfcc` or the path of a model directory. `layer` counts hidden states as DESIGN does (0 = input of
+    the first Transformer layer); None takes two thirds of the depth. `pca` is a dimension (int >= 1), a share of
+    explained variance (float below 1) or None. `fit_hours` bounds the audio that PCA and k-means see (None: 10 h).
+    """
+
+    source: str = "mfcc"
+    layer: int | None = None
+    pca: int | float | None = None
+    whiten: bool = False
+    k: int = 100
+    fit_hours: float | None = None
+    batch_seconds: float = 120.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.k < 2 or self.k > 65535:
+            raise ValueError(f"units: k={self.k} must lie between 2 and 65535 (units are stored as 16-bit integers)")
+        if self.source == "mfcc" and self.layer is not None:
+            raise ValueError("units: `layer` has no meaning for the source `mfcc`; name a model directory instead")
+        if self.pca is not None and self.pca <= 0:
+            raise ValueError(f"units: pca={self.pca} must be a dimension >= 1, a share of variance below 1, or null")
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Where a model's weights start: `random`, `model` (the same geometry, continued with new heads), `every_nth`
+    or `first_n` (layers of a deeper `source` of the same width; a thinner student takes only what fits)."""
+
+    kind: str = "random"
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in INIT_KINDS:
+            raise ValueError(f"init: kind `{self.kind}` is unknown; choose one of {', '.join(INIT_KINDS)}")
+        if (self.kind == "random") != (self.source is None):
+            raise ValueError(f"init: kind `{self.kind}` {'takes no' if self.kind == 'random' else 'needs a'} source")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pre-training run. Durations in seconds of audio, probabilities in [0, 1].
+
+    `batch_seconds` bounds the padded audio of one step. `mask_prob` is the share of frames that start a span times
+    its length, as in HuBERT (0.8 with spans of 10 masks about half of the frames). `temperature` flattens the share
+    of each language: p ~ hours ** temperature (1 = as it is, 0 = equal).
+    `precision` is `fp32`, `bf16`, or `auto`: bf16 where the hardware multiplies it natively (GPU, or a CPU with AMX).
+    """
+
+    steps: int = 1000
+    batch_seconds: float = 40.0
+    crop_seconds: float = 15.6
+    lr: float = 5e-4
+    warmup: float = 0.08
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    mask_prob: float = 0.8
+    mask_length: int = 10
+    masked_weight: float = 1.0
+    unmasked_weight: float = 0.1
+    logits: str = "cosine"
+    logit_temperature: float = 0.1
+    projection: int = 256
+    dropout: float = 0.1
+    layerdrop: float = 0.0
+    temperature: float = 0.5
+    precision: str = "auto"
+    valid_every: int = 200
+    workers: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.valid_every < 1:
+            raise ValueError(f"pretrain: steps={self.steps} and valid_every={self.valid_every} must be at least 1")
+        if self.crop_seconds > self.batch_seconds:
+            raise ValueError(
+                f"pretrain: crop_seconds={self.crop_seconds} does not fit into batch_seconds={self.batch_seconds}"
+            )
+        if self.logits not in ("cosine", "linear"):
+            raise ValueError(f"pretrain: logits `{self.logits}` is unknown; choose cosine or linear")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise ValueError(f"pretrain: precision `{self.precision}` is unknown; choose auto, fp32 or bf16")
+        if self.masked_weight <= 0 or self.unmasked_weight < 0:
+            raise ValueError(
+                f"pretrain: masked_weight={self.masked_weight} must be positive and "
+                f"unmasked_weight={self.unmasked_weight} not negative"
+            )

@@ -1,0 +1,62 @@
+"""The names under which S3PRL and ESPnet find HArnESS models.
+
+S3PRL collects every public callable of this file. Its callers add options of their own (`refresh`,
+`model_config`); what has no meaning here is refused unless it is empty, because an ignored option hides a
+typing error.
+"""
+
+from .expert import UpstreamExpert as _UpstreamExpert
+from .locate import download as _download
+from .locate import is_url as _is_url
+from .locate import named as _named
+
+
+def _refuse(name, options):
+    options.pop("model_config", None)  # a model directory holds its own configuration
+    given = sorted(key for key, value in options.items() if value is not None)
+    if given:
+        raise ValueError(f"{name}: option `{given[0]}` is unknown; it takes ckpt, refresh and sha256sums")
+
+
+def harness_local(ckpt, refresh=False, **options):
+    """The model directory `ckpt` on this machine."""
+    _refuse("harness_local", options)
+    if _is_url(ckpt):
+        raise ValueError(f"harness_local: {ckpt} is a URL; use harness_url or harness_custom")
+    return _UpstreamExpert(ckpt)
+
+
+def harness_url(ckpt, refresh=False, sha256sums=None, **options):
+    """The model directory under the base URL `ckpt`; downloaded once, checked against its SHA-256 sums."""
+    _refuse("harness_url", options)
+    return _UpstreamExpert(_download(ckpt, sha256sums=sha256sums, refresh=refresh))
+
+
+def harness_custom(ckpt=None, refresh=False, sha256sums=None, **options):
+    """A model directory: a path or a base URL."""
+    if ckpt is None:
+        raise ValueError(
+            "harness_custom needs a model directory: S3PRLUpstream('harness_custom', path_or_url=DIR), in "
+            "ESPnet frontend_conf: {upstream: harness_custom, path_or_url: DIR}, in S3PRL's commands "
+            "-u harness_custom -k DIR"
+        )
+    if _is_url(ckpt):
+        return harness_url(ckpt, refresh=refresh, sha256sums=sha256sums, **options)
+    return harness_local(ckpt, **options)
+
+
+def _entry(name, what):
+    def load(ckpt=None, refresh=False, **options):
+        _refuse(name, options)
+        return _UpstreamExpert(_named(name) if ckpt is None else ckpt)
+
+    load.__name__ = load.__qualname__ = name
+    load.__doc__ = f"{what}: the model directory `{name}` under $HARNESS_MODELS."
+    return load
+
+
+harness_l = _entry("harness_l", "HL, the large teacher after its second iteration")
+harness_l_it1 = _entry("harness_l_it1", "HL after its first iteration")
+harness_s = _entry("harness_s", "HS, the shallow student")
+harness_st = _entry("harness_st", "HST, the shallow and thin student")
+random_l = _entry("random_l", "HL with its initial random weights, the control of every comparison")

@@ -1,0 +1,148 @@
+"""The model directory: the one form in which a model is stored, loaded and shared.
+
+Four files: `config.json` (Transformers' configuration, our card under the key `harness`), `model.safetensors`,
+`preprocessor_config.json`, `README.md`. Written whole or not at all; nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers.utils import logging
+
+from corpora.files import atomic_dir, read_json, sha256_file, write_json, write_text
+from upstream.encoder import LogMelHubertConfig, LogMelHubertModel, front_end_of, normalises_waveform
+
+CARD_KEY = "harness"
+LICENCE = "apache-2.0"
+MODEL_TYPES = {
+    "hubert": (HubertConfig, HubertModel),
+    "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
+    LogMelHubertConfig.model_type: (LogMelHubertConfig, LogMelHubertModel),
+}
+
+
+class ModelDirError(ValueError):
+    """A model directory that cannot be read, with the reason and what to do."""
+
+
+def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
+    """Write a model directory, replacing an older one as a whole; `card` is JSON: where the model comes from."""
+    config = model.config
+    config.layerdrop, config.apply_spec_augment = 0.0, False
+    config.do_normalize = normalises_waveform(model)
+    setattr(config, CARD_KEY, card)
+    with atomic_dir(path) as folder:
+        with _no_progress_bar():
+            model.save_pretrained(folder, safe_serialization=True)
+        Wav2Vec2FeatureExtractor(
+            feature_size=1,
+            sampling_rate=16000,
+            do_normalize=config.do_normalize,
+            return_attention_mask=True,
+        ).save_pretrained(folder)
+        write_json(folder / "config.json", json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        write_text(folder / "README.md", _readme(model, card))
+    return path
+
+
+def load_model(path: Path | str) -> HubertModel:
+    """The encoder of a model directory (ours, or HuBERT / wav2vec 2.0 / XLS-R in Transformers form), in eval mode."""
+    path = Path(path)
+    config_json = _config(path)
+    config_class, model_class = MODEL_TYPES[config_json["model_type"]]
+    if not (path / "model.safetensors").is_file():
+        raise ModelDirError(f"{path}: model.safetensors is missing (pickled weights are never loaded)")
+    config = config_class.from_dict(config_json)
+    config.layerdrop, config.apply_spec_augment = 0.0, False
+    try:
+        with _no_progress_bar():
+            model, report = model_class.from_pretrained(
+                path,
+                config=config,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        raise ModelDirError(f"{path}: the weights do not fit the configuration: {error}") from error
+    missing = sorted(key for key in report["missing_keys"] if key != "masked_spec_embed")
+    if missing:
+        raise ModelDirError(f"{path}: model.safetensors lacks {len(missing)} tensors, first `{missing[0]}`")
+    if "do_normalize" not in config_json:
+        model.config.do_normalize = read_json(path / "preprocessor_config.json").get("do_normalize", True)
+    return model.eval()
+
+
+def read_card(path: Path | str) -> dict[str, Any]:
+    """Our card: name, geometry, iteration, units, lineage, hours; empty for a directory that others wrote."""
+    return _config(Path(path)).get(CARD_KEY, {})
+
+
+def model_sha256(path: Path | str) -> str:
+    """Identity of a model: the SHA-256 of its weights file."""
+    return sha256_file(Path(path) / "model.safetensors")
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Transformers draws a bar for every file; ours are one file each and take no time."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise ModelDirError(f"{path}: no such model directory; `python -m upstream pretrain` or ./run.sh makes one")
+    if not (path / "config.json").is_file():
+        raise ModelDirError(f"{path}: config.json is missing, so this is not a model directory")
+    config = read_json(path / "config.json")
+    if config.get("model_type") not in MODEL_TYPES:
+        raise ModelDirError(
+            f"{path}: model type `{config.get('model_type')}` is not one of {', '.join(sorted(MODEL_TYPES))}"
+        )
+    return config
+
+
+def _readme(model: HubertModel, card: dict[str, Any]) -> str:
+    facts = "\n".join(
+        f"| {key} | `{json.dumps(value, ensure_ascii=False)}` |" for key, value in card.items() if value is not None
+    )
+    if front_end_of(model) == "waveform":
+        load = 'from transformers import HubertModel\nmodel = HubertModel.from_pretrained("THIS_FOLDER")'
+    else:
+        load = (
+            "import upstream\nfrom transformers import AutoModel\n"
+            'upstream.register()\nmodel = AutoModel.from_pretrained("THIS_FOLDER")'
+        )
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    return f"""---
+license: {LICENCE}
+language: [ar, en]
+tags: [speech, self-supervised, arabic, hubert]
+---
+# {card.get("name", "HArnESS model")}
+
+A self-supervised speech encoder for 16 kHz waveforms: {millions:.2f} M parameters, {front_end_of(model)} front end,
+{model.config.num_hidden_layers} layers of width {model.config.hidden_size}.
+
+| fact | value |
+|---|---|
+{facts}
+
+```python
+{load}
+```
+"""

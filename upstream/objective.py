@@ -1,0 +1,93 @@
+"""Prediction of discrete units: HuBERT's cosine logits or plain linear ones, on masked and on unmasked frames.
+
+Source: HuBERT (2106.07447), equation 3 and section II-C; HArnESS weights both kinds of frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class UnitHead(nn.Module):
+    """Frames (N, D) -> logits over K units (N, K).
+
+    `cosine`: a projection, then the cosine with one embedding a unit, divided by the temperature. `linear`: one matrix.
+    """
+
+    def __init__(self, width: int, k: int, *, logits: str, projection: int, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.cosine = logits == "cosine"
+        self.projection = nn.Linear(width, projection if self.cosine else k)
+        if self.cosine:
+            self.units = nn.Parameter(torch.randn(k, projection))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        x = self.projection(frames)
+        if not self.cosine:
+            return x
+        # In half precision the norm of a large vector overflows (fp16) or loses the small differences (bf16).
+        with torch.autocast(x.device.type, enabled=False):
+            return F.normalize(x.float(), dim=-1) @ F.normalize(self.units.float(), dim=-1).T / self.temperature
+
+
+@dataclass(frozen=True)
+class UnitLoss:
+    """Weighted loss, and for logging: mean cross-entropy and accuracy on masked and unmasked frames, with counts."""
+
+    loss: Tensor
+    masked_loss: float
+    unmasked_loss: float
+    masked_correct: int
+    masked_frames: int
+    unmasked_correct: int
+    unmasked_frames: int
+
+
+def unit_loss(
+    head: UnitHead,
+    frames: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    valid: Tensor,
+    *,
+    masked_weight: float,
+    unmasked_weight: float,
+) -> UnitLoss:
+    """`masked_weight` * CE(masked) + `unmasked_weight` * CE(unmasked), each a mean over its frames on all ranks.
+
+    `frames` (B, T, D), `labels` (B, T) long, `mask` and `valid` (B, T) bool. Logits are computed for the frames that
+    the loss needs and for no others: with `unmasked_weight` 0 the unmasked ones are left out.
+    """
+    masked, unmasked = mask & valid, ~mask & valid
+    zero = frames.sum() * 0.0  # keeps every parameter in the graph when a rank has no such frame
+    total, stats = zero, []
+    for chosen, weight in ((masked, masked_weight), (unmasked, unmasked_weight)):
+        count = int(chosen.sum())
+        if weight == 0 or count == 0:
+            _all_ranks(count, frames.device)
+            stats.append((0.0, 0, 0))
+            continue
+        logits = head(frames[chosen])
+        target = labels[chosen]
+        loss_sum = F.cross_entropy(logits.float(), target, reduction="sum")
+        all_frames, ranks = _all_ranks(count, frames.device)
+        # DDP averages gradients over ranks; the factor turns that into a mean over all frames of all ranks
+        total = total + weight * loss_sum * ranks / all_frames
+        stats.append((float(loss_sum.detach()) / count, int((logits.argmax(-1) == target).sum()), count))
+    (masked_ce, masked_ok, masked_n), (unmasked_ce, unmasked_ok, unmasked_n) = stats
+    return UnitLoss(total, masked_ce, unmasked_ce, masked_ok, masked_n, unmasked_ok, unmasked_n)
+
+
+def _all_ranks(count: int, device: torch.device) -> tuple[int, int]:
+    """Sum of `count` over the ranks, and how many ranks there are."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return count, 1
+    total = torch.tensor(count, device=device)
+    dist.all_reduce(total)
+    return int(total), dist.get_world_size()

@@ -1,0 +1,208 @@
+"""One pass over the audio of a split that writes integers only, shard by shard, and goes on where it was killed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor
+from tqdm import tqdm
+
+from corpora.audio import SAMPLE_RATE, AudioError, read_audio
+from corpora.datadir import Utterance
+from corpora.files import BadFileTally, atomic_file, sha256_json
+from upstream.encoder import frame_count
+from upstream.targets.codebook import Codebook
+from upstream.targets.features import FeatureError, Source, similar_length_batches
+from upstream.targets.units import DTYPE, TOO_SHORT, UnitsError, UnitsInfo, UnitsWriter
+
+SHARD_SECONDS = 1800.0  # of audio: what a kill can lose
+READERS = 4
+
+log = logging.getLogger(__name__)
+
+
+def feature_batches(
+    source: Source, utterances: Sequence[Utterance], batch_seconds: float, bad: dict[str, str]
+) -> Iterator[tuple[list[Utterance], list[Tensor]]]:
+    """Features (T, D) of utterances of similar length, the audio of the next batch read ahead in threads.
+
+    An utterance whose audio cannot be used is left out, and `bad` receives its id and the reason. Raises FeatureError
+    for features that are not finite or of a wrong length, naming the utterance.
+    """
+    plan = similar_length_batches([u.samples for u in utterances], int(batch_seconds * SAMPLE_RATE))
+    pool = ThreadPoolExecutor(READERS)
+    try:
+        ahead = None
+        for number in range(len(plan)):
+            reading = ahead or [pool.submit(_read, utterances[i]) for i in plan[number]]
+            if number + 1 < len(plan):
+                ahead = [pool.submit(_read, utterances[i]) for i in plan[number + 1]]
+            batch, wavs = [], []
+            for i, future in zip(plan[number], reading, strict=True):
+                try:
+                    wavs.append(future.result())
+                    batch.append(utterances[i])
+                except AudioError as error:
+                    bad[utterances[i].utt_id] = str(error)
+            if batch:
+                yield batch, _checked(source, batch, wavs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read(utterance: Utterance) -> np.ndarray:
+    end = utterance.end if utterance.start is None else utterance.start + utterance.samples
+    wav = read_audio(utterance.audio, utterance.start or 0, end)
+    if len(wav) != utterance.samples:
+        raise AudioError(
+            f"{utterance.audio}: {len(wav)} samples, but the data directory says {utterance.samples}; "
+            "prepare the corpus again"
+        )
+    return wav
+
+
+def _checked(source: Source, batch: Sequence[Utterance], wavs: Sequence[np.ndarray]) -> list[Tensor]:
+    features = source.features(wavs)
+    for utterance, x in zip(batch, features, strict=True):
+        frames = frame_count(utterance.samples)
+        if x.shape != (frames, source.dim):
+            raise FeatureError(
+                f"utterance {utterance.utt_id}: features of shape {tuple(x.shape)}, expected {(frames, source.dim)}"
+            )
+        if not torch.isfinite(x).all():
+            name = source.provenance()["source"]
+            raise FeatureError(
+                f"utterance {utterance.utt_id}: the features of {name} hold NaN or infinity; the model is broken"
+            )
+    return features
+
+
+def seconds(utterances: Sequence[Utterance]) -> float:
+    """Audio of the utterances in seconds."""
+    return sum(u.samples for u in utterances) / SAMPLE_RATE
+
+
+def progress(what: str, utterances: Sequence[Utterance]) -> tqdm:
+    """A bar that counts seconds of audio."""
+    return tqdm(total=seconds(utterances), desc=what, unit="s", unit_scale=True, mininterval=1.0)
+
+
+class ShardedLabelling:
+    """A split cut into runs of consecutive utterances, each labelled into a file of its own.
+
+    The cut and the batches inside depend on the utterances alone: a shard that was lost is made again to the same
+    bytes.
+    """
+
+    def __init__(
+        self,
+        out_dir: Path,
+        split: str,
+        info: UnitsInfo,
+        utterances: Sequence[Utterance],
+        *,
+        data_sha256: str,
+        shard_seconds: float = SHARD_SECONDS,
+    ) -> None:
+        self.out_dir, self.split, self.info = out_dir, split, info
+        self.utterances, self.data_sha256 = utterances, data_sha256
+        self.shards: list[list[Utterance]] = []
+        room = 0.0
+        for utterance in utterances:
+            if room <= 0:
+                self.shards.append([])
+                room = shard_seconds
+            self.shards[-1].append(utterance)
+            room -= utterance.samples / SAMPLE_RATE
+        key = sha256_json([asdict(info), data_sha256, [len(shard) for shard in self.shards]])
+        self.base = out_dir / f".{split}.shards"
+        self.folder = self.base / key[:16]
+
+    def run(self, source: Source, codebook: Codebook, batch_seconds: float, too_short: Sequence[str]) -> None:
+        """Label the shards that are not there yet and join them; `too_short` are ids to list as left out."""
+        for stale in self.base.glob("*"):
+            if stale != self.folder:
+                shutil.rmtree(stale, ignore_errors=True)
+        tally = BadFileTally(len(self.utterances))
+        with progress(f"units of {self.split}", self.utterances) as bar:
+            for number, shard in enumerate(self.shards):
+                found = self._load(number)
+                if found is None:
+                    bad = self._label(number, source, codebook, batch_seconds, bar)
+                else:
+                    bad = found[1]
+                    bar.update(seconds(shard))
+                    bar.initial = bar.n  # what an earlier run did says nothing about the speed of this one
+                for utterance in shard:
+                    if utterance.utt_id in bad:
+                        tally.skip(utterance.audio, f"utterance {utterance.utt_id}: {bad[utterance.utt_id]}")
+                if bad:
+                    tally.check()
+        if tally.skipped:
+            tally.write(self.out_dir / f"{self.split}.left_out.tsv")
+        self._join(too_short)
+
+    def _label(
+        self, number: int, source: Source, codebook: Codebook, batch_seconds: float, bar: tqdm
+    ) -> dict[str, str]:
+        """Label one shard into its file; returns the ids of what could not be used, and why."""
+        shard = self.shards[number]
+        labels: dict[str, np.ndarray] = {}
+        bad: dict[str, str] = {}
+        for batch, features in feature_batches(source, shard, batch_seconds, bad):
+            joint = codebook.assign(torch.cat(features)).astype(DTYPE)
+            ends = np.cumsum([len(x) for x in features])
+            labels.update(zip((u.utt_id for u in batch), np.split(joint, ends[:-1]), strict=True))
+            bar.update(seconds(batch))
+        ordered = [labels[u.utt_id] for u in shard if u.utt_id in labels]
+        arrays = {
+            "labels": np.concatenate([*ordered, np.empty(0, DTYPE)]),
+            "lengths": np.array([len(x) for x in ordered], np.int64),
+        }
+        with atomic_file(self._path(number)) as temporary:
+            temporary.write_bytes(save(arrays, {"bad": json.dumps(bad, ensure_ascii=False)}))
+        return bad
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.safetensors"
+
+    def _load(self, number: int) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
+        """Labels by utterance id, and what was left out and why; None when the shard is not there."""
+        path = self._path(number)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="np") as file:
+                bad: dict[str, str] = json.loads(file.metadata()["bad"])
+                labels, lengths = file.get_tensor("labels"), file.get_tensor("lengths")
+        except SafetensorError as error:
+            log.warning("%s is damaged (%s); labelling it again", path, error)
+            return None
+        ids = [u.utt_id for u in self.shards[number] if u.utt_id not in bad]
+        parts: list[Any] = np.split(labels, np.cumsum(lengths)[:-1]) if ids else []
+        return dict(zip(ids, parts, strict=True)), bad
+
+    def _join(self, too_short: Sequence[str]) -> None:
+        with UnitsWriter(self.out_dir, self.split, self.info, data_sha256=self.data_sha256) as writer:
+            for utt_id in too_short:
+                writer.leave_out(utt_id, TOO_SHORT)
+            for number in range(len(self.shards)):
+                found = self._load(number)
+                if found is None:
+                    raise UnitsError(f"{self._path(number)} cannot be read back; start the command again")
+                for utt_id, labels in found[0].items():
+                    writer.add(utt_id, labels)
+                for utt_id, reason in found[1].items():
+                    writer.leave_out(utt_id, reason)
+        shutil.rmtree(self.base, ignore_errors=True)

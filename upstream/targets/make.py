@@ -1,0 +1,238 @@
+"""From data directories to units: fit a codebook on a sample, then label every split in one pass.
+
+Features are never written: a shard of audio goes in, integers come out. A run that was killed goes on at the shard
+it was in, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corpora.audio import SAMPLE_RATE
+from corpora.datadir import Utterance, read_datadir
+from corpora.files import BadFileTally, sha256_json, write_json
+from upstream.config import TargetConfig
+from upstream.encoder import frame_count
+from upstream.targets.codebook import Codebook, CodebookError
+from upstream.targets.features import FRAME_RATE, Source, open_source
+from upstream.targets.labelling import SHARD_SECONDS, ShardedLabelling, feature_batches, progress, seconds
+from upstream.targets.units import TOO_SHORT, Units, UnitsError, UnitsInfo
+
+CODEBOOK = "codebook.safetensors"
+REPORT = "report.json"
+FIT_HOURS = 10.0
+# Longer samples are thinned frame by frame to stay below this; PCA and k-means take about as much again.
+FIT_BYTES = 1 << 30
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What the units of one split hold; entropy of the labels in bits, perplexity = 2 ** entropy."""
+
+    utterances: int
+    too_short: int
+    unreadable: int
+    frames: int
+    hours: float
+    clusters_in_use: int
+    entropy: float
+    perplexity: float
+
+
+@dataclass(frozen=True)
+class UnitsReport:
+    """What `report.json` holds: where the units come from, how the codebook fits, and each split."""
+
+    info: UnitsInfo
+    codebook: dict[str, Any]
+    splits: dict[str, SplitReport]
+
+
+def make_units(
+    data: dict[str, Path], out_dir: Path, config: TargetConfig, *, shard_seconds: float = SHARD_SECONDS
+) -> UnitsReport:
+    """Fit one codebook on the split `train` (else on the first) and label every split of `data` with it.
+
+    Writes `<out_dir>/{codebook.safetensors, <split>.bin, <split>.json, report.json}`. What is there already and was
+    made from the same audio, model and configuration is kept. Left out and counted: utterances under 400 samples,
+    and audio that cannot be read (up to 5 %, listed in `<split>.left_out.tsv`). Raises UnitsError, CodebookError,
+    FeatureError, TooManyBadFiles.
+    """
+    if not data:
+        raise UnitsError("no data directories were given to make units of")
+    out_dir = Path(out_dir)
+    utterances = {split: _usable(read_datadir(path), path) for split, path in data.items()}
+    hashes = {split: _data_sha256(usable) for split, (usable, _) in utterances.items()}
+    source = open_source(config.source, config.layer, batch_seconds=config.batch_seconds)
+    fit_split = "train" if "train" in data else next(iter(data))
+    codebook = _codebook(out_dir / CODEBOOK, source, utterances[fit_split][0], hashes[fit_split], config)
+    info = UnitsInfo(**source.provenance(), k=codebook.k, pca_dim=codebook.pca_dim, codebook_sha256=codebook.sha256)
+    splits = {}
+    for split, (usable, too_short) in utterances.items():
+        if not _is_finished(out_dir, split, info, hashes[split]):
+            labelling = ShardedLabelling(
+                out_dir, split, info, usable, data_sha256=hashes[split], shard_seconds=shard_seconds
+            )
+            labelling.run(source, codebook, config.batch_seconds, too_short)
+        splits[split] = _describe(Units.open(out_dir, split), len(too_short))
+    report = UnitsReport(info, {"k": codebook.k, "sha256": codebook.sha256, **codebook.facts}, splits)
+    write_json(out_dir / REPORT, asdict(report))
+    return report
+
+
+def _usable(utterances: Sequence[Utterance], path: Path) -> tuple[list[Utterance], list[str]]:
+    """Utterances of at least one frame, and the ids of the others."""
+    usable = [u for u in utterances if frame_count(u.samples) > 0]
+    short = [u.utt_id for u in utterances if frame_count(u.samples) == 0]
+    if short:
+        log.info("%s: %d utterances left out, %s; first %s", path, len(short), TOO_SHORT, short[0])
+    if not usable:
+        raise UnitsError(f"{path}: no utterance is as long as one frame (25 ms)")
+    return usable, short
+
+
+def _data_sha256(utterances: Sequence[Utterance]) -> str:
+    """Identity of a split: ids, lengths, and size and time of the audio files (the audio itself is not read)."""
+    stats = {path: path.stat() for path in {u.audio for u in utterances}}
+    rows = []
+    for u in utterances:
+        stat = stats[u.audio]
+        rows.append([u.utt_id, u.samples, u.start or 0, stat.st_size, stat.st_mtime_ns])
+    return sha256_json(rows)
+
+
+def _codebook(
+    path: Path, source: Source, utterances: Sequence[Utterance], data_sha256: str, config: TargetConfig
+) -> Codebook:
+    """The codebook of an earlier run when it was fitted in the same way, else a new one."""
+    hours = FIT_HOURS if config.fit_hours is None else config.fit_hours
+    provenance = {
+        **source.provenance(),
+        "pca": config.pca,
+        "whiten": config.whiten,
+        "k": config.k,
+        "fit_hours": hours,
+        "seed": config.seed,
+        "data_sha256": data_sha256,
+    }
+    if path.is_file():
+        try:
+            codebook = Codebook.load(path)
+        except CodebookError as error:
+            log.warning("%s; fitting a new one", error)
+        else:
+            if _same(codebook.facts["provenance"], provenance):
+                log.info("%s is there already and was made in this way", path)
+                return codebook
+            log.info("%s was made in another way; fitting a new one", path)
+    features = _fit_sample(source, utterances, hours, config)
+    log.info("fitting k=%d, pca=%s on %d frames of %d dimensions", config.k, config.pca, *features.shape)
+    codebook = Codebook.fit(
+        features,
+        config.k,
+        pca=config.pca,
+        whiten=config.whiten,
+        seed=config.seed,
+        provenance=provenance,
+    )
+    codebook.save(path)
+    log.info(
+        "codebook: k=%d, pca_dim=%s, explained variance %.4f, inertia %.5g of variance %.5g, %d clusters in use",
+        codebook.k,
+        codebook.pca_dim,
+        codebook.explained_variance,
+        codebook.inertia,
+        codebook.facts["variance"],
+        codebook.facts["clusters_in_use"],
+    )
+    return codebook
+
+
+def _same(made: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Equal but for `source`: a model directory may move, its hash says which one it is."""
+    return {**made, "source": None} == {**wanted, "source": None}
+
+
+def _fit_sample(source: Source, utterances: Sequence[Utterance], hours: float, config: TargetConfig) -> np.ndarray:
+    """Features (N, D) of random utterances of at most `hours` in all (at least one), thinned to FIT_BYTES."""
+    if hours <= 0:
+        raise UnitsError(f"fit_hours={hours} must be positive")
+    room = hours * 3600 * SAMPLE_RATE
+    chosen: list[Utterance] = []
+    for i in np.random.default_rng([config.seed, 0]).permutation(len(utterances)):
+        room -= utterances[i].samples
+        if room < 0 and chosen:
+            break
+        chosen.append(utterances[i])
+    chosen.sort(key=lambda u: u.utt_id)
+    share = min(1.0, FIT_BYTES / (4 * source.dim * sum(frame_count(u.samples) for u in chosen)))
+    kept = [max(1, int(share * frame_count(u.samples))) for u in chosen]
+    features = np.empty((sum(kept), source.dim), np.float32)
+    filled = 0
+    bad: dict[str, str] = {}
+    rng = np.random.default_rng([config.seed, 1])
+    with progress("features for k-means", chosen) as bar:
+        for batch, frames in feature_batches(source, chosen, config.batch_seconds, bad):
+            for x in frames:
+                if share < 1:
+                    keep = max(1, int(share * len(x)))
+                    x = x[np.sort(rng.choice(len(x), keep, replace=False))]
+                features[filled : filled + len(x)] = x.cpu().numpy()
+                filled += len(x)
+            bar.update(seconds(batch))
+    tally = BadFileTally(len(chosen))
+    for utterance in chosen:
+        if utterance.utt_id in bad:
+            tally.skip(utterance.audio, f"utterance {utterance.utt_id}: {bad[utterance.utt_id]}")
+    tally.check()
+    return features[:filled]
+
+
+def _is_finished(out_dir: Path, split: str, info: UnitsInfo, data_sha256: str) -> bool:
+    """Whether an earlier run left the very units that are asked for."""
+    if not (out_dir / f"{split}.json").is_file():
+        return False
+    try:
+        units = Units.open(out_dir, split)
+    except ValueError as error:
+        log.warning("%s; labelling again", error)
+        return False
+    if _same(asdict(units.info), asdict(info)) and units.data_sha256 == data_sha256:
+        log.info("%s is complete already", units)
+        return True
+    log.info("%s was made in another way; labelling again", units)
+    return False
+
+
+def _describe(units: Units, too_short: int) -> SplitReport:
+    counts = units.histogram()
+    shares = counts[counts > 0] / counts.sum()
+    entropy = float(-(shares * np.log2(shares)).sum())
+    report = SplitReport(
+        utterances=len(units),
+        too_short=too_short,
+        unreadable=len(units.left_out) - too_short,
+        frames=int(counts.sum()),
+        hours=round(int(counts.sum()) / FRAME_RATE / 3600, 4),
+        clusters_in_use=int((counts > 0).sum()),
+        entropy=round(entropy, 4),
+        perplexity=round(2**entropy, 2),
+    )
+    log.info(
+        "%s: %d utterances, %.3f h, %d of %d clusters in use, perplexity %.1f",
+        units,
+        report.utterances,
+        report.hours,
+        report.clusters_in_use,
+        units.info.k,
+        report.perplexity,
+    )
+    return report
