@@ -1,4 +1,4 @@
-"""What goes in: audio reading, Kaldi data directories, Arabic text, one module per public corpus, and synthetic speech.
+"""What goes in: audio, Kaldi data directories, Arabic text, one module per public corpus, and synthetic speech.
 
 Nothing here imports torch, S3PRL or ESPnet.
 """

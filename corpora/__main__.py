@@ -22,7 +22,6 @@ from typing import NoReturn
 
 from corpora import arabic_speech_commands, baved, download, everyayah, free_spoken_digits, open_arabic
 from corpora.datadir import validate_datadir
-from corpora.files import TooManyBadFiles
 from corpora.ingest import CorpusError
 
 PREPARERS = {module.NAME: module for module in (arabic_speech_commands, baved, everyayah, free_spoken_digits)}
@@ -46,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
-    except (ValueError, OSError, TooManyBadFiles, download.DownloadError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # all errors of this package are among these
         print(f"corpora: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -113,7 +112,7 @@ def _prepare(name: str, arguments: list[str]) -> int:
 
 def _folder(name: str, value: str) -> Path:
     """The folder of a corpus, fetched first where the value says so."""
-    return download.DOWNLOADS[name](Path(DOWNLOADS)) if value == DOWNLOADS else Path(value)
+    return download.DOWNLOADS[name](Path(DOWNLOADS)) if value == DOWNLOADS else Path(value).expanduser()
 
 
 def _validate(arguments: list[str]) -> int:

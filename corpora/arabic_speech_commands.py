@@ -92,17 +92,20 @@ def prepare(
 ) -> None:
     """Write `<out_dir>/{train,dev,test}`: strings of 1-5 keywords of one speaker, split as published.
 
+    A split whose list names no recording, as in a part of the corpus, is not written.
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad recordings.
     """
     words, tally = read_words(corpus_dir, out_dir / "audio" / NAME, jobs=jobs, text_profile=text_profile)
-    for split, own in words.items():
+    splits = {split: own for split, own in words.items() if own}
+    for split, own in splits.items():
         strings = plan_strings(own, sizes=WORDS_PER_STRING, passes=PASSES[split], seed=seed, tag="k")
         utterances = render_strings(
             strings, out_dir / "audio" / f"keywords_{split}", jobs=jobs, language="ar"
         )
         write_datadir(out_dir / split, utterances)
         write_sources(out_dir / split, string_sources(strings, NAME))
-    check_isolation([out_dir / "train"], [out_dir / "dev", out_dir / "test"])
+    if "train" in splits:
+        check_isolation([out_dir / "train"], [out_dir / split for split in splits if split != "train"])
     tally.write(out_dir / "skipped.tsv")
 
 
@@ -111,7 +114,10 @@ def check_layout(corpus_dir: Path) -> int:
     missing = [name for name in SPLITS.values() if not (corpus_dir / name).is_file()]
     if missing or not (corpus_dir / "dataset").is_dir():
         raise corpus_error(corpus_dir, VARIABLE, EXPECTED)
-    return sum(len(_read_csv(corpus_dir / name)) for name in SPLITS.values())
+    total = sum(len(_read_csv(corpus_dir / name)) for name in SPLITS.values())
+    if not total:
+        raise CorpusError(f"{corpus_dir}: {', '.join(SPLITS.values())} name no recording")
+    return total
 
 
 def read_keywords(corpus_dir: Path) -> dict[str, str]:

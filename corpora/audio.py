@@ -17,6 +17,7 @@ SAMPLE_RATE = 16000
 
 # Programs that write to a pipe cannot know the length beforehand and leave a placeholder of about 2 or 4 GiB.
 _UNKNOWN_RIFF_SIZE = 0x7FFFF000
+_LONGEST_OGG_PAGE = 27 + 255 + 255 * 255
 
 
 class AudioError(ValueError):
@@ -114,9 +115,12 @@ def _open(path: Path) -> soundfile.SoundFile:
         raise AudioError(f"{path}: no such file")
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: the file is empty (0 bytes)")
-    _refuse_truncated_wav(path)
     try:
+        _refuse_truncated_wav(path)
+        _refuse_truncated_ogg(path)
         return soundfile.SoundFile(path)
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be opened ({error.strerror or error})") from error
     except (soundfile.LibsndfileError, TypeError) as error:
         # TypeError: a suffix such as .raw makes soundfile ask for a rate
         reason = getattr(error, "error_string", str(error))
@@ -135,12 +139,24 @@ def _refuse_truncated_wav(path: Path) -> None:
             begin = file.tell()
             if name == b"data":
                 if length < _UNKNOWN_RIFF_SIZE and begin + length > size:
-                    raise AudioError(
-                        f"{path}: truncated, {size - begin} of {length} bytes of samples are there"
-                    )
+                    raise AudioError(f"{path}: truncated, {size - begin} of {length} bytes of samples are there")
                 return
             file.seek(begin + length + (length & 1))
     raise AudioError(f"{path}: truncated, the header has no samples after it")
+
+
+def _refuse_truncated_ogg(path: Path) -> None:
+    """The same for Ogg (Vorbis, Opus): its last page must be complete."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        if file.read(4) != b"OggS":
+            return
+        file.seek(max(0, size - _LONGEST_OGG_PAGE))
+        tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    lengths = page[27 : 27 + page[26]] if len(page) > 26 else b""
+    if len(page) < 27 or len(lengths) < page[26] or len(page) < 27 + len(lengths) + sum(lengths):
+        raise AudioError(f"{path}: truncated, its last page is not complete")
 
 
 def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None) -> np.ndarray:
@@ -156,9 +172,7 @@ def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None) ->
             file.seek(start)
         samples = file.read(stop - start, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"{path}: cannot be decoded, probably truncated ({error.error_string.strip()})"
-        ) from error
+        raise AudioError(f"{path}: cannot be decoded, probably truncated ({error.error_string.strip()})") from error
     if len(samples) != stop - start:
         raise AudioError(f"{path}: truncated, {len(samples)} of {stop - start} samples are there")
     if not np.isfinite(samples).all():

@@ -86,7 +86,8 @@ def read_clips(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[lis
         number, word, emotion, record = (_field(source, name) for name in ("speaker", "word", "emotion", "record"))
         utt_id = f"{speaker}-{number:03d}-w{word}-e{emotion}-r{record:04d}"
         if utt_id in clips:
-            tally.skip(corpus_dir / source, f"same speaker, word, emotion and record as {clips[utt_id].recording.source}")
+            other = clips[utt_id].recording.source
+            tally.skip(corpus_dir / source, f"same speaker, word, emotion and record as {other}")
             continue
         clips[utt_id] = Clip(utt_id, speaker, EMOTIONS[emotion], recordings[source])
     repeated = len(recordings) - len(by_audio)

@@ -13,13 +13,13 @@ Relative paths in wav.scp count from the folder where commands run, as in Kaldi 
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from corpora.audio import SAMPLE_RATE, AudioError, audio_info
 from corpora.files import atomic_dir
+from corpora.tables import Table, check_line, compare_ids, read_table
 
 _LABEL_FILES = {"text": "text", "utt2lang": "language", "utt2dialect": "dialect", "utt2emotion": "emotion"}
 
@@ -56,11 +56,14 @@ def write_datadir(path: Path, utterances: Iterable[Utterance]) -> None:
     path = Path(path)
     ordered = sorted(utterances, key=lambda utterance: utterance.utt_id)
     tables = _tables(path, ordered)
-    problems = _check_ids(path, {u.utt_id: u.speaker for u in ordered})
+    spk = path / "utt2spk"
+    problems = _check_ids((f"{spk}:{n}", u.utt_id, u.speaker) for n, u in enumerate(ordered, start=1))
     for name, rows in tables.items():
         for number, (key, value) in enumerate(rows, start=1):
-            problems += _check_line(f"{path / name}:{number}", f"{key} {value}")
+            problems += check_line(f"{path / name}:{number}", f"{key} {value}")
     _raise_first(problems)
+    if path.is_dir() and any(path.iterdir()) and not (path / "utt2spk").exists():
+        raise DataDirError(f"{path} holds files and is no data directory (no utt2spk): not replaced; remove it first")
     with atomic_dir(path) as temporary:
         for name, rows in tables.items():
             content = "".join(f"{key} {value}\n" for key, value in rows)
@@ -84,11 +87,7 @@ def validate_datadir(path: Path) -> list[str]:
 
 def _raise_first(problems: list[str]) -> None:
     if problems:
-        more = (
-            f" (and {len(problems) - 1} more; `python -m corpora validate` lists them)"
-            if len(problems) > 1
-            else ""
-        )
+        more = f" (and {len(problems) - 1} more; `python -m corpora validate` lists them)" if len(problems) > 1 else ""
         raise DataDirError(problems[0] + more)
 
 
@@ -128,12 +127,11 @@ def _tables(path: Path, ordered: list[Utterance]) -> dict[str, list[tuple[str, s
             raise DataDirError(
                 f"{path / name}: {len(missing)} of {len(rows)} utterances have no {field}, as {missing[0]}"
             )
+        rows = [(utt_id, value.strip(" ")) for utt_id, value in rows]
         for utt_id, value in rows:
-            if not value.strip():
-                raise DataDirError(
-                    f"{path / name}: empty {'transcript' if name == 'text' else field} of {utt_id}"
-                )
-            if name != "text" and len(value.split()) != 1:
+            if not value:
+                raise DataDirError(f"{path / name}: empty {'transcript' if name == 'text' else field} of {utt_id}")
+            if name != "text" and " " in value:
                 raise DataDirError(f"{path / name}: {field} {value!r} of {utt_id} is not one word")
         tables[name] = rows
     tables["utt2dur"] = [(u.utt_id, _seconds(u.samples)) for u in ordered]
@@ -183,32 +181,13 @@ def _segment_entry(utterance: Utterance, recording: str) -> str:
     return f"{recording} {_seconds(start)} {_seconds(start + utterance.samples)}"
 
 
-def _check_line(where: str, line: str) -> list[str]:
-    """Name the first character that the form forbids: controls, invisible format marks, white space but U+0020."""
-    if line.isascii() and line.isprintable():
-        return []
-    for column, character in enumerate(line, start=1):
-        category = unicodedata.category(character)
-        if category in ("Cc", "Cf", "Cs", "Zl", "Zp") or (category == "Zs" and character != " "):
-            name = unicodedata.name(
-                character, {"\r": "CARRIAGE RETURN", "\t": "TAB"}.get(character, "control character")
-            )
-            return [
-                f"{where}: forbidden character U+{ord(character):04X} ({name}) in column {column}; remove it"
-            ]
-    return []
-
-
-def _check_ids(path: Path, speakers: Mapping[str, str]) -> list[str]:
-    """Ids in the order of `speakers`: no white space, speaker id first, speakers in order too."""
+def _check_ids(entries: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Entries (place, utterance, speaker): one word each, speaker id first, in the order of speakers too."""
     problems = []
     previous = ""
-    for number, (utt_id, speaker) in enumerate(speakers.items(), start=1):
-        where = f"{path / 'utt2spk'}:{number}"
-        if not utt_id or not speaker or len(utt_id.split()) != 1 or len(speaker.split()) != 1:
-            problems.append(
-                f"{where}: utterance id {utt_id!r} and speaker id {speaker!r} must be one word each"
-            )
+    for where, utt_id, speaker in entries:
+        if len(utt_id.split(" ")) != 1 or len(speaker.split(" ")) != 1 or not utt_id or not speaker:
+            problems.append(f"{where}: utterance id {utt_id!r} and speaker id {speaker!r} must be one word each")
             continue
         if not utt_id.startswith(speaker):
             problems.append(f"{where}: utterance id {utt_id} does not start with its speaker id {speaker}")
@@ -225,28 +204,26 @@ def _load(path: Path) -> tuple[list[Utterance], list[str]]:
     if not path.is_dir():
         return [], [f"{path}: no such data directory"]
     problems: list[str] = []
-    speakers = _read_table(path / "utt2spk", problems)
-    scp = _read_table(path / "wav.scp", problems)
-    spk2utt = _read_table(path / "spk2utt", problems)
+    speakers = read_table(path / "utt2spk", problems)
+    scp = read_table(path / "wav.scp", problems)
+    spk2utt = read_table(path / "spk2utt", problems)
     if problems and not (speakers and scp):
         return [], problems
-    problems += _check_ids(path, speakers)
+    problems += _check_ids((speakers.where(utt_id), utt_id, speaker) for utt_id, speaker in speakers.items())
     inverse: dict[str, list[str]] = {}
     for utt_id, speaker in speakers.items():
         inverse.setdefault(speaker, []).append(utt_id)
     for speaker in sorted(inverse.keys() | spk2utt.keys()):
         if spk2utt.get(speaker, "").split() != inverse.get(speaker, []):
-            problems.append(
-                f"{path / 'spk2utt'}: speaker {speaker} does not have the utterances that utt2spk gives"
-            )
+            problems.append(f"{path / 'spk2utt'}: speaker {speaker} does not have the utterances that utt2spk gives")
 
     labels = {}
     for name, field in _LABEL_FILES.items():
         if (path / name).exists():
             what = "transcript" if name == "text" else field
-            labels[field] = _read_table(path / name, problems, what, one_word=name != "text")
-            problems += _compare_ids(path / name, labels[field], speakers)
-    _check_audio(path / "wav.scp", scp, problems)
+            labels[field] = read_table(path / name, problems, what, one_word=name != "text")
+            problems += compare_ids(labels[field], speakers)
+    problems += _check_audio(scp)
     if problems:
         return [], problems
 
@@ -272,113 +249,49 @@ def _load(path: Path) -> tuple[list[Utterance], list[str]]:
     return utterances, problems
 
 
-def _read_table(
-    file: Path, problems: list[str], what: str = "value", *, one_word: bool = False
-) -> dict[str, str]:
-    """Read 'id value' lines, appending what is wrong to `problems`."""
-    try:
-        content = file.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        problems.append(f"{file}: no such file")
-        return {}
-    except UnicodeDecodeError as error:
-        line = file.read_bytes()[: error.start].count(b"\n") + 1
-        problems.append(f"{file}:{line}: not UTF-8 (byte 0x{error.object[error.start]:02X})")
-        return {}
-    lines = content.split("\n")
-    if lines.pop() != "":
-        problems.append(f"{file}: the last line does not end with a line feed; the file may be cut off")
-        return {}
-    if not lines:
-        problems.append(f"{file}: empty file")
-    table: dict[str, str] = {}
-    previous = ""
-    for number, line in enumerate(lines, start=1):
-        where = f"{file}:{number}"
-        wrong = _check_line(where, line)
-        if wrong:
-            problems += wrong
-            continue
-        key, _, value = line.partition(" ")
-        if not key:
-            problems.append(f"{where}: no id at the start of the line")
-        elif not value.strip():
-            problems.append(f"{where}: empty {what} of {key}")
-        elif one_word and len(value.split()) != 1:
-            problems.append(f"{where}: {what} {value!r} of {key} is not one word")
-        elif key in table:
-            problems.append(f"{where}: id {key} is there twice")
-        elif key < previous:
-            problems.append(f"{where}: id {key} comes after {previous}; sort bytewise (LC_ALL=C sort)")
-        table.setdefault(key, value.strip(" "))
-        previous = max(previous, key)
-    return table
-
-
-def _compare_ids(file: Path, table: Mapping[str, object], expected: Mapping[str, object]) -> list[str]:
-    missing = sorted(expected.keys() - table.keys())
-    extra = sorted(table.keys() - expected.keys())
+def _check_audio(scp: Table) -> list[str]:
     problems = []
-    if missing:
-        problems.append(f"{file}: {len(missing)} utterances of utt2spk are missing, as {missing[0]}")
-    if extra:
-        problems.append(f"{file}: {len(extra)} ids are not in utt2spk, as {extra[0]}")
+    for key, entry in scp.items():
+        if entry.endswith("|") or entry.startswith("|"):
+            problems.append(f"{scp.where(key)}: {key} is a command, not a file; pipes are refused, write audio files")
+        elif not Path(entry).is_file():
+            hint = "" if Path(entry).is_absolute() else f" (relative paths count from the current folder, {Path.cwd()})"
+            problems.append(f"{scp.where(key)}: audio of {key} is missing: {entry}{hint}")
     return problems
 
 
-def _check_audio(file: Path, scp: Mapping[str, str], problems: list[str]) -> None:
-    for number, (key, entry) in enumerate(scp.items(), start=1):
-        if entry.endswith("|") or entry.startswith("|"):
-            problems.append(
-                f"{file}:{number}: {key} is a command, not a file; pipes are refused, write the audio to files"
-            )
-        elif not Path(entry).is_file():
-            hint = (
-                ""
-                if Path(entry).is_absolute()
-                else f" (relative paths count from the current folder, {Path.cwd()})"
-            )
-            problems.append(f"{file}:{number}: audio of {key} is missing: {entry}{hint}")
-
-
 def _spans(
-    path: Path, speakers: Mapping[str, str], scp: Mapping[str, str], problems: list[str]
+    path: Path, speakers: Table, scp: Table, problems: list[str]
 ) -> dict[str, tuple[str, int | None, int | None]]:
     """Recording id, first and last sample of every utterance (None: the whole file)."""
     file = path / "segments"
     if not file.exists():
-        problems += _compare_ids(path / "wav.scp", scp, speakers)
+        problems += compare_ids(scp, speakers)
         return {utt_id: (utt_id, None, None) for utt_id in speakers}
     spans: dict[str, tuple[str, int | None, int | None]] = {}
-    table = _read_table(file, problems)
-    problems += _compare_ids(file, table, speakers)
-    for number, (utt_id, entry) in enumerate(table.items(), start=1):
+    table = read_table(file, problems)
+    problems += compare_ids(table, speakers)
+    for utt_id, entry in table.items():
         fields = entry.split()
         try:
-            recording, start, end = (
-                fields[0],
-                round(float(fields[1]) * SAMPLE_RATE),
-                round(float(fields[2]) * SAMPLE_RATE),
-            )
-        except (IndexError, ValueError, OverflowError):
+            recording, start, end = fields[0], *(round(float(field) * SAMPLE_RATE) for field in fields[1:])
+        except (ValueError, OverflowError):
             problems.append(
-                f"{file}:{number}: expected 'utterance recording start end', found {utt_id + ' ' + entry!r}"
+                f"{table.where(utt_id)}: expected 'utterance recording start end', found {utt_id + ' ' + entry!r}"
             )
             continue
         if recording not in scp:
-            problems.append(f"{file}:{number}: recording {recording} is not in wav.scp")
+            problems.append(f"{table.where(utt_id)}: recording {recording} is not in wav.scp")
         elif not 0 <= start < end:
-            problems.append(
-                f"{file}:{number}: segment {utt_id} from {fields[1]} to {fields[2]} s holds no audio"
-            )
+            problems.append(f"{table.where(utt_id)}: segment {utt_id} from {fields[1]} to {fields[2]} s holds no audio")
         spans[utt_id] = (recording, start, end)
     return spans
 
 
 def _lengths(
     path: Path,
-    speakers: Mapping[str, str],
-    scp: Mapping[str, str],
+    speakers: Table,
+    scp: Table,
     spans: Mapping[str, tuple[str, int | None, int | None]],
     problems: list[str],
 ) -> dict[str, int]:
@@ -388,16 +301,16 @@ def _lengths(
     file = path / "utt2num_samples"
     lengths: dict[str, int] = {}
     if file.exists():
-        table = _read_table(file, problems, one_word=True)
-        problems += _compare_ids(file, table, speakers)
-        for number, (utt_id, value) in enumerate(table.items(), start=1):
+        table = read_table(file, problems, one_word=True)
+        problems += compare_ids(table, speakers)
+        for utt_id, value in table.items():
             if not value.isdecimal() or int(value) == 0:
-                problems.append(f"{file}:{number}: {value!r} is not a number of samples")
+                problems.append(f"{table.where(utt_id)}: {value!r} is not a number of samples")
                 continue
             lengths[utt_id] = int(value)
             _, start, end = spans.get(utt_id, ("", None, None))
             if start is not None and end is not None and abs(end - start - lengths[utt_id]) > 1:
-                problems.append(f"{file}:{number}: {value} samples, but segments gives {end - start}")
+                problems.append(f"{table.where(utt_id)}: {value} samples, but segments gives {end - start}")
         return lengths
     for utt_id in speakers:
         recording, start, end = spans[utt_id]
@@ -407,11 +320,11 @@ def _lengths(
         try:
             info = audio_info(Path(scp[recording]))
         except AudioError as error:
-            problems.append(f"{path / 'wav.scp'}: {error}")
+            problems.append(f"{scp.where(recording)}: {error}")
             continue
         if info.sample_rate != SAMPLE_RATE or info.channels != 1 or info.samples == 0:
             problems.append(
-                f"{path / 'wav.scp'}: {scp[recording]} has {info.samples} samples, {info.sample_rate} Hz, "
+                f"{scp.where(recording)}: {scp[recording]} has {info.samples} samples, {info.sample_rate} Hz, "
                 f"{info.channels} channels; expected {SAMPLE_RATE} Hz mono"
             )
         lengths[utt_id] = info.samples

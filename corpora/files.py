@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import uuid
@@ -22,20 +23,18 @@ class TooManyBadFiles(RuntimeError):
 
 
 def _temporary_name(path: Path) -> Path:
-    # Host and process id let a later run recognise what a killed one left behind.
-    return path.with_name(
-        f".{path.stem}.tmp-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{path.suffix}"
-    )
+    # Process id and host let a later run recognise what a killed one left behind.
+    mark = f"{os.getpid()}-{uuid.uuid4().hex[:8]}-{socket.gethostname()}"
+    return path.with_name(f".{path.stem}.tmp-{mark}{path.suffix}")
 
 
 def _remove_leftovers(path: Path) -> None:
     """Delete temporary folders for `path` whose process on this host is gone (killed before it could clean up)."""
-    prefix = f".{path.stem}.tmp-{socket.gethostname()}-"
+    mark = re.escape(f".{path.stem}.tmp-"), re.escape(f"-{socket.gethostname()}{path.suffix}")
+    pattern = re.compile(rf"{mark[0]}(\d+)-[0-9a-f]{{8}}{mark[1]}")
     for entry in path.parent.iterdir():
-        if not entry.name.startswith(prefix) or entry.suffix != path.suffix:
-            continue
-        pid = entry.name[len(prefix) :].split("-")[0]
-        if pid.isdigit() and not _is_running(int(pid)):
+        match = pattern.fullmatch(entry.name)
+        if match and not _is_running(int(match[1])):
             shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -128,9 +127,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}: not valid JSON, line {error.lineno} column {error.colno}: {error.msg}"
-        ) from error
+        raise ValueError(f"{path}: not valid JSON, line {error.lineno} column {error.colno}: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from error
 
@@ -166,7 +163,7 @@ def tree_fingerprint(folder: Path) -> str:
 class BadFileTally:
     """Counts files of a set that had to be left out, and stops the stage when they are too many.
 
-    A single bad file never stops a set of two or more. From two on, or when every file is bad, a share above `limit` does.
+    A share above `limit` does so, but a single bad file only where it is the only file.
     """
 
     def __init__(self, total: int, limit: float = 0.05):
@@ -186,8 +183,8 @@ class BadFileTally:
         if count and (too_many or count >= self.total):
             path, reason = self.skipped[0]
             raise TooManyBadFiles(
-                f"{count} of {self.total} files cannot be used (limit {self.limit:.0%}); the first is {path}: {reason}. "
-                "Check that the corpus is complete, or repair or remove these files."
+                f"{count} of {self.total} files cannot be used (limit {self.limit:.0%}); "
+                f"the first is {path}: {reason}. Check that the corpus is complete, or repair or remove these files."
             )
         if count:
             logger.warning("left out %d of %d files", count, self.total)

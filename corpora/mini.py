@@ -88,14 +88,10 @@ def prepare(out_dir: Path, *, seed: int = 0, scale: float = 1.0, jobs: int = 1) 
         audio_dir = out_dir / "audio" / name
         _speak(audio_dir, splits, jobs)
         for split, planned in splits.items():
-            utterances = [
-                _utterance(item, audio_dir, None if name == "ssl" else item.text) for item in planned
-            ]
+            utterances = [_utterance(item, audio_dir, None if name == "ssl" else item.text) for item in planned]
             minutes = sum(utterance.samples for utterance in utterances) / SAMPLE_RATE / 60
             speakers = len({utterance.speaker for utterance in utterances})
-            _log.info(
-                "%s/%s: %d utterances, %d speakers, %.1f min", name, split, len(utterances), speakers, minutes
-            )
+            _log.info("%s/%s: %d utterances, %d speakers, %.1f min", name, split, len(utterances), speakers, minutes)
             if not _is_written(out_dir / name / split, utterances):
                 write_datadir(out_dir / name / split, utterances)
 
@@ -259,9 +255,7 @@ def _draw_other(held_out: set[str], sentence: Callable[..., str], *arguments: ob
 def _speak(audio_dir: Path, splits: dict[str, list[Planned]], jobs: int) -> None:
     """Make the audio of a set, unless what is there was made by the same plan and is complete."""
     requests = [item.request for planned in splits.values() for item in planned]
-    fingerprint = sha256_json(
-        [asdict(replace(request, path=request.path.as_posix())) for request in requests]
-    )
+    fingerprint = sha256_json([asdict(replace(request, path=request.path.as_posix())) for request in requests])
     record = audio_dir / "plan.json"
     if record.is_file() and read_json(record) == {"sha256": fingerprint}:
         if all((audio_dir / request.path).is_file() for request in requests):

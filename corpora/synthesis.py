@@ -40,8 +40,8 @@ _SUN_LETTER = re.compile("(\\bال.)\u0651")
 _DOUBLED = re.compile("(.)\u0651")
 
 _LANGUAGES = {
-    "ar": "language ar\nphonemes ar\nstressRule 4\n",
-    "en": "language en\ntunes s1 c1 q1 e1\n",
+    "ar": ("language ar", "phonemes ar", "stressRule 4"),
+    "en": ("language en", "tunes s1 c1 q1 e1"),
 }
 
 
@@ -216,9 +216,7 @@ class Espeak:
             self._library = ctypes.CDLL(espeakng_loader.get_library_path())
             data = Path(espeakng_loader.get_data_path())
         except (ImportError, OSError) as error:
-            raise SynthesisError(
-                f"eSpeak NG cannot be loaded ({error}): pip install espeakng-loader"
-            ) from error
+            raise SynthesisError(f"eSpeak NG cannot be loaded ({error}): pip install espeakng-loader") from error
         if not Path("espeak-ng-data").exists():
             Path("espeak-ng-data").symlink_to(data, target_is_directory=True)
         self.sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, b".", 0)
@@ -227,9 +225,7 @@ class Espeak:
         self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         self._library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
         self._blocks: list[np.ndarray] = []
-        signature = ctypes.CFUNCTYPE(
-            ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
-        )
+        signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
         self._callback = signature(self._collect)  # kept: the library holds only a pointer to it
         self._library.espeak_SetSynthCallback(self._callback)
 
@@ -269,9 +265,10 @@ class Espeak:
         encoded = text.encode("utf-8")
         status = self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, flags, None, None)
         self._library.espeak_Synchronize()
-        if status != 0 or not self._blocks:
+        samples = np.concatenate([*self._blocks, np.zeros(1, np.int16)]).astype(np.float32) / 32768.0
+        if status != 0 or np.abs(samples).max() < 0.01:
             raise SynthesisError(f"eSpeak NG says nothing for {text!r} (status {status})")
-        return np.concatenate(self._blocks).astype(np.float32) / 32768.0
+        return samples
 
 
 def spelling(text: str) -> str:
@@ -289,7 +286,9 @@ def _voice_file(voice: Voice, prosody: Prosody) -> str:
         raise SynthesisError(f"language {voice.language!r} is not one of {', '.join(_LANGUAGES)}")
     shift = 2.0 ** (prosody.pitch / 12.0)
     lines = [
-        f"name {voice.language}\n{_LANGUAGES[voice.language]}pitch {voice.pitch_hz * shift:.0f} {voice.top_hz * shift:.0f}",
+        f"name {voice.language}",
+        *_LANGUAGES[voice.language],
+        f"pitch {voice.pitch_hz * shift:.0f} {voice.top_hz * shift:.0f}",
         f"flutter {voice.flutter}",
     ]
     lines += [f"formant {number} {scale} 100 100" for number, scale in enumerate(voice.formants, start=1)]

@@ -13,9 +13,7 @@ from collections.abc import Callable
 # fatha, damma, kasra, their tanwin, shadda, sukun
 _VOWEL_MARKS = re.compile("[\u064b-\u0652]")
 # everything that is written above or below a letter, Quranic marks and the small letters among them
-_ALL_MARKS = re.compile(
-    "[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u08d3-\u08ff]"
-)
+_ALL_MARKS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u08d3-\u08ff]")
 _QURAN_MARKS = re.compile("[\u0610-\u061a\u0653-\u065f\u0670\u06d6-\u06ed\u08d3-\u08ff]")
 _TATWEEL = "\u0640"
 # In Quran spelling a hamza may sit above a tatweel (with vowel marks between the two) where others write a ya.
@@ -32,9 +30,7 @@ _MGB_WORDS = {
     "تمان": "ثمان",
     "تمانيه": "ثمانيه",
 }
-_LEADERBOARD_LETTERS = str.maketrans(
-    {"پ": "ب", "ڤ": "ف", "آ": "ا", "أ": "ا", "إ": "ا", "ؤ": "و", "ئ": "ي", "ء": ""}
-)
+_LEADERBOARD_LETTERS = str.maketrans({"پ": "ب", "ڤ": "ف", "آ": "ا", "أ": "ا", "إ": "ا", "ؤ": "و", "ئ": "ي", "ء": ""})
 _LEADERBOARD_PUNCTUATION = str.maketrans("", "", "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~،؛؟")
 
 _BUCKWALTER = dict(
@@ -81,7 +77,8 @@ def normalise(text: str, profile: str, *, quran: bool = False) -> str:
     Universal Arabic ASR): no punctuation, vowel marks or hamza, alef unified, ASCII digits. "artst": no diacritics,
     punctuation or symbols but @ and %, ASCII digits, lower case.
 
-    quran: first bring Quran spelling nearer to the usual one (see `from_quran`). Raises ValueError for an unknown profile.
+    quran: first bring Quran spelling nearer to the usual one, as `from_quran` does. Raises ValueError for an unknown
+    profile.
     """
     if profile not in PROFILES:
         raise ValueError(f"text profile {profile!r} is not one of {', '.join(PROFILES)}")

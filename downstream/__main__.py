@@ -1,6 +1,6 @@
 """Compare upstreams on the three tasks, and report.
 
-    python -m downstream benchmark --recipe mini --data data/mini --exp exp/mini --upstreams fbank,harness_l --tasks asr,ser,did
+    python -m downstream benchmark --recipe mini --data data/mini --exp exp/mini --upstreams fbank,harness_l
     python -m downstream report --recipe mini --exp exp/mini
 """
 
@@ -88,7 +88,7 @@ def _parser() -> _Parser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     grid.add_argument("--recipe", required=True, help="name in the table")
-    grid.add_argument("--data", type=Path, required=True, help="folder with <task>/{train,dev,test*} or <task>/fold<k>/...")
+    grid.add_argument("--data", type=Path, required=True, help="holds <task>/{train,dev,test*} or <task>/fold<k>/...")
     grid.add_argument("--exp", type=Path, required=True, help="results.csv, probes/ and cache/ go here")
     grid.add_argument("--models", type=Path, default=None, help="folder of model directories (None: <exp>/models)")
     grid.add_argument("--upstreams", default=UPSTREAMS, help="comma-separated; fbank, a model directory, or name=path")

@@ -4,8 +4,8 @@
                             info.json         layers, sizes, rate
 
 Two kinds. `pooled`: the mean over time of every layer, float32 (layers, width) an utterance; enough for heads that are
-linear before mean pooling, since the mean of W x + b is W mean(x) + b. `frames`: every frame, (layers, frames, width) an
-utterance, half precision times one scale a layer. Both over the lengths of S3PRL's own wrapper, through which all
+linear before mean pooling, since the mean of W x + b is W mean(x) + b. `frames`: every frame, (layers, frames, width)
+an utterance, half precision times one scale a layer. Both over the lengths of S3PRL's own wrapper, through which all
 features come. A shard is written whole or not at all; any of them may be deleted at any time and is made again.
 """
 
@@ -307,7 +307,7 @@ def _extract(
             passes.append([])
         passes[-1].append(row)
     for rows in passes:
-        for row, hidden in zip(rows, extractor([waves[row] for row in rows])):
+        for row, hidden in zip(rows, extractor([waves[row] for row in rows]), strict=True):
             expected = (extractor.info.layers, extractor.info.frames(len(waves[row])), extractor.info.width)
             if hidden.shape != expected:
                 raise CacheError(

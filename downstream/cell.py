@@ -99,7 +99,7 @@ def run_cell(
             save_model={},
             save_task={},
             build_optimizer={**conf["build_optimizer"], "conf": {**conf["build_optimizer"]["conf"], "lr": lr}},
-            build_scheduler={},
+            build_scheduler=_scheduler(conf, lr),
             evaluate={},
             train_dataset=train,
             train_batch_sampler=problem.sampler(train, conf["build_batch_sampler"], "train", seed),
@@ -145,6 +145,15 @@ def run_cell(
     _tidy(run_dir, trained)
     dev_values = {f"{lr:g}": value for lr, (value, _) in trained.items()}
     return Outcome(best, dev_values, predictions, time.monotonic() - begin)
+
+
+def _scheduler(conf: dict[str, Any], lr: float) -> dict[str, Any]:
+    """S3PRL's scheduler arguments; a cycle is told its peak and length, which the protocol holds elsewhere."""
+    scheduler = conf.get("build_scheduler") or {}
+    if scheduler.get("name") == "OneCycleLR":
+        cycle = {"max_lr": lr, "total_steps": conf["train"]["total_steps"]}
+        return {**scheduler, "conf": {**scheduler["conf"], **cycle}}
+    return scheduler
 
 
 def _save_head(

@@ -35,7 +35,7 @@ class ClassificationTask(UtteranceClassificationTask):
     def reduction(self, _mode: str, cached_results: list[dict], _dump_dir: str | None = None) -> dict[str, float]:
         results = self.parse_cached_results([{**r, "unique_name": list(r["unique_name"])} for r in cached_results])
         references, hypotheses = results["label"], results["prediction"]
-        self.predictions = list(zip(results["unique_name"], references, hypotheses))
+        self.predictions = list(zip(results["unique_name"], references, hypotheses, strict=True))
         values = {name: metrics.value(name, references, hypotheses) for name in ("accuracy", "ua", "macro_f1")}
         return {"loss": float(sum(results["loss"]) / len(results["loss"])), **values}
 

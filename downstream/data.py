@@ -6,12 +6,12 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir
-from corpora.files import BadFileTally, sha256_file, sha256_json
+from corpora.files import sha256_file, sha256_json
 from downstream.metrics import tidy
 from downstream.protocols import Protocol
 
@@ -100,7 +100,7 @@ def load_task(folder: Path, protocol: Protocol) -> TaskData:
 
 def ctc_frames_needed(text: str) -> int:
     """Least frames of a CTC path over the characters of `text` and S3PRL's <eos>: a blank parts equal ones."""
-    repeats = sum(a == b for a, b in zip(text, text[1:]))
+    repeats = sum(a == b for a, b in zip(text, text[1:], strict=False))
     return len(text) + 1 + repeats
 
 
@@ -110,7 +110,6 @@ def _items(folder: Path, protocol: Protocol) -> list[Item]:
     if not utterances:
         raise TaskDataError(f"{folder}: no utterances; {_make_it(folder.parent)}")
     items = []
-    tally = BadFileTally(len(utterances))
     for utterance in utterances:
         label = getattr(utterance, LABELS[task])
         if label is None:
@@ -121,11 +120,7 @@ def _items(folder: Path, protocol: Protocol) -> list[Item]:
                 f"{folder / LABEL_FILES[task]}: utterance {utterance.utt_id} has an empty label"
                 f"{f' in text profile {profile}' if profile else ''}; remove the utterance or give it one"
             )
-        try:
-            items.append(_item(utterance, label))
-        except FileNotFoundError:
-            tally.skip(utterance.audio, f"no such file (utterance {utterance.utt_id})")
-    tally.check()
+        items.append(_item(utterance, label))
     return items
 
 
@@ -145,7 +140,7 @@ def _item(utterance: Utterance, label: str) -> Item:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hash_of(path: Path, size: int, modified: int) -> str:
     return sha256_file(path)[:32]
 
@@ -173,7 +168,8 @@ def _long_enough(items: list[Item], protocol: Protocol, folder: Path) -> tuple[l
 
 def _alignable(items: list[Item], protocol: Protocol, folder: Path) -> tuple[list[Item], list[str]]:
     """Training items that CTC can align; with fewer frames than labels and repeats its loss is infinite."""
-    stride = protocol.config["total_rate"]
+    # The slowest rate that a head of this protocol sees, so that the same utterances are left out for all upstreams.
+    stride = protocol.config["problem"]["build_downstream"].get("total_rate") or 320
     bad = [i.utt_id for i in items if i.samples // stride < ctc_frames_needed(i.label)]
     if bad:
         logger.warning(

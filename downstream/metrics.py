@@ -68,12 +68,12 @@ def counts(
         from rapidfuzz.distance import Levenshtein
 
         words = metric == "wer"
-        pairs = [(r.split(), h.split()) if words else (r, h) for r, h in zip(references, hypotheses)]
+        pairs = [(r.split(), h.split()) if words else (r, h) for r, h in zip(references, hypotheses, strict=True)]
         return np.array([(Levenshtein.distance(r, h), len(r)) for r, h in pairs], dtype=np.float64)
     names = sorted({*references, *hypotheses}) if labels is None else list(labels)
     index = {label: number for number, label in enumerate(names)}
     rows = np.zeros((len(references), len(names) ** 2))
-    cells = [index[r] * len(names) + index[h] for r, h in zip(references, hypotheses)]
+    cells = [index[r] * len(names) + index[h] for r, h in zip(references, hypotheses, strict=True)]
     rows[np.arange(len(rows)), cells] = 1
     return rows
 

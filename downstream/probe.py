@@ -46,7 +46,7 @@ class UpstreamExtractor:
 
 def build_s3prl_upstream(build: dict[str, Any]) -> S3PRLUpstream:
     """S3PRL's wrapper around an entry of its hub; our names are registered first."""
-    if str(build["name"]).startswith("harness") or build["name"] == ENTRY:
+    if build["name"] == ENTRY:
         from upstream import register
 
         register("s3prl")
@@ -103,11 +103,6 @@ class CachedDataset:
     def __len__(self) -> int:
         return len(self.items)
 
-    @property
-    def lengths(self) -> list[int]:
-        """Frames of every item."""
-        return [self.features.info.frames(item.samples) for item in self.items]
-
     def __getitems__(self, rows: list[int]) -> dict[str, Any]:
         batch = default_collate_fn(
             [self.targets[row] | {"unique_name": self.items[row].utt_id} for row in rows]
@@ -125,23 +120,20 @@ class CachedDataset:
 
 
 class WaveDataset:
-    """Items as waveforms, for the upstream itself: S3PRL's own way, audio read at every use."""
+    """Items as waveforms, for the upstream itself: S3PRL's own way, audio read at every use.
+
+    A waveform longer than `max_secs` gives a random piece of that length.
+    """
 
     def __init__(
-        self, items: Sequence[Item], targets: Sequence[dict[str, Any]], stride: int, max_secs: float | None = None
+        self, items: Sequence[Item], targets: Sequence[dict[str, Any]], max_secs: float | None = None
     ):
         self.items = list(items)
         self.targets = list(targets)
-        self.stride = stride
         self.max_samples = None if max_secs is None else int(max_secs * SAMPLE_RATE)
 
     def __len__(self) -> int:
         return len(self.items)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Frames of every item."""
-        return [(item.samples - 1) // self.stride + 1 for item in self.items]
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         item = self.items[row]

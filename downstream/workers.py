@@ -6,17 +6,18 @@ import logging
 import multiprocessing
 import os
 import queue
+import shutil
 import subprocess
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corpora.files import atomic_dir, write_json, write_text
+from corpora.files import write_json, write_text
 from downstream import cache, metrics, results, stats
 from downstream.upstreams import Upstream
 
@@ -134,7 +135,12 @@ def _run_upstream(
 
     torch.set_num_threads(threads)
     device = _device(settings.device)
-    from downstream.probe import UpstreamExtractor
+    with _quiet():
+        from downstream.cell import problem_of
+        from downstream.probe import UpstreamExtractor
+
+        for task in {cell.task for cell in cells}:
+            problem_of(task)
 
     extractor: list[UpstreamExtractor] = []
 
@@ -177,6 +183,13 @@ def _run_upstream(
             tell(Event("rows", place, 1, rows))
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """S3PRL's import prints deprecations of others and failed downloads that nothing here needs."""
+    with open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
+        yield
+
+
 def _run_cell(
     upstream: Upstream, cell: Cell, settings: Settings, features: cache.Features | None, device: str
 ) -> list[dict[str, Any]]:
@@ -196,7 +209,7 @@ def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Any) -> l
     rows = []
     for split in cell.data.tests:
         own = [p for p in outcome.predictions if p.split == split]
-        speakers, references, hypotheses = zip(*((p.speaker, p.reference, p.hypothesis) for p in own))
+        speakers, references, hypotheses = zip(*((p.speaker, p.reference, p.hypothesis) for p in own), strict=True)
         for metric in config["metrics"]:
             scored = stats.score(metric, speakers, references, hypotheses)
             interval = stats.bootstrap_ci(scored, metric)
@@ -230,8 +243,6 @@ def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Any) -> l
 @contextmanager
 def _run_dir(cell: Cell, settings: Settings) -> Iterator[Path]:
     """An empty run directory with command and config, and a log that holds what is logged meanwhile."""
-    import shutil
-
     from omegaconf import OmegaConf
 
     folder = cell.run_dir

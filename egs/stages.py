@@ -338,7 +338,7 @@ def report(job: Job) -> None:
     left_out = {task: f"recipe {job.recipe.name} has no corpus for it" for task in absent}
     for name in LOCAL_UPSTREAMS:
         if name not in job.recipe.local_upstreams:
-            left_out[name] = f"no weights at hand; `{job.command} --{name} PATH` adds it"
+            left_out[name] = f"no weights at hand; `./run.sh --recipe {job.recipe.name} --{name} PATH` adds it"
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         build(job.exp, job.recipe.name, left_out=left_out, command=job.command)

@@ -23,6 +23,8 @@ from egs.stamps import Stamp, StampFolder, locked, why_incomplete
 
 log = logging.getLogger(__name__)
 
+# S3PRL calls what torchaudio 2.8 still has and deprecates, at every import and in every worker.
+QUIET = "ignore:torchaudio._backend:UserWarning"
 PROGRESS_EVERY = 30.0  # seconds between progress lines where the output is not a terminal
 
 
@@ -174,7 +176,12 @@ def _run(job: Job, this: Stage, command: list[str]) -> None:
     stem = logs / f"stage_{this.number:02d}"
     write_text(stem.with_suffix(".command"), f"{job.command} --stage {this.number} --stop_stage {this.number}\n")
     write_json(stem.with_suffix(".json"), this.settings(job))
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "COLUMNS": str(shutil.get_terminal_size().columns),
+        "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", QUIET),
+    }
     with (
         open(stem.with_suffix(".log"), "ab") as log_file,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process,

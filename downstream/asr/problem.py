@@ -16,6 +16,7 @@ from s3prl.task.speech2text_ctc_task import Speech2TextCTCTask
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from corpora.audio import SAMPLE_RATE
 from downstream import metrics
 from downstream.data import Item
 from downstream.probe import ProbeMixin
@@ -88,7 +89,7 @@ class CtcTask(Speech2TextCTCTask):
         best = logits.argmax(dim=2).cpu()
         skipped = (self.tokenizer.pad_idx, self.tokenizer.eos_idx, self.tokenizer.unk_idx)
         hypotheses = []
-        for row, length in zip(best, lengths.tolist()):
+        for row, length in zip(best, lengths.tolist(), strict=True):
             tokens = [t for t in row[:length].unique_consecutive().tolist() if t not in skipped]
             hypotheses.append(self.tokenizer.decode(tokens))
         return logits, hypotheses, lengths
@@ -100,16 +101,16 @@ class CtcTask(Speech2TextCTCTask):
             return logs
         references = results["label"]
         hypotheses = [" ".join(hypothesis.split()) for hypothesis in results["prediction"]]
-        self.predictions = list(zip(results["unique_name"], references, hypotheses))
+        self.predictions = list(zip(results["unique_name"], references, hypotheses, strict=True))
         return logs | {name: metrics.value(name, references, hypotheses) for name in self.log_metrics}
 
 
-class FrameBudgetSampler:
-    """Training batches of similar lengths whose padded frames stay within a budget, reshuffled every epoch."""
+class BudgetSampler:
+    """Batches of similar lengths whose padded audio stays within a budget; with a seed, reshuffled every epoch."""
 
-    def __init__(self, lengths: Sequence[int], max_frames: int, seed: int):
-        self.lengths = torch.tensor(list(lengths))
-        self.max_frames = max_frames
+    def __init__(self, samples: Sequence[int], max_seconds: float, seed: int | None):
+        self.samples = torch.tensor(list(samples))
+        self.budget = int(max_seconds * SAMPLE_RATE)
         self.seed = seed
         self.epoch = 0
 
@@ -117,19 +118,26 @@ class FrameBudgetSampler:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
+        if self.seed is None:
+            yield from self._cut(torch.argsort(self.samples, stable=True).tolist())
+            return
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         # Jitter of up to a tenth mixes the neighbours anew each epoch at little cost in padding.
-        jitter = 1 + 0.1 * torch.rand(len(self.lengths), generator=generator)
-        batches: list[list[int]] = []
-        longest = 0
-        for row in torch.argsort(self.lengths * jitter).tolist():
-            longest = max(longest, int(self.lengths[row]))
-            if not batches or longest * (len(batches[-1]) + 1) > self.max_frames:
-                batches.append([])
-                longest = int(self.lengths[row])
-            batches[-1].append(row)
+        jitter = 1 + 0.1 * torch.rand(len(self.samples), generator=generator)
+        batches = self._cut(torch.argsort(self.samples * jitter, stable=True).tolist())
         for number in torch.randperm(len(batches), generator=generator).tolist():
             yield batches[number]
+
+    def _cut(self, rows: list[int]) -> list[list[int]]:
+        batches: list[list[int]] = []
+        longest = 0
+        for row in rows:
+            longest = max(longest, int(self.samples[row]))
+            if not batches or longest * (len(batches[-1]) + 1) > self.budget:
+                batches.append([])
+                longest = int(self.samples[row])
+            batches[-1].append(row)
+        return batches
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -161,13 +169,13 @@ class SpeechRecognition(ProbeMixin, SuperbASR):
         return [{"labels": item.label, "class_ids": torch.tensor(encode(item.label))} for item in items]
 
     def sampler(self, dataset: Any, conf: dict[str, Any], mode: str, seed: int) -> Any:
-        """Training batches by `max_frames` (at `total_rate`-free upstream rate), or S3PRL's own buckets."""
+        """Batches of `max_seconds` of audio, or S3PRL's own where the protocol gives `batch_size`."""
         own = dict(conf.get(mode) or {})
+        samples = [item.samples for item in dataset.items]
+        if "max_seconds" in own:
+            return BudgetSampler(samples, own["max_seconds"], seed if mode == "train" else None)
         if mode == "train":
-            seconds = own.pop("max_seconds", None)
-            if seconds is not None:
-                return FrameBudgetSampler([i.samples for i in dataset.items], int(seconds * 16000), seed)
-            return SortedBucketingSampler([i.samples for i in dataset.items], seed=seed, **own)
+            return SortedBucketingSampler(samples, seed=seed, **own)
         return FixedBatchSizeBatchSampler(dataset, **own)
 
     def build_downstream(

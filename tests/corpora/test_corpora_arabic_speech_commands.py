@@ -61,6 +61,7 @@ def test_recordings_are_used_twice_in_train_and_once_in_dev_and_test(prepared, c
         uses = Counter(source for sources in _spoken(out / split).values() for source in sources)
         assert set(uses.values()) == {times}
         assert len(uses) == 12 * len(corpus_trees.command_speakers[split])  # header-less and CRLF lists whole
+    assert (out / "skipped.tsv").read_text() == "path\treason\n"  # a byte order mark hides no header
     assert any("zoom in/" in source for sources in _spoken(out / "dev").values() for source in sources)
 
 
@@ -202,6 +203,17 @@ def test_strings_of_very_short_recordings(tmp_path):
     assert all(utterance.samples > 400 and utterance.text is None for utterance in utterances)
     with pytest.raises(ValueError, match="fewest <= most"):
         plan_strings(words, sizes=(4, 3))
+
+
+def test_a_part_of_the_corpus_with_test_speakers_alone(corpus_trees, tmp_path):
+    corpus = corpus_trees.arabic_speech_commands(tmp_path / "corpus", rounds=1)
+    for name in ("train.csv", "val.csv"):
+        (corpus / name).write_bytes(b"file,class\r\n")
+    arabic_speech_commands.prepare(corpus, tmp_path / "out")
+    assert len(_spoken(tmp_path / "out/test")) > 0 and not (tmp_path / "out/train").exists()
+    (corpus / "test.csv").write_bytes(b"")
+    with pytest.raises(CorpusError, match="name no recording"):
+        arabic_speech_commands.prepare(corpus, tmp_path / "out2")
 
 
 def test_real_lists_are_whole(real_speech, tmp_path):

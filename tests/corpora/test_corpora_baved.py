@@ -35,8 +35,8 @@ def _folds(out: Path) -> list[dict[str, list]]:
 def test_labels_come_from_the_file_name(prepared):
     corpus, out = prepared
     moved = next((corpus / "0").glob("3-*-2-2-*.wav"))  # word 2 in the folder of word 0
-    rows = {row.source: row.utt_id for row in read_sources(out / "fold1/train") + read_sources(out / "fold1/dev")
-            + read_sources(out / "fold1/test")}  # fmt: skip
+    splits = [read_sources(out / "fold1" / split) for split in ("train", "dev", "test")]
+    rows = {row.source: row.utt_id for own in splits for row in own}
     assert "-w2-e2-" in rows[f"0/{moved.name}"]
     for fold in _folds(out):
         for utterance in [u for own in fold.values() for u in own]:
@@ -87,7 +87,10 @@ def test_one_audio_with_two_labels_is_left_out(corpus_trees, tmp_path):
 
 def test_folds_are_seeded_and_balanced():
     draw = [300, 290, 100, 60, 40] + [7] * 34
-    labels = {f"s{index:02d}": Counter(low=n // 3 + 1, neutral=n // 3, high=n - 2 * (n // 3)) for index, n in enumerate(draw)}
+    labels = {
+        f"s{index:02d}": Counter(low=n // 3 + 1, neutral=n // 3, high=n - 2 * (n // 3))
+        for index, n in enumerate(draw)
+    }
     folds = baved.speaker_folds(labels, 5, seed=0)
     assert sorted(len(fold) for fold in folds) == [7, 8, 8, 8, 8]
     assert set().union(*folds) == set(labels)

@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         start = 0
-        if asked and self.server.ranges and self.headers.get("If-Range") == tag:
+        if asked and self.server.ranges and self.headers.get("If-Range", tag) == tag:
             start = int(asked.removeprefix("bytes=").rstrip("-"))
             if start >= len(content):
                 self.send_error(416)

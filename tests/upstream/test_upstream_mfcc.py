@@ -1,14 +1,13 @@
 """MFCC against torchaudio's Kaldi-compliant ones, and their length against the encoder's frames."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from corpora.audio import load_any
 from upstream.encoder import frame_count
 from upstream.targets.mfcc import mfcc
 
@@ -28,16 +27,9 @@ def test_equals_torchaudio(samples, level):
     torch.testing.assert_close(mfcc(wav), reference(wav), atol=1e-3, rtol=1e-4)
 
 
-def test_equals_torchaudio_on_speech():
-    root = os.environ.get("HARNESS_REAL_SPEECH")
-    if not root:
-        pytest.skip("HARNESS_REAL_SPEECH names no folder of real speech")
-    import soundfile
-
-    for path in sorted(Path(root, "arabic_speech_commands").rglob("*.wav"))[::500]:
-        samples, rate = soundfile.read(path, dtype="float32")
-        assert rate == 16000
-        wav = torch.from_numpy(samples)
+def test_equals_torchaudio_on_speech(real_speech):
+    for path in sorted((real_speech / "arabic_speech_commands").rglob("*.wav"))[::500]:
+        wav = torch.from_numpy(load_any(path))
         torch.testing.assert_close(mfcc(wav), reference(wav), atol=2e-3, rtol=1e-4)
 
 
@@ -57,7 +49,7 @@ def test_refuses_what_has_no_frame():
         mfcc(torch.zeros(1, 16000))
 
 
-def test_imports_without_torchaudio_s3prl_and_espnet(tmp_path):
+def test_imports_without_torchaudio_s3prl_and_espnet():
     code = """
 import sys
 for name in ("torchaudio", "s3prl", "espnet", "espnet2"):

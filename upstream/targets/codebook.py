@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from sklearn.cluster import KMeans, MiniBatchKMeans
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
 from corpora.files import atomic_file
@@ -51,7 +51,7 @@ class _Projection:
     explained_variance: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Codebook:
     """Centred features, projected to d of D dimensions if there is a PCA, and the k nearest-centroid classes.
 
@@ -196,7 +196,7 @@ class Codebook:
 
     def save(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        metadata = {METADATA_KEY: json.dumps({"facts": self.facts, "sha256": self.sha256}, sort_keys=True)}
+        metadata = {METADATA_KEY: json.dumps({"facts": self.facts, "sha256": self.sha256})}
         with atomic_file(path) as temporary:
             # not `save_file`, which makes files that only their owner can read
             temporary.write_bytes(save(self._arrays(), metadata))
@@ -283,7 +283,8 @@ def _fit_centroids(points: np.ndarray, k: int, seed: int) -> np.ndarray:
     common = {"init": "k-means++", "n_init": 1, "random_state": seed, "tol": 0.0}
     if n * k * dim <= LLOYD_LIMIT:
         # More than two OpenMP threads add up their partial sums in the order in which they finish.
-        with threadpool_limits(2, user_api="openmp"):
+        threads = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp"]
+        with threadpool_limits(min([2, *threads]), user_api="openmp"):
             model = KMeans(k, max_iter=LLOYD_ITERATIONS, copy_x=False, **common).fit(points)
     else:
         # A fixed number of steps, because stopping early depends on sums whose order depends on the threads.

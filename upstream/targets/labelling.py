@@ -88,14 +88,16 @@ def _checked(source: Source, batch: Sequence[Utterance], wavs: Sequence[np.ndarr
     return features
 
 
-def seconds(utterances: Sequence[Utterance]) -> float:
-    """Audio of the utterances in seconds."""
-    return sum(u.samples for u in utterances) / SAMPLE_RATE
-
-
 def progress(what: str, utterances: Sequence[Utterance]) -> tqdm:
-    """A bar that counts seconds of audio."""
-    return tqdm(total=seconds(utterances), desc=what, unit="s", unit_scale=True, mininterval=1.0)
+    """A bar that counts seconds of audio; `advance` moves it."""
+    total = sum(u.samples for u in utterances) / SAMPLE_RATE
+    return tqdm(total=total, desc=what, unit="s", unit_scale=True, mininterval=1.0)
+
+
+def advance(bar: tqdm, utterances: Sequence[Utterance]) -> None:
+    """Count the utterances as done."""
+    done = sum(u.samples for u in utterances) / SAMPLE_RATE
+    bar.update(min(done, bar.total - bar.n))  # the sum of the parts may exceed the whole by a rounding error
 
 
 class ShardedLabelling:
@@ -142,7 +144,7 @@ class ShardedLabelling:
                     bad = self._label(number, source, codebook, batch_seconds, bar)
                 else:
                     bad = found[1]
-                    bar.update(seconds(shard))
+                    advance(bar, shard)
                     bar.initial = bar.n  # what an earlier run did says nothing about the speed of this one
                 for utterance in shard:
                     if utterance.utt_id in bad:
@@ -164,7 +166,7 @@ class ShardedLabelling:
             joint = codebook.assign(torch.cat(features)).astype(DTYPE)
             ends = np.cumsum([len(x) for x in features])
             labels.update(zip((u.utt_id for u in batch), np.split(joint, ends[:-1]), strict=True))
-            bar.update(seconds(batch))
+            advance(bar, batch)
         ordered = [labels[u.utt_id] for u in shard if u.utt_id in labels]
         arrays = {
             "labels": np.concatenate([*ordered, np.empty(0, DTYPE)]),

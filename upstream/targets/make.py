@@ -21,7 +21,7 @@ from upstream.config import TargetConfig
 from upstream.encoder import frame_count
 from upstream.targets.codebook import Codebook, CodebookError
 from upstream.targets.features import FRAME_RATE, Source, open_source
-from upstream.targets.labelling import SHARD_SECONDS, ShardedLabelling, feature_batches, progress, seconds
+from upstream.targets.labelling import SHARD_SECONDS, ShardedLabelling, advance, feature_batches, progress
 from upstream.targets.units import TOO_SHORT, Units, UnitsError, UnitsInfo
 
 CODEBOOK = "codebook.safetensors"
@@ -187,7 +187,7 @@ def _fit_sample(source: Source, utterances: Sequence[Utterance], hours: float, c
                     x = x[np.sort(rng.choice(len(x), keep, replace=False))]
                 features[filled : filled + len(x)] = x.cpu().numpy()
                 filled += len(x)
-            bar.update(seconds(batch))
+            advance(bar, batch)
     tally = BadFileTally(len(chosen))
     for utterance in chosen:
         if utterance.utt_id in bad:

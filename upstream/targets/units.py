@@ -10,8 +10,9 @@ units/it1/
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from corpora.datadir import Utterance
 from corpora.files import atomic_file, read_json, sha256_file, write_json
 from upstream.encoder import frame_count
 from upstream.family import RECEPTIVE_FIELD
+from upstream.targets.codebook import MAX_K
 
 FORMAT = 1
 DTYPE = np.dtype("<u2")
-MAX_K = 65535
 FRAME_RATE = 50  # Hz
 TOO_SHORT = f"shorter than one frame ({RECEPTIVE_FIELD} samples)"
 SCAN = 1 << 24  # labels looked at in one go
@@ -141,9 +142,10 @@ class UnitsWriter:
         self._left_out: dict[str, str] = {}
 
     def __enter__(self) -> UnitsWriter:
-        self._stack = ExitStack()
-        self._temporary = self._stack.enter_context(atomic_file(self.folder / f"{self.split}.bin"))
-        self._file = open(self._temporary, "wb")  # noqa: SIM115 - closed in __exit__
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # One fixed name, so that what a killed run left behind is overwritten and does not pile up.
+        self._part = self.folder / f".{self.split}.bin.part"
+        self._file = open(self._part, "wb")  # noqa: SIM115 - closed in __exit__
         return self
 
     def add(self, utt_id: str, labels: np.ndarray) -> None:
@@ -162,22 +164,34 @@ class UnitsWriter:
         self._left_out[utt_id] = reason
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self._file.close()
+        if error is not None:
+            self._discard()
+            return
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+        except OSError:
+            self._discard()
+            raise
         index = self.folder / f"{self.split}.json"
         content = {
             "format": FORMAT,
             **asdict(self.info),
             "data_sha256": self._data_sha256,
-            "bin_sha256": None if error else sha256_file(self._temporary),
+            "bin_sha256": sha256_file(self._part),
             "left_out": self._left_out,
             "utterances": self._lengths,
         }
-        if error is None:
-            # An old index must never stand beside new labels, not even for the instant between two renames.
-            index.unlink(missing_ok=True)
-        self._stack.__exit__(kind, error, trace)
-        if error is None:
-            write_json(index, content)
+        # An old index must never stand beside new labels, not even for the instant between two renames.
+        index.unlink(missing_ok=True)
+        os.replace(self._part, self.folder / f"{self.split}.bin")
+        write_json(index, content)
+
+    def _discard(self) -> None:
+        self._part.unlink(missing_ok=True)
+        with suppress(OSError):  # a full disk fails once more on close
+            self._file.close()
 
 
 def check_units(
