@@ -1,0 +1,199 @@
+"""The grid: every cell once, complete cells left alone, broken ones reported while the others stand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from corpora.files import read_json
+from downstream import benchmark, results
+from downstream.__main__ import main
+
+SIZES = {"train": 18, "dev": 6, "test": 6}
+FAST = {"problem.train.total_steps": 20, "problem.train.eval_step": 10, "learning_rates": [1e-2]}
+
+
+@pytest.fixture
+def data(make_set: Callable[..., Path]) -> Path:
+    return make_set("ser", SIZES).parent
+
+
+def grid(data: Path, exp: Path, models: Path, **changes: object) -> None:
+    options = {
+        "task": "ser",
+        "recipe": "toy",
+        "data_dir": data,
+        "exp_dir": exp,
+        "upstreams": ["fbank", "tiny_a"],
+        "models_dir": models,
+        "seeds": [0, 1],
+        "overrides": FAST,
+        "jobs": 1,
+        "device": "cpu",
+    }
+    benchmark.run(**{**options, **changes})
+
+
+def stable(path: Path) -> list[dict[str, str]]:
+    """Rows without what a clock decides."""
+    return [{**row, "wall_s": ""} for row in results.read_rows(path)]
+
+
+def test_a_grid_its_rows_and_run_directories(data: Path, tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+    exp = tmp_path / "exp"
+    exp.mkdir()
+    (exp / "compression.csv").write_text(
+        "upstream,front_end,iteration,params_m,macs_g_per_s,delta_s,rtf_cpu\ntiny_a,logmel,1,0.1,0.2,,0.003\n"
+    )
+    grid(data, exp, tiny_models, upstreams=["fbank", "tiny_a", "harness_l"])
+    assert "left out: harness_l: no model directory" in capsys.readouterr().err
+    rows = results.read_rows(exp / "results.csv")
+    assert len(rows) == 2 * 2 * 3  # upstreams, seeds, metrics
+    row = next(r for r in rows if r["upstream"] == "tiny_a" and r["metric"] == "ua" and r["seed"] == "1")
+    assert (row["task"], row["split"], row["n"], row["fold"], row["finetune"]) == ("ser", "test", "6", "", "probe")
+    assert (row["params_m"], row["front_end"], row["head"], row["lr"]) == ("0.1", "logmel", "linear256", "0.01")
+    assert row["protocol"].startswith("light@") and len(row["protocol"]) == 14
+    assert 0 <= float(row["ci_low"]) <= float(row["value"]) <= float(row["ci_high"]) <= 1
+    run_dir = Path(row["run_dir"])
+    assert run_dir == exp / "probes" / "ser_light" / "tiny_a" / "seed1"
+    assert {p.name for p in run_dir.iterdir()} == {
+        "command", "config.yaml", "log", "predictions.csv", "cell.json", "head", "tensorboard",
+    }  # fmt: skip
+    predictions = results.read_predictions(run_dir / "predictions.csv")
+    assert len(predictions) == 6
+    share = sum(p.reference == p.hypothesis for p in predictions) / 6
+    wa = next(r for r in rows if r["run_dir"] == row["run_dir"] and r["metric"] == "wa")
+    assert float(wa["value"]) == pytest.approx(share, abs=1e-5)
+
+
+def test_complete_cells_are_left_alone_and_lost_rows_come_back(data: Path, tiny_models: Path, tmp_path: Path):
+    exp = tmp_path / "exp"
+    grid(data, exp, tiny_models)
+    before = (exp / "results.csv").read_bytes()
+    times = {p: p.stat().st_mtime_ns for p in exp.rglob("cell.json")}
+    grid(data, exp, tiny_models)
+    assert {p: p.stat().st_mtime_ns for p in exp.rglob("cell.json")} == times
+    (exp / "results.csv").unlink()
+    grid(data, exp, tiny_models)
+    assert (exp / "results.csv").read_bytes() == before
+    # a cell that was cut off before its last file is run again and ends as it did
+    (exp / "probes" / "ser_light" / "fbank" / "seed1" / "cell.json").unlink()
+    old = stable(exp / "results.csv")
+    grid(data, exp, tiny_models)
+    assert stable(exp / "results.csv") == old
+
+
+def test_another_protocol_or_label_runs_again(data: Path, tiny_models: Path, tmp_path: Path):
+    exp = tmp_path / "exp"
+    grid(data, exp, tiny_models, upstreams=["fbank"], seeds=[0])
+    cell = exp / "probes" / "ser_light" / "fbank" / "seed0" / "cell.json"
+    first = read_json(cell)["key"]
+    grid(data, exp, tiny_models, upstreams=["fbank"], seeds=[0], overrides={**FAST, "learning_rates": [1e-3]})
+    second = read_json(cell)["key"]
+    rows = results.read_rows(exp / "results.csv")
+    assert len(rows) == 3 and {r["lr"] for r in rows} == {"0.001"}  # the old rows' predictions are gone, so are they
+    labels = data / "ser" / "test" / "utt2emotion"
+    labels.write_text(labels.read_text(encoding="utf-8").replace("sad", "calm"), encoding="utf-8")
+    grid(data, exp, tiny_models, upstreams=["fbank"], seeds=[0], overrides={**FAST, "learning_rates": [1e-3]})
+    assert len({first, second, read_json(cell)["key"]}) == 3
+
+
+def test_folds(make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path):
+    base = make_set("ser", SIZES)
+    folder = tmp_path / "folded" / "ser"
+    for fold in (1, 2):
+        (folder / f"fold{fold}").mkdir(parents=True)
+        for split in SIZES:
+            (folder / f"fold{fold}" / split).symlink_to(base / split)
+    grid(folder.parent, tmp_path / "exp", tiny_models, upstreams=["fbank"], seeds=[0], folds=2)
+    rows = results.read_rows(tmp_path / "exp" / "results.csv")
+    assert {(r["fold"], Path(r["run_dir"]).name) for r in rows} == {("1", "seed0_fold1"), ("2", "seed0_fold2")}
+    with pytest.raises(ValueError, match="fold3 is not there"):
+        grid(folder.parent, tmp_path / "exp", tiny_models, folds=3)
+
+
+def test_a_broken_upstream_fails_alone(data: Path, tiny_models: Path, tmp_path: Path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    models = tmp_path / "models"
+    shutil.copytree(tiny_models, models)
+    weights = models / "tiny_b" / "model.safetensors"
+    state = load_file(weights)
+    state = {k: v * float("nan") if "final_layer_norm" in k else v for k, v in state.items()}
+    save_file(state, weights, metadata={"format": "pt"})
+    with pytest.raises(benchmark.BenchmarkError, match="2 of 4 cells failed.*tiny_b.*holds NaN or infinity"):
+        grid(data, tmp_path / "exp", models, upstreams=["tiny_b", "fbank"])
+    assert {r["upstream"] for r in results.read_rows(tmp_path / "exp" / "results.csv")} == {"fbank"}
+
+
+def test_no_upstream_no_task_no_seed(data: Path, tiny_models: Path, tmp_path: Path):
+    with pytest.raises(benchmark.BenchmarkError, match="none of the upstreams harness_l, harness_s can be had"):
+        grid(data, tmp_path / "exp", tiny_models, upstreams=["harness_l", "harness_s"])
+    with pytest.raises(benchmark.BenchmarkError, match="`?fbank`? is named twice"):
+        grid(data, tmp_path / "exp", tiny_models, upstreams=["fbank", "fbank"])
+    with pytest.raises(ValueError, match="did: no data directory .* leave did out of --tasks"):
+        grid(data, tmp_path / "exp", tiny_models, task="did")
+    with pytest.raises(benchmark.BenchmarkError, match="no seeds"):
+        grid(data, tmp_path / "exp", tiny_models, seeds=[])
+
+
+COMMAND = ["benchmark", "--recipe", "toy", "--upstreams", "fbank,tiny_a", "--tasks", "ser", "--device", "cpu"]
+FAST_OPTIONS = [f"--set={key}={value}" for key, value in FAST.items()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sede", "1"], "unknown option --sede; did you mean --seeds?"),
+        (["--tasks", "asr,sre"], "--tasks: unknown `sre`; did you mean `ser`?"),
+        (["--seeds", "one"], "`one` is not a whole number"),
+        (["--set", "min_mss=3"], "did you mean `min_ms`"),
+        (["--protocol", "heavy"], "unknown protocol of ser `heavy`"),
+        (["--folds", "x"], "invalid int value"),
+    ],
+)
+def test_the_command_says_what_is_wrong_in_one_line(
+    arguments: list[str], message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    assert main([*COMMAND, "--data", str(data), "--exp", str(tmp_path / "exp"), *arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("downstream: error:") and message in error
+
+
+def test_two_processes_one_killed_give_the_same_table(data: Path, tiny_models: Path, root: Path, tmp_path: Path):
+    def start(exp: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-m", "downstream", *COMMAND, "--data", data, "--models", tiny_models]
+            + ["--exp", tmp_path / exp, "--seeds", "0,1,2", "--jobs", "2", *FAST_OPTIONS],
+            cwd=root,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+        )
+
+    killed = start("exp")
+    table = tmp_path / "exp" / "results.csv"
+    deadline = time.monotonic() + 300
+    while not table.is_file() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    time.sleep(3)  # its workers notice and end
+    assert len(results.read_rows(table)) < 18
+    again = start("exp")
+    output = again.communicate(timeout=300)[1].decode()
+    assert again.returncode == 0, output
+    assert "complete already" in output
+    grid(data, tmp_path / "one", tiny_models, seeds=[0, 1, 2])
+    drop = ("run_dir", "commit")
+    assert [{k: v for k, v in r.items() if k not in drop} for r in stable(table)] == [
+        {k: v for k, v in r.items() if k not in drop} for r in stable(tmp_path / "one" / "results.csv")
+    ]

@@ -1,0 +1,49 @@
+"""Names in a recipe to upstreams: keys follow what is computed, a missing one says how to add it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from downstream.upstreams import UpstreamMissing, resolve
+
+
+def test_fbank_is_s3prls_own(tmp_path: Path):
+    fbank = resolve("fbank", tmp_path)
+    assert (fbank.build, fbank.batched) == ({"name": "fbank"}, False)
+    assert fbank.key != resolve("mfcc", tmp_path).key
+
+
+def test_a_model_directory_goes_through_our_entry(tiny_models: Path):
+    tiny = resolve("tiny_a", tiny_models)
+    assert tiny.build == {"name": "harness_custom", "path_or_url": str(tiny_models / "tiny_a")}
+    assert tiny.key != resolve("tiny_b", tiny_models).key
+    other = resolve(f"hubert={tiny_models / 'tiny_a'}", Path("elsewhere"))
+    assert (other.name, other.key) == ("hubert", tiny.key)
+
+
+def test_the_key_follows_weights_and_configuration_but_not_the_card(tiny_models: Path, tmp_path: Path):
+    shutil.copytree(tiny_models / "tiny_a", tmp_path / "m")
+    before = resolve("m", tmp_path).key
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "harness": {"name": "another card"}}), encoding="utf-8")
+    assert resolve("m", tmp_path).key == before
+    path.write_text(json.dumps({**config, "layer_norm_eps": 0.5}), encoding="utf-8")
+    assert resolve("m", tmp_path).key != before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("harness_l", r"harness_l: no model directory .*run\.sh --stage"),
+        ("xlsr", r"xlsr: .* --upstreams xlsr=PATH"),
+        ("hubert=/nowhere", r"hubert: no model directory /nowhere; give the folder"),
+    ],
+)
+def test_a_missing_upstream_says_how_to_add_it(name: str, message: str, tmp_path: Path):
+    with pytest.raises(UpstreamMissing, match=message):
+        resolve(name, tmp_path)
