@@ -28,14 +28,17 @@ def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.stem}.tmp-{mark}{path.suffix}")
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Delete temporary folders for `path` whose process on this host is gone (killed before it could clean up)."""
+def remove_leftovers(path: Path) -> None:
+    """Delete temporary files and folders for `path` whose process on this host is gone (killed before it cleaned up).
+
+    `atomic_dir` calls it; `atomic_file` does not, for it would list a folder of thousands of files at each of them.
+    """
     mark = re.escape(f".{path.stem}.tmp-"), re.escape(f"-{socket.gethostname()}{path.suffix}")
     pattern = re.compile(rf"{mark[0]}(\d+)-[0-9a-f]{{8}}{mark[1]}")
     for entry in path.parent.iterdir():
         match = pattern.fullmatch(entry.name)
         if match and not _is_running(int(match[1])):
-            shutil.rmtree(entry, ignore_errors=True)
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
 
 
 def _is_running(pid: int) -> bool:
@@ -87,7 +90,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
+    remove_leftovers(path)
     temporary = _temporary_name(path)
     temporary.mkdir()
     try:

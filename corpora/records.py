@@ -26,7 +26,7 @@ def check_keys(mapping: Any, known: Iterable[str], where: str, prefix: str) -> N
     """Raise RecordError for what is not a mapping, or for its first unknown key."""
     known = list(known)
     if not isinstance(mapping, dict):
-        raise RecordError(f"{where}: `{prefix or 'the whole'}` must be a mapping with {', '.join(known)}")
+        raise RecordError(f"{where}: {f'`{prefix}`' if prefix else 'it'} must be a mapping with {', '.join(known)}")
     for key in mapping:
         if key not in known:
             full = f"{prefix}.{key}" if prefix else str(key)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from corpora.records import RecordError as RecipeError
+from corpora.records import check_keys, convert, nearest, record
 from upstream.config import InitConfig, PretrainConfig, TargetConfig
 from upstream.family import FAMILY, Geometry
 
@@ -32,10 +31,6 @@ MADE_BEFORE = {
     "hs": ("hl_it1", "hl_it2"),
     "hst": ("hl_it1", "hl_it2", "hs"),
 }
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message names the file, the key, and what is known."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +115,10 @@ def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[s
     upstreams = [*_upstreams(mapping["upstreams"], where, "upstreams"), *local_upstreams]
     recipe = Recipe(
         name=name,
-        corpora=_record(CorporaConfig, mapping["corpora"], where, "corpora"),
+        corpora=record(CorporaConfig, mapping["corpora"], where, "corpora"),
         family=_family(mapping["family"], where),
         units={
-            key: _record(TargetConfig, entry, where, f"units.{key}")
+            key: record(TargetConfig, entry, where, f"units.{key}")
             for key, entry in _with_common(mapping["units"], UNITS, where, "units").items()
         },
         pretrain={
@@ -132,28 +127,11 @@ def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[s
         },
         tasks=_tasks(mapping["tasks"], where),
         upstreams=upstreams,
-        random_seed=_convert(int, mapping.get("random_seed", 0), where, "random_seed"),
+        random_seed=convert(int, mapping.get("random_seed", 0), where, "random_seed"),
         local_upstreams=local_upstreams,
     )
     _check_sources(recipe, where)
     return recipe
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; the nearest known one is ...` for an error message, empty where nothing is near."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; the nearest known one is `{close[0]}`" if close else ""
-
-
-def check_keys(mapping: Any, known: Iterable[str], where: str, prefix: str) -> None:
-    """Raise RecipeError for what is not a mapping, or for its first unknown key."""
-    known = list(known)
-    if not isinstance(mapping, dict):
-        raise RecipeError(f"{where}: `{prefix or 'the recipe'}` must be a mapping with {', '.join(known)}")
-    for key in mapping:
-        if key not in known:
-            full = f"{prefix}.{key}" if prefix else str(key)
-            raise RecipeError(f"{where}: unknown key `{full}`{nearest(key, known)} (known: {', '.join(known)})")
 
 
 def _with_common(section: Any, names: tuple[str, ...], where: str, prefix: str) -> dict[str, dict[str, Any]]:
@@ -187,7 +165,7 @@ def _family(section: Any, where: str) -> dict[str, Geometry]:
             )
         changes = {key: value for key, value in entry.items() if key != "geometry"}
         fields = {**dataclasses.asdict(base), **changes}
-        family[member] = _record(Geometry, fields, where, f"family.{member}")
+        family[member] = record(Geometry, fields, where, f"family.{member}")
     return family
 
 
@@ -196,8 +174,8 @@ def _model_run(entry: dict[str, Any], where: str, prefix: str) -> ModelRun:
     known = ["init", *(f.name for f in dataclasses.fields(PretrainConfig))]
     check_keys(entry, known, where, prefix)
     return ModelRun(
-        init=_record(InitConfig, entry.get("init", {}), where, f"{prefix}.init"),
-        train=_record(PretrainConfig, train, where, prefix),
+        init=record(InitConfig, entry.get("init", {}), where, f"{prefix}.init"),
+        train=record(PretrainConfig, train, where, prefix),
     )
 
 
@@ -206,13 +184,13 @@ def _tasks(section: Any, where: str) -> dict[str, TaskConfig]:
     tasks = {}
     for task in TASKS:
         if task in (section or {}):
-            tasks[task] = _record(TaskConfig, section[task] or {}, where, f"tasks.{task}")
+            tasks[task] = record(TaskConfig, section[task] or {}, where, f"tasks.{task}")
             _upstreams(tasks[task].upstreams or [], where, f"tasks.{task}.upstreams")
     return tasks
 
 
 def _upstreams(names: Any, where: str, prefix: str) -> list[str]:
-    names = _convert(list[str], names, where, prefix)
+    names = convert(list[str], names, where, prefix)
     for name in names:
         if name not in UPSTREAMS:
             near, known = nearest(name, UPSTREAMS), ", ".join(UPSTREAMS)
@@ -233,48 +211,3 @@ def _check_sources(recipe: Recipe, where: str) -> None:
                 f"{where}: `{prefix}.source`: `{source}` is neither made by an earlier stage "
                 f"({', '.join(allowed) or 'none'}) nor a model directory"
             )
-
-
-def _record(cls: type, mapping: Any, where: str, prefix: str) -> Any:
-    """A dataclass from a mapping: keys and types are checked, and what the dataclass itself refuses is located."""
-    hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]
-    check_keys(mapping, names, where, prefix)
-    for f in dataclasses.fields(cls):
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and f.name not in mapping:
-            raise RecipeError(f"{where}: `{prefix}.{f.name}` is missing")
-    values = {key: _convert(hints[key], value, where, f"{prefix}.{key}") for key, value in mapping.items()}
-    try:
-        return cls(**values)
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"{where}: `{prefix}`: {error}") from error
-
-
-def _convert(hint: Any, value: Any, where: str, key: str) -> Any:
-    """The value as the annotation wants it: an int may stand for a float, nothing else is bent."""
-    if hint is Any:
-        return value
-    origin, parameters = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        for option in parameters:
-            if _fits(option, value):
-                return _convert(option, value, where, key)
-    elif _fits(hint, value):
-        if origin is list:
-            return [_convert(parameters[0], item, where, f"{key}[{i}]") for i, item in enumerate(value)]
-        if hint is float:
-            return float(value)
-        return value
-    wanted = hint.__name__ if isinstance(hint, type) and origin is None else str(hint)
-    raise RecipeError(f"{where}: `{key}` must be {wanted}, not `{value}` ({type(value).__name__})")
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    if hint in (None, type(None)):
-        return value is None
-    if hint is bool or isinstance(value, bool):
-        return hint is bool and isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, int | float)
-    return isinstance(value, typing.get_origin(hint) or hint)

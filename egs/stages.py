@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from corpora.files import atomic_dir, sha256_file, tree_fingerprint, write_text
-from egs.recipe import LOCAL_UPSTREAMS, MEMBER_OF, TASKS, UNITS_OF, Recipe, nearest
+from corpora.records import nearest
+from egs.recipe import LOCAL_UPSTREAMS, MEMBER_OF, TASKS, UNITS_OF, Recipe
 from egs.stamps import content_digest
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ Four files: `config.json` (Transformers' configuration, our card under the key `
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,8 @@ def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
     with atomic_dir(path) as folder:
         with _no_progress_bar():
             model.save_pretrained(folder, safe_serialization=True)
+        # safetensors makes its file readable for the owner alone; a shared model must not be
+        shutil.copymode(folder / "config.json", folder / "model.safetensors")
         Wav2Vec2FeatureExtractor(
             feature_size=1,
             sampling_rate=16000,

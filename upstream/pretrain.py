@@ -26,7 +26,7 @@ from transformers import HubertModel
 
 from corpora.audio import SAMPLE_RATE, read_audio
 from corpora.datadir import Utterance, read_datadir
-from corpora.files import atomic_file, sha256_json, write_json
+from corpora.files import atomic_file, remove_leftovers, sha256_json, write_json
 from upstream.config import InitConfig, PretrainConfig
 from upstream.data import Batch, PretrainDataset, StepSampler, dev_steps, usable
 from upstream.encoder import build_encoder, collate, run_layers
@@ -248,6 +248,8 @@ class Recorder(Callback):
         """Best weights first: a state that says "best" never points at weights that are not there yet."""
         folder = self.out_dir / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
+        for name in ("best.pt", "last.pt"):
+            remove_leftovers(folder / name)
         if improved:
             _save(folder / "best.pt", {"fingerprint": self.fingerprint, "encoder": module.encoder.state_dict()})
         if (folder / "last.pt").exists():

@@ -88,7 +88,7 @@ def test_set_without_a_value_and_unknown_recipe() -> None:
 def test_a_section_that_is_missing_or_of_another_form() -> None:
     with pytest.raises(RecipeError, match="here: `corpora` is missing"):
         build_recipe({"family": {}}, name="x", where="here", local_upstreams={})
-    with pytest.raises(RecipeError, match="here: `the recipe` must be a mapping"):
+    with pytest.raises(RecipeError, match="here: it must be a mapping"):
         build_recipe(None, name="x", where="here", local_upstreams={})
 
 

@@ -36,6 +36,7 @@ def test_round_trip_keeps_every_state_and_the_card(saved):
     assert {file.name for file in path.iterdir()} == FILES
     loaded = load_model(path)
     assert not loaded.training
+    assert (path / "model.safetensors").stat().st_mode == (path / "config.json").stat().st_mode
     for ours, theirs in zip(states(loaded), states(model), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
     assert read_card(path)["name"] == "نموذج HST"

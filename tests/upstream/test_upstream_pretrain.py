@@ -1,4 +1,7 @@
 import csv
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -86,9 +89,18 @@ def test_killed_and_resumed_equals_undisturbed(data, undisturbed, tmp_path, monk
         pretrain(TINY, data, data / "units", tmp_path, CONFIG)
     assert not (tmp_path / "model").exists()
     monkeypatch.undo()
+    leftover = tmp_path / "checkpoints" / f".last.tmp-{dead_process()}-0123abcd-{socket.gethostname()}.pt"
+    leftover.write_bytes(b"half a checkpoint of a killed process")
     pretrain(TINY, data, data / "units", tmp_path, CONFIG)
     assert rows(tmp_path) == rows(undisturbed)
     assert model_sha256(tmp_path / "model") == model_sha256(undisturbed / "model")
+    assert not leftover.exists()
+
+
+def dead_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
 
 
 def test_a_truncated_last_checkpoint_falls_back_and_ends_the_same(data, undisturbed, tmp_path, caplog):
