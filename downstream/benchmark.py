@@ -149,6 +149,9 @@ def run_tasks(
             if event.kind == "note":
                 bar.set_postfix_str(event.text)
                 continue
+            if event.kind == "say":
+                tqdm.write(event.text, file=sys.stderr)
+                continue
             bar.update(event.cells)
             if event.kind == "rows":
                 results.upsert(exp_dir / "results.csv", _with_model_columns(event.rows, exp_dir))

@@ -79,6 +79,11 @@ class Features:
         shard, row = self.where[key]
         return shard[row]
 
+    def packed(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Frames as stored: float16 (layers, frames, width), and the scale (layers,) that they are to be times."""
+        shard, row = self.where[key]
+        return shard.packed(row)
+
     def usable(self, items: Iterable[Item]) -> list[Item]:
         """The items whose audio could be read."""
         return [item for item in items if item.key not in self.bad]
@@ -94,16 +99,21 @@ class _PooledShard:
 
 class _FramesShard:
     def __init__(self, folder: Path, info: Info):
-        self.values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
+        # "c" and not "r": torch takes no memory that cannot be written; nothing ever is.
+        self.values = np.load(folder / "values.npy", mmap_mode="c", allow_pickle=False)
         self.scale = np.load(folder / "scale.npy", allow_pickle=False)
         self.count = np.load(folder / "frames.npy", allow_pickle=False)
         self.start = np.concatenate([[0], np.cumsum(self.count)]) * info.layers * info.width
         self.info = info
 
     def __getitem__(self, row: int) -> np.ndarray:
+        stored, scale = self.packed(row)
+        return stored.astype(np.float32) * scale[:, None, None]
+
+    def packed(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """As stored: float16 (layers, frames, width), and the scale of each layer."""
         flat = self.values[self.start[row] : self.start[row + 1]]
-        stored = flat.reshape(self.info.layers, self.count[row], self.info.width)
-        return stored.astype(np.float32) * self.scale[row][:, None, None]
+        return flat.reshape(self.info.layers, self.count[row], self.info.width), self.scale[row]
 
 
 def folder_of(root: Path, upstream: Upstream) -> Path:

@@ -110,12 +110,14 @@ class CachedDataset:
         if self.pooled is not None:
             x, lengths = self.pooled[:, rows, None], [1] * len(rows)
         else:
-            states = [torch.from_numpy(self.features[self.items[row].key]) for row in rows]
-            lengths = [state.shape[1] for state in states]
+            packed = [self.features.packed(self.items[row].key) for row in rows]
+            lengths = [states.shape[1] for states, _ in packed]
             info = self.features.info
-            x = torch.zeros(info.layers, len(rows), max(lengths), info.width)
-            for number, state in enumerate(states):
-                x[:, number, : state.shape[1]] = state
+            x = torch.empty(info.layers, len(rows), max(lengths), info.width)
+            for number, (states, scale) in enumerate(packed):
+                x[:, number, : lengths[number]] = torch.from_numpy(states)
+                x[:, number, : lengths[number]] *= torch.from_numpy(scale)[:, None, None]
+                x[:, number, lengths[number] :] = 0
         return batch | {"x": x, "x_len": torch.tensor(lengths)}
 
 

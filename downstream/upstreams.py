@@ -47,8 +47,10 @@ def resolve(name: str, models_dir: Path) -> Upstream:
         key = sha256_json({"entry": label, "s3prl": metadata.version("s3prl")})
         return Upstream(label, label, None, key, batched=False)
     path = Path(given) if given else Path(models_dir) / label
-    if not (path / "config.json").is_file():
-        raise UpstreamMissing(f"{label}: no model directory {path}; {_how(label, given)}")
+    for file in ("config.json", "model.safetensors"):
+        if not (path / file).is_file():
+            what = f"{path} has no {file}" if path.is_dir() else f"no model directory {path}"
+            raise UpstreamMissing(f"{label}: {what}; {_how(label, given)}")
     return Upstream(label, ENTRY, path, _model_key(path), batched=True)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corpora.files import write_json, write_text
+from corpora.files import TooManyBadFiles, write_json, write_text
 from downstream import cache, metrics, results, stats
 from downstream.upstreams import Upstream
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker tells: `note` what it does, `rows` of a cell that is done, `failed` with the number of cells."""
+    """What a worker tells: `note` what it does, `say` a line to keep, `rows` of a cell that is done, `failed` cells."""
 
     kind: str
     text: str = ""
@@ -43,8 +43,11 @@ def run_jobs(
     """Run all cells and yield events; with one job in this process, else in spawned ones that end with it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     on_gpu = _device(settings.device) != "cpu"
-    processes = min(len(work), jobs if jobs is not None else 1 if on_gpu else cores)
-    threads = max(1, cores // max(1, processes))
+    wanted = jobs if jobs is not None else 1 if on_gpu else cores
+    processes = min(len(work), wanted)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    # Not from `processes`: a run that is killed and has one upstream left must compute with as many threads as before.
+    threads = int(asked) if asked.isdecimal() else max(1, cores // wanted)
     if processes <= 1:
         for upstream, cells in work:
             yield from _in_this_process(upstream, cells, settings, threads)
@@ -133,7 +136,8 @@ def _run_upstream(
     tell(Event("note", f"{upstream.name}: starting"))
     import torch
 
-    torch.set_num_threads(threads)
+    # Baselines are many tiny operations, in which threads wait for each other.
+    torch.set_num_threads(1 if upstream.path is None else threads)
     device = _device(settings.device)
     with _quiet():
         from downstream.cell import problem_of
@@ -159,12 +163,14 @@ def _run_upstream(
 
         try:
             progress(0.0)
-            features[kind] = cache.prepare(
-                settings.exp_dir / "cache", upstream, kind, items, build, progress=progress
-            )
+            with _logging_to(_Teller(tell), "downstream.cache", "corpora.files"):
+                features[kind] = cache.prepare(
+                    settings.exp_dir / "cache", upstream, kind, items, build, progress=progress
+                )
         except Exception as error:
             broken[kind] = _line(error)
-            logger.exception("%s: %s features", upstream.name, kind)
+            if not isinstance(error, (cache.CacheError, TooManyBadFiles)):
+                tell(Event("say", traceback.format_exc()))
     extractor.clear()
     for cell in cells:
         kind = cell.protocol.config["cached"]
@@ -255,24 +261,45 @@ def _run_dir(cell: Cell, settings: Settings) -> Iterator[Path]:
     )
     handler = logging.FileHandler(folder / "log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("downstream", "s3prl", "corpora")]
+    with _logging_to(handler, "downstream", "s3prl", "corpora"):
+        for split, names in cell.data.left_out.items():
+            for name in names:
+                logger.info("left out of %s: %s", split, name)
+        try:
+            yield folder
+        except Exception:
+            logger.error("%s", traceback.format_exc())
+            raise
+
+
+@contextmanager
+def _logging_to(handler: logging.Handler, *names: str) -> Iterator[None]:
+    """Send what these loggers say from INFO on to one handler and nowhere else."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(each.level, each.propagate) for each in loggers]
     for each in loggers:
         each.addHandler(handler)
         each.setLevel(logging.INFO)
         each.propagate = False
     try:
-        for split, names in cell.data.left_out.items():
-            for name in names:
-                logger.info("left out of %s: %s", split, name)
-        yield folder
-    except Exception:
-        logger.error("%s", traceback.format_exc())
-        raise
+        yield
     finally:
-        for each in loggers:
+        for each, (level, propagate) in zip(loggers, before, strict=True):
             each.removeHandler(handler)
-            each.propagate = True
+            each.setLevel(level)
+            each.propagate = propagate
         handler.close()
+
+
+class _Teller(logging.Handler):
+    """Passes log lines on as events, so that one process writes to the terminal."""
+
+    def __init__(self, tell: Callable[[Event], None]):
+        super().__init__()
+        self.tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.tell(Event("say", record.getMessage()))
 
 
 def _device(asked: str) -> str:

@@ -12,7 +12,8 @@ import traceback
 from pathlib import Path
 
 from egs.recipe import RecipeError, load_recipe
-from egs.stages import STAGES, Job, StageError, stage
+from egs.sources import StageError
+from egs.stages import STAGES, Job, stage
 from egs.stamps import RecipeLocked
 from egs.walk import Range, Walk
 

@@ -73,7 +73,6 @@ class Recipe:
     pretrain: dict[str, ModelRun]
     tasks: dict[str, TaskConfig]
     upstreams: list[str]
-    random_seed: int
     local_upstreams: dict[str, Path]
 
 
@@ -107,9 +106,9 @@ def load_recipe(name: str, overrides: Iterable[str] = (), local_upstreams: Mappi
 
 def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[str, Path]) -> Recipe:
     """Check a mapping as YAML gives it and make it a Recipe. Raises RecipeError."""
-    known = ("corpora", "family", "units", "pretrain", "tasks", "upstreams", "random_seed")
+    known = ("corpora", "family", "units", "pretrain", "tasks", "upstreams")
     check_keys(mapping, known, where, "")
-    for key in known[:-1]:
+    for key in known:
         if key not in mapping:
             raise RecipeError(f"{where}: `{key}` is missing")
     upstreams = [*_upstreams(mapping["upstreams"], where, "upstreams"), *local_upstreams]
@@ -127,7 +126,6 @@ def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[s
         },
         tasks=_tasks(mapping["tasks"], where),
         upstreams=upstreams,
-        random_seed=convert(int, mapping.get("random_seed", 0), where, "random_seed"),
         local_upstreams=local_upstreams,
     )
     _check_sources(recipe, where)

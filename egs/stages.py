@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
-import inspect
 import io
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corpora.files import atomic_dir, sha256_file, tree_fingerprint, write_text
-from corpora.records import nearest
+from corpora.files import atomic_dir, sha256_file, write_text
 from egs.recipe import LOCAL_UPSTREAMS, MEMBER_OF, TASKS, UNITS_OF, Recipe
+from egs.sources import StageError, prepare
 from egs.stamps import content_digest
 
 log = logging.getLogger(__name__)
@@ -35,10 +32,6 @@ RANDOM = "random_l"
 MADE_BY = {"it1": 2, "hl_it1": 3, "it2": 4, "hl_it2": 5, "student": 6, "hs": 7, "hst": 8}
 TASK_STAGES = {10: "asr", 11: "ser", 12: "did"}
 SPLITS = ("train", "dev")
-
-
-class StageError(RuntimeError):
-    """A stage cannot run; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -78,65 +71,9 @@ class Stage:
     run: Callable[[Job], None]
 
 
-def source_folders(recipe: Recipe) -> dict[str, Path | None]:
-    """The folder that each corpus variable names; None where it is unset, or a folder that is yet to be downloaded."""
-    folders: dict[str, Path | None] = {}
-    for variable in recipe.corpora.sources:
-        value = os.environ.get(variable, "").strip()
-        if value == "downloads":
-            folders[variable] = ROOT / "downloads" / variable.lower()
-        else:
-            folders[variable] = Path(value).expanduser() if value else None
-    return folders
-
-
-def fingerprints(recipe: Recipe) -> dict[str, str] | None:
-    """Names and sizes of the files of every source; None where one is not at hand, so that it cannot be compared."""
-    marks = {}
-    for variable, folder in source_folders(recipe).items():
-        if folder is None or not folder.is_dir():
-            return None
-        marks[variable] = tree_fingerprint(folder)
-    return marks
-
-
 def prepare_corpora(job: Job) -> None:
     """Stage 1: data directories of every set and split."""
-    config = job.recipe.corpora
-    module = importlib.import_module(f"corpora.{config.module}")
-    accepted = inspect.signature(module.prepare).parameters
-    for key in config.options:
-        if key not in accepted:
-            raise StageError(
-                f"egs/{job.recipe.name}/recipe.yaml: unknown key `corpora.options.{key}`{nearest(key, accepted)} "
-                f"(corpora.{config.module}.prepare takes {', '.join(accepted)})"
-            )
-    options = dict(config.options)
-    if "jobs" in accepted:
-        options["jobs"] = job.jobs
-    if config.sources:
-        options["sources"] = _sources_at_hand(job.recipe)
-    module.prepare(job.data, **options)
-
-
-def _sources_at_hand(recipe: Recipe) -> dict[str, Path]:
-    from corpora import download
-
-    found = {}
-    for variable, folder in source_folders(recipe).items():
-        place = f"egs/{recipe.name}/db.sh or the environment"
-        if folder is None:
-            raise StageError(
-                f"{variable} is not set: name the corpus's folder in {place}, or write `downloads` to fetch it"
-            )
-        if os.environ[variable].strip() == "downloads":
-            folder = download.DOWNLOADS[variable.lower()](folder.parent)
-        if not folder.is_dir():
-            raise StageError(f"{variable}={folder}: no such folder; correct it in {place}")
-        if not any(folder.iterdir()):
-            raise StageError(f"{variable}={folder}: the folder is empty; correct it in {place}")
-        found[variable] = folder
-    return found
+    prepare(job.recipe, job.data, job.jobs)
 
 
 def _units_stage(key: str, title: str) -> Stage:
@@ -184,6 +121,7 @@ def _model_stage(key: str, title: str) -> Stage:
 
     def run(job: Job) -> None:
         from upstream.family import delta_s
+        from upstream.modeldir import model_sha256
         from upstream.pretrain import pretrain
 
         # Lightning tells of its devices and its maker's products at every start.
@@ -197,11 +135,18 @@ def _model_stage(key: str, title: str) -> Stage:
             "name": EXPORT_NAME[key],
             "recipe": recipe.name,
             "iteration": ITERATION[key],
+            "data": {"corpora": recipe.corpora.module, "sources": recipe.corpora.sources},
             "units_source": recipe.units[units_key].source,
             "init_source": model_run.init.source,
             "delta_s": round(delta_s(geometry, recipe.family["hl"]), 2),
         }
-        pretrain(geometry, job.data / "ssl", job.exp / "units" / units_key, job.exp / key, model_run.train, init, card)
+        source = recipe.units[units_key].source
+        units = {
+            "k": recipe.units[units_key].k,
+            "model_sha256": None if source == "mfcc" else model_sha256(job.model_dir(source)),
+        }
+        folders = job.data / "ssl", job.exp / "units" / units_key, job.exp / key
+        pretrain(geometry, *folders, model_run.train, init, card, expected_units=units)
 
     return Stage(
         number=MADE_BY[key],
@@ -246,21 +191,22 @@ def _copy_model(source: Path, target: Path) -> None:
 
 
 def _save_random(job: Job) -> None:
-    from corpora.datadir import read_datadir
+    """HL before its first step: the seed, and for log-mel the statistics, of iteration 1."""
     from upstream.config import InitConfig
     from upstream.modeldir import save_model
-    from upstream.pretrain import initial_model
+    from upstream.pretrain import initial_model, training_utterances
 
     recipe = job.recipe
-    utterances = read_datadir(job.data / "ssl" / "train")
-    model = initial_model(recipe.family["hl"], utterances, InitConfig(), recipe.random_seed)
+    seed = recipe.pretrain["hl_it1"].train.seed
+    utterances, _ = training_utterances(job.data / "ssl", job.exp / "units" / "it1", "train")
+    model = initial_model(recipe.family["hl"], utterances, InitConfig(), seed)
     card = {
         "name": RANDOM,
         "recipe": recipe.name,
         "iteration": 0,
         "geometry": dataclasses.asdict(recipe.family["hl"]),
         "front_end": recipe.family["hl"].front_end,
-        "init": {"kind": "random", "seed": recipe.random_seed},
+        "init": {"kind": "random", "seed": seed},
     }
     save_model(model.eval(), job.models / RANDOM, card)
 
@@ -270,7 +216,7 @@ def _export_settings(job: Job) -> Any:
     for name, path in job.recipe.local_upstreams.items():
         weights = path / "model.safetensors"
         marks[name] = [str(path), weights.stat().st_size if weights.is_file() else None]
-    return {"random_seed": job.recipe.random_seed, "local_upstreams": marks}
+    return {"seed": job.recipe.pretrain["hl_it1"].train.seed, "local_upstreams": marks}
 
 
 def _task_stage(number: int, task: str) -> Stage:

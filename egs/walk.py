@@ -18,7 +18,8 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 from corpora.files import read_json, sha256_json, write_json, write_text
-from egs.stages import STAGES, TASK_STAGES, Job, Stage, StageError, fingerprints, result, stage
+from egs.sources import StageError, fingerprints
+from egs.stages import STAGES, TASK_STAGES, Job, Stage, result, stage
 from egs.stamps import Stamp, StampFolder, locked, why_incomplete
 
 log = logging.getLogger(__name__)

@@ -46,13 +46,20 @@ class LogMelHubertModel(HubertModel):
         input_values: Tensor,
         attention_mask: Tensor | None = None,
         mask_time_indices: Tensor | None = None,
+        output_hidden_states: bool | None = None,
         return_dict: bool | None = True,
-        **_: object,
-    ) -> BaseModelOutput | tuple[Tensor]:
-        """(B, N) samples and, if padded, their (B, N) mask -> `last_hidden_state` (B, T, D)."""
+        **options: object,
+    ) -> BaseModelOutput | tuple[Tensor, ...]:
+        """(B, N) samples and, if padded, their (B, N) mask -> `last_hidden_state` (B, T, D), and on demand
+        `hidden_states`: states 0 to L, the last one after the final norm. Raises TypeError for other options."""
+        unknown = [name for name, value in options.items() if value]
+        if unknown:
+            raise TypeError(f"a log-mel model does not know the option `{unknown[0]}`")
         lengths = None if attention_mask is None else attention_mask.sum(-1)
         states, _ = run_layers(self, input_values, lengths, time_mask=mask_time_indices)
-        return BaseModelOutput(last_hidden_state=states[-1]) if return_dict is not False else (states[-1],)
+        hidden_states = tuple(states) if output_hidden_states else None
+        output = BaseModelOutput(last_hidden_state=states[-1], hidden_states=hidden_states)
+        return output if return_dict is not False else output.to_tuple()
 
 
 @dataclass(frozen=True)
@@ -198,6 +205,11 @@ def encode(model: HubertModel, wavs: Sequence[Tensor], *, top_layer: int | None 
     Valid frames do not depend on the other items of the batch. An item below 400 samples has 0 valid frames.
     """
     padded, lengths = collate(model, wavs)
-    states, _ = run_layers(model, padded, lengths, top_layer=top_layer)
     frames = torch.tensor([frame_count(len(wav)) for wav in wavs], device=padded.device)
+    if lengths is not None and getattr(model.config, "feat_extract_norm", "layer") == "group":
+        # HuBERT-Base normalises each channel over time, padding included: such a model sees one item at a time.
+        alone = [encode(model, [wav], top_layer=top_layer).hidden_states for wav in wavs]
+        states = [pad_sequence([item[0] for item in layer], batch_first=True) for layer in zip(*alone, strict=True)]
+    else:
+        states, _ = run_layers(model, padded, lengths, top_layer=top_layer)
     return Encoded(states, frames)

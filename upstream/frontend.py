@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from upstream.family import FFT_SIZE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE, Geometry
+from upstream.family import FFT_SIZE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE
 
 SHORT_HOP = HOP // 2
 # About one step of 16-bit audio: digital silence and dither look alike, and the logarithm stays finite.
@@ -88,6 +88,3 @@ class LogMelFrontEnd(nn.Module):
     def _freeze_parameters(self) -> None:
         """Part of what Transformers expects of a feature encoder; there is nothing to train here."""
 
-
-def log_mel_front_end(g: Geometry) -> LogMelFrontEnd:
-    return LogMelFrontEnd(g.mels)

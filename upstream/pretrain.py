@@ -57,6 +57,11 @@ class TrainingError(RuntimeError):
     """Training cannot go on; says at which step and on which utterances."""
 
 
+def is_first_rank() -> bool:
+    """Whether this process writes what all ranks made; always true without torchrun."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 def native_bf16() -> bool:
     """Whether this machine multiplies bf16 in hardware: a CUDA GPU that says so, or a CPU with AMX tiles."""
     if torch.cuda.is_available():
@@ -92,10 +97,20 @@ def initial_model(geometry: Geometry, utterances: list[Utterance], init: InitCon
     """The model before its first step; with init `random` this is also the random baseline of the benchmark."""
     torch.manual_seed(seed)
     model = build_encoder(geometry)
-    if init.kind == "random" and isinstance(model.feature_extractor, LogMelFrontEnd):
+    copied = initialise(model, init)
+    if isinstance(model.feature_extractor, LogMelFrontEnd) and "feature_extractor.mean" not in copied:
         set_log_mel_statistics(model, utterances, seed)
-    initialise(model, init)
     return model
+
+
+def training_utterances(data_dir: Path, units_dir: Path, split: str, **expected: Any) -> tuple[list[Utterance], Units]:
+    """The utterances of a split that have units, and the units; `expected` fields of UnitsInfo must agree.
+
+    Raises UnitsError when a label is missing, too large, or of another length than its utterance.
+    """
+    units = Units.open(units_dir, split)
+    units.verify()
+    return check_units(units, usable(read_datadir(data_dir / split), split), **expected), units
 
 
 class Pretraining(lightning.LightningModule):
@@ -309,17 +324,19 @@ def pretrain(
     config: PretrainConfig,
     init: InitConfig | None = None,
     card: dict[str, Any] | None = None,
+    expected_units: dict[str, Any] | None = None,
 ) -> Path:
     """Train one model on units and write `<out_dir>/model`; returns that path.
 
     `data_dir` holds the data directories `train` and `dev`, `units_dir` their units. Goes on from
     `<out_dir>/checkpoints` when they belong to the same configuration. Raises UnitsError before the first step when a
-    label is missing, too large, or of another length than its utterance.
+    label is missing, too large, of another length than its utterance, or when the units are not the `expected_units`
+    (fields of UnitsInfo, for instance `k` and `model_sha256`).
     """
     init = init or InitConfig()
-    utterances = {split: usable(read_datadir(data_dir / split), split) for split in ("train", "dev")}
-    units = {split: Units.open(units_dir, split) for split in utterances}
-    utterances = {split: check_units(units[split], utterances[split]) for split in utterances}
+    utterances, units = {}, {}
+    for split in ("train", "dev"):
+        utterances[split], units[split] = training_utterances(data_dir, units_dir, split, **(expected_units or {}))
     info = asdict(units["train"].info)
     facts = {
         "geometry": asdict(geometry),
@@ -329,8 +346,8 @@ def pretrain(
         "utterances": sha256_json([[u.utt_id, u.samples] for split in utterances.values() for u in split]),
     }
     fingerprint = sha256_json(facts)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    write_json(out_dir / "config.json", facts)
+    if is_first_rank():
+        write_json(out_dir / "config.json", facts)
 
     recorder = Recorder(PretrainDataset(utterances["dev"], units["dev"], config), out_dir, config, fingerprint)
     recorder.restore(load_state(out_dir / "checkpoints", fingerprint))
@@ -339,6 +356,8 @@ def pretrain(
     if recorder.done < config.steps:
         _fit(module, recorder, PretrainDataset(utterances["train"], units["train"], config), out_dir, config)
 
+    if not is_first_rank():
+        return out_dir / "model"
     best = torch.load(out_dir / "checkpoints" / "best.pt", map_location="cpu", weights_only=True)
     module.encoder.load_state_dict(best["encoder"])
     hours = sum(u.samples for u in utterances["train"]) / SAMPLE_RATE / 3600
@@ -377,7 +396,8 @@ def _fit(
             accelerator="gpu" if torch.cuda.is_available() else "cpu",
             devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
             num_nodes=max(1, ranks // int(os.environ.get("LOCAL_WORLD_SIZE", ranks))),
-            strategy="ddp" if ranks > 1 else "auto",
+            # LayerDrop leaves the parameters of a skipped layer without a gradient
+            strategy="auto" if ranks == 1 else "ddp_find_unused_parameters_true" if config.layerdrop else "ddp",
             precision=resolve_precision(config.precision),
             max_steps=config.steps - recorder.done,
             gradient_clip_val=config.clip,

@@ -182,19 +182,22 @@ def write(comparisons: list[Comparison], path: Path) -> None:
 
 def table(comparisons: list[Comparison], left: list[LeftOut]) -> Table:
     """The comparisons for people, in percentage points."""
-    header = ["upstream", "against", "column", "difference", "95 % interval", "gain kept", "claim", "verdict"]
+    header = ["upstream", "against", "column", "difference", "95 % interval", "units", "gain kept", "claim", "verdict"]
     rows = [
         [
             *(c.upstream, c.against, f"{c.task.upper()} {c.split} {metric_info(c.metric).label}"),
             *(signed(c.difference), f"[{signed(c.ci_low)}, {signed(c.ci_high)}]"),
+            f"{c.speakers} speakers" if c.speakers > 1 else f"{c.utterances} utterances",
             "-" if c.gain_kept is None else f"{100 * c.gain_kept:.0f} %",
             *(c.claim, c.verdict),
         ]
         for c in comparisons
     ]
     notes = [
-        "difference in percentage points, positive where the upstream is better; paired bootstrap by speaker "
-        "of the mean over seeds",
+        "difference in percentage points, positive where the upstream is better; paired bootstrap of the mean "
+        "over seeds",
+        "units: what is resampled; utterances where all are of one speaker, which says nothing about other speakers. "
+        "With fewer than about ten speakers a bootstrap interval is too narrow",
         "gain kept: what the upstream gains over the baseline of its claim, as a share of what the other gains",
         "shown: the interval of the difference lies above 0 (better), or so does that of the difference plus a "
         f"tenth of the other's gain (keeps {1 - TOLERATED_LOSS:.0%})",

@@ -111,7 +111,10 @@ def leaderboard(cells: dict[Key, Cell], group: list[Setting], known: dict[str, M
         ]
         rows.append(facts + [_show(cells.get((setting, split, metric, name))) for setting, split, metric in columns])
     notes = [setting.describe() for setting in group]
-    notes.append("value [95 % interval by speaker], all in percent; ↓ less is better, ↑ more is better")
+    notes.append(
+        "value [95 % interval by speaker, by utterance where there is one speaker], all in percent; "
+        "↓ less is better, ↑ more is better"
+    )
     if "fbank" in names:
         notes.append(FBANK_NOTE)
     notes += _coverage_notes({k: c for k, c in cells.items() if k[0] in group})

@@ -46,7 +46,9 @@ def stable(path: Path) -> list[dict[str, str]]:
     return [{**row, "wall_s": ""} for row in results.read_rows(path)]
 
 
-def test_a_grid_its_rows_and_run_directories(data: Path, tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_a_grid_its_rows_and_run_directories(
+    data: Path, tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
     exp = tmp_path / "exp"
     exp.mkdir()
     (exp / "compression.csv").write_text(
@@ -169,31 +171,31 @@ def test_the_command_says_what_is_wrong_in_one_line(
     assert error.startswith("downstream: error:") and message in error
 
 
-def test_two_processes_one_killed_give_the_same_table(data: Path, tiny_models: Path, root: Path, tmp_path: Path):
-    def start(exp: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-m", "downstream", *COMMAND, "--data", data, "--models", tiny_models]
-            + ["--exp", tmp_path / exp, "--seeds", "0,1,2", "--jobs", "2", *FAST_OPTIONS],
-            cwd=root,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-        )
-
-    killed = start("exp")
-    table = tmp_path / "exp" / "results.csv"
+def test_a_run_of_two_processes_that_is_killed_goes_on_to_the_same_table(
+    data: Path, tiny_models: Path, root: Path, tmp_path: Path
+):
+    exp = tmp_path / "exp"
+    seeds = range(6)
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "downstream", *COMMAND, "--data", data, "--models", tiny_models, "--exp", exp]
+        + ["--seeds", ",".join(map(str, seeds)), "--jobs", "2", *FAST_OPTIONS],
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
     deadline = time.monotonic() + 300
-    while not table.is_file() and killed.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while not (exp / "results.csv").is_file() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
     killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    time.sleep(3)  # its workers notice and end
-    assert len(results.read_rows(table)) < 18
-    again = start("exp")
-    output = again.communicate(timeout=300)[1].decode()
-    assert again.returncode == 0, output
-    assert "complete already" in output
-    grid(data, tmp_path / "one", tiny_models, seeds=[0, 1, 2])
-    drop = ("run_dir", "commit")
-    assert [{k: v for k, v in r.items() if k not in drop} for r in stable(table)] == [
-        {k: v for k, v in r.items() if k not in drop} for r in stable(tmp_path / "one" / "results.csv")
-    ]
+    killed.wait()
+    time.sleep(3)  # its workers see that it is gone and end
+    done = {p: p.stat().st_mtime_ns for p in exp.rglob("cell.json")}
+    assert 0 < len(done) < 12
+    time.sleep(1)
+    assert {p: p.stat().st_mtime_ns for p in exp.rglob("cell.json")} == done
+    grid(data, exp, tiny_models, seeds=seeds)
+    assert {p: p.stat().st_mtime_ns for p in done} == done
+    grid(data, tmp_path / "whole", tiny_models, seeds=seeds)
+    drop = {"run_dir": "", "commit": ""}
+    whole = stable(tmp_path / "whole" / "results.csv")
+    assert [r | drop for r in stable(exp / "results.csv")] == [r | drop for r in whole]

@@ -47,3 +47,10 @@ def test_the_key_follows_weights_and_configuration_but_not_the_card(tiny_models:
 def test_a_missing_upstream_says_how_to_add_it(name: str, message: str, tmp_path: Path):
     with pytest.raises(UpstreamMissing, match=message):
         resolve(name, tmp_path)
+
+
+def test_a_folder_with_pickled_weights_only_is_missing_and_not_a_crash(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UpstreamMissing, match="has no model.safetensors; give the folder"):
+        resolve(f"hubert={tmp_path}", tmp_path)

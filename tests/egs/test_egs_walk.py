@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from egs.recipe import load_recipe
-from egs.stages import STAGES, Job, StageError, result, stage
+from egs.sources import StageError
+from egs.stages import STAGES, Job, result, stage
 from egs.stamps import RecipeLocked, Stamp, StampFolder, content_digest, locked, why_incomplete
 from egs.walk import Range, Walk
 
@@ -67,6 +68,7 @@ class House:
                 "content": [str(path) for path in this.content(job)],
             }
             for this in STAGES
+            if this.settings(job) is not None
         }
         (self.base / "plan.json").write_text(json.dumps(plan))
         (self.base / "ran").write_text("")

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import HubertModel, Wav2Vec2Config, Wav2Vec2Model
+from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
 from upstream.encoder import build_encoder, collate, encode, frame_count, normalise_waveform, run_layers
 from upstream.family import geometry
@@ -150,6 +150,34 @@ def test_waveform_normalisation_equals_transformers_and_ignores_companions():
     torch.testing.assert_close(padded, theirs["input_values"], atol=1e-5, rtol=1e-4)
     assert lengths.tolist() == theirs["attention_mask"].sum(1).tolist()
     assert torch.isfinite(normalise_waveform(torch.zeros(500))).all()
+
+
+def test_group_norm_front_ends_do_not_see_their_companions():
+    """HuBERT-Base normalises over time, padding included: in a batch its features would depend on the longest item."""
+    config = HubertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=[8] * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, feat_extract_norm="group",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    base = HubertModel(config).eval()
+    items = [wav(11000), wav(44000, 1)]
+    with torch.no_grad():
+        together = encode(base, items)
+        for row, item in enumerate(items):
+            alone = encode(base, [item]).hidden_states
+            for ours, theirs in zip(together.hidden_states, alone, strict=True):
+                torch.testing.assert_close(ours[row, : frame_count(len(item))], theirs[0], atol=5e-5, rtol=1e-4)
+
+
+def test_log_mel_models_answer_transformers_options():
+    model = build_encoder(geometry("mini_hst")).eval()
+    with torch.no_grad():
+        output = model(wav(8000)[None], output_hidden_states=True)
+        assert len(output.hidden_states) == 3
+        assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
+        assert model(wav(8000)[None]).hidden_states is None
+        with pytest.raises(TypeError, match="output_attentions"):
+            model(wav(8000)[None], output_attentions=True)
 
 
 def test_two_dimensional_waveforms_are_refused(model):

@@ -209,6 +209,24 @@ def test_initialisation_statistics(data):
     assert model.feature_extractor.mean.unique().numel() > 1
 
 
+def test_log_mel_statistics_are_measured_unless_the_teacher_has_them(data, undisturbed, tmp_path):
+    from corpora.datadir import read_datadir
+    from upstream.encoder import build_encoder
+    from upstream.modeldir import save_model
+
+    waveform = geometry("mini_hst", front_end="waveform", conv_channels=16, width=32, heads=2, pos_conv_groups=4)
+    teacher = save_model(build_encoder(waveform), tmp_path / "teacher", {})
+    utterances = read_datadir(data / "train")
+    measured = initial_model(TINY, utterances, InitConfig(), 0).feature_extractor
+    student = initial_model(TINY, utterances, InitConfig("first_n", str(teacher)), 0).feature_extractor
+    assert torch.equal(student.mean, measured.mean) and torch.equal(student.std, measured.std)
+
+
+def test_units_of_another_model_are_refused(data, tmp_path):
+    with pytest.raises(UnitsError, match="model_sha256"):
+        pretrain(TINY, data, data / "units", tmp_path, CONFIG, expected_units={"model_sha256": "d" * 64})
+
+
 def test_dropout_stays_out_of_attention_and_ffn():
     from upstream.encoder import build_encoder
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from upstream.encoder import encode, frame_count, front_end_of
 from upstream.family import RECEPTIVE_FIELD, SAMPLE_RATE
-from upstream.modeldir import load_model, model_sha256
+from upstream.modeldir import load_model, model_sha256, read_card
 from upstream.targets.mfcc import DIM, mfcc
 
 FRAME_RATE = 50  # Hz
@@ -93,6 +93,8 @@ class LayerSource:
         self.dim: int = self.model.config.hidden_size
         self._limit = int(batch_seconds * SAMPLE_RATE)
         self._sha256 = model_sha256(self.model_dir)
+        # A name and not the path: units and the cards of models trained on them are shared.
+        self._name = read_card(self.model_dir).get("name") or self.model_dir.name
 
     @torch.inference_mode()
     def features(self, wavs: Sequence[np.ndarray]) -> list[Tensor]:
@@ -115,7 +117,7 @@ class LayerSource:
     def provenance(self) -> dict[str, Any]:
         """source, front_end, layer, model_sha256, frame_rate."""
         return {
-            "source": self.model_dir.as_posix(),
+            "source": self._name,
             "front_end": front_end_of(self.model),
             "layer": self.layer,
             "model_sha256": self._sha256,
