@@ -134,6 +134,7 @@ def run_tasks(
             (complete if _is_complete(cell) else todo).append(cell)
         if todo:
             work.append((upstream, todo))
+    _drop_stale(recipe, available, complete, [cell for _, cells in work for cell in cells], exp_dir)
     _restore(complete, exp_dir)
     if complete:
         _say(f"{len(complete)} cells are complete already")
@@ -223,6 +224,31 @@ def _is_complete(cell: Cell) -> bool:
         and (cell.run_dir / "predictions.csv").is_file()
         and read_json(path)["key"] == cell.key
     )
+
+
+def _drop_stale(
+    recipe: str, upstreams: Sequence[Upstream], complete: Sequence[Cell], todo: Sequence[Cell], exp_dir: Path
+) -> None:
+    """Remove rows that no longer hold for these tasks and upstreams: of cells that are to be run again, and of seeds
+    or folds that are not asked for now and were run with other weights or another protocol."""
+    path = exp_dir / "results.csv"
+    keys = {upstream.name: upstream.key for upstream in upstreams}
+    protocols = {cell.task: cell.protocol for cell in [*complete, *todo]}
+    valid = {cell.run_dir.resolve() for cell in complete}
+    again = {cell.run_dir.resolve() for cell in todo}
+
+    def stale(row: dict[str, str]) -> bool:
+        protocol = protocols.get(row["task"])
+        name = row["protocol"].partition("@")[0]
+        if row["recipe"] != recipe or row["upstream"] not in keys or protocol is None or name != protocol.name:
+            return False
+        run_dir = Path(row["run_dir"]).resolve()
+        if run_dir in valid or run_dir in again:
+            return run_dir in again
+        found = read_json(run_dir / "cell.json") if (run_dir / "cell.json").is_file() else {}
+        return found.get("upstream_key") != keys[row["upstream"]] or row["protocol"] != protocol.tag
+
+    results.drop(path, {row["run_dir"] for row in results.read_rows(path) if stale(row)})
 
 
 def _restore(cells: Sequence[Cell], exp_dir: Path) -> None:

@@ -118,7 +118,7 @@ class _FramesShard:
 
 def folder_of(root: Path, upstream: Upstream) -> Path:
     """Where the features of an upstream lie."""
-    return Path(root) / f"{upstream.name}-{upstream.key[:12]}"
+    return Path(root) / f"{upstream.name}-{upstream.key[:12]}-{_FORM}"
 
 
 def prepare(
@@ -159,7 +159,13 @@ def prepare(
     tally.check()
     info = Info(**{k: v for k, v in read_json(folder / "info.json").items() if k in Info.__annotations__})
     where = _index(folder / kind, kind, info, set(wanted))
+    _, unreadable = _stored(folder / kind)
     bad = {key for key in wanted if key not in where}
+    if lost := sorted(bad - set(unreadable)):
+        raise CacheError(
+            f"{upstream.name}: {folder / kind} lacks {len(lost)} of the features that were just made; delete the "
+            "folder and run again"
+        )
     return Features(info, kind, where, bad)
 
 

@@ -64,7 +64,8 @@ class ClassificationMixin(ProbeMixin):
         """S3PRL's sampler; the training seed decides the order of batches too."""
         own = dict(conf.get(mode) or {})
         if own.get("shuffle"):
-            own["seed"] = seed
+            # S3PRL's sampler adds the epoch: without the factor seed 1 would be seed 0, an epoch late
+            own["seed"] = seed * 1_000_003
         return FixedBatchSizeBatchSampler(dataset, **own)
 
     def build_downstream(

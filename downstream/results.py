@@ -61,6 +61,16 @@ def upsert(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
         write_text(Path(path), _csv(COLUMNS, ordered))
 
 
+def drop(path: Path, run_dirs: Iterable[str]) -> None:
+    """Remove the rows of these run directories; safe with two writers."""
+    gone = set(run_dirs)
+    with _locked(Path(path)):
+        rows = read_rows(path)
+        kept = [row for row in rows if row["run_dir"] not in gone]
+        if len(kept) < len(rows):
+            write_text(Path(path), _csv(COLUMNS, kept))
+
+
 def write_predictions(path: Path, predictions: Iterable[Prediction]) -> None:
     """Write predictions.csv (UTF-8): utt_id, speaker, split, reference, hypothesis."""
     rows = [{name: getattr(p, name) for name in PREDICTION_COLUMNS} for p in predictions]

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import queue
 import shutil
-import subprocess
 import threading
 import time
 import traceback
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from corpora.files import TooManyBadFiles, write_json, write_text
 from downstream import cache, metrics, results, stats
+from downstream.revision import commit
 from downstream.upstreams import Upstream
 
 if TYPE_CHECKING:
@@ -206,7 +206,10 @@ def _run_cell(
         results.write_predictions(folder / "predictions.csv", outcome.predictions)
         rows = _rows(upstream, cell, settings, outcome)
         # Last: a run directory with this file is complete.
-        write_json(folder / "cell.json", {"key": cell.key, "dev": outcome.dev, "rows": rows})
+        write_json(
+            folder / "cell.json",
+            {"key": cell.key, "upstream_key": upstream.key, "dev": outcome.dev, "rows": rows},
+        )
     return rows
 
 
@@ -238,7 +241,7 @@ def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Any) -> l
                 "lr": outcome.lr,
                 "text_profile": config["text_profile"],
                 "wall_s": round(outcome.wall_s, 2),
-                "commit": _commit(),
+                "commit": commit(),
                 "run_dir": _shown(cell.run_dir),
             }
             rows.append(results.as_text(row))
@@ -308,16 +311,6 @@ def _device(asked: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _commit() -> str:
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return found.stdout.strip()
 
 
 def _shown(path: Path) -> str:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
 from downstream.report.rows import STANDARD_UPSTREAMS, TASKS, Row
 from downstream.report.text import Table
+from downstream.revision import commit
 
 PACKAGES = ("torch", "torchaudio", "transformers", "s3prl", "espnet", "lightning", "scikit-learn", "jiwer")
 SYNTHETIC_BANNER = (
@@ -51,21 +51,6 @@ def _gpu() -> str:
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
-
-
-def commit() -> str:
-    """The commit of this code, marked where files differ from it; `unknown` outside git."""
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=30)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        head = git("rev-parse", "HEAD")
-        return f"{head}{' with uncommitted changes' if git('status', '--porcelain') else ''}" if head else "unknown"
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
 
 
 def missing(rows: list[Row], exp_dir: Path, recipe: str, left_out: dict[str, str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -199,3 +200,15 @@ def test_a_run_of_two_processes_that_is_killed_goes_on_to_the_same_table(
     drop = {"run_dir": "", "commit": ""}
     whole = stable(tmp_path / "whole" / "results.csv")
     assert [r | drop for r in stable(exp / "results.csv")] == [r | drop for r in whole]
+
+
+def test_rows_of_older_weights_leave_the_table(data: Path, tiny_models: Path, tmp_path: Path):
+    """Seed 1 of the old weights must not be averaged with seed 0 of the new ones; what still holds stays."""
+    exp, models = tmp_path / "exp", tmp_path / "models"
+    shutil.copytree(tiny_models / "tiny_a", models / "m")
+    grid(data, exp, models, upstreams=["m", "fbank"])
+    shutil.rmtree(models / "m")
+    shutil.copytree(tiny_models / "tiny_b", models / "m")
+    grid(data, exp, models, upstreams=["m", "fbank"], seeds=[0])
+    left = {(row["upstream"], row["seed"]) for row in results.read_rows(exp / "results.csv")}
+    assert left == {("m", "0"), ("fbank", "0"), ("fbank", "1")}
