@@ -1,7 +1,7 @@
 """Features of frozen upstreams, computed once.
 
-    <root>/<upstream>-<key>/<kind>/<shard>/   values.npy  keys.json  [frames.npy scale.npy]
-                            info.json         layers, sizes, rate
+    <root>/<upstream>-<key>-<form>/<kind>[_normalised]/<shard>/   values.npy  keys.json  [frames.npy scale.npy]
+                                   info.json                      layers, width, rate
 
 Two kinds. `pooled`: the mean over time of every layer, float32 (layers, width) an utterance; enough for heads that are
 linear before mean pooling, since the mean of W x + b is W mean(x) + b. `frames`: every frame, (layers, frames, width)
@@ -69,6 +69,7 @@ class Features:
 
     info: Info
     kind: str
+    normalised: bool
     where: dict[str, tuple[Any, int]]
     bad: set[str]
 
@@ -87,6 +88,24 @@ class Features:
     def usable(self, items: Iterable[Item]) -> list[Item]:
         """The items whose audio could be read."""
         return [item for item in items if item.key not in self.bad]
+
+
+class _Normalised:
+    """An extractor whose frames are normalised as S3PRL's featurizer does it: only where there are layers to sum."""
+
+    def __init__(self, extractor: Extractor):
+        self.extractor = extractor
+        self.info = extractor.info
+
+    def __call__(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        hidden = self.extractor(waves)
+        return [layer_norm(states) for states in hidden] if self.info.layers > 1 else hidden
+
+
+def layer_norm(states: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance over the last axis, without learned parts, as `torch.nn.functional.layer_norm`."""
+    centred = states - states.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + np.float32(1e-5))
 
 
 class _PooledShard:
@@ -128,10 +147,12 @@ def prepare(
     items: Iterable[Item],
     build: Callable[[], Extractor],
     *,
+    normalised: bool = False,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Features:
     """Features of `items`, computing those that are not stored; `build` is called only when some are missing.
 
+    `normalised` stores what S3PRL's featurizer makes of each frame with its option `normalize` (`layer_norm`).
     An utterance whose audio cannot be read is left out, counted and listed; too many of them stop the run
     (`corpora.files.TooManyBadFiles`). Raises CacheError for features that are not finite, naming the utterance, and
     for a disk that cannot hold them.
@@ -139,9 +160,10 @@ def prepare(
     if kind not in KINDS:
         raise ValueError(f"kind of features `{kind}`: choose from {', '.join(KINDS)}")
     folder = folder_of(root, upstream)
+    store = folder / (f"{kind}_normalised" if normalised else kind)
     # One entry a content: folds and tasks share utterances.
     wanted = {item.key: item for item in sorted(items, key=lambda i: (i.samples, i.utt_id), reverse=True)}
-    stored, unreadable = _stored(folder / kind)
+    stored, unreadable = _stored(store)
     missing = [item for key, item in wanted.items() if key not in stored and key not in unreadable]
     tally = BadFileTally(len(wanted))
     for key in sorted(wanted.keys() & unreadable.keys()):
@@ -153,20 +175,20 @@ def prepare(
         _announce(folder, upstream, kind, missing, info)
         done, total = 0, sum(item.samples for item in missing)
         for shard in _shards(sorted(missing, key=lambda i: (i.samples, i.utt_id)), kind, info):
-            _write_shard(folder / kind, shard, kind, upstream, extractor, tally)
+            _write_shard(store, shard, kind, upstream, _Normalised(extractor) if normalised else extractor, tally)
             done += sum(item.samples for item in shard)
             progress(done / total)
     tally.check()
     info = Info(**{k: v for k, v in read_json(folder / "info.json").items() if k in Info.__annotations__})
-    where = _index(folder / kind, kind, info, set(wanted))
-    _, unreadable = _stored(folder / kind)
+    where = _index(store, kind, info, set(wanted))
+    _, unreadable = _stored(store)
     bad = {key for key in wanted if key not in where}
     if lost := sorted(bad - set(unreadable)):
         raise CacheError(
-            f"{upstream.name}: {folder / kind} lacks {len(lost)} of the features that were just made; delete the "
+            f"{upstream.name}: {store} lacks {len(lost)} of the features that were just made; delete the "
             "folder and run again"
         )
-    return Features(info, kind, where, bad)
+    return Features(info, kind, normalised, where, bad)
 
 
 def _stored(folder: Path) -> tuple[set[str], dict[str, str]]:

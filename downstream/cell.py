@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,7 @@ def run_cell(
     arguments = problem.task_arguments(described)
     build_upstream = dict(upstream.build)
     if features is not None:
-        info = features.info
-        build_upstream["cached"] = {"layers": info.layers, "width": info.width, "stride": info.stride}
+        build_upstream["cached"] = {**asdict(features.info), "normalised": features.normalised}
     conf = protocol.config["problem"]
     model_arguments = {
         "build_model": conf["build_model"],

@@ -66,8 +66,9 @@ def info_of(model: S3PRLUpstream) -> Info:
 class CachedUpstream(nn.Module):
     """Stands for S3PRLUpstream where `x` already holds its hidden states, stacked (layers, B, T, D)."""
 
-    def __init__(self, layers: int, width: int, stride: int):
+    def __init__(self, layers: int, width: int, stride: int, normalised: bool = False):
         super().__init__()
+        self.normalised = normalised
         self.num_layers = layers
         self.hidden_sizes = [width] * layers
         self.downsample_rates = [stride] * layers
@@ -78,7 +79,13 @@ class CachedUpstream(nn.Module):
 
 
 class LayerSum(Featurizer):
-    """S3PRL's featurizer, same parameters; one product instead of a copy where the layers come stacked."""
+    """S3PRL's featurizer, same parameters; one product instead of a copy where the layers come stacked.
+
+    What is stored normalised is not normalised again.
+    """
+
+    def __init__(self, upstream: nn.Module, layer_selections: list[int] | None = None, normalize: bool = False):
+        super().__init__(upstream, layer_selections, normalize and not getattr(upstream, "normalised", False))
 
     def forward(self, all_hs: Tensor | list[Tensor], all_lens: list[Tensor]) -> tuple[Tensor, Tensor]:
         if not isinstance(all_hs, Tensor) or self.normalize or len(all_hs) == 1:
@@ -159,7 +166,7 @@ class ProbeMixin:
         return collate
 
     def build_upstream(self, build_upstream: dict) -> nn.Module:
-        """The upstream, or with the key `cached` (layers, width, stride) its stand-in."""
+        """The upstream, or with the key `cached` (`CachedUpstream`'s arguments) its stand-in."""
         build = dict(build_upstream)
         cached = build.pop("cached", None)
         return build_s3prl_upstream(build) if cached is None else CachedUpstream(**cached)

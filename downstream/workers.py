@@ -138,6 +138,8 @@ def _run_upstream(
 
     # Baselines are many tiny operations, in which threads wait for each other.
     torch.set_num_threads(1 if upstream.path is None else threads)
+    # Gates that saturate make gradients too small for normal numbers, with which a CPU is ten times slower.
+    torch.set_flush_denormal(True)
     device = _device(settings.device)
     with _quiet():
         from downstream.cell import problem_of
@@ -153,10 +155,10 @@ def _run_upstream(
             extractor.append(UpstreamExtractor(upstream, device))
         return extractor[0]
 
-    features: dict[str, cache.Features] = {}
-    broken: dict[str, str] = {}
-    for kind in sorted({cell.protocol.config["cached"] for cell in cells} - {None}):
-        items = [i for cell in cells if cell.protocol.config["cached"] == kind for i in cell.data.items]
+    features: dict[tuple[str, bool], cache.Features] = {}
+    broken: dict[tuple[str, bool], str] = {}
+    for kind, normalised in sorted({_kind(cell) for cell in cells} - {_UNCACHED}):
+        items = [item for cell in cells if _kind(cell) == (kind, normalised) for item in cell.data.items]
 
         def progress(share: float, kind: str = kind) -> None:
             tell(Event("note", f"{upstream.name}: {kind} features {share:.0%}"))
@@ -164,23 +166,29 @@ def _run_upstream(
         try:
             progress(0.0)
             with _logging_to(_Teller(tell), "downstream.cache", "corpora.files"):
-                features[kind] = cache.prepare(
-                    settings.exp_dir / "cache", upstream, kind, items, build, progress=progress
+                features[kind, normalised] = cache.prepare(
+                    settings.exp_dir / "cache",
+                    upstream,
+                    kind,
+                    items,
+                    build,
+                    normalised=normalised,
+                    progress=progress,
                 )
         except Exception as error:
-            broken[kind] = _line(error)
+            broken[kind, normalised] = _line(error)
             if not isinstance(error, (cache.CacheError, TooManyBadFiles)):
                 tell(Event("say", traceback.format_exc()))
     extractor.clear()
     for cell in cells:
-        kind = cell.protocol.config["cached"]
+        kind = _kind(cell)
         place = f"{upstream.name} {cell.place}"
         if kind in broken:
             tell(Event("failed", f"{place}: {broken[kind]}", 1))
             continue
         tell(Event("note", place))
         # Steps on pooled features take microseconds: a second thread would only wait for the first.
-        torch.set_num_threads(1 if kind == "pooled" else threads)
+        torch.set_num_threads(1 if kind[0] == "pooled" else threads)
         try:
             rows = _run_cell(upstream, cell, settings, features.get(kind), device)
         except Exception as error:
@@ -194,6 +202,17 @@ def _quiet() -> Iterator[None]:
     """S3PRL's import prints deprecations of others and failed downloads that nothing here needs."""
     with open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
         yield
+
+
+_UNCACHED = ("", False)
+
+
+def _kind(cell: Cell) -> tuple[str, bool]:
+    """Kind of features that a cell is trained on, and whether each frame is normalised."""
+    config = cell.protocol.config
+    if config["cached"] is None:
+        return _UNCACHED
+    return config["cached"], bool(config["problem"]["build_featurizer"]["normalize"])
 
 
 def _run_cell(

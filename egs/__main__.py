@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     except (StageError, RecipeLocked) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # of this process itself: a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -199,8 +199,9 @@ def _install(venv: Path, requirements: Path) -> None:
             elif line.startswith("Installing collected packages"):
                 say("  all fetched; unpacking them")
     if pip.returncode:
+        what = f"exit status {pip.returncode}" if pip.returncode > 0 else f"signal {-pip.returncode}"
         raise EnvironmentFailure(
-            f"pip failed with exit status {pip.returncode}; its last lines:\n{''.join(tail)}"
+            f"pip failed with {what}; its last lines:\n{''.join(tail)}"
             f"The whole log is {log_path}; the next run starts again."
         )
 
@@ -218,6 +219,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="never delete the folder: it is somebody's own")
     parser.add_argument("--same_python", action="store_true", help="rebuild where another Python version made it")
     parser.add_argument("--force", action="store_true", help="install again")
+    parser.add_argument("--describe", action="store_true", help="say what it holds, even where nothing was to do")
     args = parser.parse_args()
     try:
         made = ensure(
@@ -228,6 +230,7 @@ def main() -> int:
         return 2
     if made:
         say(f"{args.venv} is complete")
+    if made or args.describe:
         subprocess.run([args.venv / "bin/python", "-m", "egs", "check"], check=True)
     return 0
 

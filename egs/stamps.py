@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from corpora.files import read_json, sha256_file, write_json
+from corpora.files import read_json, sha256_file, write_json, write_text
 
 
 class RecipeLocked(RuntimeError):
@@ -59,7 +59,8 @@ class StampFolder:
         """Take the stamp away before the work starts, so that a killed stage is never taken for a complete one."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._path(number, "json").unlink(missing_ok=True)
-        self._path(number, "begun").write_text(digest + "\n", encoding="utf-8")
+        if self.begun(number) != digest:
+            write_text(self._path(number, "begun"), digest + "\n")
 
     def finish(self, number: int, stamp: Stamp) -> None:
         """Write the stamp, whole or not at all."""
@@ -80,8 +81,8 @@ def why_incomplete(stamp: Stamp | None, digest: str, outputs: Iterable[Path]) ->
     return f"{missing} is missing" if missing else None
 
 
-def content_digest(paths: Iterable[Path], *, skip_suffixes: frozenset[str] = frozenset()) -> str:
-    """SHA-256 over names and contents of files; a folder counts with every file below it that is not skipped.
+def content_digest(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents of files; a folder counts with every file below it.
 
     Raises FileNotFoundError for a path that does not exist.
     """
@@ -89,10 +90,7 @@ def content_digest(paths: Iterable[Path], *, skip_suffixes: frozenset[str] = fro
     for path in paths:
         if path.is_dir():
             files = sorted(
-                Path(folder) / name
-                for folder, _, names in os.walk(path)
-                for name in names
-                if Path(name).suffix.lower() not in skip_suffixes
+                Path(folder) / name for folder, _, names in os.walk(path) for name in names
             )
         else:
             files = [path]

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any, BinaryIO
 
 from corpora.files import read_json, sha256_json, write_json, write_text
-from egs.sources import StageError, fingerprints
+from egs.sources import StageError, fingerprints, source_folders
 from egs.stages import STAGES, TASK_STAGES, Job, Stage, result, stage
 from egs.stamps import Stamp, StampFolder, locked, why_incomplete
 
@@ -116,6 +116,8 @@ class Walk:
         continues = reason is not None and not stages.anew and self.stamps.begun(this.number) == digest.value
         reason = reason or ("asked for with --stage" if stages.explicit else "asked for with --force")
         log.info("%s: %s (%s)", label, "going on" if continues else "starting", reason)
+        if this.number == 1 and not continues:
+            _claim_data(job, digest.value)
         self.stamps.begin(this.number, digest.value)
         if not continues:
             _reset(job, this, anew=stages.explicit or stages.anew)
@@ -150,8 +152,31 @@ class _Digest:
     reason: str | None  # why there is none yet
 
 
+def _claim_data(job: Job, digest: str) -> None:
+    """See to it that stage 1 deletes nothing but what stage 1 of this experiment made, and note that it is ours.
+
+    The note lies beside the data folder, `.<name>.owner.json`. Raises StageError for a folder that somebody else
+    filled, or that holds a corpus.
+    """
+    for variable, folder in source_folders(job.recipe).items():
+        if folder is not None and folder.resolve().is_relative_to(job.data.resolve()):
+            raise StageError(
+                f"{variable}={folder} lies inside {job.data}, which stage 1 fills; move the corpus, or use "
+                "another --data"
+            )
+    note = job.data.with_name(f".{job.data.name}.owner.json")
+    claim = {"exp": str(job.exp.resolve()), "digest": digest}
+    if job.data.is_dir() and any(job.data.iterdir()):
+        owner = read_json(note) if note.is_file() else None
+        if owner is None:
+            raise StageError(f"{job.data} holds files that no run.sh made; move them away, or use another --data")
+        if owner["exp"] != claim["exp"]:
+            raise StageError(f"{job.data} was made for {owner['exp']}; use another --data")
+    write_json(note, claim)
+
+
 def _reset(job: Job, this: Stage, *, anew: bool) -> None:
-    """Make room for a stage that starts from nothing; a trained model is moved aside, not deleted.
+    """Make room for a stage that starts from nothing; training that was paid for is moved aside, not deleted.
 
     The runs of a task are kept unless it was asked for again: each of them knows what it was made from, so a grid that
     grew costs only what is new.
@@ -161,13 +186,14 @@ def _reset(job: Job, this: Stage, *, anew: bool) -> None:
     for folder in this.work(job):
         if not folder.exists():
             continue
-        if (folder / "model").is_dir():
+        if (folder / "model").is_dir() or (folder / "checkpoints" / "last.pt").is_file():
             aside = folder.with_name(f"{folder.name}.old")
             if aside.exists():
                 shutil.rmtree(aside)
             folder.rename(aside)
-            log.info("  the model that was there is now %s", aside)
+            log.info("  what was trained there is now %s", aside)
         else:
+            log.info("  deleting what was in %s", folder)
             shutil.rmtree(folder)
 
 
@@ -203,7 +229,7 @@ def _run(job: Job, this: Stage, command: list[str]) -> None:
     full = f" The disk of {job.exp} is full: {free // 2**20} MB free." if free < 200 * 2**20 else ""
     raise StageError(
         f"stage {this.number} ({this.title}) {what}.{full} Log: {stem.with_suffix('.log')}. "
-        "The same command goes on from here."
+        f"./run.sh --recipe {job.recipe.name} goes on from here."
     )
 
 

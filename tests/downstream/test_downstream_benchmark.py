@@ -176,7 +176,7 @@ def test_a_run_of_two_processes_that_is_killed_goes_on_to_the_same_table(
     data: Path, tiny_models: Path, root: Path, tmp_path: Path
 ):
     exp = tmp_path / "exp"
-    seeds = range(6)
+    seeds = range(20)
     killed = subprocess.Popen(
         [sys.executable, "-m", "downstream", *COMMAND, "--data", data, "--models", tiny_models, "--exp", exp]
         + ["--seeds", ",".join(map(str, seeds)), "--jobs", "2", *FAST_OPTIONS],
@@ -191,7 +191,7 @@ def test_a_run_of_two_processes_that_is_killed_goes_on_to_the_same_table(
     killed.wait()
     time.sleep(3)  # its workers see that it is gone and end
     done = {p: p.stat().st_mtime_ns for p in exp.rglob("cell.json")}
-    assert 0 < len(done) < 12
+    assert 0 < len(done) < 40
     time.sleep(1)
     assert {p: p.stat().st_mtime_ns for p in exp.rglob("cell.json")} == done
     grid(data, exp, tiny_models, seeds=seeds)
