@@ -89,7 +89,7 @@ def _units_stage(key: str, title: str) -> Stage:
 
     def content(job: Job) -> list[Path]:
         folder = job.exp / "units" / key
-        return [folder / "codebook.safetensors", *(folder / f"{split}.bin" for split in SPLITS)]
+        return [folder / f"{split}.bin" for split in SPLITS]
 
     def needs(recipe: Recipe) -> tuple[int, ...]:
         return _with_sources((1,), recipe.units[key].source)
@@ -99,7 +99,11 @@ def _units_stage(key: str, title: str) -> Stage:
         title=title,
         needs=needs,
         settings=settings,
-        outputs=lambda job: [*content(job), *(job.exp / "units" / key / f"{split}.json" for split in SPLITS)],
+        outputs=lambda job: [
+            job.exp / "units" / key / "codebook.safetensors",
+            *content(job),
+            *(job.exp / "units" / key / f"{split}.json" for split in SPLITS),
+        ],
         content=content,
         work=lambda job: [job.exp / "units" / key],
         run=run,

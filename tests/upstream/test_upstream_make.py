@@ -347,3 +347,14 @@ def test_more_clusters_than_frames(corpus, tmp_path):
     with pytest.raises(CodebookError, match="distinct frames do not make 5000 clusters"):
         run({"train": corpus["dev"]}, tmp_path, replace(MFCC, k=5000))
     assert not (tmp_path / "codebook.safetensors").exists()
+
+
+def test_copied_audio_gives_the_same_codebook_and_units(own_corpus, tmp_path):
+    """Times of files are what a copy changes: they may cost a second fit, they are no part of what was made."""
+    first = run(own_corpus, tmp_path / "units")
+    bytes_before = (tmp_path / "units" / "train.bin").read_bytes()
+    for utterance in read_datadir(own_corpus["train"]):
+        os.utime(utterance.audio, (1, 1))
+    second = run(own_corpus, tmp_path / "units")
+    assert second.info == first.info
+    assert (tmp_path / "units" / "train.bin").read_bytes() == bytes_before

@@ -187,8 +187,13 @@ class Codebook:
 
     @cached_property
     def sha256(self) -> str:
-        """Identity of the codebook: its tensors and its facts, whatever the file's layout."""
-        digest = hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode())
+        """Identity of the codebook: its tensors and its facts, whatever the file's layout.
+
+        `data_sha256` is left out: it changes when the same audio is copied, the codebook does not.
+        """
+        provenance = {k: v for k, v in self.facts.get("provenance", {}).items() if k != "data_sha256"}
+        facts = {**self.facts, "provenance": provenance}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for name, array in sorted(self._arrays().items()):
             digest.update(f"{name} {array.shape} {array.dtype.str}".encode())
             digest.update(array.tobytes())

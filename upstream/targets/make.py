@@ -100,10 +100,14 @@ def _usable(utterances: Sequence[Utterance], path: Path) -> tuple[list[Utterance
 
 
 def _data_sha256(utterances: Sequence[Utterance]) -> str:
-    """Identity of a split: ids, lengths, and sizes of the audio files; neither their times, which a copy changes, nor
-    the audio itself, which would have to be read."""
-    sizes = {path: path.stat().st_size for path in {u.audio for u in utterances}}
-    return sha256_json([[u.utt_id, u.samples, u.start or 0, sizes[u.audio]] for u in utterances])
+    """What decides whether a split is the one of last time: ids, lengths, and size and time of the audio files (the
+    audio itself is not read). Times change with a copy, so this is no part of any identity."""
+    stats = {path: path.stat() for path in {u.audio for u in utterances}}
+    rows = []
+    for u in utterances:
+        stat = stats[u.audio]
+        rows.append([u.utt_id, u.samples, u.start or 0, stat.st_size, stat.st_mtime_ns])
+    return sha256_json(rows)
 
 
 def _codebook(
