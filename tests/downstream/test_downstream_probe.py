@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from downstream.upstreams import Upstream, resolve
 SIZES = {"train": 12, "dev": 6, "test": 6}
 
 
-def features_of(root: Path, upstream: Upstream, data: TaskData, kind: str) -> cache.Features:
+def features_of(root: Path, upstream: Upstream, data: TaskData, kind: str, **options: bool) -> cache.Features:
     from downstream.probe import UpstreamExtractor
 
-    return cache.prepare(root, upstream, kind, data.items, lambda: UpstreamExtractor(upstream, "cpu"))
+    return cache.prepare(root, upstream, kind, data.items, lambda: UpstreamExtractor(upstream, "cpu"), **options)
 
 
-def model_pair(task: str, upstream: Upstream, info: cache.Info, protocol: Protocol) -> tuple[Any, nn.Module, nn.Module]:
+def model_pair(
+    task: str, upstream: Upstream, features: cache.Features, protocol: Protocol
+) -> tuple[Any, nn.Module, nn.Module]:
     """(problem, probe on cached features, S3PRL's own model), same weights."""
     from s3prl.problem.asr.superb_asr import SuperbASR
     from s3prl.problem.common.superb_er import SuperbER
@@ -45,7 +48,7 @@ def model_pair(task: str, upstream: Upstream, info: cache.Info, protocol: Protoc
         "build_featurizer": conf["build_featurizer"],
         "build_downstream": conf["build_downstream"],
     }
-    stand_in = {"layers": info.layers, "width": info.width, "stride": info.stride}
+    stand_in = {**asdict(features.info), "normalised": features.normalised}
     cached = problem.build_model(**arguments, build_upstream={**upstream.build, "cached": stand_in})
     theirs = SuperbASR() if task == "asr" else SuperbER()
     head = {k: v for k, v in conf["build_downstream"].items() if k != "total_rate"}
@@ -60,14 +63,17 @@ def model_pair(task: str, upstream: Upstream, info: cache.Info, protocol: Protoc
     return problem, cached.eval(), plain.eval()
 
 
+@pytest.mark.parametrize("normalised", [True, False])
 @pytest.mark.parametrize("name", ["fbank", "tiny_a"])
 def test_pooled_features_give_s3prls_own_logits(
-    name: str, make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path
+    name: str, normalised: bool, make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path
 ):
-    upstream, protocol = resolve(name, tiny_models), load("ser", "light")
+    """S3PRL normalises each frame before the mean over time, so the cache has to as well."""
+    upstream = resolve(name, tiny_models)
+    protocol = load("ser", "light", {"problem.build_featurizer.normalize": normalised})
     data = load_task(make_set("ser", SIZES), protocol)
-    features = features_of(tmp_path / "c", upstream, data, "pooled")
-    _, cached, plain = model_pair("ser", upstream, features.info, protocol)
+    features = features_of(tmp_path / "c", upstream, data, "pooled", normalised=normalised)
+    _, cached, plain = model_pair("ser", upstream, features, protocol)
     for item in data.splits["test"]:
         wave = torch.from_numpy(read_audio(item.audio))
         with torch.no_grad():
@@ -84,7 +90,7 @@ def test_stored_frames_give_s3prls_own_logits(make_set: Callable[..., Path], tin
     protocol = load("asr", "light", {"problem.build_downstream.total_rate": 320})
     data = load_task(make_set("asr", SIZES), protocol)
     features = features_of(tmp_path / "c", upstream, data, "frames")
-    _, cached, plain = model_pair("asr", upstream, features.info, protocol)
+    _, cached, plain = model_pair("asr", upstream, features, protocol)
     items = data.splits["test"]
     batch = collate(CachedDataset(items, [{} for _ in items], features).__getitems__(list(range(len(items)))))
     with torch.no_grad():

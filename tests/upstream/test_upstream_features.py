@@ -79,7 +79,7 @@ def test_top_layer_comes_after_the_final_norm(model_dir, wavs):
 
 def test_provenance_names_model_and_layer(model_dir):
     assert LayerSource(model_dir, 3).provenance() == {
-        "source": model_dir.as_posix(),
+        "source": model_dir.name,  # and no path of this machine: cards of models are shared
         "front_end": "logmel",
         "layer": 3,
         "model_sha256": model_sha256(model_dir),
