@@ -1,6 +1,7 @@
 """The `open_arabic` recipe's data: four public corpora, one bilingual self-supervised set, ASR and SER.
 
-    <out>/ssl/{train,dev}                               keywords, verses and English digits; utt2lang ar|en
+    <out>/ssl/{train,dev}                               keywords, verses and English digits; utt2lang ar|en; train
+                                                        also at other speeds
     <out>/asr/{train,dev,test_keywords,test_quran}      keyword strings and verses, text in one profile
     <out>/ser/fold<k>/{train,dev,test}                  BAVED
     <out>/{summary.json,skipped.tsv}                    hours of every set; files that were left out, with reasons
@@ -27,6 +28,7 @@ from corpora.everyayah import Verse
 from corpora.files import BadFileTally, write_json, write_text
 from corpora.ingest import CorpusError
 from corpora.provenance import Provenance, check_isolation, write_sources
+from corpora.speed import check_factor, perturb, perturbed_sources, prefix
 from corpora.strings import Word, plan_strings, render_strings, string_sources
 
 CORPORA = (arabic_speech_commands, baved, everyayah, free_spoken_digits)
@@ -46,13 +48,17 @@ def prepare(
     jobs: int = 1,
     folds: int = baved.FOLDS,
     text_profile: str = TEXT_PROFILE,
+    ssl_speeds: Sequence[float] = (),
 ) -> None:
     """Write all data directories of the recipe.
 
     sources: the corpus folders, keyed ARABIC_SPEECH_COMMANDS, BAVED, EVERYAYAH, FREE_SPOKEN_DIGITS.
+    ssl_speeds: the self-supervised training set once more at each of these speeds (`corpora.speed`).
     Raises CorpusError for a folder that is not named or of another layout, TooManyBadFiles past the limit of bad
     files in one corpus, LeakError if a scored recording were in the self-supervised data.
     """
+    for speed in ssl_speeds:
+        check_factor(speed)
     missing = [corpus.VARIABLE for corpus in CORPORA if not sources.get(corpus.VARIABLE)]
     if missing:
         raise CorpusError(
@@ -73,7 +79,7 @@ def prepare(
     clips, clip_tally = baved.read_clips(folder["baved"], audio["baved"], jobs=jobs)
 
     spoken = {split: [verse for verse in verses if verse.split == split] for split in everyayah.SHARES}
-    summary = _write_ssl(out_dir, keywords["train"], spoken["train"], digits["train"], seed, jobs)
+    summary = _write_ssl(out_dir, keywords["train"], spoken["train"], digits["train"], ssl_speeds, seed, jobs)
     summary |= _write_asr(out_dir, keywords, spoken, seed, jobs)
     summary |= _write_ser(out_dir, clips, folds, seed)
     scored = [out_dir / name for name in summary if name.split("/")[-1] != "train" and not name.startswith("ssl/")]
@@ -125,7 +131,13 @@ def _write_asr(
 
 
 def _write_ssl(
-    out_dir: Path, keywords: Sequence[Word], verses: Sequence[Verse], digits: Sequence[Word], seed: int, jobs: int
+    out_dir: Path,
+    keywords: Sequence[Word],
+    verses: Sequence[Verse],
+    digits: Sequence[Word],
+    speeds: Sequence[float],
+    seed: int,
+    jobs: int,
 ) -> dict[str, dict]:
     """Unlabelled speech of both languages; dev = other recordings and other texts of the same training part."""
     sets = {"train": _Set(), "dev": _Set()}
@@ -141,6 +153,12 @@ def _write_ssl(
     for verse in verses:
         held = everyayah.hash_fraction(verse.key, seed, "ssl") < SSL_DEV_SHARE
         sets["dev" if held else "train"] += _verse_set([verse])
+    original = sets["train"]
+    for speed in speeds:
+        folder = out_dir / "audio" / f"ssl_train_{prefix(speed)[:-1]}"
+        sets["train"] += _Set(
+            perturb(original.utterances, speed, folder, jobs=jobs), perturbed_sources(original.sources, speed)
+        )
     for own in sets.values():
         own.utterances = [replace(utterance, text=None) for utterance in own.utterances]
     summary = {f"ssl/{split}": _write(out_dir / "ssl" / split, own) for split, own in sets.items()}

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from corpora.audio import SAMPLE_RATE, read_audio
+from corpora.batches import length_batches
 from corpora.datadir import Utterance
 from upstream.config import PretrainConfig
 from upstream.encoder import frame_count
@@ -68,29 +69,12 @@ def language_repeats(hours: dict[str, float], temperature: float) -> dict[str, f
     return {group: weight / weight_sum * total / hours[group] for group, weight in weights.items()}
 
 
-def bucketed(
-    clips: Sequence[Clip], batch_seconds: float, rng: np.random.Generator | None = None
+def _batches(
+    clips: Sequence[Clip], config: PretrainConfig, rng: np.random.Generator | None = None
 ) -> list[list[Clip]]:
-    """Batches of clips of like length; clips x longest clip never exceeds `batch_seconds` of audio.
-
-    With a generator, lengths are jittered by a tenth before sorting, so that an epoch mixes other clips than the last,
-    and the batches are shuffled; without one the order is that of length. Lhotse's dynamic bucketing bounds the sum of
-    durations and lets a long clip that comes last go over; the memory of a step has to be known beforehand.
-    """
-    bound = batch_seconds * SAMPLE_RATE
-    jitter = np.ones(len(clips)) if rng is None else rng.uniform(0.9, 1.1, len(clips))
-    order = np.argsort(np.array([clip.samples for clip in clips]) * jitter, kind="stable")
-    batches: list[list[Clip]] = []
-    longest = 0
-    for clip in (clips[i] for i in order):
-        longest = max(longest, clip.samples)
-        if not batches or (len(batches[-1]) + 1) * longest > bound:
-            batches.append([])
-            longest = clip.samples
-        batches[-1].append(clip)
-    if rng is not None:
-        rng.shuffle(batches)
-    return batches
+    """Batches of clips of like length, padded to at most `batch_seconds`; shuffled with a generator."""
+    rows = length_batches([clip.samples for clip in clips], config.batch_seconds * SAMPLE_RATE, rng)
+    return [[clips[i] for i in row] for row in rows]
 
 
 class StepSampler(Sampler[Step]):
@@ -128,7 +112,7 @@ class StepSampler(Sampler[Step]):
             repeats = self.repeats[group]
             for _ in range(int(repeats + rng.random())):
                 clips.append(crop(index, samples, limit, rng))
-        batches = bucketed(clips, self.config.batch_seconds, rng)
+        batches = _batches(clips, self.config, rng)
         # every rank must see the same number of batches, or the others wait for it for ever
         equal = len(batches) if self.ranks == 1 else len(batches) // self.ranks * self.ranks
         yield from batches[self.rank : equal : self.ranks]
@@ -186,7 +170,7 @@ def dev_steps(utterances: Sequence[Utterance], config: PretrainConfig) -> list[S
     """The dev set as fixed batches: the start of every utterance, in an order that never changes."""
     limit = int(config.crop_seconds * SAMPLE_RATE)
     clips = [Clip(i, 0, min(u.samples, limit)) for i, u in enumerate(utterances)]
-    return [Step(DEV_STREAM + i, batch) for i, batch in enumerate(bucketed(clips, config.batch_seconds))]
+    return [Step(DEV_STREAM + i, batch) for i, batch in enumerate(_batches(clips, config))]
 
 
 def usable(utterances: Sequence[Utterance], split: str) -> list[Utterance]:

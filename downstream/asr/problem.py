@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from s3prl.dataio.encoder.tokenizer import CharacterTokenizer
 from s3prl.dataio.encoder.vocabulary import generate_basic_vocab
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from corpora.audio import SAMPLE_RATE
+from corpora.batches import length_batches
 from downstream import metrics
 from downstream.data import Item
 from downstream.probe import ProbeMixin
@@ -109,7 +111,7 @@ class BudgetSampler:
     """Batches of similar lengths whose padded audio stays within a budget; with a seed, reshuffled every epoch."""
 
     def __init__(self, samples: Sequence[int], max_seconds: float, seed: int | None):
-        self.samples = torch.tensor(list(samples))
+        self.samples = list(samples)
         self.budget = int(max_seconds * SAMPLE_RATE)
         self.seed = seed
         self.epoch = 0
@@ -118,26 +120,8 @@ class BudgetSampler:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        if self.seed is None:
-            yield from self._cut(torch.argsort(self.samples, stable=True).tolist())
-            return
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        # Jitter of up to a tenth mixes the neighbours anew each epoch at little cost in padding.
-        jitter = 1 + 0.1 * torch.rand(len(self.samples), generator=generator)
-        batches = self._cut(torch.argsort(self.samples * jitter, stable=True).tolist())
-        for number in torch.randperm(len(batches), generator=generator).tolist():
-            yield batches[number]
-
-    def _cut(self, rows: list[int]) -> list[list[int]]:
-        batches: list[list[int]] = []
-        longest = 0
-        for row in rows:
-            longest = max(longest, int(self.samples[row]))
-            if not batches or longest * (len(batches[-1]) + 1) > self.budget:
-                batches.append([])
-                longest = int(self.samples[row])
-            batches[-1].append(row)
-        return batches
+        rng = None if self.seed is None else np.random.default_rng([self.seed, self.epoch])
+        yield from length_batches(self.samples, self.budget, rng)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

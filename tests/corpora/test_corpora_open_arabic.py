@@ -101,6 +101,20 @@ def test_ssl_dev_is_apart_from_ssl_train_and_uses_training_speakers(prepared):
         assert arabic <= speakers
 
 
+def test_other_speeds_are_added_to_ssl_train_alone_and_leak_nothing(prepared, tmp_path):
+    sources, plain = prepared
+    open_arabic.prepare(tmp_path / "out", sources=sources, seed=1, ssl_speeds=[0.9, 1.1])
+    _check_isolation_anew(sources, tmp_path / "out")
+    before, after = (read_datadir(out / "ssl/train") for out in (plain, tmp_path / "out"))
+    expected = {(f"{at}{u.utt_id}", f"{at}{u.speaker}") for u in before for at in ("", "sp0.9-", "sp1.1-")}
+    assert {(u.utt_id, u.speaker) for u in after} == expected
+    for name in SETS[1:]:
+        ids = [{u.utt_id for u in read_datadir(out / name)} for out in (plain, tmp_path / "out")]
+        assert ids[0] == ids[1], name
+    with pytest.raises(ValueError, match="speed 5"):
+        open_arabic.prepare(tmp_path / "refused", sources=sources, ssl_speeds=[5])
+
+
 def test_asr_splits_share_no_speaker_of_keywords_and_no_verse_text(prepared):
     _, out = prepared
     speakers, texts = defaultdict(set), defaultdict(set)

@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from upstream.encoder import build_encoder, encode, frame_count
 from upstream.family import Geometry
 from upstream.modeldir import load_model, model_sha256, save_model
-from upstream.targets.features import FeatureError, LayerSource, open_source, similar_length_batches
+from upstream.targets.features import FeatureError, LayerSource, open_source
 
 TINY = Geometry("tiny", 3, 32, 2, 64, "logmel", pos_conv_kernel=16, pos_conv_groups=2)
 
@@ -24,27 +22,6 @@ def model_dir(tmp_path_factory):
 def wavs():
     rng = np.random.default_rng(0)
     return [(0.1 * rng.standard_normal(n)).astype(np.float32) for n in (16000, 400, 7001, 30000, 719, 16000)]
-
-
-@given(
-    st.lists(st.integers(400, 50_000), max_size=40),
-    st.integers(400, 200_000),
-)
-@settings(max_examples=200, deadline=None)
-def test_batches_cover_everything_once_within_the_bound(samples, limit):
-    batches = similar_length_batches(samples, limit)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(samples)))
-    for batch in batches:
-        padded = max(samples[i] for i in batch) * len(batch)
-        assert padded <= limit or len(batch) == 1
-    assert batches == similar_length_batches(samples, limit)
-
-
-def test_batches_pad_little():
-    samples = [400 * (1 + i % 100) for i in range(1000)]
-    batches = similar_length_batches(samples, 400_000)
-    padded = sum(max(samples[i] for i in batch) * len(batch) for batch in batches)
-    assert padded < 1.05 * sum(samples)
 
 
 @pytest.mark.parametrize("batch_seconds", [0.01, 2.0, 100.0])

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corpora.batches import length_batches
 from upstream.encoder import encode, frame_count, front_end_of
 from upstream.family import RECEPTIVE_FIELD, SAMPLE_RATE
 from upstream.modeldir import load_model, model_sha256, read_card
@@ -35,20 +36,6 @@ class Source(Protocol):
 
     def provenance(self) -> dict[str, Any]:
         """source, front_end, layer, model_sha256, frame_rate."""
-
-
-def similar_length_batches(samples: Sequence[int], limit: int) -> list[list[int]]:
-    """Indices grouped so that each group padded to its longest member holds at most `limit` samples.
-
-    Longest first, so that the largest batch is met at once; an item longer than `limit` stands alone. Equal
-    lengths always give equal groups: labelling after an interruption repeats the batches that it lost.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(samples)), key=lambda i: (-samples[i], i)):
-        if not batches or samples[batches[-1][0]] * (len(batches[-1]) + 1) > limit:
-            batches.append([])
-        batches[-1].append(index)
-    return batches
 
 
 class MfccSource:
@@ -103,7 +90,7 @@ class LayerSource:
             if len(wav) < RECEPTIVE_FIELD:
                 raise FeatureError(f"waveform {i} has {len(wav)} samples; one frame needs {RECEPTIVE_FIELD}")
         result: list[Tensor] = [torch.empty(0)] * len(wavs)
-        for batch in similar_length_batches([len(wav) for wav in wavs], self._limit):
+        for batch in length_batches([len(wav) for wav in wavs], self._limit):
             encoded = encode(self.model, [torch.from_numpy(wavs[i]) for i in batch], top_layer=self.layer)
             states = encoded.hidden_states[self.layer].float()
             for row, i in enumerate(batch):

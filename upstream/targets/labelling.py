@@ -19,11 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from corpora.audio import SAMPLE_RATE, AudioError, read_audio
+from corpora.batches import length_batches
 from corpora.datadir import Utterance
 from corpora.files import BadFileTally, atomic_file, sha256_json
 from upstream.encoder import frame_count
 from upstream.targets.codebook import Codebook
-from upstream.targets.features import FeatureError, Source, similar_length_batches
+from upstream.targets.features import FeatureError, Source
 from upstream.targets.units import DTYPE, TOO_SHORT, UnitsError, UnitsInfo, UnitsWriter
 
 SHARD_SECONDS = 1800.0  # of audio: what a kill can lose
@@ -40,7 +41,8 @@ def feature_batches(
     An utterance whose audio cannot be used is left out, and `bad` receives its id and the reason. Raises FeatureError
     for features that are not finite or of a wrong length, naming the utterance.
     """
-    plan = similar_length_batches([u.samples for u in utterances], int(batch_seconds * SAMPLE_RATE))
+    # Longest first: what does not fit into memory shows at once.
+    plan = length_batches([u.samples for u in utterances], int(batch_seconds * SAMPLE_RATE))[::-1]
     pool = ThreadPoolExecutor(READERS)
     try:
         ahead = None

@@ -1,0 +1,37 @@
+"""Batches hold every item once, stay within their bound, pad little, and repeat."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from corpora.batches import length_batches
+
+LENGTHS = [400 * (1 + i % 100) for i in range(1000)]
+
+
+@given(st.lists(st.integers(400, 50_000), max_size=40), st.integers(400, 200_000), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_batches_cover_everything_once_within_the_bound(lengths, limit, shuffled):
+    batches = length_batches(lengths, limit, np.random.default_rng(0) if shuffled else None)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert max(lengths[i] for i in batch) * len(batch) <= limit or len(batch) == 1
+
+
+@pytest.mark.parametrize(("rng", "most"), [(None, 1.05), (np.random.default_rng(0), 1.15)])
+def test_batches_pad_little(rng, most):
+    batches = length_batches(LENGTHS, 400_000, rng)
+    padded = sum(max(LENGTHS[i] for i in batch) * len(batch) for batch in batches)
+    assert padded < most * sum(LENGTHS)
+
+
+def test_the_generator_decides_order_and_neighbours():
+    one, same, other = (length_batches(LENGTHS, 400_000, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert one == same and one != other
+    assert {frozenset(batch) for batch in one} != {frozenset(batch) for batch in other}
+    assert length_batches(LENGTHS, 400_000) == length_batches(LENGTHS, 400_000)
+
+
+def test_one_item_over_the_limit_stands_alone():
+    assert length_batches([10, 50, 10], 20) == [[0, 2], [1]]
