@@ -13,7 +13,7 @@ import numpy as np
 
 from downstream.metrics import counts, from_counts
 
-DRAWS = 1000
+DRAWS = 10_000
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,6 @@ class Scored:
 class Interval:
     """A central interval; `unit` is what was resampled, `speaker`, or `utterance` where there is one speaker."""
 
-    low: float
-    high: float
-    unit: str
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Metric of `a` minus metric of `b`, means over runs, with its interval over resampled speakers."""
-
-    delta: float
     low: float
     high: float
     unit: str
@@ -61,66 +51,31 @@ def bootstrap_ci(
 
     A test set of one speaker is resampled by utterance: the interval then says nothing about other speakers.
     """
-    unit, (sums,) = _by_unit([run])
-    values = from_counts(metric, _weights(len(sums), draws, seed) @ sums)
-    return Interval(*_central(values, level), unit)
+    unit, sums = by_unit(run)
+    values = from_counts(metric, resample(len(sums), draws=draws, seed=seed) @ sums)
+    return Interval(*central(values, level), unit)
 
 
-def paired_bootstrap(
-    a: Sequence[Scored],
-    b: Sequence[Scored],
-    metric: str,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Difference:
-    """Difference of two systems, each with one Scored a training seed (folds put together), same speakers drawn.
-
-    The metric is taken per run and averaged over the runs of a system, as tables do. Raises ValueError when the
-    two were not tested on the same utterances of the same speakers.
-    """
-    if not a or not b:
-        raise ValueError("paired bootstrap: a system without runs")
-    layout = sorted(a[0].speakers)
-    for run in (*a, *b):
-        if sorted(run.speakers) != layout:
-            raise ValueError(
-                f"paired bootstrap: runs were tested on different speakers or numbers of utterances "
-                f"({len(layout)} and {len(run.speakers)} utterances)"
-            )
-    unit, sums = _by_unit([*a, *b])
-    weights = _weights(len(sums[0]), draws, seed)
-
-    def difference(weight: np.ndarray) -> np.ndarray:
-        per_run = [from_counts(metric, weight @ s) for s in sums]
-        return np.mean(per_run[: len(a)], axis=0) - np.mean(per_run[len(a) :], axis=0)
-
-    delta = float(difference(np.ones(len(sums[0]))))
-    return Difference(delta, *_central(difference(weights), level), unit)
-
-
-def _by_unit(runs: Sequence[Scored]) -> tuple[str, list[np.ndarray]]:
-    """Counts summed per speaker, speakers in one order for all runs; per utterance where one speaker is all."""
-    names = sorted(set(runs[0].speakers))
+def by_unit(run: Scored) -> tuple[str, np.ndarray]:
+    """What is resampled, and the counts of each such unit, (units, d): speakers by name; utterances as they come
+    where one speaker is all."""
+    names = sorted(set(run.speakers))
     if len(names) < 2:
-        return "utterance", [run.counts for run in runs]
+        return "utterance", run.counts
     index = {name: number for number, name in enumerate(names)}
-    sums = []
-    for run in runs:
-        total = np.zeros((len(names), run.counts.shape[1]))
-        np.add.at(total, [index[name] for name in run.speakers], run.counts)
-        sums.append(total)
-    return "speaker", sums
+    total = np.zeros((len(names), run.counts.shape[1]))
+    np.add.at(total, [index[name] for name in run.speakers], run.counts)
+    return "speaker", total
 
 
-def _weights(units: int, draws: int, seed: int) -> np.ndarray:
-    """How often each unit is drawn in each draw, (draws, units)."""
+def resample(units: int, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """How often each unit is drawn in each draw, (draws, units); two systems with the same weights are paired."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(units, np.full(units, 1 / units), size=draws).astype(np.float64)
 
 
-def _central(values: np.ndarray, level: float) -> tuple[float, float]:
+def central(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Ends of the central interval of bootstrap values."""
     tail = 50 * (1 - level)
     low, high = np.nanpercentile(values, [tail, 100 - tail])
     return float(low), float(high)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from downstream.report.evidence import Evidence, Predictions, interval
+from downstream.report.evidence import Evidence, Predictions
 from downstream.report.rows import Row, Setting
+from downstream.stats import central
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _cell(rows: list[Row], predictions: Predictions) -> Cell:
     low = high = None
     if evidence is not None:
         value, utterances = evidence.mean(), len(evidence.utterances)
-        low, high = interval(evidence.draws())
+        low, high = central(evidence.draws())
     else:
         value = float(np.mean([row.value for row in rows]))
         utterances = sum(row.n for row in rows if row.seed == seeds[0])

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from corpora.files import atomic_file
 from downstream.report.cells import Cell, Key
-from downstream.report.evidence import interval
 from downstream.report.rows import Setting, metric_info
 from downstream.report.tables import headline, task_order
 from downstream.report.text import Table, signed
+from downstream.stats import central
 
 TEACHER = "harness_l"
 STUDENTS = ("harness_s", "harness_st")
@@ -140,12 +140,12 @@ def _comparison(
     sign = metric_info(metric).sign
     draws = {name: sign * cell.evidence.draws(seeds) for name, cell in cells.items()}
     value = {name: sign * cell.evidence.mean(seeds) for name, cell in cells.items()}
-    low, high = interval(draws[upstream] - draws[against])
+    low, high = central(draws[upstream] - draws[against])
     kept = None
     if baseline:
         gain = value[against] - value[baseline]
         tolerated = TOLERATED_LOSS * (draws[against] - draws[baseline])
-        shown = gain > 0 and interval(draws[upstream] - draws[against] + tolerated)[0] > 0
+        shown = gain > 0 and central(draws[upstream] - draws[against] + tolerated)[0] > 0
         kept = (value[upstream] - value[baseline]) / gain if gain > 0 else None
     else:
         shown = low > 0

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from downstream import stats
 from downstream.metrics import METRICS, counts, from_counts
 from downstream.report.rows import ReportError, Row
 from downstream.results import Prediction, read_predictions
 
-DRAWS = 10_000
 # A recomputed metric may differ from the stored one by its rounding only.
 TOLERANCE = 1e-4
 
@@ -47,19 +47,11 @@ class Evidence:
         values = self.values()
         return float(np.mean([values[seed] for seed in (sorted(values) if seeds is None else seeds)]))
 
-    def draws(self, seeds: list[int] | None = None, *, size: int = DRAWS) -> np.ndarray:
+    def draws(self, seeds: list[int] | None = None, *, size: int = stats.DRAWS) -> np.ndarray:
         """Bootstrap of `mean`, (size,): the units are drawn, the seeds are not."""
         chosen = sorted(self.counts) if seeds is None else seeds
-        units = len(self.counts[chosen[0]])
-        generator = np.random.default_rng(0)
-        weights = generator.multinomial(units, np.full(units, 1 / units), size=size).astype(float)
+        weights = stats.resample(len(self.counts[chosen[0]]), draws=size)
         return np.mean([from_counts(self.metric, weights @ self.counts[seed]) for seed in chosen], axis=0)
-
-
-def interval(draws: np.ndarray) -> tuple[float, float]:
-    """The central 95 % of bootstrap draws."""
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return float(low), float(high)
 
 
 @dataclass
@@ -108,22 +100,15 @@ class Predictions:
             return None
         speakers = tuple(sorted({speaker for _, speaker in first}))
         labels = sorted({x for run in by_seed.values() for p in run for x in (p.reference, p.hypothesis)})
-        sums = {seed: _sums(metric, run, labels, speakers) for seed, run in by_seed.items()}
+        sums = {seed: _sums(metric, run, labels) for seed, run in by_seed.items()}
         return Evidence(metric, speakers, frozenset(utt_id for utt_id, _ in first), sums)
 
 
-def _sums(metric: str, run: list[Prediction], labels: list[str], speakers: tuple[str, ...]) -> np.ndarray:
-    """Counts per speaker, or per utterance where there is one speaker, in the same order for every
-    upstream.
-    """
+def _sums(metric: str, run: list[Prediction], labels: list[str]) -> np.ndarray:
+    """Counts per speaker, or per utterance where there is one speaker, in the same order for every upstream."""
     run = sorted(run, key=lambda p: p.utt_id)
-    rows = counts(metric, [p.reference for p in run], [p.hypothesis for p in run], labels)
-    if len(speakers) < 2:
-        return rows
-    index = {name: i for i, name in enumerate(speakers)}
-    total = np.zeros((len(speakers), rows.shape[1]))
-    np.add.at(total, [index[p.speaker] for p in run], rows)
-    return total
+    columns = zip(*((p.speaker, p.reference, p.hypothesis) for p in run), strict=True)
+    return stats.by_unit(stats.score(metric, *columns, labels))[1]
 
 
 def _check(row: Row, predictions: list[Prediction]) -> None:
