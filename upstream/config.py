@@ -11,7 +11,7 @@ INIT_KINDS = ("random", "model", "every_nth", "first_n")
 class TargetConfig:
     """How units are made: features -> optional PCA -> k-means.
 
-    `source` is `mfcc` or the path of a model directory. `layer` counts hidden states as DESIGN does (0 = input of
+    `source` is `mfcc` or the path of a model directory. `layer` counts hidden states (0 = input of
     the first Transformer layer); None takes two thirds of the depth. `pca` is a dimension (int >= 1), a share of
     explained variance (float below 1) or None. `fit_hours` bounds the audio that PCA and k-means see (None: 10 h).
     """

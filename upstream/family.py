@@ -1,6 +1,6 @@
 """The family as one table of geometries, with parameters, MACs and compression computed from the geometry alone.
 
-Sources: HL, HS and HST as DESIGN derives them from the paper's compression of 93.7 %; the waveform encoder is that of
+Sources: HL, HS and HST as derived from the paper's compression of 93.7 %; the waveform encoder is that of
 HuBERT-Large (seven convolutions with layer norm).
 """
 
