@@ -13,7 +13,9 @@ from upstream.config import InitConfig, PretrainConfig
 from upstream.encoder import frame_count
 from upstream.family import geometry
 from upstream.modeldir import load_model, model_sha256, read_card
-from upstream.pretrain import Pretraining, initial_model, load_state, pretrain, set_dropout
+from upstream.module import Pretraining, TrainingError, set_dropout
+from upstream.pretrain import initial_model, pretrain
+from upstream.recorder import load_state
 from upstream.targets.units import UnitsError, UnitsInfo, UnitsWriter
 
 TINY = geometry("mini_hst", width=32, heads=2, ffn=64, pos_conv_groups=4, pos_conv_kernel=8)
@@ -150,8 +152,6 @@ def test_labels_that_do_not_fit_stop_before_the_first_step(data, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_step_and_utterances(data, tmp_path, monkeypatch):
-    from upstream.pretrain import TrainingError
-
     monkeypatch.setattr("upstream.pretrain.initial_model", broken_model)
     with pytest.raises(TrainingError, match=r"step 0: the loss is nan; utterances: s\d-train"):
         pretrain(TINY, data, data / "units", tmp_path, CONFIG)
