@@ -19,7 +19,12 @@ ASR = (
     "arabic_speech_commands",
     "everyayah",
 )
-DIALECT_ID = ()
+DIALECT_ID = (
+    "adi5",
+    "adi17",
+    "adi20",
+    "nadi",
+)  # fmt: skip
 EMOTION = (
     "baved",
 )  # fmt: skip

@@ -142,3 +142,14 @@ def real_speech() -> Path:
     if not folder:
         pytest.skip("HARNESS_REAL_SPEECH is not set: it names a folder with real speech")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def write_clip():
+    """A function that writes `seconds` of seeded sound to a path: equal seeds give equal audio."""
+
+    def write(path: Path, seed: int, seconds: float = 0.2, rate: int = 16000) -> Path:
+        _write(path, speech(seed, seconds, rate), rate)
+        return path
+
+    return write
