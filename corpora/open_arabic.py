@@ -22,10 +22,11 @@ from pathlib import Path
 
 from corpora import arabic_speech_commands, baved, everyayah, free_spoken_digits
 from corpora.audio import SAMPLE_RATE
-from corpora.baved import Clip
 from corpora.datadir import Utterance, read_datadir, write_datadir
+from corpora.emotion import Clip
 from corpora.everyayah import Verse
 from corpora.files import BadFileTally, write_json, write_text
+from corpora.folds import FOLDS, write_folds
 from corpora.ingest import CorpusError
 from corpora.provenance import Provenance, check_isolation, write_sources
 from corpora.speed import check_factor, perturb, perturbed_sources, prefix
@@ -46,7 +47,7 @@ def prepare(
     sources: Mapping[str, Path],
     seed: int = 0,
     jobs: int = 1,
-    folds: int = baved.FOLDS,
+    folds: int = FOLDS,
     text_profile: str = TEXT_PROFILE,
     ssl_speeds: Sequence[float] = (),
 ) -> None:
@@ -167,7 +168,7 @@ def _write_ssl(
 
 
 def _write_ser(out_dir: Path, clips: Sequence[Clip], folds: int, seed: int) -> dict[str, dict]:
-    baved.write_folds(clips, out_dir / "ser", folds=folds, seed=seed)
+    write_folds(baved.INFO.name, clips, out_dir / "ser", folds=folds, seed=seed)
     names = [f"ser/fold{number}/{split}" for number in range(1, folds + 1) for split in ("train", "dev", "test")]
     return {name: _describe(read_datadir(out_dir / name)) for name in names}
 

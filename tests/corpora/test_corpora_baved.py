@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corpora import baved
+from corpora import baved, folds
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.files import TooManyBadFiles
 from corpora.ingest import CorpusError
@@ -85,25 +85,6 @@ def test_one_audio_with_two_labels_is_left_out(corpus_trees, tmp_path):
     assert len(tally.skipped) == 2 and "several labels" in tally.skipped[0][1]
 
 
-def test_folds_are_seeded_and_balanced():
-    draw = [300, 290, 100, 60, 40] + [7] * 34
-    labels = {
-        f"s{index:02d}": Counter(low=n // 3 + 1, neutral=n // 3, high=n - 2 * (n // 3))
-        for index, n in enumerate(draw)
-    }
-    folds = baved.speaker_folds(labels, 5, seed=0)
-    assert sorted(len(fold) for fold in folds) == [7, 8, 8, 8, 8]
-    assert set().union(*folds) == set(labels)
-    assert folds == baved.speaker_folds(labels, 5, seed=0) != baved.speaker_folds(labels, 5, seed=1)
-    large = [fold & {"s00", "s01", "s02", "s03", "s04"} for fold in folds]
-    assert all(len(own) == 1 for own in large)  # the five large speakers are in five folds
-    rest = {speaker: labels[speaker] for speaker in set(labels) - folds[0]}
-    dev = baved.dev_speakers(rest, seed=0)
-    assert dev == baved.dev_speakers(dict(sorted(rest.items())), seed=0)  # the order of a dict changes nothing
-    size = sum(labels[speaker].total() for speaker in dev) / sum(own.total() for own in rest.values())
-    assert 0.08 < size < 0.16 and dev < set(rest)
-
-
 def test_too_few_speakers(corpus_trees, tmp_path):
     corpus = corpus_trees.baved(tmp_path / "corpus", speakers=8)
     with pytest.raises(CorpusError, match="7 speakers cannot make 5 folds"):
@@ -136,10 +117,10 @@ def test_real_folds(real_speech, tmp_path):
     labels: dict[str, Counter] = {}
     for clip in clips:
         labels.setdefault(clip.speaker, Counter())[clip.emotion] += 1
-    for folds in (baved.speaker_folds(labels, 5, seed) for seed in range(3)):
-        assert max(map(len, folds)) - min(map(len, folds)) <= 1
-        for number, test in enumerate(folds):
+    for tests in (folds.speaker_folds(labels, 5, seed) for seed in range(3)):
+        assert max(map(len, tests)) - min(map(len, tests)) <= 1
+        for number, test in enumerate(tests):
             rest = {speaker: own for speaker, own in labels.items() if speaker not in test}
-            dev = baved.dev_speakers(rest, number)
+            dev = folds.dev_speakers(rest, number)
             for chosen in (test, dev, set(rest) - dev):
                 assert set(sum((labels[speaker] for speaker in chosen), Counter())) == {"low", "neutral", "high"}

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from corpora import baved, everyayah, open_arabic
+from corpora import everyayah, open_arabic
 from corpora.audio import load_any
 from corpora.datadir import read_datadir, validate_datadir
+from corpora.folds import FOLDS
 from corpora.ingest import CorpusError
 from corpora.provenance import LeakError, Provenance, check_isolation, read_sources, write_sources
 
@@ -231,4 +232,4 @@ def test_real_speech_in_part(real_speech, tmp_path):
     ]
     assert len(refrain) == 3 and len(set(refrain)) == 1
     assert sum(len(read_sources(out / f"ser/fold1/{split}")) for split in ("train", "dev", "test")) > 300
-    assert baved.FOLDS == 5
+    assert FOLDS == 5
