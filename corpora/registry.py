@@ -26,7 +26,11 @@ DIALECT_ID = (
     "nadi",
 )  # fmt: skip
 EMOTION = (
+    "anad",
     "baved",
+    "eaed",
+    "eyase",
+    "ksuemotions",
 )  # fmt: skip
 ENGLISH = (
     "free_spoken_digits",
