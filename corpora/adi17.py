@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from corpora.audio import SAMPLE_RATE
-from corpora.dialect import SPLITS, Item, check_labels, write_splits
-from corpora.files import BadFileTally
+from corpora.columns import read_lines, seconds
+from corpora.dialect import AUDIO, SPLITS, CorpusFiles, check_dialect, write_splits
 from corpora.ingest import CorpusError, corpus_error
-from corpora.lists import find_inside, read_lines
+from corpora.preparation import Item, Preparation
 from corpora.registry import CorpusInfo
 
 DIALECTS = tuple("ALG EGY IRA JOR KSA KUW LEB LIB MAU MOR OMA PAL QAT SUD SYR UAE YEM".split())
@@ -38,7 +38,6 @@ INFO = CorpusInfo(
 )
 UTTERANCE = r"(?P<programme>.+)_(?P<start>\d+)-(?P<end>\d+)"
 
-_AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 _HEADERS = {
     (first, second)
     for first in ("id", "utt", "utt_id", "uttid", "utterance", "file", "filename", "name", "segment")
@@ -64,21 +63,19 @@ def prepare(
     pattern = re.compile(utterance)
     if "programme" not in pattern.groupindex:
         raise CorpusError(f"{INFO.name}: utterance={utterance!r} has no group (?P<programme>...)")
+    work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
     items: dict[str, list[Item]] = {}
-    tally = BadFileTally(0)
     for split in SPLITS:
+        folder, listed = corpus_dir / f"{split}_segments", corpus_dir / labels.format(split=split)
         if (corpus_dir / split / "segments").is_file():
-            items[split] = _kaldi(corpus_dir, split, pattern, tally)
-        elif (corpus_dir / f"{split}_segments").is_dir():
-            folder = corpus_dir / f"{split}_segments"
-            listed = corpus_dir / labels.format(split=split)
-            by_folder = split == "train" and not listed.is_file()
-            items[split] = _folders(corpus_dir, folder, pattern, tally) if by_folder else _labelled(
-                corpus_dir, folder, listed, pattern, tally
-            )
+            items[split] = _kaldi(work, corpus_dir / split, pattern)
+        elif folder.is_dir() and split == "train" and not listed.is_file():
+            items[split] = _folders(work, folder, pattern)
+        elif folder.is_dir():
+            items[split] = _labelled(work, folder, listed, pattern)
     if not items:
         raise corpus_error(corpus_dir, INFO)
-    write_splits(INFO.name, corpus_dir, out_dir, items, tally=tally, published=INFO.published, shared=shared, jobs=jobs)
+    write_splits(work, items, shared=shared)
 
 
 def read_labels(path: Path, known: Sequence[str]) -> dict[str, tuple[str, str]]:
@@ -87,112 +84,97 @@ def read_labels(path: Path, known: Sequence[str]) -> dict[str, tuple[str, str]]:
     Raises CorpusError, with the line, for another number of fields, an unknown dialect, an id with two dialects.
     """
     labels: dict[str, tuple[str, str]] = {}
-    for place, (number, line) in enumerate(read_lines(path)):
-        where = f"{path}:{number}"
+    for place, (where, line) in enumerate(read_lines(path)):
         fields = line.split()
         if len(fields) != 2:
             raise CorpusError(f"{where}: expected '<utterance> <dialect>', found {line!r}")
         utt_id, label = fields
         if place == 0 and (utt_id.lower(), label.lower()) in _HEADERS:
             continue
-        utt_id = Path(utt_id).stem if Path(utt_id).suffix.lower() in _AUDIO else utt_id
-        check_labels(where, label, known)
+        utt_id = Path(utt_id).stem if Path(utt_id).suffix.lower() in AUDIO else utt_id
+        check_dialect(where, label, known)
         if labels.get(utt_id, (label,))[0] != label:
             raise CorpusError(f"{where}: {utt_id} is {label} here and {labels[utt_id][0]} at {labels[utt_id][1]}")
         labels[utt_id] = (label, where)
     return labels
 
 
-def _item(utt_id: str, pattern: re.Pattern[str], dialect: str, source: str, where: str) -> Item | None:
-    found = pattern.fullmatch(utt_id)
-    return Item(utt_id, found["programme"], dialect, source, where=where) if found else None
+def _add(
+    work: Preparation,
+    items: list[Item],
+    pattern: re.Pattern[str],
+    item: Item,
+) -> None:
+    """Append an item with the programme that its id names; an id of another form is counted as bad."""
+    found = pattern.fullmatch(item.utt_id)
+    if found:
+        items.append(replace(item, speaker=found["programme"]))
+    else:
+        work.bad(item.where, f"expected an utterance id like {pattern.pattern}, found {item.utt_id!r}")
 
 
-def _folders(corpus_dir: Path, folder: Path, pattern: re.Pattern[str], tally: BadFileTally) -> list[Item]:
+def _folders(work: Preparation, folder: Path, pattern: re.Pattern[str]) -> list[Item]:
     """Utterances below folders that are named after dialects."""
     unknown = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in DIALECTS)
     if unknown:
         raise CorpusError(f"{folder / unknown[0]}: expected folders {' '.join(DIALECTS)}, found {', '.join(unknown)}")
-    items = []
+    items: list[Item] = []
     for dialect in DIALECTS:
         for path in _audio_below(folder / dialect):
-            source = path.relative_to(corpus_dir).as_posix()
-            tally.total += 1
-            item = _item(path.stem, pattern, dialect, source, source)
-            if item:
-                items.append(item)
-            else:
-                tally.skip(path, f"expected a name like {pattern.pattern}")
+            source = path.relative_to(work.corpus_dir).as_posix()
+            _add(work, items, pattern, Item(path.stem, "", source, source, dialect=dialect))
     if not items:
         raise CorpusError(f"{folder}: expected <DIALECT>/**/<utterance>.wav, found no such file")
     return items
 
 
-def _labelled(
-    corpus_dir: Path, folder: Path, listed: Path, pattern: re.Pattern[str], tally: BadFileTally
-) -> list[Item]:
-    """Utterances that a list labels; a file that is not listed, and a listed one that is not there, are counted."""
+def _labelled(work: Preparation, folder: Path, listed: Path, pattern: re.Pattern[str]) -> list[Item]:
+    """Utterances that a list labels; a file that is not listed is counted as bad, as is one that is not there."""
     labels = read_labels(listed, DIALECTS)
-    files = {path.stem: path for path in _audio_below(folder)}
-    tally.total += len(labels.keys() | files.keys())
+    files = {path.stem: path.relative_to(work.corpus_dir).as_posix() for path in _audio_below(folder)}
     for utt_id in sorted(files.keys() - labels.keys()):
-        tally.skip(files[utt_id], f"not in {listed.name}")
-    items = []
+        work.bad(files[utt_id], f"not in {listed.name}")
+    items: list[Item] = []
     for utt_id, (dialect, where) in sorted(labels.items()):
-        if utt_id not in files:
-            tally.skip(folder / f"{utt_id}.wav", f"{where}: no such file")
-            continue
-        item = _item(utt_id, pattern, dialect, files[utt_id].relative_to(corpus_dir).as_posix(), where)
-        if item:
-            items.append(item)
-        else:
-            tally.skip(files[utt_id], f"{where}: expected an id like {pattern.pattern}")
+        source = files.get(utt_id, f"{folder.name}/{utt_id}.wav")
+        _add(work, items, pattern, Item(utt_id, "", source, where, dialect=dialect))
     return items
 
 
-def _kaldi(corpus_dir: Path, split: str, pattern: re.Pattern[str], tally: BadFileTally) -> list[Item]:
-    """Utterances of a Kaldi directory; recordings stay whole and are named with their times."""
-    folder = corpus_dir / split
+def _kaldi(work: Preparation, folder: Path, pattern: re.Pattern[str]) -> list[Item]:
+    """Utterances of a Kaldi directory; recordings stay whole."""
     labels = read_labels(folder / "utt2lang", DIALECTS)
-    audio = _recordings(corpus_dir, folder)
-    items = []
-    for number, line in read_lines(folder / "segments"):
-        where = f"{folder / 'segments'}:{number}"
+    audio = _recordings(work, folder)
+    items: list[Item] = []
+    for where, line in read_lines(folder / "segments"):
         fields = line.split()
-        tally.total += 1
-        try:
-            utt_id, recording = fields[0], fields[1]
-            start, end = (round(float(field) * SAMPLE_RATE) for field in fields[2:])
-        except (ValueError, IndexError, OverflowError):
-            raise CorpusError(f"{where}: expected '<utterance> <recording> <start> <end>', found {line!r}") from None
-        if not 0 <= start < end:
-            raise CorpusError(f"{where}: segment {utt_id} from {fields[2]} to {fields[3]} s holds no audio")
+        if len(fields) != 4:
+            raise CorpusError(f"{where}: expected '<utterance> <recording> <start> <end>', found {line!r}")
+        utt_id, recording = fields[:2]
+        start, end = (seconds(where, field) for field in fields[2:])
         if utt_id not in labels:
             raise CorpusError(f"{where}: {utt_id} has no dialect in {folder / 'utt2lang'}")
-        found = pattern.fullmatch(utt_id)
         if recording not in audio:
-            tally.skip(folder / recording, f"{where}: no audio of recording {recording}")
-        elif not found:
-            tally.skip(corpus_dir / audio[recording], f"{where}: expected an id like {pattern.pattern}")
-        else:
-            items.append(Item(utt_id, found["programme"], labels[utt_id][0], audio[recording], start, end, where))
+            work.bad(where, f"no audio of recording {recording}")
+            continue
+        item = Item(utt_id, "", audio[recording], where, start=start, end=end, dialect=labels[utt_id][0])
+        _add(work, items, pattern, item)
     return items
 
 
-def _recordings(corpus_dir: Path, folder: Path) -> dict[str, str]:
+def _recordings(work: Preparation, folder: Path) -> dict[str, str]:
     """Recording id -> path inside the corpus: as wav.scp has it, else the files below the folder, by their stems."""
     scp = folder / "wav.scp"
     if not scp.is_file():
-        return {path.stem: path.relative_to(corpus_dir).as_posix() for path in _audio_below(folder)}
-    found = {}
-    for number, line in read_lines(scp):
-        recording, _, entry = line.strip().partition(" ")
-        where, entry = f"{scp}:{number}", entry.strip()
-        if not entry:
+        return {path.stem: path.relative_to(work.corpus_dir).as_posix() for path in _audio_below(folder)}
+    files, found = CorpusFiles(work), {}
+    for where, line in read_lines(scp):
+        recording, _, entry = line.partition(" ")
+        if not entry.strip():
             raise CorpusError(f"{where}: expected '<recording> <path>', found {line!r}")
         if entry.endswith("|") or entry.startswith("|"):
             raise CorpusError(f"{where}: {recording} is a command, not a file; pipes are refused, write audio files")
-        place = find_inside(corpus_dir, entry)
+        place = files.find(entry)
         if place is not None:
             found[recording] = place
     return found
@@ -201,6 +183,4 @@ def _recordings(corpus_dir: Path, folder: Path) -> dict[str, str]:
 def _audio_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in _AUDIO and not path.name.startswith(".")
-    )
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO and not path.name.startswith("."))

@@ -12,10 +12,11 @@ import re
 from pathlib import Path
 
 from corpora.adi17 import DIALECTS as ADI17_DIALECTS
-from corpora.dialect import SPLITS, Item, check_labels, write_splits
-from corpora.files import BadFileTally
+from corpora.audio import SAMPLE_RATE
+from corpora.columns import read_rows
+from corpora.dialect import SPLITS, CorpusFiles, check_dialect, write_splits
 from corpora.ingest import CorpusError, corpus_error
-from corpora.lists import find_inside, read_columns
+from corpora.preparation import Item, Preparation
 from corpora.registry import CorpusInfo
 
 INFO = CorpusInfo(
@@ -52,38 +53,31 @@ def prepare(
     pattern = re.compile(programme)
     if "programme" not in pattern.groupindex:
         raise CorpusError(f"{INFO.name}: programme={programme!r} has no group (?P<programme>...)")
-    tally = BadFileTally(0)
+    paths = {split: corpus_dir / lists.format(split=split) for split in SPLITS}
+    if not any(path.is_file() for path in paths.values()):
+        raise corpus_error(corpus_dir, INFO, ", ".join(path.name for path in paths.values()))
+    work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
     items = {
-        split: _read(corpus_dir, corpus_dir / lists.format(split=split), dialects, pattern, tally)
-        for split in SPLITS
-        if (corpus_dir / lists.format(split=split)).is_file()
+        split: _read(work, path, dialects, pattern) for split, path in paths.items() if path.is_file()
     }
-    if not items:
-        raise corpus_error(corpus_dir, INFO)
-    write_splits(INFO.name, corpus_dir, out_dir, items, tally=tally, shared=shared, jobs=jobs)
+    write_splits(work, items, shared=shared)
 
 
-def _read(
-    corpus_dir: Path, path: Path, dialects: tuple[str, ...], pattern: re.Pattern[str], tally: BadFileTally
-) -> list[Item]:
+def _read(work: Preparation, path: Path, dialects: tuple[str, ...], pattern: re.Pattern[str]) -> list[Item]:
     items = []
-    found: dict[str, str | None] = {}
-    for number, row in read_columns(path, COLUMNS):
-        where = f"{path}:{number}"
-        tally.total += 1
-        dialect = check_labels(where, row["dialect"], dialects)
-        start, end = (_samples(where, name, row[name]) for name in ("start", "end"))
-        if not start < end:
-            raise CorpusError(f"{where}: {row['ID']} from sample {start} to {end} holds no audio")
-        name = pattern.fullmatch(row["ID"])
-        if not name:
-            raise CorpusError(f"{where}: expected an ID like {pattern.pattern}, found {row['ID']!r}")
-        if row["wav"] not in found:
-            found[row["wav"]] = find_inside(corpus_dir, row["wav"])
-        if found[row["wav"]] is None:
-            tally.skip(row["wav"], f"{where}: no such file in {corpus_dir}")
+    files = CorpusFiles(work)
+    for row in read_rows(path, COLUMNS):
+        dialect = check_dialect(row.where, row["dialect"], dialects)
+        start, end = (_samples(row.where, name, row[name]) for name in ("start", "end"))
+        found = pattern.fullmatch(row["ID"])
+        if not found:
+            raise CorpusError(f"{row.where}: expected an ID like {pattern.pattern}, found {row['ID']!r}")
+        source = files.find(row["wav"])
+        if source is None:
+            work.bad(row.where, f"no such file in {work.corpus_dir}: {row['wav']}")
             continue
-        items.append(Item(row["ID"], name["programme"], dialect, found[row["wav"]], start, end, where))
+        times = {"start": start / SAMPLE_RATE, "end": end / SAMPLE_RATE}
+        items.append(Item(row["ID"], found["programme"], source, row.where, dialect=dialect, **times))
     return items
 
 

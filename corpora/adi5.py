@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from corpora.dialect import SPLITS, Item, write_splits
-from corpora.files import BadFileTally
+from corpora.dialect import SPLITS, write_splits
 from corpora.ingest import corpus_error, list_audio
+from corpora.preparation import Item, Preparation
 from corpora.registry import CorpusInfo
 
 DIALECTS = ("EGY", "GLF", "LAV", "MSA", "NOR")
@@ -48,29 +48,23 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, shared: str = "dr
     """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split whose folder is not there is not written.
 
     The label is the folder; a training file whose name says another dialect is left out.
-    shared: what becomes of a programme or recording in two splits (`corpora.dialect.write_splits`).
+    shared: what becomes of a programme in two splits (`corpora.dialect.write_splits`): drop, keep or refuse.
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
     """
     present = [split for split in SPLITS if (corpus_dir / split / "wav").is_dir()]
     if not present:
         raise corpus_error(corpus_dir, INFO)
+    work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
     items: dict[str, list[Item]] = {split: [] for split in present}
-    skipped = BadFileTally(0)
     for split in present:
-        expected = f"{split}/wav/<{' or '.join(DIALECTS)}>/{_FILE[split].pattern}"
         listing = list_audio(corpus_dir, f"{split}/wav/*/*.wav", _FILE[split], info=INFO)
-        skipped.total += len(listing.named) + len(listing.odd)
         for source in listing.odd:
-            skipped.skip(corpus_dir / source, f"expected a name like {expected}")
+            work.bad(source, f"expected a name like {_FILE[split].pattern}")
         for source in listing.named:
             folder, name = source.split("/")[-2:]
             parts = _FILE[split].fullmatch(name).groupdict()
             if folder not in DIALECTS or parts.get("dialect", folder).upper() != folder:
-                skipped.skip(
-                    corpus_dir / source, f"folder {folder} and name do not agree on one of {', '.join(DIALECTS)}"
-                )
+                work.bad(source, f"folder {folder} and name do not agree on one of {', '.join(DIALECTS)}")
                 continue
-            items[split].append(Item(Path(name).stem, parts["programme"], folder, source))
-    write_splits(
-        INFO.name, corpus_dir, out_dir, items, tally=skipped, published=PUBLISHED, shared=shared, jobs=jobs
-    )
+            items[split].append(Item(Path(name).stem, parts["programme"], source, source, dialect=folder))
+    write_splits(work, items, shared=shared, published=PUBLISHED)

@@ -13,11 +13,11 @@ import logging
 import re
 from pathlib import Path
 
+from corpora.columns import read_rows
 from corpora.emotion import Label, check_groups, distinct_clips, emotion_of, find_files, plain
 from corpora.files import BadFileTally
 from corpora.folds import write_folds
 from corpora.ingest import CorpusError, corpus_error
-from corpora.lists import read_columns
 from corpora.registry import CorpusInfo
 
 INFO = CorpusInfo(
@@ -84,8 +84,8 @@ def _read_labels(
     """Labels by path inside the corpus, of the files (by name in lower case) that the list names."""
     labels: dict[str, Label] = {}
     tally = BadFileTally(0)
-    for number, row in read_columns(path, columns):
-        where = f"{path}:{number}"
+    for row in read_rows(path, columns):
+        where = row.where
         tally.total += 1
         found = pattern.search(row[columns[0]])
         if not found:

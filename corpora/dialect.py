@@ -1,253 +1,143 @@
-"""What the corpora for dialect identification share: from labelled files or segments to data directories by split.
+"""What the corpora for dialect identification share: splits whose programmes are apart, counts by dialect.
 
-The speaker of an utterance is unknown in all of them. Its programme (a broadcast, a video) stands in: utterance ids
-start with it, and no programme is on both sides of a test.
-
-    items  ->  ingest  ->  labels that contradict each other  ->  programmes in two splits  ->  <out>/<split>
+The speaker of an utterance is unknown in all of them. Its programme (a broadcast, a video) stands in for the speaker:
+utterance ids start with it, and no programme is on both sides of a test.
 """
 
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import PurePosixPath
 
-from corpora.audio import SAMPLE_RATE
-from corpora.datadir import Utterance, write_datadir
-from corpora.files import BadFileTally, write_json
-from corpora.ingest import MIN_SAMPLES, CorpusError, Recording, ingest
-from corpora.provenance import Provenance, write_sources
+from corpora.datadir import Utterance
+from corpora.files import read_json, write_json
+from corpora.ingest import CorpusError
+from corpora.naming import name_utterances
+from corpora.preparation import Item, Preparation
 
 SPLITS = ("train", "dev", "test")
 SHARED = ("drop", "keep", "refuse")
-_SLACK = SAMPLE_RATE // 50  # a segment may end 20 ms after its recording: times are rounded to centiseconds
+AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
-_BELOW_DOT = re.compile(r"[\s!-\-]")  # ASCII from the space to the hyphen
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Item:
-    """An utterance as a publisher lists it.
-
-    utt_id: the publisher's id.  programme: what its recording is a part of.  source: path inside the corpus folder.
-    start, end: samples at 16 kHz, None for the whole file.  where: the place of its label, for messages.
-    """
-
-    utt_id: str
-    programme: str
-    dialect: str
-    source: str
-    start: int | None = None
-    end: int | None = None
-    where: str = ""
-
-
-@dataclass(frozen=True)
-class Kept:
-    """An item with its recording, its times brought inside it."""
-
-    item: Item
-    recording: Recording
-
-    @property
-    def samples(self) -> int:
-        whole = self.item.start is None
-        return self.recording.samples if whole else self.item.end - self.item.start
-
-
 def write_splits(
-    name: str,
-    corpus_dir: Path,
-    out_dir: Path,
+    work: Preparation,
     items: Mapping[str, Sequence[Item]],
     *,
-    tally: BadFileTally,
-    published: Mapping[str, Mapping[str, int] | int] | None = None,
     shared: str = "drop",
-    jobs: int = 1,
-) -> dict[str, dict]:
-    """Write `<out_dir>/<split>` with `utt2dialect` for every split of `items`, `summary.json` and `skipped.tsv`.
+    published: Mapping[str, Mapping[str, int]] | None = None,
+) -> dict[str, list[Utterance]]:
+    """Write the data directories of every split with `utt2dialect`; their utterances.
 
-    tally: counts over all files, those already left out included.  published: utterances of each split, by dialect
-    where that is known; the difference is reported.  shared: what becomes of a programme of test that is also in dev
-    or train, or one of dev in train: "drop" leaves the training side's (dev's) utterances out, "keep" leaves the
-    publisher's splits as they are, "refuse" raises; the same for recordings of equal content.
-    Raises CorpusError when no utterance is left in a split, TooManyBadFiles past the limit of bad files.
+    items: their `speaker` is the programme, their `utt_id` the publisher's.  shared: what becomes of a programme of
+    test that is also in dev or train, or one of dev in train: "drop" leaves it out of train (of dev), "keep" leaves
+    the splits as they are published, "refuse" raises.  published: utterances of each split by dialect; the difference
+    is logged and stands in summary.json. Raises CorpusError as `Preparation.write` does.
     """
     if shared not in SHARED:
-        raise CorpusError(f"{name}: shared={shared!r}: expected one of {', '.join(SHARED)}")
-    sources = sorted({item.source for own in items.values() for item in own})
-    recordings = ingest(corpus_dir, sources, out_dir / "audio" / name, tally=tally, jobs=jobs, label=name)
-    kept = {split: _inside(corpus_dir, own, recordings, tally) for split, own in items.items()}
-    kept = _consistent(corpus_dir, kept, tally)
-    tally.check()
-    kept, overlap = _apart(name, kept, shared)
-    names = name_utterances(one.item for own in kept.values() for one in own)
-    summary: dict[str, dict] = {}
-    for split, own in kept.items():
-        if not own:
-            raise CorpusError(f"{name}: no utterance is left in {split}; {len(tally.skipped)} files were left out")
-        rows = [(*names[one.item.programme, one.item.utt_id], one) for one in own]
-        write_datadir(out_dir / split, [_utterance(*row) for row in rows])
-        write_sources(
-            out_dir / split,
-            [Provenance(utt_id, name, one.recording.source, one.recording.sha256) for utt_id, _, one in rows],
-        )
-        found = Counter(one.item.dialect for one in own)
-        summary[split] = {
-            "utterances": len(own),
-            "programmes": len({one.item.programme for one in own}),
-            "hours": round(sum(one.samples for one in own) / SAMPLE_RATE / 3600, 4),
+        raise CorpusError(f"{work.info.name}: shared={shared!r}: expected one of {', '.join(SHARED)}")
+    consistent = {split: _consistent(work, own) for split, own in items.items()}
+    apart, common = _apart(work, consistent, shared)
+    names = name_utterances((item.speaker, item.utt_id) for own in apart.values() for item in own)
+    for split, own in apart.items():
+        renamed = (names[item.speaker, item.utt_id] for item in own)
+        work.add(split, [replace(i, utt_id=u, speaker=s) for i, (u, s) in zip(own, renamed, strict=True)])
+    written = work.write()
+    summary = read_json(work.out_dir / "summary.json")
+    for split, own in written.items():
+        found = Counter(utterance.dialect for utterance in own)
+        gap = differences(found, (published or {}).get(split, found))
+        summary["sets"][split] |= {
             "dialects": dict(sorted(found.items())),
-            "left_out_as_shared": overlap.get(split, 0),
-            "differs_from_published": differences(found, (published or {}).get(split)),
+            "differs_from_published": gap,
+            "of_shared_programmes": common.get(split, 0),
         }
-        _report(name, split, summary[split])
-    tally.write(out_dir / "skipped.tsv")
-    write_json(out_dir / "summary.json", {"corpus": name, "shared": shared, "splits": summary})
-    return summary
+        if gap:
+            each = ", ".join(f"{dialect} {count:+d}" for dialect, count in gap.items())
+            _log.warning("%s: %s differs from the published counts: %s", work.info.name, split, each)
+    write_json(work.out_dir / "summary.json", summary | {"shared": shared})
+    return written
 
 
-def differences(found: Mapping[str, int], published: Mapping[str, int] | int | None) -> dict[str, int]:
-    """What was found minus what is published, by label (or "all"), where they are not equal."""
-    if published is None:
-        return {}
-    if isinstance(published, int):
-        surplus = sum(found.values()) - published
-        return {"all": surplus} if surplus else {}
-    labels = sorted(found.keys() | published.keys())
-    return {
-        label: found.get(label, 0) - published.get(label, 0)
-        for label in labels
-        if found.get(label, 0) != published.get(label, 0)
-    }
+def differences(found: Mapping[str, int], published: Mapping[str, int]) -> dict[str, int]:
+    """What was found minus what is published, by label, where they are not equal."""
+    gaps = {label: found.get(label, 0) - published.get(label, 0) for label in sorted(found.keys() | published.keys())}
+    return {label: gap for label, gap in gaps.items() if gap}
 
 
-def check_labels(where: str, label: str, known: Sequence[str]) -> str:
-    """The label; raises CorpusError, with the place, unless it is a known one."""
-    if label not in known:
-        raise CorpusError(f"{where}: expected one of {' '.join(known)}, found the dialect {label!r}")
-    return label
+def check_dialect(where: str, dialect: str, known: Sequence[str]) -> str:
+    """The dialect; raises CorpusError, with the place, unless it is a known one."""
+    if dialect not in known:
+        raise CorpusError(f"{where}: expected one of {' '.join(known)}, found the dialect {dialect!r}")
+    return dialect
 
 
-def name_utterances(items: Iterable[Item]) -> dict[tuple[str, str], tuple[str, str]]:
-    """(programme, publisher's id) -> (utterance id, speaker id), such that both sort alike.
+class CorpusFiles:
+    """Finds listed paths inside a corpus, whatever stands in front of the corpus's own part of them."""
 
-    The publisher's ids stay where they begin with their programme and that order holds. It breaks where one programme
-    is the beginning of another (`ab_1` and `ab-c_1`); then what sorts below a full stop becomes `~` in all programmes,
-    and a hyphen joins them to the publisher's id.
-    """
-    keys = sorted({(item.programme, item.utt_id) for item in items})
-    plain = {(programme, utt_id): ("_".join(programme.split()), "_".join(utt_id.split())) for programme, utt_id in keys}
-    names = {
-        key: (own if own.startswith(speaker) else f"{speaker}-{own}", speaker) for key, (speaker, own) in plain.items()
-    }
-    speakers = [speaker for _, speaker in sorted(names.values())]
-    if speakers == sorted(speakers):
-        return names
-    names = {}
-    for key, (speaker, own) in plain.items():
-        safe = _BELOW_DOT.sub("~", speaker)
-        names[key] = (f"{safe}-{own}", safe)
-    return names
+    def __init__(self, work: Preparation):
+        self._folder = work.corpus_dir
+        self._found: dict[str, str | None] = {}
 
-
-def _utterance(utt_id: str, speaker: str, one: Kept) -> Utterance:
-    return Utterance(
-        utt_id=utt_id,
-        speaker=speaker,
-        audio=one.recording.path,
-        samples=one.samples,
-        start=one.item.start,
-        end=one.item.end,
-        language="ar",
-        dialect=one.item.dialect,
-    )
+    def find(self, entry: str) -> str | None:
+        """The path inside the corpus, without a placeholder or another machine's folder; None where it is not."""
+        if entry not in self._found:
+            parts = PurePosixPath(entry.strip().replace("\\", "/")).parts
+            inside = (PurePosixPath(*parts[cut:]) for cut in range(len(parts)))
+            self._found[entry] = next(
+                (
+                    path.as_posix()
+                    for path in inside
+                    if not path.is_absolute() and ".." not in path.parts and (self._folder / path).is_file()
+                ),
+                None,
+            )
+        return self._found[entry]
 
 
-def _inside(
-    corpus_dir: Path, items: Sequence[Item], recordings: Mapping[str, Recording], tally: BadFileTally
-) -> list[Kept]:
-    """The items whose recording is usable and holds them; a segment that runs past the end by rounding is cut."""
-    kept = []
+def _consistent(work: Preparation, items: Sequence[Item]) -> list[Item]:
+    """Without the utterances that are there with several dialects; one that is there twice is used once."""
+    listed: dict[str, list[Item]] = defaultdict(list)
     for item in items:
-        recording = recordings.get(item.source)
-        if recording is None:
-            continue  # counted by ingest
-        if item.start is not None:
-            end = min(item.end, recording.samples)
-            if item.end - end > _SLACK or end - item.start < MIN_SAMPLES:
-                tally.skip(
-                    corpus_dir / item.source,
-                    f"{item.where}: segment {item.utt_id} from {item.start / SAMPLE_RATE:.2f} to "
-                    f"{item.end / SAMPLE_RATE:.2f} s, the recording has {recording.samples / SAMPLE_RATE:.2f} s",
-                )
-                continue
-            item = replace(item, end=end)
-        kept.append(Kept(item, recording))
+        listed[item.utt_id].append(item)
+    kept = []
+    for utt_id, copies in listed.items():
+        if len({item.dialect for item in copies}) == 1:
+            kept.append(copies[0])
+            continue
+        each = ", ".join(f"{item.dialect} ({item.where})" for item in copies)
+        for item in copies:
+            work.bad(item.where, f"{utt_id} has several dialects: {each}")
     return kept
 
 
-def _consistent(corpus_dir: Path, kept: dict[str, list[Kept]], tally: BadFileTally) -> dict[str, list[Kept]]:
-    """Without the utterances that are listed with several dialects; one that is listed twice is used once."""
-    result = {}
-    for split, own in kept.items():
-        listed: dict[object, list[Kept]] = defaultdict(list)
-        for one in own:
-            listed[one.recording.sha256, one.item.start, one.item.end].append(one)
-        result[split] = []
-        for copies in listed.values():
-            if len({one.item.dialect for one in copies}) > 1:
-                labels = ", ".join(f"{one.item.where or one.item.source} {one.item.dialect}" for one in copies)
-                for source in sorted({one.item.source for one in copies}):
-                    tally.skip(corpus_dir / source, f"the same audio has several dialects: {labels}")
-            else:
-                result[split].append(min(copies, key=lambda one: one.item.utt_id))
-        ids = Counter(one.item.utt_id for one in result[split])
-        repeated = [utt_id for utt_id, count in ids.items() if count > 1]
-        if repeated:
-            places = [one.item.where or one.item.source for one in result[split] if one.item.utt_id == repeated[0]]
-            raise CorpusError(f"{' and '.join(places)}: utterance id {repeated[0]} names different recordings")
-        result[split].sort(key=lambda one: one.item.utt_id)
-    return result
-
-
 def _apart(
-    name: str, kept: Mapping[str, list[Kept]], shared: str
-) -> tuple[dict[str, list[Kept]], dict[str, int]]:
-    """The splits without programmes and recordings of a later split, and how many utterances that concerns in each."""
-    result, overlap = dict(kept), {}
-    order = [split for split in SPLITS if split in kept] + [split for split in kept if split not in SPLITS]
+    work: Preparation, items: Mapping[str, list[Item]], shared: str
+) -> tuple[dict[str, list[Item]], dict[str, int]]:
+    """The splits without the programmes of a later split, and how many utterances that concerns in each."""
+    result, common = dict(items), {}
+    order = [split for split in SPLITS if split in items]
     for place, split in enumerate(order):
-        later = {key for other in order[place + 1 :] for one in kept[other] for key in _keys(one)}
-        common = [one for one in kept[split] if later & _keys(one)]
-        if not common:
+        later = {item.speaker: other for other in order[place + 1 :] for item in items[other]}
+        own = [item for item in items[split] if item.speaker in later]
+        if not own:
             continue
-        overlap[split] = len(common)
-        programmes = sorted({one.item.programme for one in common})
+        common[split] = len(own)
         message = (
-            f"{name}: {len(common)} utterances of {split} are of {len(programmes)} programmes (or recordings) that "
-            f"are also in {' or '.join(order[place + 1 :])}, as {programmes[0]}"
+            f"{work.info.name}: {len(own)} utterances of {split} are of {len({item.speaker for item in own})} "
+            f"programmes that are also in {' or '.join(order[place + 1 :])}, as {own[0].speaker} ({own[0].where})"
         )
         if shared == "refuse":
             raise CorpusError(f"{message}; shared=drop leaves them out of {split}")
         _log.warning("%s: %s", message, "left out" if shared == "drop" else "kept (shared=keep)")
         if shared == "drop":
-            gone = {id(one) for one in common}
-            result[split] = [one for one in kept[split] if id(one) not in gone]
-    return result, overlap
-
-
-def _keys(one: Kept) -> set[tuple[str, str]]:
-    return {("programme", one.item.programme), ("audio", one.recording.sha256)}
-
-
-def _report(name: str, split: str, entry: Mapping) -> None:
-    _log.info("%s %s: %d utterances, %d programmes, %.3f h", name, split, *list(entry.values())[:3])
-    if entry["differs_from_published"]:
-        gap = ", ".join(f"{label} {count:+d}" for label, count in entry["differs_from_published"].items())
-        _log.warning("%s %s: not the published number of utterances: %s", name, split, gap)
+            for item in own:
+                reason = f"its programme {item.speaker} is also in {later[item.speaker]}"
+                work.exclude(split, item.utt_id, item.where, reason)
+            result[split] = [item for item in items[split] if item.speaker not in later]
+    return result, common

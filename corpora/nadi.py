@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from corpora.dialect import Item, check_labels, write_splits
+from corpora.dialect import check_dialect, write_splits
 from corpora.everyayah import hash_fraction
-from corpora.files import BadFileTally
 from corpora.ingest import CorpusError, corpus_error
-from corpora.parquet import count_rows, extract_audio, read_rows
+from corpora.parquet import read_parquet, store_audio
+from corpora.preparation import Item, Preparation
 from corpora.registry import CorpusInfo
 
 COUNTRIES = ("Algeria", "Egypt", "Jordan", "Mauritania", "Morocco", "Palestine", "UAE", "Yemen")
@@ -63,36 +63,30 @@ def prepare(
     if "programme" not in pattern.groupindex:
         raise CorpusError(f"{INFO.name}: programme={programme!r} has no group (?P<programme>...)")
     files = _files(corpus_dir, countries)
-    clips = out_dir / "audio" / f"{INFO.name}_clips"
-    tally = BadFileTally(0)
+    clips = out_dir / "audio" / "clips"
+    work = Preparation(INFO, clips, out_dir, jobs=jobs)  # the clips in the Parquet files are its recordings
     items: dict[str, list[Item]] = {}
-    total = sum(count_rows(path) for path, _, _ in files)
-    with tqdm(total=total, desc=f"{INFO.name} clips", unit="clip", mininterval=0.5) as bar:
-        for path, part, country in files:
-            own = items.setdefault(SPLIT_OF[part], [])
-            columns = ["audio"] if country else ["audio", country_column]
-            for number, row in read_rows(path, columns, optional=[id_column]):
-                bar.update()
-                tally.total += 1
-                where = f"{path}:row {number}"
-                dialect = check_labels(where, country or str(row[country_column]), countries)
-                utt_id = _utt_id(row.get(id_column), dialect, path, number)
-                found = pattern.fullmatch(utt_id)
-                if not found:
-                    raise CorpusError(f"{where}: expected an id like {pattern.pattern}, found {utt_id!r}")
-                try:
-                    clip = extract_audio(row["audio"], clips / dialect / part, utt_id)
-                except CorpusError as error:
-                    tally.skip(path, f"row {number}: {error}")
-                    continue
-                # numbers and short names repeat between countries
-                owner = f"{dialect}-{found['programme']}"
-                own.append(
-                    Item(f"{dialect}-{utt_id}", owner, dialect, clip.relative_to(clips).as_posix(), where=where)
-                )
+    for path, part, country in tqdm(files, desc=f"{INFO.name} clips", unit="file", mininterval=0.5):
+        own = items.setdefault(SPLIT_OF[part], [])
+        columns = ["audio"] if country else ["audio", country_column]
+        for number, (where, row) in enumerate(read_parquet(path, columns, optional=[id_column]), 1):
+            dialect = check_dialect(where, country or str(row[country_column]), countries)
+            utt_id = _utt_id(row.get(id_column), path, number)
+            found = pattern.fullmatch(utt_id)
+            if not found:
+                raise CorpusError(f"{where}: expected an id like {pattern.pattern}, found {utt_id!r}")
+            try:
+                clip = store_audio(row["audio"], clips / dialect / part / utt_id)
+            except CorpusError as error:
+                work.bad(where, str(error))
+                continue
+            # numbers and short names repeat between countries
+            owner = f"{dialect}-{found['programme']}"
+            source = clip.relative_to(clips).as_posix()
+            own.append(Item(f"{dialect}-{utt_id}", owner, source, where, dialect=dialect))
     if "train" not in items:
         items = dict(_divide(items, seed))
-    write_splits(INFO.name, clips, out_dir, items, tally=tally, shared=shared, jobs=jobs)
+    write_splits(work, items, shared=shared)
 
 
 def _files(corpus_dir: Path, countries: tuple[str, ...]) -> list[tuple[Path, str, str]]:
@@ -112,7 +106,7 @@ def _files(corpus_dir: Path, countries: tuple[str, ...]) -> list[tuple[Path, str
     return found
 
 
-def _utt_id(value: object, dialect: str, path: Path, number: int) -> str:
+def _utt_id(value: object, path: Path, number: int) -> str:
     """The row's id with only characters that a file name may hold; its number where it has none."""
     name = str(value).strip() if value is not None else ""
     return re.sub(r"[^\w.-]", "_", name) if name.strip(".") else f"{path.stem}-{number:06d}"
@@ -120,7 +114,7 @@ def _utt_id(value: object, dialect: str, path: Path, number: int) -> str:
 
 def _divide(items: dict[str, list[Item]], seed: int) -> Iterator[tuple[str, list[Item]]]:
     """Train and dev out of dev by a hash of the programme, so that neither order nor other utterances matter."""
-    held = [hash_fraction(item.programme, seed, "nadi") < DEV_SHARE for item in items["dev"]] if "dev" in items else []
+    held = [hash_fraction(item.speaker, seed, INFO.name) < DEV_SHARE for item in items.get("dev", ())]
     if held:
         yield "train", [item for item, dev in zip(items["dev"], held, strict=True) if not dev]
         yield "dev", [item for item, dev in zip(items["dev"], held, strict=True) if dev]

@@ -14,10 +14,13 @@ _ROWS_AT_ONCE = 64  # with their audio; what a shard holds in memory
 _SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff": ".mp3"}
 
 
-def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_parquet(
+    path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """(`<file>:row <number>`, values by column) of a Parquet file, some rows at a time.
 
-    Raises CorpusError for a file that is damaged or lacks a column.
+    optional: columns that are read where they are there. Raises CorpusError for a file that is damaged or lacks one
+    of `columns`.
     """
     import pyarrow
     import pyarrow.parquet
@@ -31,8 +34,9 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict
                     f"{path}: expected the columns {', '.join(columns)}; found {', '.join(names)} (missing: "
                     f"{', '.join(missing)})"
                 )
+            wanted = [*columns, *(column for column in optional if column in names)]
             number = 0
-            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=list(columns)):
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=wanted):
                 for values in batch.to_pylist():
                     number += 1
                     yield f"{path}:row {number}", values

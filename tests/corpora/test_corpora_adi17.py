@@ -82,7 +82,7 @@ def test_segment_past_the_end_is_counted_with_its_line(tmp_path, write_clip):
         file.write(f"{VIDEOS[2]}_000090-000190 KSA\n")
     adi17.prepare(corpus, tmp_path / "out")
     assert len(read_datadir(tmp_path / "out/test")) == 2
-    assert "segments:3: segment zz9ZZ-zz_zz_000090-000190 from 0.90 to 1.90 s, the recording has 1.00 s" in (
+    assert "segments:3\tzz9ZZ-zz_zz_000090-000190 runs from 0.9 to 1.9 s, but test/wav/zz9ZZ-zz_zz.wav has 1 s" in (
         tmp_path / "out/skipped.tsv"
     ).read_text()
 

@@ -54,9 +54,9 @@ def test_splits_labels_and_programmes(tmp_path, write_clip):
 def test_the_difference_from_the_published_counts_is_reported(tmp_path, write_clip, caplog):
     corpus = _tree(tmp_path / "adi5", write_clip)
     adi5.prepare(corpus, tmp_path / "out")
-    gap = read_json(tmp_path / "out/summary.json")["splits"]["test"]["differs_from_published"]
+    gap = read_json(tmp_path / "out/summary.json")["sets"]["test"]["differs_from_published"]
     assert gap == {"EGY": 2 - 302, "GLF": 2 - 250, "LAV": 2 - 334, "MSA": 2 - 262, "NOR": 2 - 344}
-    assert "adi5 test: not the published number of utterances: EGY -300" in caplog.text
+    assert "adi5: test differs from the published counts: EGY -300" in caplog.text
     assert {split: sum(own.values()) for split, own in adi5.PUBLISHED.items()} == {
         "train": 14592, "dev": 1566, "test": 1492,
     }  # fmt: skip
@@ -68,7 +68,7 @@ def test_a_programme_of_test_is_not_in_dev(tmp_path, write_clip):
     write_clip(corpus / "dev/wav/EGY" / f"{shared}__7.00_7.20.wav", 900)
     adi5.prepare(corpus, tmp_path / "out")
     assert shared not in {u.speaker for u in read_datadir(tmp_path / "out/dev")}
-    assert read_json(tmp_path / "out/summary.json")["splits"]["dev"]["left_out_as_shared"] == 1
+    assert read_json(tmp_path / "out/summary.json")["sets"]["dev"]["of_shared_programmes"] == 1
     adi5.prepare(corpus, tmp_path / "kept", shared="keep")
     assert shared in {u.speaker for u in read_datadir(tmp_path / "kept/dev")}
     with pytest.raises(CorpusError, match=f"1 utterances of dev are of 1 programmes.*as {shared}"):
@@ -80,6 +80,7 @@ def test_a_recording_of_test_is_not_in_train(tmp_path, write_clip):
     copy = next((corpus / "test/wav/MSA").iterdir())
     shutil.copy(copy, corpus / "train/wav/MSA/MSA000777.wav")
     adi5.prepare(corpus, tmp_path / "out")
+    assert "MSA000777" in (tmp_path / "out/excluded.tsv").read_text()
     assert "MSA000777" not in {u.utt_id for u in read_datadir(tmp_path / "out/train")}
 
 
@@ -89,10 +90,10 @@ def test_contradictions_and_odd_names_are_counted(tmp_path, write_clip):
     write_clip(corpus / "dev/wav/NOR/notes.wav", 901)
     adi5.prepare(corpus, tmp_path / "out")
     skipped = (tmp_path / "out/skipped.tsv").read_text()
-    assert "GLF/EGY000001.wav\tfolder GLF and name do not agree" in skipped
+    assert "train/wav/GLF/EGY000001.wav\tfolder GLF and name do not agree" in skipped
     assert "NOR/notes.wav\texpected a name" in skipped
     shutil.copy(corpus / "dev/wav/EGY" / f"{_md5('d00')}__0.10_0.50.wav", corpus / "dev/wav/NOR")
-    with pytest.raises(TooManyBadFiles, match="cannot be used"):
+    with pytest.raises(TooManyBadFiles, match="lines cannot be used"):
         adi5.prepare(corpus, tmp_path / "out")
 
 

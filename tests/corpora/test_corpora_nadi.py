@@ -58,7 +58,7 @@ def test_casablanca_form(tmp_path):
     assert 5 < len(splits["dev"]) < 35
     assert all(u.utt_id.startswith(u.dialect + "-seg_") and u.samples == 3200 for u in splits["test"])
     # again: the same division, and nothing is written twice
-    clip = next((tmp_path / "out/audio/nadi_clips").rglob("*.wav"))
+    clip = next((tmp_path / "out/audio/clips").rglob("*.wav"))
     before = clip.stat().st_mtime_ns
     nadi.prepare(corpus, tmp_path / "out", seed=3)
     assert clip.stat().st_mtime_ns == before
@@ -79,7 +79,7 @@ def test_broken_files_are_named(tmp_path):
     _parquet(corpus / "validation-00000-of-00001.parquet", [{"audio": _audio(1), "country": "Iraq"}])
     with pytest.raises(CorpusError, match=r"parquet:row 1: expected one of Algeria.*found the dialect 'Iraq'"):
         nadi.prepare(corpus, tmp_path / "out")
-    with pytest.raises(CorpusError, match=r"expected the columns audio, land; land not among audio, country"):
+    with pytest.raises(CorpusError, match=r"expected the columns audio, land; found audio, country \(missing: land"):
         nadi.prepare(corpus, tmp_path / "out", country_column="land")
     (corpus / "test-00000-of-00001.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(CorpusError, match="test-.*cannot be read as Parquet"):
@@ -99,4 +99,4 @@ def test_cells_without_audio_are_counted(tmp_path):
     nadi.prepare(corpus, tmp_path / "out")
     assert [u.utt_id for u in read_datadir(tmp_path / "out/test") if u.dialect == "Egypt"] == ["Egypt-seg_test_0"]
     skipped = (tmp_path / "out/skipped.tsv").read_text()
-    assert "row 2: the audio cell holds no bytes" in skipped and "cannot be read as audio" in skipped
+    assert "row 2\tthe row holds no audio" in skipped and "row 3\tthe audio is no WAV" in skipped
