@@ -34,6 +34,10 @@ EMOTION = (
 )  # fmt: skip
 ENGLISH = (
     "free_spoken_digits",
+    "gigaspeech",
+    "librispeech",
+    "tedlium3",
+    "voxpopuli",
 )  # fmt: skip
 MODULES: tuple[str, ...] = (*ASR, *DIALECT_ID, *EMOTION, *ENGLISH)
 
