@@ -12,6 +12,7 @@ from pathlib import Path
 from corpora.datadir import Utterance
 from corpora.files import BadFileTally
 from corpora.ingest import CorpusError, Listing, Recording, ingest, list_audio
+from corpora.preparation import compare_count
 from corpora.provenance import Provenance
 from corpora.registry import CorpusInfo
 
@@ -73,9 +74,8 @@ def distinct_clips(
     names; a recording with two emotions is left out. Ids are `<speaker>-<rest>`. The number of files is compared with
     the published one. Raises TooManyBadFiles past the limit of bad files.
     """
-    if info.recordings is not None and len(labels) != info.recordings:
-        _log.warning("%s: %d recordings, %d are published", info.name, len(labels), info.recordings)
     recordings = ingest(corpus_dir, sorted(labels), audio_dir, tally=tally, jobs=jobs, label=info.name)
+    compare_count(info.name, "recordings", len(recordings), info.recordings)
     by_audio: dict[str, list[str]] = defaultdict(list)
     for source, recording in recordings.items():
         by_audio[recording.sha256].append(source)

@@ -44,7 +44,7 @@ def test_every_video_is_tested_once(tmp_path, write_clip, caplog):
         videos += own[2]
     assert sorted(videos) == [f"V{n}" for n in range(1, 9)]
     assert read_json(tmp_path / "out/protocol.json")["disjoint_by"] == "video"
-    assert "32 recordings, 1384 are published" in caplog.text
+    assert "anad, recordings: 32, published are 1384" in caplog.text
 
 
 def test_an_emotion_of_one_video(tmp_path, write_clip):

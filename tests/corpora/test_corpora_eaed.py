@@ -38,7 +38,7 @@ def test_folds(tmp_path, write_clip, caplog):
     assert count == {"nellykarim": 12, "nelly": 6, "amr_saad": 6, "monazaki": 6, "yousra": 6, "hendsabry": 6}
     assert {u.emotion for u in own} == set(eaed.EMOTIONS)
     assert abs(own[0].samples - 1600) <= 1
-    assert "42 recordings, 3614 are published" in caplog.text
+    assert "eaed, recordings: 42, published are 3614" in caplog.text
 
 
 def test_too_few_actors_and_other_layouts(tmp_path, write_clip):
