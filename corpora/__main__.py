@@ -5,6 +5,7 @@
     python -m corpora baved --help                           # what it is, how to get it, its options
     python -m corpora mini --out data/mini
     python -m corpora open_arabic --out data/open_arabic     # the four folders come from the environment
+    python -m corpora ssl --out data/both --from data/mgb2/train --from data/librispeech/train-clean-100
     python -m corpora validate data/open_arabic
 
 A corpus given as `downloads` is fetched from its publisher into the folder `downloads` first; one given as an archive
@@ -32,6 +33,7 @@ DOWNLOADS = "downloads"
 _OTHERS = {
     "mini": "synthetic Arabic and English speech, nothing to download",
     "open_arabic": f"self-supervised, ASR and SER data from {', '.join(m.INFO.name for m in open_arabic.CORPORA)}",
+    "ssl": "one self-supervised set out of prepared data directories, without what is held out",
     "validate": "check the data directories in a folder",
 }
 
@@ -76,6 +78,8 @@ def _run(arguments: list[str]) -> int:
     rest += arguments[1:]
     if options.command == "validate":
         return _validate(rest)
+    if options.command == "ssl":
+        return _ssl(rest)
     return _prepare(options.command, rest)
 
 
@@ -159,6 +163,35 @@ def _validate(arguments: list[str]) -> int:
             print(problem, file=sys.stderr)
         print(f"{data_dir}: {'ok' if not own else f'{len(own)} problems'}")
     return 2 if problems else 0
+
+
+def _ssl(arguments: list[str]) -> int:
+    """Put prepared data directories together for pre-training."""
+    from corpora import ssl
+
+    parser = _Parser(
+        prog="python -m corpora ssl",
+        description=ssl.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="writes OUT/ssl/{train,dev}")
+    add("--from", dest="sets", action="append", default=[], metavar="DIR[:LANG]", help="data directory to train on")
+    add("--held-out", action="append", default=[], metavar="DIR", help="data directory of what is scored")
+    add("--max-seconds", type=float, default=30.0, help="longer utterances are cut (default: %(default)s)")
+    add("--min-seconds", type=float, default=0.5, help="shorter ones are left out (default: %(default)s)")
+    add("--dev-share", type=float, default=ssl.DEV_SHARE, help="of each language (default: %(default)s)")
+    add(
+        "--min-text-words",
+        type=_positive,
+        default=ssl.MIN_TEXT_WORDS,
+        help="a held-out text of fewer words may be trained on (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="seed of the dev part (default: %(default)s)")
+    options = vars(parser.parse_args(arguments))
+    ssl.prepare(options.pop("out"), **options)
+    return 0
 
 
 def _positive(value: str) -> int:
