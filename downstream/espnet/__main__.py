@@ -23,7 +23,7 @@ from pathlib import Path
 from corpora.files import TooManyBadFiles
 from downstream.espnet.decode import DecodeError
 
-OURS = ("dump", "tokens", "config", "shapes", "decode", "score", "results")
+OURS = ("dump", "tokens", "config", "shapes", "lm_text", "decode", "score", "results")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--min_seconds", type=float, default=0.1, help="shorter utterances are left out")
     own.add_argument("--max_seconds", type=float, default=30.0, help="longer utterances are left out")
     own.add_argument("--text_profile", default="none", help="profile of corpora.text")
+    own.add_argument("--scored", action="store_true", help="a test set: nothing is left out, the text stays as it is")
     own.add_argument("--speeds", default="1", help="factors of speed perturbation, comma-separated")
     own.add_argument("--jobs", type=int, default=1, help="processes")
 
@@ -107,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--tokens", type=Path, required=True, help="folder that `tokens` wrote")
     own.add_argument("--config", type=Path, required=True, help="file that `config` wrote")
     own.add_argument("--training", action="store_true", help="leave out what CTC cannot align")
+    own.add_argument("--out", type=Path, required=True)
+
+    own = step("lm_text", "text and shapes for ESPnet's language model")
+    own.add_argument("--data", type=Path, required=True)
+    own.add_argument("--tokens", type=Path, required=True, help="folder that `tokens` wrote")
     own.add_argument("--out", type=Path, required=True)
 
     own = step("decode", "hypotheses of a test set, in several processes")
@@ -139,7 +145,8 @@ def _dump(args: argparse.Namespace) -> None:
     from downstream.espnet.dump import DumpConfig, dump
 
     speeds = tuple(float(part) for part in args.speeds.split(",") if part.strip())
-    dump(args.data, args.out, DumpConfig(args.min_seconds, args.max_seconds, args.text_profile, speeds), jobs=args.jobs)
+    config = DumpConfig(args.min_seconds, args.max_seconds, args.text_profile, speeds, args.scored)
+    dump(args.data, args.out, config, jobs=args.jobs)
 
 
 def _tokens(args: argparse.Namespace) -> None:
@@ -158,13 +165,18 @@ def _config(args: argparse.Namespace) -> None:
 def _shapes(args: argparse.Namespace) -> None:
     import yaml
 
-    from corpora.files import read_json
     from downstream.espnet.config import samples_per_frame
-    from downstream.espnet.tokens import Tokens, write_shapes
+    from downstream.espnet.tokens import open_tokens, write_shapes
 
-    tokens = Tokens(args.tokens, read_json(args.tokens / "tokens.json")["type"])
+    tokens = open_tokens(args.tokens)
     config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
     write_shapes(args.data, args.out, tokens, samples_per_frame(config), training=args.training)
+
+
+def _lm_text(args: argparse.Namespace) -> None:
+    from downstream.espnet.tokens import open_tokens, write_lm_text
+
+    write_lm_text(args.data, args.out, open_tokens(args.tokens))
 
 
 def _decode(args: argparse.Namespace) -> None:

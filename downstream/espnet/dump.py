@@ -23,12 +23,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DumpConfig:
-    """Bounds in seconds; `speeds` are factors of speed perturbation (1 is the speech as it is), for training alone."""
+    """Bounds in seconds; `speeds` are factors of speed perturbation (1 is the speech as it is), for training alone.
+
+    Of a set that is `scored` nothing is left out, whatever its length or text.
+    """
 
     min_seconds: float = 0.1
     max_seconds: float = 30.0
     text_profile: str = "none"
     speeds: tuple[float, ...] = (1.0,)
+    scored: bool = False
 
     def __post_init__(self) -> None:
         if not 0.025 <= self.min_seconds < self.max_seconds:
@@ -46,7 +50,9 @@ def dump(data_dir: Path, out_dir: Path, config: DumpConfig, *, jobs: int = 1) ->
     Utterances without text, or outside the bounds, are left out, counted by reason and listed. Raises DataDirError
     when nothing is left. Files that an interrupted run wrote are kept.
     """
-    utterances = [_with_text(u, config.text_profile, data_dir) for u in read_datadir(data_dir)]
+    utterances = read_datadir(data_dir)
+    if not config.scored:
+        utterances = [_with_text(u, config.text_profile, data_dir) for u in utterances]
     audio_dir = out_dir.with_name(f"{out_dir.name}_audio")
     kept: list[Utterance] = []
     for speed in config.speeds:
@@ -78,6 +84,8 @@ def _with_text(utterance: Utterance, profile: str, data_dir: Path) -> Utterance:
 
 def _unusable(utterance: Utterance, config: DumpConfig) -> str:
     """Why an utterance cannot be used; empty when it can."""
+    if config.scored:
+        return ""
     if not utterance.text:
         return f"no text under the profile {config.text_profile}"
     if utterance.samples < config.min_seconds * SAMPLE_RATE:

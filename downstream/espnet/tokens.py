@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corpora.datadir import DataDirError, read_datadir
-from corpora.files import atomic_dir, atomic_file, write_json, write_text
+from corpora.files import atomic_dir, read_json, write_json, write_text
 
 BLANK, UNKNOWN, SENTENCE = "<blank>", "<unk>", "<sos/eos>"
 SPACE = "<space>"
@@ -40,6 +40,10 @@ class Tokens:
     def bpe_model(self) -> Path | None:
         return self.folder / "bpe.model" if self.kind == "bpe" else None
 
+    def size(self) -> int:
+        """How many tokens there are, the symbols of ESPnet among them."""
+        return len(self.list_file.read_text(encoding="utf-8").splitlines())
+
     def tokenizer(self):
         """ESPnet's tokenizer (`espnet2.text`), which training and decoding build as well."""
         from espnet2.text.build_tokenizer import build_tokenizer
@@ -64,6 +68,14 @@ def make_tokens(data_dir: Path, out_dir: Path, kind: str, pieces: int = 500) -> 
         write_json(folder / "tokens.json", {"type": kind, "tokens": len(names) + 3, "utterances": len(lines)})
     log.info("%s: %d tokens of type %s from %d utterances", out_dir, len(names) + 3, kind, len(lines))
     return Tokens(out_dir, kind)
+
+
+def open_tokens(folder: Path) -> Tokens:
+    """The token list that `make_tokens` wrote into a folder. Raises TokenError when there is none."""
+    facts = folder / "tokens.json"
+    if not facts.is_file():
+        raise TokenError(f"{folder}: no token list there (tokens.json); make it first")
+    return Tokens(folder, read_json(facts)["type"])
 
 
 def _characters(lines: Sequence[str]) -> list[str]:
@@ -107,7 +119,7 @@ def write_shapes(data_dir: Path, out_dir: Path, tokens: Tokens, samples_per_fram
     raises TokenError. `samples_per_frame` is what one encoder frame covers, subsampling included.
     """
     tokenizer = tokens.tokenizer()
-    size = sum(1 for _ in open(tokens.list_file, encoding="utf-8"))
+    size = tokens.size()
     speech, text, left_out = [], [], []
     utterances = read_datadir(data_dir)
     for u in utterances:
@@ -128,8 +140,19 @@ def write_shapes(data_dir: Path, out_dir: Path, tokens: Tokens, samples_per_fram
         log.info("%s: %d utterances left out, too few frames for their text", data_dir, len(left_out))
     if not speech:
         raise DataDirError(f"{data_dir}: no utterance is left")
-    out_dir.mkdir(parents=True, exist_ok=True)
-    for name, rows in (("speech_shape", speech), ("text_shape", text), ("left_out.tsv", left_out)):
-        with atomic_file(out_dir / name) as path:
-            path.write_text("".join(rows), encoding="utf-8")
+    _write(out_dir, {"speech_shape": speech, "text_shape": text, "left_out.tsv": left_out})
     return out_dir
+
+
+def write_lm_text(data_dir: Path, out_dir: Path, tokens: Tokens) -> None:
+    """`text` and `text_shape` of a data directory as ESPnet's language model takes them; empty lines are left out."""
+    tokenizer, size = tokens.tokenizer(), tokens.size()
+    texts = {u.utt_id: u.text for u in read_datadir(data_dir) if u.text}
+    shapes = [f"{utt_id} {len(tokenizer.text2tokens(text))},{size}\n" for utt_id, text in texts.items()]
+    _write(out_dir, {"text": [f"{utt_id} {text}\n" for utt_id, text in texts.items()], "text_shape": shapes})
+
+
+def _write(folder: Path, files: dict[str, list[str]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in files.items():
+        write_text(folder / name, "".join(rows))
