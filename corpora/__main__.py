@@ -1,7 +1,8 @@
 """Prepare a corpus, or check a data directory, from the command line.
 
     python -m corpora --list
-    python -m corpora baved --corpus /data/baved --out data/baved [--jobs N] [--seed N]
+    python -m corpora baved --corpus /data/baved --out data/baved [--jobs N] [--set folds=4]
+    python -m corpora baved --help                           # what it is, how to get it, its options
     python -m corpora mini --out data/mini
     python -m corpora open_arabic --out data/open_arabic     # the four folders come from the environment
     python -m corpora validate data/open_arabic
@@ -13,22 +14,23 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
-from corpora import arabic_speech_commands, baved, download, everyayah, free_spoken_digits, open_arabic
+from corpora import download, open_arabic, registry
 from corpora.datadir import validate_datadir
 from corpora.ingest import CorpusError
 
-PREPARERS = {module.NAME: module for module in (arabic_speech_commands, baved, everyayah, free_spoken_digits)}
 DOWNLOADS = "downloads"
 _OTHERS = {
     "mini": "synthetic Arabic and English speech, nothing to download",
-    "open_arabic": f"self-supervised, ASR and SER data from {', '.join(sorted(PREPARERS))}",
+    "open_arabic": f"self-supervised, ASR and SER data from {', '.join(m.INFO.name for m in open_arabic.CORPORA)}",
     "validate": "check the data directories in a folder",
 }
 
@@ -63,7 +65,7 @@ def _run(arguments: list[str]) -> int:
     if options.list:
         _print_list()
         return 0
-    known = [*PREPARERS, *_OTHERS]
+    known = [*registry.MODULES, *_OTHERS]
     if options.command is None:
         parser.error(f"unknown option {rest[0]}" if rest else "no corpus is named")
     if options.command not in known:
@@ -77,42 +79,66 @@ def _run(arguments: list[str]) -> int:
 
 
 def _prepare(name: str, arguments: list[str]) -> int:
+    module = registry.load(name) if name in registry.MODULES else None
     parser = _Parser(
-        prog=f"python -m corpora {name}", formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+        prog=f"python -m corpora {name}",
+        description=_describe(module) if module else _OTHERS[name],
+        epilog=_describe_options(module) if module else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    if name in PREPARERS:
+    if module:
+        fetched = f"; or '{DOWNLOADS}' to fetch it" if name in download.DOWNLOADS else ""
+        parser.add_argument("--corpus", required=True, help=f"folder of the corpus{fetched}")
         parser.add_argument(
-            "--corpus",
-            type=Path,
-            required=True,
-            help=f"folder with {PREPARERS[name].EXPECTED}; or '{DOWNLOADS}' to fetch it",
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of this corpus, see below"
         )
     parser.add_argument("--out", type=Path, required=True, help="folder to write the data directories into")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice")
-    parser.add_argument("--jobs", type=_positive, default=os.cpu_count() or 1, help="processes")
+    if not module or "seed" in registry.options(module):
+        parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0)")
+    parser.add_argument(
+        "--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default: number of cores)"
+    )
     if name == "mini":
-        parser.add_argument("--scale", type=float, default=1.0, help="size; 1.0 is the size of the recipe")
+        parser.add_argument("--scale", type=float, default=1.0, help="size; 1.0 (the default) is that of the recipe")
     options = parser.parse_args(arguments)
-    common = {"seed": options.seed, "jobs": options.jobs}
-    if name == "mini":
+    common = {key: getattr(options, key) for key in ("seed", "jobs") if hasattr(options, key)}
+    if module:
+        chosen = registry.parse_options(module, options.set)
+        module.prepare(_folder(name, options.corpus), options.out, **{**common, **chosen})
+    elif name == "mini":
         from corpora import mini  # the synthesiser's library is loaded only where it is used
 
         mini.prepare(options.out, scale=options.scale, **common)
-    elif name == "open_arabic":
+    else:
         sources = {
-            module.VARIABLE: _folder(module.NAME, os.environ[module.VARIABLE])
-            for module in open_arabic.CORPORA
-            if os.environ.get(module.VARIABLE)
+            corpus.INFO.variable: _folder(corpus.INFO.name, os.environ[corpus.INFO.variable])
+            for corpus in open_arabic.CORPORA
+            if os.environ.get(corpus.INFO.variable)
         }
         open_arabic.prepare(options.out, sources=sources, **common)
-    else:
-        PREPARERS[name].prepare(_folder(name, str(options.corpus)), options.out, **common)
     return 0
+
+
+def _describe(module: ModuleType) -> str:
+    return registry.describe(module.INFO, downloadable=module.INFO.name in download.DOWNLOADS)
+
+
+def _describe_options(module: ModuleType) -> str | None:
+    """The options of `--set` with their defaults, and what `prepare` says about them."""
+    own = {key: p for key, p in registry.options(module).items() if key not in ("seed", "jobs")}
+    lines = [f"    {key}={'' if p.default is None else p.default}" for key, p in own.items()]
+    about = inspect.getdoc(module.prepare) or ""
+    return "\n".join(["options of --set, with their defaults:" if lines else "no options", *lines, "", about])
 
 
 def _folder(name: str, value: str) -> Path:
     """The folder of a corpus, fetched first where the value says so."""
-    return download.DOWNLOADS[name](Path(DOWNLOADS)) if value == DOWNLOADS else Path(value).expanduser()
+    if value != DOWNLOADS:
+        return Path(value).expanduser()
+    if name not in download.DOWNLOADS:
+        raise CorpusError(f"{name} cannot be fetched by itself; get it: {registry.load(name).INFO.by_hand}")
+    return download.DOWNLOADS[name](Path(DOWNLOADS))
 
 
 def _validate(arguments: list[str]) -> int:
@@ -141,12 +167,11 @@ def _positive(value: str) -> int:
 
 
 def _print_list() -> None:
-    width = max(map(len, [*PREPARERS, *_OTHERS]))
-    for name, module in sorted(PREPARERS.items()):
-        print(f"{name:{width}}  {module.VARIABLE}: {module.EXPECTED}")
+    for name in sorted(registry.MODULES):
+        print(_describe(registry.load(name)), end="\n\n")
     for name, text in _OTHERS.items():
         if name != "validate":
-            print(f"{name:{width}}  {text}")
+            print(f"{name}  {text}")
 
 
 if __name__ == "__main__":

@@ -20,12 +20,21 @@ from corpora.datadir import write_datadir
 from corpora.files import BadFileTally
 from corpora.ingest import CorpusError, corpus_error, ingest, safe_relative
 from corpora.provenance import check_isolation, write_sources
+from corpora.registry import CorpusInfo
 from corpora.strings import Word, plan_strings, render_strings, string_sources
 from corpora.text import normalise
 
-NAME = "arabic_speech_commands"
-VARIABLE = "ARABIC_SPEECH_COMMANDS"
-EXPECTED = "dataset/<keyword>/<speaker>_NO_<round>.wav and train.csv, val.csv, test.csv"
+INFO = CorpusInfo(
+    name="arabic_speech_commands",
+    title="Arabic Speech Commands: 40 keywords by 30 speakers",
+    tasks=("asr", "ssl"),
+    hours=3.3,
+    licence="CC BY 4.0",
+    access="open",
+    by_hand="",
+    layout="dataset/<keyword>/<speaker>_NO_<round>.wav and train.csv, val.csv, test.csv",
+    recordings=12000,
+)
 SPLITS = {"train": "train.csv", "dev": "val.csv", "test": "test.csv"}
 TEXT_PROFILE = "mgb"
 WORDS_PER_STRING = (1, 5)
@@ -68,7 +77,7 @@ def read_words(
     for split, name in SPLITS.items():
         rows = {row.source: row for row in _read_rows(corpus_dir, corpus_dir / name, table, tally)}
         recordings = ingest(
-            corpus_dir, sorted(rows), audio_dir, tally=tally, jobs=jobs, label=f"{NAME} {split}"
+            corpus_dir, sorted(rows), audio_dir, tally=tally, jobs=jobs, label=f"{INFO.name} {split}"
         )
         words[split] = [
             Word(recording, f"asc{rows[source].speaker}", normalise(table[rows[source].keyword], text_profile))
@@ -81,7 +90,7 @@ def read_words(
     if copies:
         _log.warning(
             "%s: %d training recordings are also in dev or test under another name, left out: %s",
-            NAME, len(copies), ", ".join(word.recording.source for word in copies[:5]),
+            INFO.name, len(copies), ", ".join(word.recording.source for word in copies[:5]),
         )  # fmt: skip
         words["train"] = [word for word in words["train"] if word.recording.sha256 not in held_out]
     return words, tally
@@ -95,7 +104,7 @@ def prepare(
     A split whose list names no recording, as in a part of the corpus, is not written.
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad recordings.
     """
-    words, tally = read_words(corpus_dir, out_dir / "audio" / NAME, jobs=jobs, text_profile=text_profile)
+    words, tally = read_words(corpus_dir, out_dir / "audio" / INFO.name, jobs=jobs, text_profile=text_profile)
     splits = {split: own for split, own in words.items() if own}
     for split, own in splits.items():
         strings = plan_strings(own, sizes=WORDS_PER_STRING, passes=PASSES[split], seed=seed, tag="k")
@@ -103,7 +112,7 @@ def prepare(
             strings, out_dir / "audio" / f"keywords_{split}", jobs=jobs, language="ar"
         )
         write_datadir(out_dir / split, utterances)
-        write_sources(out_dir / split, string_sources(strings, NAME))
+        write_sources(out_dir / split, string_sources(strings, INFO.name))
     if "train" in splits:
         check_isolation([out_dir / "train"], [out_dir / split for split in splits if split != "train"])
     tally.write(out_dir / "skipped.tsv")
@@ -113,7 +122,7 @@ def check_layout(corpus_dir: Path) -> int:
     """Number of recordings that the three lists name; raises CorpusError unless it is laid out as published."""
     missing = [name for name in SPLITS.values() if not (corpus_dir / name).is_file()]
     if missing or not (corpus_dir / "dataset").is_dir():
-        raise corpus_error(corpus_dir, VARIABLE, EXPECTED)
+        raise corpus_error(corpus_dir, INFO)
     total = sum(len(_read_csv(corpus_dir / name)) for name in SPLITS.values())
     if not total:
         raise CorpusError(f"{corpus_dir}: {', '.join(SPLITS.values())} name no recording")
@@ -173,6 +182,6 @@ def _check_speakers(words: dict[str, list[Word]]) -> None:
     if shared:
         speaker, own = sorted(shared.items())[0]
         raise CorpusError(
-            f"{NAME}: speaker {speaker} is in {' and '.join(own)} ({len(shared)} such speakers): the lists must be "
-            f"disjoint by speaker; take the publisher's {', '.join(SPLITS.values())}"
+            f"{INFO.name}: speaker {speaker} is in {' and '.join(own)} ({len(shared)} such speakers): the lists "
+            f"must be disjoint by speaker; take the publisher's {', '.join(SPLITS.values())}"
         )

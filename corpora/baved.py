@@ -21,10 +21,19 @@ from corpora.datadir import Utterance, write_datadir
 from corpora.files import BadFileTally
 from corpora.ingest import CorpusError, Listing, Recording, ingest, list_audio
 from corpora.provenance import Provenance, check_isolation, write_sources
+from corpora.registry import CorpusInfo
 
-NAME = "baved"
-VARIABLE = "BAVED"
-EXPECTED = "<word 0-6>/<speaker>-<m or f>-<age>-<word>-<emotion 0-2>-<record>.wav"
+INFO = CorpusInfo(
+    name="baved",
+    title="Basic Arabic Vocal Emotions Dataset: seven words at three levels of emotion",
+    tasks=("ser",),
+    hours=None,
+    licence="none stated by the publisher: use it, do not pass it on",
+    access="open",
+    by_hand="",
+    layout="<word 0-6>/<speaker>-<m or f>-<age>-<word>-<emotion 0-2>-<record>.wav",
+    recordings=1935,
+)
 EMOTIONS = ("low", "neutral", "high")
 FOLDS = 5
 DEV_SHARE = 0.12  # of the utterances outside the test fold
@@ -57,7 +66,7 @@ class Clip:
         )
 
     def provenance(self) -> Provenance:
-        return Provenance(self.utt_id, NAME, self.recording.source, self.recording.sha256)
+        return Provenance(self.utt_id, INFO.name, self.recording.source, self.recording.sha256)
 
 
 def read_clips(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[list[Clip], BadFileTally]:
@@ -66,8 +75,8 @@ def read_clips(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[lis
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
     """
     listing = check_layout(corpus_dir)
-    tally = listing.tally(corpus_dir, EXPECTED)
-    recordings = ingest(corpus_dir, listing.named, audio_dir, tally=tally, jobs=jobs, label=NAME)
+    tally = listing.tally(corpus_dir, INFO.layout)
+    recordings = ingest(corpus_dir, listing.named, audio_dir, tally=tally, jobs=jobs, label=INFO.name)
     by_audio: dict[str, list[str]] = defaultdict(list)
     for source, recording in recordings.items():
         by_audio[recording.sha256].append(source)
@@ -92,10 +101,10 @@ def read_clips(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[lis
         clips[utt_id] = Clip(utt_id, speaker, EMOTIONS[emotion], recordings[source])
     repeated = len(recordings) - len(by_audio)
     if repeated:
-        _log.info("%s: %d recordings are exact copies of another, used once", NAME, repeated)
+        _log.info("%s: %d recordings are exact copies of another, used once", INFO.name, repeated)
     merged = sorted(number for number, first in person.items() if number != first)
     for number in merged:
-        _log.info("%s: speakers %d and %d share recordings: taken as one person", NAME, person[number], number)
+        _log.info("%s: speakers %d and %d share recordings: taken as one person", INFO.name, person[number], number)
     tally.check()
     return [clips[utt_id] for utt_id in sorted(clips)], tally
 
@@ -105,7 +114,7 @@ def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, fo
 
     Raises CorpusError for a folder of another layout or with too few speakers, TooManyBadFiles past the limit.
     """
-    clips, tally = read_clips(corpus_dir, out_dir / "audio" / NAME, jobs=jobs)
+    clips, tally = read_clips(corpus_dir, out_dir / "audio" / INFO.name, jobs=jobs)
     write_folds(clips, out_dir, folds=folds, seed=seed)
     tally.write(out_dir / "skipped.tsv")
 
@@ -130,7 +139,7 @@ def write_folds(clips: Sequence[Clip], out_dir: Path, *, folds: int = FOLDS, see
 
 def check_layout(corpus_dir: Path) -> Listing:
     """The recordings of a corpus folder; raises CorpusError unless it is laid out as published."""
-    return list_audio(corpus_dir, "[0-9]/*.wav", _FILE, variable=VARIABLE, expected=EXPECTED)
+    return list_audio(corpus_dir, "[0-9]/*.wav", _FILE, info=INFO)
 
 
 def speaker_folds(labels: Mapping[str, Counter[str]], folds: int, seed: int) -> list[set[str]]:
@@ -142,8 +151,8 @@ def speaker_folds(labels: Mapping[str, Counter[str]], folds: int, seed: int) -> 
     """
     if len(labels) < 3 * folds:
         raise CorpusError(
-            f"{NAME}: {len(labels)} speakers cannot make {folds} folds of disjoint train, dev and test speakers; at "
-            f"least {3 * folds} are needed"
+            f"{INFO.name}: {len(labels)} speakers cannot make {folds} folds of disjoint train, dev and test speakers; "
+            f"at least {3 * folds} are needed"
         )
     order = sorted(labels)
     random.Random(seed).shuffle(order)

@@ -284,13 +284,13 @@ def download_arabic_speech_commands(root: Path, *, host: str = GITHUB) -> Path:
         table = "".join(f"{keyword}\t{word}\n" for keyword, word in arabic_speech_commands.KEYWORDS.items())
         write_text(folder / "keywords.tsv", table)
 
-    return _once(root / arabic_speech_commands.NAME, fill, arabic_speech_commands.check_layout)
+    return _once(root / arabic_speech_commands.INFO.name, fill, arabic_speech_commands.check_layout)
 
 
 def download_baved(root: Path, *, host: str = GITHUB) -> Path:
     """Fetch BAVED into `<root>/baved`. Its publisher states no licence: use it, do not pass it on."""
     return _once(
-        root / baved.NAME,
+        root / baved.INFO.name,
         lambda folder: _unpack_repository(f"{host}/{_BAVED}", folder, root),
         baved.check_layout,
     )
@@ -309,23 +309,23 @@ def download_everyayah(root: Path, *, host: str = GITHUB, quran_sha256: str | No
         fetch(f"{host}/{_QURAN}", folder / "quran.json", quran_sha256)
         _lock_file(folder / "quran.json").unlink()
 
-    return _once(root / everyayah.NAME, fill, everyayah.check_layout)
+    return _once(root / everyayah.INFO.name, fill, everyayah.check_layout)
 
 
 def download_free_spoken_digits(root: Path, *, host: str = GITHUB) -> Path:
     """Fetch Free Spoken Digits into `<root>/free_spoken_digits`."""
     return _once(
-        root / free_spoken_digits.NAME,
+        root / free_spoken_digits.INFO.name,
         lambda folder: _unpack_repository(f"{host}/{_DIGITS}", folder, root),
         free_spoken_digits.check_layout,
     )
 
 
 DOWNLOADS: dict[str, Callable[..., Path]] = {
-    arabic_speech_commands.NAME: download_arabic_speech_commands,
-    baved.NAME: download_baved,
-    everyayah.NAME: download_everyayah,
-    free_spoken_digits.NAME: download_free_spoken_digits,
+    arabic_speech_commands.INFO.name: download_arabic_speech_commands,
+    baved.INFO.name: download_baved,
+    everyayah.INFO.name: download_everyayah,
+    free_spoken_digits.INFO.name: download_free_spoken_digits,
 }
 
 

@@ -19,11 +19,19 @@ from corpora.datadir import Utterance, write_datadir
 from corpora.files import BadFileTally, read_json
 from corpora.ingest import CorpusError, Listing, Recording, corpus_error, ingest, list_audio
 from corpora.provenance import Provenance, check_isolation, write_sources
+from corpora.registry import CorpusInfo
 from corpora.text import normalise
 
-NAME = "everyayah"
-VARIABLE = "EVERYAYAH"
-EXPECTED = "quran.json and <reciter>/SSSAAA.mp3 (surah, ayah)"
+INFO = CorpusInfo(
+    name="everyayah",
+    title="EveryAyah: recitation of the Quran, one file a verse",
+    tasks=("asr", "ssl"),
+    hours=None,
+    licence="recordings: none stated by the publisher; text (quran-json): CC BY-SA 4.0",
+    access="open",
+    by_hand="further reciters: folders of MP3 files from everyayah.com, put beside the first",
+    layout="quran.json and <reciter>/SSSAAA.mp3 (surah, ayah)",
+)
 TEXT_PROFILE = "mgb"
 SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}
 
@@ -55,7 +63,7 @@ class Verse:
         )
 
     def provenance(self) -> Provenance:
-        return Provenance(self.utt_id, NAME, self.recording.source, self.recording.sha256)
+        return Provenance(self.utt_id, INFO.name, self.recording.source, self.recording.sha256)
 
 
 def read_verses(
@@ -67,7 +75,7 @@ def read_verses(
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
     """
     listing = check_layout(corpus_dir)
-    tally = listing.tally(corpus_dir, EXPECTED)
+    tally = listing.tally(corpus_dir, INFO.layout)
     texts = _read_texts(corpus_dir / "quran.json")
     wanted: dict[str, str] = {}
     for source in listing.named:
@@ -77,7 +85,7 @@ def read_verses(
             wanted[source] = text
         elif ayah > 0:
             tally.skip(corpus_dir / source, f"quran.json has no text for surah {surah}, ayah {ayah}")
-    recordings = ingest(corpus_dir, list(wanted), audio_dir, tally=tally, jobs=jobs, label=NAME)
+    recordings = ingest(corpus_dir, list(wanted), audio_dir, tally=tally, jobs=jobs, label=INFO.name)
     tally.check()
     reciters = _split_reciters({_speaker(source) for source in recordings}, seed)
     verses, unused = [], Counter()
@@ -91,7 +99,7 @@ def read_verses(
     if unused:
         _log.info(
             "%s: %d verses left out, since their reciter and their text belong to different splits",
-            NAME, unused.total(),
+            INFO.name, unused.total(),
         )  # fmt: skip
     return verses, tally
 
@@ -104,7 +112,7 @@ def prepare(
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad recordings.
     """
     verses, tally = read_verses(
-        corpus_dir, out_dir / "audio" / NAME, seed=seed, jobs=jobs, text_profile=text_profile
+        corpus_dir, out_dir / "audio" / INFO.name, seed=seed, jobs=jobs, text_profile=text_profile
     )
     splits = {split: own for split in SHARES if (own := [verse for verse in verses if verse.split == split])}
     for split, own in splits.items():
@@ -118,8 +126,8 @@ def prepare(
 def check_layout(corpus_dir: Path) -> Listing:
     """The recordings of a corpus folder; raises CorpusError unless it is laid out as published."""
     if not (corpus_dir / "quran.json").is_file():
-        raise corpus_error(corpus_dir, VARIABLE, EXPECTED)
-    return list_audio(corpus_dir, "*/*.mp3", _VERSE, variable=VARIABLE, expected=EXPECTED)
+        raise corpus_error(corpus_dir, INFO)
+    return list_audio(corpus_dir, "*/*.mp3", _VERSE, info=INFO)
 
 
 def text_key(text: str) -> str:

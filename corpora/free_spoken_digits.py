@@ -12,11 +12,21 @@ from corpora.datadir import Utterance, write_datadir
 from corpora.files import BadFileTally
 from corpora.ingest import Listing, ingest, list_audio
 from corpora.provenance import Provenance, write_sources
+from corpora.registry import CorpusInfo
 from corpora.strings import Word
 
-NAME = "free_spoken_digits"
-VARIABLE = "FREE_SPOKEN_DIGITS"
-EXPECTED = "recordings/<digit>_<speaker>_<index>.wav"
+INFO = CorpusInfo(
+    name="free_spoken_digits",
+    title="Free Spoken Digits: English digits at 8 kHz",
+    tasks=("asr", "ssl"),
+    hours=None,
+    licence="CC BY-SA 4.0",
+    access="open",
+    by_hand="",
+    layout="recordings/<digit>_<speaker>_<index>.wav",
+    languages=("en",),
+    recordings=3000,
+)
 TEST_INDICES = range(5)
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -31,8 +41,8 @@ def read_words(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[dic
     """
     words: dict[str, list[Word]] = {"train": [], "test": []}
     listing = check_layout(corpus_dir)
-    tally = listing.tally(corpus_dir, EXPECTED)
-    recordings = ingest(corpus_dir, listing.named, audio_dir, tally=tally, jobs=jobs, label=NAME)
+    tally = listing.tally(corpus_dir, INFO.layout)
+    recordings = ingest(corpus_dir, listing.named, audio_dir, tally=tally, jobs=jobs, label=INFO.name)
     tally.check()
     for source, recording in recordings.items():
         parts = _FILE.fullmatch(Path(source).name)
@@ -49,7 +59,7 @@ def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1) ->
 
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad recordings.
     """
-    words, tally = read_words(corpus_dir, out_dir / "audio" / NAME, jobs=jobs)
+    words, tally = read_words(corpus_dir, out_dir / "audio" / INFO.name, jobs=jobs)
     for split, own in words.items():
         named = [(f"{word.speaker}-{Path(word.recording.source).stem}", word) for word in own]
         write_datadir(
@@ -68,11 +78,11 @@ def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1) ->
         )
         write_sources(
             out_dir / split,
-            [Provenance(utt_id, NAME, word.recording.source, word.recording.sha256) for utt_id, word in named],
+            [Provenance(utt_id, INFO.name, word.recording.source, word.recording.sha256) for utt_id, word in named],
         )
     tally.write(out_dir / "skipped.tsv")
 
 
 def check_layout(corpus_dir: Path) -> Listing:
     """The recordings of a corpus folder; raises CorpusError unless it is laid out as published."""
-    return list_audio(corpus_dir, "recordings/*.wav", _FILE, variable=VARIABLE, expected=EXPECTED)
+    return list_audio(corpus_dir, "recordings/*.wav", _FILE, info=INFO)

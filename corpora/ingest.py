@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from corpora.audio import SAMPLE_RATE, AudioError, audio_info, load_any, read_audio, write_audio
 from corpora.files import BadFileTally
+from corpora.registry import CorpusInfo
 
 MIN_SAMPLES = 400  # one frame of a 25 ms window; anything shorter has no frame at all
 
@@ -43,8 +44,11 @@ class Recording:
     sha256: str
 
 
-def corpus_error(corpus_dir: Path, variable: str, expected: str) -> CorpusError:
-    """The error for a folder that is missing, empty or of another layout: expected, found, and what to set."""
+def corpus_error(corpus_dir: Path, info: CorpusInfo, expected: str = "") -> CorpusError:
+    """The error for a folder that is missing, empty or of another layout: expected, found, and what to do.
+
+    expected: what is missing where it is not the whole layout.
+    """
     if not corpus_dir.exists():
         found = "nothing: there is no such folder"
     elif not corpus_dir.is_dir():
@@ -53,9 +57,10 @@ def corpus_error(corpus_dir: Path, variable: str, expected: str) -> CorpusError:
         names = sorted(entry.name + "/" * entry.is_dir() for entry in corpus_dir.iterdir())
         found = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         found = found or "an empty folder"
+    get = f"get it: {info.by_hand}" if info.by_hand else "or write 'downloads' to fetch it from its publisher"
     return CorpusError(
-        f"{corpus_dir}: expected {expected}; found {found}. Set {variable}= in the recipe's db.sh (or in the "
-        f"environment) to the folder that holds the corpus, or to 'downloads' to fetch it from its publisher"
+        f"{corpus_dir}: expected {expected or info.layout}; found {found}. Name the folder that holds the corpus "
+        f"(--corpus, or {info.variable}= in the recipe's db.sh or in the environment); {get}"
     )
 
 
@@ -74,7 +79,7 @@ class Listing:
         return tally
 
 
-def list_audio(corpus_dir: Path, glob: str, name: re.Pattern[str], *, variable: str, expected: str) -> Listing:
+def list_audio(corpus_dir: Path, glob: str, name: re.Pattern[str], *, info: CorpusInfo) -> Listing:
     """The files that match `glob` (hidden ones aside), told apart by `name`; CorpusError when none is as published."""
     found = sorted(
         path.relative_to(corpus_dir).as_posix()
@@ -83,7 +88,7 @@ def list_audio(corpus_dir: Path, glob: str, name: re.Pattern[str], *, variable: 
     )
     named = [source for source in found if name.fullmatch(source.rsplit("/", 1)[-1])]
     if not named:
-        raise corpus_error(corpus_dir, variable, expected)
+        raise corpus_error(corpus_dir, info)
     return Listing(named, sorted(set(found) - set(named)))
 
 

@@ -59,14 +59,14 @@ def prepare(
     """
     for speed in ssl_speeds:
         check_factor(speed)
-    missing = [corpus.VARIABLE for corpus in CORPORA if not sources.get(corpus.VARIABLE)]
+    missing = [corpus.INFO.variable for corpus in CORPORA if not sources.get(corpus.INFO.variable)]
     if missing:
         raise CorpusError(
             f"no folder is named for {', '.join(missing)}: set {'= and '.join(missing)}= in egs/open_arabic/db.sh (or "
             f"in the environment) to the folder that holds the corpus, or to 'downloads' to fetch it"
         )
-    folder = {corpus.NAME: Path(sources[corpus.VARIABLE]) for corpus in CORPORA}
-    audio = {corpus.NAME: out_dir / "audio" / corpus.NAME for corpus in CORPORA}
+    folder = {corpus.INFO.name: Path(sources[corpus.INFO.variable]) for corpus in CORPORA}
+    audio = {corpus.INFO.name: out_dir / "audio" / corpus.INFO.name for corpus in CORPORA}
     keywords, keyword_tally = arabic_speech_commands.read_words(
         folder["arabic_speech_commands"], audio["arabic_speech_commands"], jobs=jobs, text_profile=text_profile
     )
@@ -119,7 +119,7 @@ def _write_asr(
         folder = out_dir / "audio" / f"keywords_{split}"
         strings[split] = _Set(
             render_strings(plan, folder, jobs=jobs, language="ar"),
-            string_sources(plan, arabic_speech_commands.NAME),
+            string_sources(plan, arabic_speech_commands.INFO.name),
         )
     sets = {
         "train": strings["train"] + _verse_set(verses["train"]),
@@ -142,8 +142,8 @@ def _write_ssl(
     """Unlabelled speech of both languages; dev = other recordings and other texts of the same training part."""
     sets = {"train": _Set(), "dev": _Set()}
     for corpus, language, words in (
-        (arabic_speech_commands.NAME, "ar", keywords),
-        (free_spoken_digits.NAME, "en", digits),
+        (arabic_speech_commands.INFO.name, "ar", keywords),
+        (free_spoken_digits.INFO.name, "en", digits),
     ):
         for split, own in _hold_out_words(words, seed).items():
             plan = plan_strings(own, sizes=SSL_WORDS_PER_STRING, seed=seed, tag="p")

@@ -29,7 +29,7 @@ def test_list_names_every_corpus_and_its_variable(capsys):
     listed = capsys.readouterr().out
     for name in ("arabic_speech_commands", "baved", "everyayah", "free_spoken_digits", "mini", "open_arabic"):
         assert f"\n{name} " in f"\n{listed}"
-    assert "EVERYAYAH" in listed
+    assert "EVERYAYAH" in listed and "CC BY 4.0" in listed and "get it: " in listed
 
 
 def test_a_corpus_is_prepared_and_validated(corpus_trees, tmp_path, capsys):
@@ -45,11 +45,11 @@ def test_a_corpus_is_prepared_and_validated(corpus_trees, tmp_path, capsys):
 
 def test_open_arabic_takes_its_folders_from_the_environment(corpus_trees, tmp_path, monkeypatch, capsys):
     for corpus in open_arabic.CORPORA:
-        monkeypatch.delenv(corpus.VARIABLE, raising=False)
+        monkeypatch.delenv(corpus.INFO.variable, raising=False)
     assert "no folder is named for ARABIC_SPEECH_COMMANDS" in _error(capsys, ["open_arabic", "--out", "x"])
     for corpus in open_arabic.CORPORA:
-        folder = getattr(corpus_trees, corpus.NAME)(tmp_path / corpus.NAME)
-        monkeypatch.setenv(corpus.VARIABLE, str(folder))
+        folder = getattr(corpus_trees, corpus.INFO.name)(tmp_path / corpus.INFO.name)
+        monkeypatch.setenv(corpus.INFO.variable, str(folder))
     assert main(["open_arabic", "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
     assert (tmp_path / "out/ser/fold5/test/text").exists() is False
     assert (tmp_path / "out/ssl/train/utt2lang").exists()
@@ -77,6 +77,9 @@ def test_downloads_fetches_the_corpus_first(corpus_trees, tmp_path, monkeypatch)
         (["baved", "--corpus", "nowhere", "--out", "x", "--jobs", "0"], "--jobs"),
         (["baved", "--corpus", "nowhere", "--out", "x", "--sed", "1"], "--sed"),
         (["baved", "--corpus", "nowhere", "--out", "x", "--seed", "one"], "--seed"),
+        (["baved", "--corpus", "nowhere", "--out", "x", "--set", "fold=3"], "nearest known one is `folds`"),
+        (["baved", "--corpus", "nowhere", "--out", "x", "--set", "folds=three"], "expected a number, found 'three'"),
+        (["baved", "--corpus", "nowhere", "--out", "x", "--set", "folds"], "expected key=value"),
         (["validate", "nowhere"], "nowhere"),
         (["--nonsense"], "--nonsense"),
     ],

@@ -25,7 +25,8 @@ SCORED = [name for name in SETS if not name.startswith("ssl/") and not name.ends
 
 
 def _sources(root: Path, trees) -> dict[str, Path]:
-    return {corpus.VARIABLE: getattr(trees, corpus.NAME)(root / corpus.NAME) for corpus in open_arabic.CORPORA}
+    infos = [corpus.INFO for corpus in open_arabic.CORPORA]
+    return {info.variable: getattr(trees, info.name)(root / info.name) for info in infos}
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +191,7 @@ def test_corpora_that_are_not_named_or_not_there(corpus_trees, tmp_path):
         open_arabic.prepare(
             tmp_path / "out", sources={"ARABIC_SPEECH_COMMANDS": tmp_path, "FREE_SPOKEN_DIGITS": tmp_path}
         )
-    sources = {corpus.VARIABLE: tmp_path / "none" for corpus in open_arabic.CORPORA}
+    sources = {corpus.INFO.variable: tmp_path / "none" for corpus in open_arabic.CORPORA}
     with pytest.raises(CorpusError, match="no such folder"):
         open_arabic.prepare(tmp_path / "out", sources=sources)
 
@@ -199,15 +200,15 @@ def test_real_speech_in_part(real_speech, tmp_path):
     """Every speaker and every fifth file or so of the real corpora."""
     sources = {}
     for corpus in open_arabic.CORPORA:
-        folder = tmp_path / corpus.NAME
-        sources[corpus.VARIABLE] = folder
-        real = real_speech / corpus.NAME
+        folder = tmp_path / corpus.INFO.name
+        sources[corpus.INFO.variable] = folder
+        real = real_speech / corpus.INFO.name
         for path in sorted(path for path in real.rglob("*") if path.is_file()):
             keep = path.suffix not in (".wav", ".mp3")
-            keep |= corpus.NAME == "arabic_speech_commands" and path.parent.name in ("yes", "zoom in", "ok")
-            keep |= corpus.NAME == "baved" and path.parent.name in "03"
-            keep |= corpus.NAME == "everyayah" and path.stem[:3] in ("001", "055", "077", "109")
-            keep |= corpus.NAME == "free_spoken_digits" and path.name[0] in "16"
+            keep |= corpus.INFO.name == "arabic_speech_commands" and path.parent.name in ("yes", "zoom in", "ok")
+            keep |= corpus.INFO.name == "baved" and path.parent.name in "03"
+            keep |= corpus.INFO.name == "everyayah" and path.stem[:3] in ("001", "055", "077", "109")
+            keep |= corpus.INFO.name == "free_spoken_digits" and path.name[0] in "16"
             if keep:
                 link = folder / path.relative_to(real)
                 link.parent.mkdir(parents=True, exist_ok=True)
