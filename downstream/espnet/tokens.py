@@ -45,10 +45,15 @@ class Tokens:
         return len(self.list_file.read_text(encoding="utf-8").splitlines())
 
     def tokenizer(self):
-        """ESPnet's tokenizer (`espnet2.text`), which training and decoding build as well."""
-        from espnet2.text.build_tokenizer import build_tokenizer
+        """ESPnet's tokenizer (`espnet2.text`), of the class that training and decoding use."""
+        # Not through espnet2's `build_tokenizer`: it imports every other kind, and one of them asks the network.
+        if self.bpe_model is not None:
+            from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
 
-        return build_tokenizer(self.kind, bpemodel=self.bpe_model and str(self.bpe_model), space_symbol=SPACE)
+            return SentencepiecesTokenizer(str(self.bpe_model))
+        from espnet2.text.char_tokenizer import CharTokenizer
+
+        return CharTokenizer(space_symbol=SPACE)
 
 
 def make_tokens(data_dir: Path, out_dir: Path, kind: str, pieces: int = 500) -> Tokens:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 
-
 @pytest.fixture
 def house(root: Path, tmp_path: Path) -> Path:
     """A folder with run.sh and an `egs` package that only prints what it is called with."""
