@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
 _NAMES = {"\r": "CARRIAGE RETURN", "\t": "TAB"}
+
+
+def safe_id(name: str) -> str:
+    """A publisher's name for a speaker or recording as a part of an id: letters, digits, dots and underscores in ASCII.
+
+    What is replaced is told apart by six digits of a hash. Without "-", which sorts before all of these and joins the
+    parts of an id, utterances stay in the order of their speakers.
+    """
+    clean = re.sub(r"[^0-9A-Za-z._]+", "_", name)
+    if clean == name:
+        return name
+    return f"{clean.strip('_')}_{hashlib.sha256(name.encode()).hexdigest()[:6]}".lstrip("_")
 
 
 class Table(dict[str, str]):

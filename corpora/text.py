@@ -104,6 +104,12 @@ def bare(text: str) -> str:
     return _ALL_MARKS.sub("", unicodedata.normalize("NFC", text))
 
 
+def printable(text: str) -> str:
+    """The text as a data directory may hold it: no format or control characters, every white space U+0020."""
+    text = "".join(" " if c.isspace() else c for c in text)
+    return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+
+
 def _without_invisible(text: str) -> str:
     """Remove format characters (joiners, direction marks, byte order mark), which are no letters and split no words."""
     return "".join(c for c in text if unicodedata.category(c) != "Cf")
