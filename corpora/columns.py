@@ -35,13 +35,14 @@ def read_rows(
     delimiter: str = ",",
     quoted: bool = True,
     header: bool | None = True,
+    required: Sequence[str] | None = None,
     bad: Bad | None = None,
 ) -> Iterator[Row]:
     """The rows of a list in UTF-8, with or without byte order mark, LF or CRLF; empty lines are passed over.
 
     columns: what must be there. With a header (True) they stand anywhere among others; without one (False) they are the
     columns, in order; None: a first line that holds one of their names is a header. quoted: whether double quotes group
-    (without them a lone CR inside a field is text).
+    (without them a lone CR inside a field is text).  required: those of `columns` that a header must have, None: all.
     Raises CorpusError for a file that is missing, not UTF-8, or lacks a column; a row of another length goes to `bad`,
     or is such an error without it.
     """
@@ -56,7 +57,7 @@ def read_rows(
                 continue
             if names is None:
                 if header or set(fields) & set(columns):
-                    names = _header(where, fields, columns)
+                    names = _header(where, fields, columns if required is None else required)
                     continue
                 names = list(columns)
             if len(fields) != len(names):
@@ -67,8 +68,11 @@ def read_rows(
         raise CorpusError(f"{path}:1: expected the columns {', '.join(columns)}; found an empty file")
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(`<file>:<line>`, line) of a UTF-8 text file, stripped; empty lines are passed over. Raises CorpusError."""
+def read_lines(path: Path, *, strip: bool = True, empty: bool = False) -> Iterator[tuple[str, str]]:
+    """(`<file>:<line>`, line) of a UTF-8 text file with or without byte order mark, LF or CRLF. Raises CorpusError.
+
+    strip: without the white space around it.  empty: empty lines too.
+    """
     if not path.is_file():
         raise CorpusError(f"{path}: no such file")
     try:
@@ -77,8 +81,8 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
         line = error.object[: error.start].count(b"\n") + 1
         raise CorpusError(f"{path}:{line}: not UTF-8 (byte 0x{error.object[error.start]:02X})") from error
     for number, line in enumerate(content.split("\n"), 1):
-        if line.strip():
-            yield f"{path}:{number}", line.strip()
+        if empty or line.strip():
+            yield f"{path}:{number}", line.strip() if strip else line.rstrip("\r")
 
 
 def seconds(where: str, value: str, bad: Bad | None = None) -> float | None:

@@ -77,6 +77,7 @@ class Preparation:
         self._items: dict[str, list[Item]] = {}
         self._lines = BadFileTally(0, skip_limit, what="lines")
         self._files = BadFileTally(0, skip_limit)
+        self._others: list[BadFileTally] = []
         self._excluded: list[tuple[str, str, str, str]] = []
         self._overlaps: list[tuple[str, str, str, str]] = []
         self._clipped: list[str] = []
@@ -106,6 +107,11 @@ class Preparation:
         self._lines.total += 1
         self._lines.skip(Path(where), reason)
 
+    def tally(self, what: str, total: int = 0) -> BadFileTally:
+        """A tally of other things (such as transcripts); `write` checks and lists it with the others."""
+        self._others.append(BadFileTally(total, self._lines.limit, what=what))
+        return self._others[-1]
+
     def exclude(self, split: str, utt_id: str, where: str, reason: str) -> None:
         """List a sound utterance that is left out on purpose; there is no limit to these."""
         self._excluded.append((split, utt_id, where, reason))
@@ -116,7 +122,8 @@ class Preparation:
         published: counts to compare with, where those of `INFO` do not hold (another release, a part of the corpus).
         Raises CorpusError when nothing is left, TooManyBadFiles past the limit of bad lines or recordings.
         """
-        self._lines.check()
+        for tally in (*self._others, self._lines):
+            tally.check()
         recordings = self._ingest()
         self._files.check()
         splits = {split: self._utterances(split, items, recordings) for split, items in self._items.items()}
@@ -249,7 +256,7 @@ class Preparation:
             splits[split] = kept
 
     def _report(self, written: Mapping[str, list[Utterance]], published: Mapping[str, int]) -> None:
-        self._files.write(self.out_dir / "skipped.tsv", self._lines)
+        self._files.write(self.out_dir / "skipped.tsv", self._lines, *self._others)
         _write_table(self.out_dir / "excluded.tsv", "split\tutt_id\twhere\treason", self._excluded)
         _write_table(self.out_dir / "overlaps.tsv", "split\tutt_id\toverlaps\tseconds", self._overlaps)
         excluded: dict[str, int] = defaultdict(int)
