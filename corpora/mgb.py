@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from corpora.columns import read_lines, seconds
@@ -129,6 +130,19 @@ def add_scored_set(work: Preparation, name: str, folder: Path, *, script: str) -
         items = [_scored_item(work, utt_id, where, texts, segments, wavs) for utt_id, where in ids.items()]
         if ids:
             work.add(split, [item for item in items if item])
+
+
+def recordings_as_speakers(items: Sequence[Item]) -> list[Item]:
+    """The items of a corpus that does not name speakers, each recording one, where ids then sort as Kaldi wants.
+
+    With recordings "vlog_1" and "vlog_10" they do not: "vlog_10_0" comes before "vlog_1_0". Then every utterance is
+    its own speaker.
+    """
+    recordings = [Path(item.source).stem for item in sorted(items, key=lambda item: item.utt_id)]
+    prefixed = all(item.utt_id.startswith(Path(item.source).stem) for item in items)
+    if prefixed and recordings == sorted(recordings):
+        return [replace(item, speaker=Path(item.source).stem) for item in items]
+    return [replace(item, speaker=item.utt_id) for item in items]
 
 
 def first_texts(

@@ -10,11 +10,10 @@ holds `text_<annotator>`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from corpora.ingest import CorpusError, corpus_error
-from corpora.mgb import check_script, first_texts, read_texts, write_references
+from corpora.mgb import check_script, first_texts, read_texts, recordings_as_speakers, write_references
 from corpora.preparation import Item, Preparation
 from corpora.registry import CorpusInfo
 
@@ -64,16 +63,18 @@ def prepare(
             raise CorpusError(f"{root / split}: expected {'|'.join(annotators)}/{text_file}; found {found}")
         texts = {name: read_texts(file, script) for name, file in files.items()}
         references[split] = texts
-        work.add(split, _items(work, first_texts(texts.values(), text_profile)))
+        work.add(split, recordings_as_speakers(_items(work, first_texts(texts.values(), text_profile))))
     for split in work.write():
         write_references(out_dir / split, references[split], text_profile)
 
 
-def _items(work: Preparation, texts: dict[str, tuple[str, str]]) -> Iterator[Item]:
+def _items(work: Preparation, texts: dict[str, tuple[str, str]]) -> list[Item]:
+    items = []
     for utt_id, (where, text) in texts.items():
         parts = _ID.fullmatch(utt_id)
         if not parts:
             work.bad(where, f"expected an id <recording>_<start>_<end> (seconds), found {utt_id!r}")
             continue
         recording, start, end = parts["recording"], float(parts["start"]), float(parts["end"])
-        yield Item(utt_id, recording, f"wav/{recording}.wav", where, text, start, end)
+        items.append(Item(utt_id, utt_id, f"wav/{recording}.wav", where, text, start, end))
+    return items

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from corpora.columns import read_lines, seconds
 from corpora.ingest import CorpusError, corpus_error
-from corpora.mgb import check_script, first_texts, read_texts, write_references
+from corpora.mgb import check_script, first_texts, read_texts, recordings_as_speakers, write_references
 from corpora.preparation import Item, Preparation
 from corpora.registry import CorpusInfo
 
@@ -64,7 +64,7 @@ def prepare(
             _annotator(file, texts.format(split=split)): read_texts(file, script, drop=(UNKNOWN,)) for file in files
         }
         chosen = first_texts(references[split].values(), text_profile)
-        work.add(split, _items(work, root, split, listed, chosen))
+        work.add(split, recordings_as_speakers(_items(work, root, split, listed, chosen)))
     for split in work.write():
         if len(references[split]) > 1:
             write_references(out_dir / split, references[split], text_profile)
@@ -113,8 +113,6 @@ def _items(
         if utt_id not in texts:
             work.bad(where, f"{utt_id} has no text")
             continue
-        # Utterances are named after their recording, so that is the speaker; else each is its own.
-        speaker = recording if utt_id.startswith(recording) else utt_id
         source = wavs.get(recording, f"{split}/{recording}.wav")
-        items.append(Item(utt_id, speaker, source, where, texts[utt_id][1], start, end))
+        items.append(Item(utt_id, utt_id, source, where, texts[utt_id][1], start, end))
     return items

@@ -81,6 +81,7 @@ class Preparation:
         self._excluded: list[tuple[str, str, str, str]] = []
         self._overlaps: list[tuple[str, str, str, str]] = []
         self._clipped: list[str] = []
+        self._shared: list[str] = []
 
     def add(self, split: str, items: Iterable[Item]) -> None:
         """Take the items of a split; what has no words left in the text profile is excluded, with its line.
@@ -235,13 +236,15 @@ class Preparation:
 
     def _hold_out(self, splits: dict[str, list[tuple[Utterance, Recording]]]) -> None:
         """Take out of the other sets what a dev or test set holds too: the same stretch of the same audio."""
-        held = defaultdict(list)
+        held, held_sources = defaultdict(list), set()
         for split, pairs in splits.items():
             if is_held_out(split):
                 for utterance, recording in pairs:
                     held[recording.sha256].append((*_stretch(utterance), utterance.utt_id, split))
+                    held_sources.add(recording.source)
         if not held:
             return
+        shared: set[str] = set()
         for split, pairs in splits.items():
             if is_held_out(split):
                 continue
@@ -253,7 +256,9 @@ class Preparation:
                     self.exclude(split, utterance.utt_id, recording.source, f"also in {hit[3]}, as {hit[2]}")
                 else:
                     kept.append((utterance, recording))
+                    shared |= {recording.source} & held_sources
             splits[split] = kept
+        self._shared = sorted(shared)
 
     def _report(self, written: Mapping[str, list[Utterance]], published: Mapping[str, int]) -> None:
         self._files.write(self.out_dir / "skipped.tsv", self._lines, *self._others)
@@ -279,6 +284,11 @@ class Preparation:
                 "%d segments end up to %g s past their recording and are cut there, as %s",
                 len(self._clipped), _OVERRUN, self._clipped[0],
             )  # fmt: skip
+        if self._shared:
+            _log.warning(
+                "%s: %d recordings have other parts in training than in dev or test, as %s",
+                self.info.name, len(self._shared), self._shared[0],
+            )  # fmt: skip
         if self._overlaps:
             split, first, second, shared = self._overlaps[0]
             _log.warning(
@@ -294,6 +304,7 @@ class Preparation:
                 "lines_left_out": len(self._lines.skipped),
                 "segments_cut_at_the_end": len(self._clipped),
                 "segments_that_overlap": len(self._overlaps),
+                "recordings_in_training_and_held_out": len(self._shared),
                 "sets": sets,
             },
         )
@@ -305,17 +316,15 @@ def is_held_out(split: str) -> bool:
 
 
 def compare_count(corpus: str, name: str, found: int, published: int | None, excluded: int = 0) -> dict[str, int]:
-    """Log a count beside the published one, and return both for a summary; nothing is published: an empty one."""
+    """Log a count beside the published one, and return both for a summary; empty where nothing is published."""
     if published is None:
-        _log.info("%s: %s has %d utterances", corpus, name, found)
+        _log.info("%s, %s: %d", corpus, name, found)
         return {}
-    left_out = f", {excluded} of them left out (excluded.tsv)" if excluded else ""
+    left_out = f"; {excluded} left out, see excluded.tsv" if excluded else ""
     level = logging.INFO if found == published else logging.WARNING
-    _log.log(
-        level, "%s: %s has %d utterances, published are %d (%+d%s)",
-        corpus, name, found, published, found - published, left_out,
-    )  # fmt: skip
-    return {"published": published, "difference": found - published}
+    difference = found - published
+    _log.log(level, "%s, %s: %d, published are %d (%+d)%s", corpus, name, found, published, difference, left_out)
+    return {"published": published, "difference": difference}
 
 
 def _stretch(utterance: Utterance) -> tuple[int, int]:

@@ -31,7 +31,8 @@ def corpus(tmp_path, noise) -> Path:
 def test_buckwalter_becomes_arabic(corpus, tmp_path):
     arabic_speech_corpus.prepare(corpus.parent, tmp_path / "out", text_profile="none")
     train = read_datadir(tmp_path / "out/train")
-    assert [unicodedata.normalize("NFC", u.text) for u in train] == [unicodedata.normalize("NFC", "وَرَجَّحَ التَّقْرِيرُ - ٱ")] * 2
+    made = [unicodedata.normalize("NFC", u.text) for u in train]
+    assert made == [unicodedata.normalize("NFC", "وَرَجَّحَ التَّقْرِيرُ - ٱ")] * 2
     assert {u.samples for u in train} == {4800} and len(read_datadir(tmp_path / "out/test")) == 1
     arabic_speech_corpus.prepare(corpus, tmp_path / "out")
     assert read_datadir(tmp_path / "out/test")[0].text == "ورجح التقرير ٱ"

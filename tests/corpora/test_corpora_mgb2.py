@@ -124,7 +124,7 @@ def test_training_segments_in_both_scripts(corpus, tmp_path, script, caplog):
     assert f"{TRAIN}_spk-0001_seg-0000090:0000140\t{TRAIN}_spk-0002" in (tmp_path / "out/overlaps.tsv").read_text()
     summary = read_json(tmp_path / "out/summary.json")["sets"]
     assert summary["train"]["difference"] == 3 - 375103 and summary["dev"]["published"] == 5002
-    assert "train has 3 utterances, published are 375103 (-375100" in caplog.text
+    assert "mgb2, train: 3, published are 375103 (-375100)" in caplog.text
     assert "published set test (5365 utterances) is not here" in caplog.text
 
 

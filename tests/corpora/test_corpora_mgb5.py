@@ -69,6 +69,16 @@ def test_four_annotators(archives, tmp_path):
     assert f"dev.segments.bw:41\t{IDS[1]} has no text" in (tmp_path / "out/skipped.tsv").read_text()
 
 
+def test_recordings_are_speakers_where_their_ids_sort(archives, tmp_path, noise):
+    root = tmp_path / "made"
+    noise(root / "train/wav/vlog_10.wav", 1.0)
+    (root / "train/train.segments.bw").write_text(f"{IDS[0]} vlog_1 0.0 0.5\nvlog_10_0001 vlog_10 0.5 1.0\n")
+    (root / "train/train.txt.bw").write_text(f"{IDS[0]} nEm\nvlog_10_0001 lA\n")
+    (root / "dev").rename(tmp_path / "dev")
+    mgb5.prepare(root, tmp_path / "out")
+    assert [u.speaker for u in read_datadir(tmp_path / "out/train")] == ["vlog_10_0001", IDS[0]]
+
+
 def test_broken_trees(archives, tmp_path):
     root = tmp_path / "made"
     with pytest.raises(CorpusError, match=r"train: expected train.trn and train.segments.bw; found train"):

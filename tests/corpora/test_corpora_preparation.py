@@ -73,7 +73,7 @@ def test_segments_stay_in_their_recording_and_what_is_odd_is_named(corpus, tmp_p
     assert [row[1:3] for row in _rows(out / "excluded.tsv")] == [["s-053", "list.csv:53"], ["s-055", "list.csv:55"]]
     summary = read_json(out / "summary.json")
     assert summary["sets"]["train"]["difference"] == 33 - 4 and summary["text_profile"] == "mgb"
-    assert "published are 4 (+29, 2 of them left out" in caplog.text
+    assert "probe, train: 33, published are 4 (+29); 2 left out" in caplog.text
     assert "the published set test (1 utterances) is not here" in caplog.text
     assert "s-051 ends at 2.2 s, a.wav has 2 s" in caplog.text
 
@@ -113,6 +113,7 @@ def test_training_holds_no_audio_of_a_test_set(corpus, tmp_path):
     assert [u.utt_id for u in read_datadir(tmp_path / "out/train")] == ["s-002"]
     assert [row[:2] for row in _rows(tmp_path / "out/excluded.tsv")] == [["train", "s-001"], ["train", "s-003"]]
     assert len(read_datadir(tmp_path / "out/test")) == 2
+    assert read_json(tmp_path / "out/summary.json")["recordings_in_training_and_held_out"] == 1  # c.wav
     check_isolation([tmp_path / "out/train"], [])
     assert read_sources(tmp_path / "out/test")[0].source == "copy.flac"
 
