@@ -7,7 +7,8 @@
     python -m corpora open_arabic --out data/open_arabic     # the four folders come from the environment
     python -m corpora validate data/open_arabic
 
-A corpus given as `downloads` is fetched from its publisher into the folder `downloads` first.
+A corpus given as `downloads` is fetched from its publisher into the folder `downloads` first; one given as an archive
+(tar, zip) is unpacked into `<out>/unpacked` first.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _prepare(name: str, arguments: list[str]) -> int:
     )
     if module:
         fetched = f"; or '{DOWNLOADS}' to fetch it" if name in download.DOWNLOADS else ""
-        parser.add_argument("--corpus", required=True, help=f"folder of the corpus{fetched}")
+        parser.add_argument("--corpus", required=True, help=f"folder of the corpus, or its archive{fetched}")
         parser.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of this corpus, see below"
         )
@@ -105,14 +106,14 @@ def _prepare(name: str, arguments: list[str]) -> int:
     common = {key: getattr(options, key) for key in ("seed", "jobs") if hasattr(options, key)}
     if module:
         chosen = registry.parse_options(module, options.set)
-        module.prepare(_folder(name, options.corpus), options.out, **{**common, **chosen})
+        module.prepare(_folder(name, options.corpus, options.out), options.out, **{**common, **chosen})
     elif name == "mini":
         from corpora import mini  # the synthesiser's library is loaded only where it is used
 
         mini.prepare(options.out, scale=options.scale, **common)
     else:
         sources = {
-            corpus.INFO.variable: _folder(corpus.INFO.name, os.environ[corpus.INFO.variable])
+            corpus.INFO.variable: _folder(corpus.INFO.name, os.environ[corpus.INFO.variable], options.out)
             for corpus in open_arabic.CORPORA
             if os.environ.get(corpus.INFO.variable)
         }
@@ -132,10 +133,11 @@ def _describe_options(module: ModuleType) -> str | None:
     return "\n".join(["options of --set, with their defaults:" if lines else "no options", *lines, "", about])
 
 
-def _folder(name: str, value: str) -> Path:
-    """The folder of a corpus, fetched first where the value says so."""
+def _folder(name: str, value: str, out_dir: Path) -> Path:
+    """The folder of a corpus, fetched or unpacked first where the value says so."""
     if value != DOWNLOADS:
-        return Path(value).expanduser()
+        path = Path(value).expanduser()
+        return download.unpack_once(path, out_dir / "unpacked" / name) if path.is_file() else path
     if name not in download.DOWNLOADS:
         raise CorpusError(f"{name} cannot be fetched by itself; get it: {registry.load(name).INFO.by_hand}")
     return download.DOWNLOADS[name](Path(DOWNLOADS))

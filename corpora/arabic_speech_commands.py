@@ -19,6 +19,7 @@ from pathlib import Path
 from corpora.datadir import write_datadir
 from corpora.files import BadFileTally
 from corpora.ingest import CorpusError, corpus_error, ingest, safe_relative
+from corpora.preparation import compare_count
 from corpora.provenance import check_isolation, write_sources
 from corpora.registry import CorpusInfo
 from corpora.strings import Word, plan_strings, render_strings, string_sources
@@ -106,6 +107,7 @@ def prepare(
     """
     words, tally = read_words(corpus_dir, out_dir / "audio" / INFO.name, jobs=jobs, text_profile=text_profile)
     splits = {split: own for split, own in words.items() if own}
+    compare_count(INFO.name, "recordings", sum(map(len, words.values())), INFO.recordings)
     for split, own in splits.items():
         strings = plan_strings(own, sizes=WORDS_PER_STRING, passes=PASSES[split], seed=seed, tag="k")
         utterances = render_strings(

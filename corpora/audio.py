@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
+import wave
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,8 @@ SAMPLE_RATE = 16000
 # Programs that write to a pipe cannot know the length beforehand and leave a placeholder of about 2 or 4 GiB.
 _UNKNOWN_RIFF_SIZE = 0x7FFFF000
 _LONGEST_OGG_PAGE = 27 + 255 + 255 * 255
+_BLOCK_SECONDS = 60  # what a long recording holds in memory
+_LARGEST_WAV = 0x7FFFF000 // 2  # samples of 16 bits
 
 
 class AudioError(ValueError):
@@ -77,6 +82,47 @@ def load_any(path: Path) -> np.ndarray:
     return samples
 
 
+def convert_audio(source: Path, target: Path, channel: int | None = None) -> int:
+    """Write `source` as a 16 kHz mono 16-bit WAV, a minute at a time; the number of samples.
+
+    channel: which one to take; None averages all. Raises AudioError as `load_any` does, and for a channel that is not
+    there; then nothing is written.
+    """
+    source = Path(source)
+    with _open(source) as file:
+        rate = file.samplerate
+        if channel is not None and not 0 <= channel < file.channels:
+            raise AudioError(f"{source}: channel {channel} asked for, the file has {file.channels} (counted from 0)")
+        if file.frames * SAMPLE_RATE > _LARGEST_WAV * rate:
+            raise AudioError(f"{source}: {file.frames / rate / 3600:.1f} h do not fit into one WAV file; cut it")
+        stream = None
+        if rate != SAMPLE_RATE:
+            stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        count = 0
+        with atomic_file(target) as temporary, wave.open(str(temporary), "wb") as out:
+            out.setnchannels(1)
+            out.setsampwidth(2)
+            out.setframerate(SAMPLE_RATE)
+            for block, last in _blocks(source, file):
+                mono = block.mean(axis=1, dtype=np.float32) if channel is None else block[:, channel]
+                if stream is not None:
+                    mono = stream.resample_chunk(np.ascontiguousarray(mono), last=last)
+                out.writeframesraw(_pcm(mono).tobytes())
+                count += len(mono)
+    return count
+
+
+def hash_audio(path: Path) -> tuple[int, str]:
+    """Samples of a mono file, and the SHA-256 of them as 16-bit integers: equal for a WAV and its copy in FLAC."""
+    path = Path(path)
+    digest, count = hashlib.sha256(), 0
+    with _open(path) as file:
+        for block, _ in _blocks(path, file):
+            digest.update(np.round(np.clip(block[:, 0], -1, 1) * 32767).astype("<i2").tobytes())
+            count += len(block)
+    return count, digest.hexdigest()
+
+
 def write_audio(path: Path, samples: np.ndarray) -> None:
     """Write 16 kHz mono samples (n,) in [-1, 1], clipped, as 16-bit PCM; FLAC if the suffix is .flac, else WAV.
 
@@ -104,10 +150,13 @@ def encode_audio(samples: np.ndarray, container: str = "WAV") -> bytes:
         raise AudioError("no samples to write")
     if not np.isfinite(samples).all():
         raise AudioError("samples hold NaN or infinity")
-    pcm = np.clip(np.rint(samples.astype(np.float64) * 32768.0), -32768, 32767).astype(np.int16)
     buffer = io.BytesIO()
-    soundfile.write(buffer, pcm, SAMPLE_RATE, format=container, subtype="PCM_16")
+    soundfile.write(buffer, _pcm(samples), SAMPLE_RATE, format=container, subtype="PCM_16")
     return buffer.getvalue()
+
+
+def _pcm(samples: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(samples.astype(np.float64) * 32768.0), -32768, 32767).astype("<i2")
 
 
 def _open(path: Path) -> soundfile.SoundFile:
@@ -118,6 +167,7 @@ def _open(path: Path) -> soundfile.SoundFile:
     try:
         _refuse_truncated_wav(path)
         _refuse_truncated_ogg(path)
+        _refuse_shorten(path)
         return soundfile.SoundFile(path)
     except OSError as error:
         raise AudioError(f"{path}: cannot be opened ({error.strerror or error})") from error
@@ -159,8 +209,27 @@ def _refuse_truncated_ogg(path: Path) -> None:
         raise AudioError(f"{path}: truncated, its last page is not complete")
 
 
-def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None) -> np.ndarray:
-    """Samples start:end as finite float32 (n, channels)."""
+def _refuse_shorten(path: Path) -> None:
+    """SPHERE files of the LDC are often packed with shorten, which libsndfile cannot unpack."""
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if head.startswith(b"NIST_1A") and b"shorten" in head.partition(b"end_head")[0]:
+        raise AudioError(
+            f"{path}: a SPHERE file packed with shorten, which cannot be read here; convert it with: "
+            f"sph2pipe -f wav IN.sph OUT.wav (keep both channels), and put OUT.wav beside it or in its place"
+        )
+
+
+def _blocks(path: Path, file: soundfile.SoundFile) -> Iterator[tuple[np.ndarray, bool]]:
+    """All samples of a file as finite float32 (n, channels), a minute at a time, each with whether it is the last."""
+    size, total = _BLOCK_SECONDS * file.samplerate, file.frames
+    for start in range(0, max(total, 1), size):
+        stop = min(start + size, total)
+        yield _read(path, file, start, stop, seek=False), stop == total
+
+
+def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None, *, seek: bool = True) -> np.ndarray:
+    """Samples start:end as finite float32 (n, channels); without `seek` the file stands at `start` already."""
     total = file.frames
     if total == 0:
         raise AudioError(f"{path}: no samples")
@@ -168,7 +237,7 @@ def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None) ->
     if not 0 <= start < stop or stop > total:
         raise AudioError(f"{path}: samples {start} to {stop} asked for, the file has {total}")
     try:
-        if start:
+        if start and seek:
             file.seek(start)
         samples = file.read(stop - start, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:

@@ -20,6 +20,7 @@ from pathlib import Path
 from corpora.datadir import Utterance, write_datadir
 from corpora.files import BadFileTally
 from corpora.ingest import CorpusError, Listing, Recording, ingest, list_audio
+from corpora.preparation import compare_count
 from corpora.provenance import Provenance, check_isolation, write_sources
 from corpora.registry import CorpusInfo
 
@@ -77,6 +78,7 @@ def read_clips(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[lis
     listing = check_layout(corpus_dir)
     tally = listing.tally(corpus_dir, INFO.layout)
     recordings = ingest(corpus_dir, listing.named, audio_dir, tally=tally, jobs=jobs, label=INFO.name)
+    compare_count(INFO.name, "recordings", len(recordings), INFO.recordings)
     by_audio: dict[str, list[str]] = defaultdict(list)
     for source, recording in recordings.items():
         by_audio[recording.sha256].append(source)

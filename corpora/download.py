@@ -129,6 +129,23 @@ def extract(archive: Path, dest: Path, *, strip: int = 0, max_bytes: int = _MAX_
             bar.update()
 
 
+def unpack_once(archive: Path, folder: Path, *, strip: int = 0) -> Path:
+    """Unpack an archive into `folder`, whole or not at all, unless that has been done; `folder`.
+
+    It may fill nine tenths of the free disk. Raises ArchiveError as `extract` does.
+    """
+    stat = archive.stat()
+    stamp = [str(archive.resolve()), stat.st_size, stat.st_mtime_ns]
+    mark = folder / ".archive.json"
+    with locked(folder):
+        if not (mark.is_file() and read_json(mark) == stamp):
+            free = shutil.disk_usage(folder.parent).free
+            with atomic_dir(folder) as temporary:
+                extract(archive, temporary, strip=strip, max_bytes=9 * free // 10)
+                write_json(temporary / mark.name, stamp)
+    return folder
+
+
 @dataclass(frozen=True)
 class _Member:
     name: str

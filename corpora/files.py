@@ -169,9 +169,11 @@ class BadFileTally:
     A share above `limit` does so, but a single bad file only where it is the only file.
     """
 
-    def __init__(self, total: int, limit: float = 0.05):
+    def __init__(self, total: int, limit: float = 0.05, *, what: str = "files"):
+        """what: the name of the things counted, for messages."""
         self.total = total
         self.limit = limit
+        self.what = what
         self.skipped: list[tuple[Path, str]] = []
 
     def skip(self, path: Path, reason: object) -> None:
@@ -186,13 +188,15 @@ class BadFileTally:
         if count and (too_many or count >= self.total):
             path, reason = self.skipped[0]
             raise TooManyBadFiles(
-                f"{count} of {self.total} files cannot be used (limit {self.limit:.0%}); "
-                f"the first is {path}: {reason}. Check that the corpus is complete, or repair or remove these files."
+                f"{count} of {self.total} {self.what} cannot be used (limit {self.limit:.0%}); "
+                f"the first is {path}: {reason}. Check that the corpus is complete, or repair or remove these "
+                f"{self.what}."
             )
         if count:
-            logger.warning("left out %d of %d files", count, self.total)
+            logger.warning("left out %d of %d %s", count, self.total, self.what)
 
-    def write(self, path: Path) -> None:
-        """Write the list of files left out as TSV (path, reason)."""
-        rows = (f"{file}\t{reason}\n" for file, reason in self.skipped)
+    def write(self, path: Path, *others: BadFileTally) -> None:
+        """Write the list of files left out as TSV (path, reason), with those of other tallies after it."""
+        skipped = [entry for tally in (self, *others) for entry in tally.skipped]
+        rows = (f"{file}\t{reason}\n" for file, reason in skipped)
         write_text(path, "path\treason\n" + "".join(rows))

@@ -11,6 +11,7 @@ from pathlib import Path
 from corpora.datadir import Utterance, write_datadir
 from corpora.files import BadFileTally
 from corpora.ingest import Listing, ingest, list_audio
+from corpora.preparation import compare_count
 from corpora.provenance import Provenance, write_sources
 from corpora.registry import CorpusInfo
 from corpora.strings import Word
@@ -60,6 +61,7 @@ def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1) ->
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad recordings.
     """
     words, tally = read_words(corpus_dir, out_dir / "audio" / INFO.name, jobs=jobs)
+    compare_count(INFO.name, "recordings", sum(map(len, words.values())), INFO.recordings)
     for split, own in words.items():
         named = [(f"{word.speaker}-{Path(word.recording.source).stem}", word) for word in own]
         write_datadir(

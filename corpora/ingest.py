@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -10,15 +10,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-import numpy as np
 from tqdm import tqdm
 
-from corpora.audio import SAMPLE_RATE, AudioError, audio_info, load_any, read_audio, write_audio
+from corpora.audio import SAMPLE_RATE, AudioError, audio_info, convert_audio, hash_audio
 from corpora.files import BadFileTally
 from corpora.registry import CorpusInfo
 
+_LARGE = 2**28  # bytes of audio that are worth a spawned process however few the files are
 MIN_SAMPLES = 400  # one frame of a 25 ms window; anything shorter has no frame at all
 
 Item = TypeVar("Item")
@@ -100,21 +100,22 @@ def safe_relative(name: str) -> str | None:
     return path.as_posix()
 
 
-def sha256_samples(samples: np.ndarray) -> str:
-    """SHA-256 of float samples as 16-bit integers, so that a WAV and its copy in another container agree."""
-    return hashlib.sha256(np.round(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()).hexdigest()
-
-
 def parallel(
-    function: Callable[[Item], Result], items: Sequence[Item], *, jobs: int, label: str, unit: str = "file"
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    jobs: int,
+    label: str,
+    unit: str = "file",
+    fewest: int = 64,
 ) -> Iterable[Result]:
     """Results of `function` over `items`, in order, with a progress bar, in `jobs` processes.
 
-    Processes are spawned, not forked, since the caller may hold threads; a process that dies raises instead of
-    leaving the parent waiting.
+    Below `fewest` items a spawned process costs more than the work. Processes are spawned, not forked, since the caller
+    may hold threads; a process that dies raises instead of leaving the parent waiting.
     """
     bar = {"total": len(items), "desc": label, "unit": unit, "mininterval": 0.5}
-    if jobs <= 1 or len(items) < 64:  # a spawned process costs more than this little work
+    if jobs <= 1 or len(items) < fewest:
         yield from tqdm(map(function, items), **bar)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
@@ -130,47 +131,121 @@ def ingest(
     tally: BadFileTally,
     jobs: int = 1,
     label: str = "audio",
+    channel: int | None = None,
 ) -> dict[str, Recording]:
     """Read every source, convert what is not a 16 kHz mono WAV or FLAC into `audio_dir`, skip what is bad.
 
-    sources: paths inside `corpus_dir`.  A converted copy carries its source's modification time, and is kept when
-    that still agrees: an interrupted run goes on where it was.  Unreadable files and those under 400 samples go to
-    `tally`; the caller checks it.  Returns source -> Recording for the good ones.
+    sources: paths inside `corpus_dir`.  channel: the one to take of recordings with several; None averages them.
+    `audio_dir` keeps a list of what is done, by size and modification time of the source: an interrupted run goes on
+    where it was. Unreadable files and those under 400 samples go to `tally`; the caller checks it.  Returns
+    source -> Recording for the good ones.
     """
-    tasks = [(corpus_dir / source, audio_dir / (source + ".wav")) for source in sources]
+    journal = _Journal(audio_dir / "ingested.jsonl")
+    tasks = [_task(corpus_dir, audio_dir, source, channel) for source in sources]
+    pending = [task for task in tasks if not journal.holds(task)]
+    fewest = 2 if sum(task.stamp[1] for task in pending if task.stamp) > _LARGE else 64
+    bad: dict[str, str] = {}
+    if pending:
+        results = parallel(_ingest_one, pending, jobs=jobs, label=label, fewest=fewest)
+        with journal:
+            for task, result in zip(pending, results, strict=True):
+                if isinstance(result, str):
+                    bad[task.source] = result
+                else:
+                    journal.add(task, _Done(task.stamp, *result))
     recordings: dict[str, Recording] = {}
-    for source, result in zip(
-        sources, parallel(_ingest_one, tasks, jobs=jobs, label=label), strict=True
-    ):
-        if isinstance(result, str):
-            tally.skip(corpus_dir / source, result)
+    for task in tasks:
+        if task.source in bad:
+            tally.skip(task.path, bad[task.source])
         else:
-            path, samples, digest = result
-            recordings[source] = Recording(source, path, samples, digest)
+            done = journal.entries[task.source]
+            recordings[task.source] = Recording(task.source, task.file(done.native), done.samples, done.sha256)
     return recordings
 
 
-def _ingest_one(task: tuple[Path, Path]) -> tuple[Path, int, str] | str:
-    """Path, samples and hash of one source; or why it cannot be used."""
-    source, target = task
+@dataclass(frozen=True)
+class _Task:
+    """A source to read; its stamp (channel, bytes, modification time) is empty where there is no such file."""
+
+    source: str
+    path: Path
+    copy: Path
+    channel: int | None
+    stamp: list[int | None]
+
+    def file(self, native: bool) -> Path:
+        """The file to read; absolute, since the data directory may move, wherever the corpus is."""
+        return Path(os.path.abspath(self.path)) if native else self.copy
+
+
+def _task(corpus_dir: Path, audio_dir: Path, source: str, channel: int | None) -> _Task:
+    path = corpus_dir / source
+    stat = path.stat() if path.is_file() else None
+    mark = "" if channel is None else f".{channel}"
+    stamp = [channel, stat.st_size, stat.st_mtime_ns] if stat else []
+    return _Task(source, path, audio_dir / f"{source}{mark}.wav", channel, stamp)
+
+
+class _Done(NamedTuple):
+    """One source as the journal has it; native: it is read in place."""
+
+    stamp: list[int | None]
+    native: bool
+    samples: int
+    sha256: str
+
+
+class _Journal:
+    """What an audio folder holds: a JSON line for every source, appended as soon as it is done.
+
+    The last line of a killed run may be torn; it is passed over.
+    """
+
+    def __init__(self, file: Path):
+        self._file = file
+        self.entries: dict[str, _Done] = {}
+        content = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        self._torn = bool(content) and not content.endswith("\n")
+        for line in content.split("\n"):
+            try:
+                source, *done = json.loads(line)
+                self.entries[source] = _Done(*done)
+            except (ValueError, TypeError):
+                continue
+
+    def holds(self, task: _Task) -> bool:
+        done = self.entries.get(task.source)
+        return done is not None and done.stamp == task.stamp and task.file(done.native).is_file()
+
+    def add(self, task: _Task, done: _Done) -> None:
+        self.entries[task.source] = done
+        print(json.dumps([task.source, *done], ensure_ascii=False), file=self._out, flush=True)
+
+    def __enter__(self) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._out = open(self._file, "a", encoding="utf-8")
+        if self._torn:
+            self._out.write("\n")
+
+    def __exit__(self, *_: object) -> None:
+        self._out.close()
+
+
+def _ingest_one(task: _Task) -> tuple[bool, int, str] | str:
+    """Whether a source is read in place, its samples and hash; or why it cannot be used."""
     try:
-        if _is_native(source):
-            path = Path(os.path.abspath(source))  # wherever the corpus is, the data directory may move
-        else:
-            path = target
-            stamp = source.stat().st_mtime_ns
-            if not (target.exists() and target.stat().st_mtime_ns == stamp):
-                samples = load_any(source)
-                if len(samples) < MIN_SAMPLES:
-                    return _too_short(len(samples))
-                write_audio(target, samples)
-                os.utime(target, ns=(stamp, stamp))
-        samples = read_audio(path)
+        native = task.channel is None and _is_native(task.path)
+        if not native:
+            count = convert_audio(task.path, task.copy, task.channel)
+            if count < MIN_SAMPLES:
+                task.copy.unlink()
+                return _too_short(count)
+        samples, digest = hash_audio(task.file(native))
     except AudioError as error:
         return str(error)
-    if len(samples) < MIN_SAMPLES:
-        return _too_short(len(samples))
-    return path, len(samples), sha256_samples(samples)
+    if samples < MIN_SAMPLES:
+        return _too_short(samples)
+    return native, samples, digest
 
 
 def _is_native(path: Path) -> bool:

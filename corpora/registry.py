@@ -17,7 +17,19 @@ from corpora.records import nearest
 # One name a line: `corpora/<name>.py` holds `INFO` and `prepare`. Imported only when it is used or listed.
 ASR = (
     "arabic_speech_commands",
+    "arabic_speech_corpus",
+    "callhome_egyptian",
+    "casablanca",
+    "common_voice",
     "everyayah",
+    "fleurs",
+    "gale",
+    "masc",
+    "mgb2",
+    "mgb3",
+    "mgb5",
+    "qasr",
+    "sada",
 )
 DIALECT_ID = ()
 EMOTION = (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,6 +126,18 @@ def corpus_trees() -> SimpleNamespace:
         verses=VERSES,
         speech=speech,
     )
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., Path]:
+    """Writes faint noise, another one for every path, and returns the path."""
+
+    def write(path: Path, seconds: float = 0.2, rate: int = 16000, channels: int = 1, **options: str) -> Path:
+        draw = np.random.default_rng(zlib.crc32(str(path).encode()))
+        _write(path, 0.05 * draw.standard_normal((round(seconds * rate), channels)), rate, **options)
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from corpora import download, open_arabic
+from corpora import download, open_arabic, registry
 from corpora.__main__ import main
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
@@ -67,6 +68,44 @@ def test_downloads_fetches_the_corpus_first(corpus_trees, tmp_path, monkeypatch)
     assert asked == [Path("downloads")] and (tmp_path / "out/train/wav.scp").exists()
 
 
+def test_an_archive_is_unpacked_first(corpus_trees, tmp_path):
+    folder = corpus_trees.free_spoken_digits(tmp_path / "corpus")
+    with zipfile.ZipFile(tmp_path / "corpus.zip", "w") as file:
+        for path in sorted(folder.rglob("*.wav")):
+            file.write(path, path.relative_to(folder))
+    arguments = ["free_spoken_digits", "--corpus", str(tmp_path / "corpus.zip"), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    first = (tmp_path / "out/train/wav.scp").read_bytes()
+    assert main(arguments) == 0 and (tmp_path / "out/train/wav.scp").read_bytes() == first
+    assert main(["validate", str(tmp_path / "out")]) == 0
+
+
+@pytest.mark.parametrize("name", registry.MODULES)
+def test_every_corpus_says_what_it_is_and_refuses_another_folder(name, tmp_path, capsys):
+    info = registry.load(name).INFO
+    assert info.name == name and info.tasks and info.licence and info.access in ("open", "form", "paid")
+    assert info.by_hand or name in download.DOWNLOADS
+    assert info.layout in registry.describe(info, downloadable=False)
+    for option in registry.options(registry.load(name)).values():
+        assert option.default is not option.empty
+    (tmp_path / "other").mkdir()
+    line = _error(capsys, [name, "--corpus", str(tmp_path / "other"), "--out", str(tmp_path / "out")])
+    assert "expected" in line and "found an empty folder" in line and f"{info.variable}=" in line
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0 and info.title in capsys.readouterr().out
+
+
+def test_options_are_converted_as_annotated():
+    mgb2, gale, common_voice = (registry.load(name) for name in ("mgb2", "gale", "common_voice"))
+    assert registry.parse_options(mgb2, ["max_wmer=50", "script=bw"]) == {"max_wmer": 50.0, "script": "bw"}
+    assert registry.parse_options(gale, ["test_list=a b", "dev_list="]) == {"test_list": Path("a b"), "dev_list": None}
+    assert registry.parse_options(common_voice, ["splits=train, other"]) == {"splits": ("train", "other")}
+    with pytest.raises(registry.OptionError, match="expected a number, found 'x'"):
+        registry.parse_options(mgb2, ["max_wmer=x"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -80,6 +119,8 @@ def test_downloads_fetches_the_corpus_first(corpus_trees, tmp_path, monkeypatch)
         (["baved", "--corpus", "nowhere", "--out", "x", "--set", "fold=3"], "nearest known one is `folds`"),
         (["baved", "--corpus", "nowhere", "--out", "x", "--set", "folds=three"], "expected a number, found 'three'"),
         (["baved", "--corpus", "nowhere", "--out", "x", "--set", "folds"], "expected key=value"),
+        (["mgb2", "--corpus", "downloads", "--out", "x"], "cannot be fetched by itself; get it: fill in the form"),
+        (["mgb2", "--corpus", "nowhere", "--out", "x", "--seed", "1"], "--seed"),
         (["validate", "nowhere"], "nowhere"),
         (["--nonsense"], "--nonsense"),
     ],
