@@ -48,10 +48,11 @@ def training_config(base: Path, front_end: FrontEnd, overrides: Sequence[str] = 
         filled = OmegaConf.merge(tree, _front_end(front_end))
         for item in overrides:
             key, equals, _ = item.partition("=")
+            parent = key.rpartition(".")[0]
             if not equals:
                 raise ConfigError(f"--set {item}: write it as key=value, for instance encoder_conf.num_blocks=6")
-            if OmegaConf.select(filled, key.rpartition(".")[0] or key) is None:
-                raise ConfigError(f"--set {item}: {base} has no `{key.rpartition('.')[0] or key}`")
+            if parent and OmegaConf.select(filled, parent) is None:  # ESPnet itself refuses an unknown key without one
+                raise ConfigError(f"--set {item}: {base} has no `{parent}`")
         config = OmegaConf.to_container(OmegaConf.merge(filled, OmegaConf.from_dotlist(list(overrides))), resolve=True)
     except (OmegaConfBaseException, YAMLError, OSError) as error:
         raise ConfigError(f"{base}: {error}") from error
