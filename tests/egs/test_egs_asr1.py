@@ -74,8 +74,9 @@ def test_every_recipe_walks_all_stages(recipe: Path, environment: Path, tmp_path
 def test_options_reach_their_commands(environment: Path, tmp_path: Path) -> None:
     recipe = ROOT / "egs/everyayah/asr1"
     done = call(
-        recipe, environment, "--stage=2", "--exp", str(tmp_path), "--upstream", "harness_custom", "--upstream_path", "/m/hst",
-        "--finetune", "--token_type", "bpe", "--pieces", "99", "--speeds", "0.9,1", "--set", "max_epoch=3", "--jobs", "2",
+        recipe, environment, "--stage=2", "--exp", str(tmp_path), "--upstream", "harness_custom", "--upstream_path",
+        "/m/hst", "--finetune", "--token_type", "bpe", "--pieces", "99", "--speeds", "0.9,1", "--set", "max_epoch=3",
+        "--jobs", "2",
         "--lm_config", "conf/train_lm.yaml", "--ngpu", "1",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
