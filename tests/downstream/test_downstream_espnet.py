@@ -279,6 +279,7 @@ def train_in_a_spawned_process(exp: Path) -> None:
         for shape in ("speech_shape", "text_shape"):
             command += [f"--{part}_shape_file", str(folder / "shapes" / part / shape)]
     args = HarnessASRTask.get_parser().parse_args(command)
+    args.distributed = False  # what ESPnet's `main` adds on the way
     process = get_context("spawn").Process(target=HarnessASRTask.main_worker, args=(args,))
     process.start()
     process.join(300)
