@@ -4,14 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-log() {
-    echo "$(date '+%Y-%m-%dT%H:%M:%S') (run.sh:${BASH_LINENO[0]}) $*"
-}
-
-fail() {
-    echo "$(date '+%Y-%m-%dT%H:%M:%S') (run.sh:${BASH_LINENO[0]}) error: $*" >&2
-    exit 2
-}
+# shellcheck source=egs/TEMPLATE/options.sh
+. egs/TEMPLATE/options.sh
 
 # Every variable of this block is an option of the same name; `settings` collects what --set is given.
 recipe=mini
@@ -24,9 +18,11 @@ data=data
 exp=exp
 hubert=
 xlsr=
-settings=()
 
-options=(recipe stage stop_stage force python jobs data exp hubert xlsr set)
+options=(recipe stage stop_stage force python jobs data exp hubert xlsr)
+switches=(force)
+lists=(set)
+aliases=(nj:jobs)
 
 help() {
     cat <<'EOF'
@@ -72,84 +68,9 @@ Environment variables:
 EOF
 }
 
-# Edit distance of two words, by two rows of the usual table.
-distance() {
-    local a=$1 b=$2 i j cost best
-    local -a above row
-    for ((j = 0; j <= ${#b}; j++)); do above[j]=$j; done
-    for ((i = 1; i <= ${#a}; i++)); do
-        row=("$i")
-        for ((j = 1; j <= ${#b}; j++)); do
-            cost=1
-            [ "${a:i-1:1}" != "${b:j-1:1}" ] || cost=0
-            best=$((above[j - 1] + cost))
-            if ((above[j] + 1 < best)); then best=$((above[j] + 1)); fi
-            if ((row[j - 1] + 1 < best)); then best=$((row[j - 1] + 1)); fi
-            row[j]=$best
-        done
-        above=("${row[@]}")
-    done
-    echo "${above[${#b}]}"
-}
-
-unknown_option() {
-    local known nearest='' least=99 d
-    for known in "${options[@]}" nj help; do
-        d=$(distance "$1" "${known}")
-        if ((d < least)); then least=${d} nearest=${known}; fi
-    done
-    fail "unknown option --$1; the nearest known one is --${nearest} (./run.sh --help lists all)"
-}
-
-while [ $# -gt 0 ]; do
-    case $1 in
-    --help | -h)
-        help
-        exit 0
-        ;;
-    --?*) ;;
-    *) fail "unexpected argument '$1': options start with -- (./run.sh --help lists all)" ;;
-    esac
-    name=${1#--}
-    value=
-    has_value=false
-    if [[ ${name} == *=* ]]; then
-        value=${name#*=}
-        name=${name%%=*}
-        has_value=true
-    fi
-    shift
-    name=${name//-/_}
-    if [ "${name}" = nj ]; then name="jobs"; fi
-    if [[ " ${options[*]} " != *" ${name} "* ]]; then unknown_option "${name}"; fi
-    if [ "${has_value}" = false ]; then
-        if [ "${name}" = force ] && [[ ${1:-} != true && ${1:-} != false ]]; then
-            value=true
-        elif [ $# -eq 0 ] || [[ $1 == --* ]]; then
-            fail "--${name} needs a value (./run.sh --help)"
-        else
-            value=$1
-            shift
-        fi
-    fi
-    if [ "${name}" = set ]; then
-        settings+=(--set "${value}")
-    else
-        printf -v "${name}" '%s' "${value}"
-    fi
-done
-
-for name in stage stop_stage; do
-    value=${!name}
-    if [ -n "${value}" ] && ! { [[ ${value} =~ ^[0-9]{1,2}$ ]] && [ "$((10#${value}))" -le 13 ]; }; then
-        fail "--${name} ${value}: a stage is a number from 0 to 13"
-    fi
-done
-if [ -n "${stage}" ] && [ "${stage}" -gt "${stop_stage}" ]; then
-    fail "--stage ${stage} lies after --stop_stage ${stop_stage}: nothing to do"
-fi
+parse_options "$@"
+check_stages 13
 if [ -n "${jobs}" ] && ! [[ ${jobs} =~ ^[1-9][0-9]*$ ]]; then fail "--jobs ${jobs}: a number of processes is needed"; fi
-if [ "${force}" != true ] && [ "${force}" != false ]; then fail "--force ${force}: true or false"; fi
 if [ ! -f "egs/${recipe}/recipe.yaml" ]; then
     known=$(cd egs && printf '%s ' */recipe.yaml)
     fail "--recipe ${recipe}: egs/${recipe}/recipe.yaml does not exist; there are: ${known//\/recipe.yaml/}"

@@ -59,8 +59,9 @@ def write_datadir(path: Path, utterances: Iterable[Utterance]) -> None:
     spk = path / "utt2spk"
     problems = _check_ids((f"{spk}:{n}", u.utt_id, u.speaker) for n, u in enumerate(ordered, start=1))
     for name, rows in tables.items():
+        file = path / name
         for number, (key, value) in enumerate(rows, start=1):
-            problems += check_line(f"{path / name}:{number}", f"{key} {value}")
+            problems += check_line(f"{file}:{number}", f"{key} {value}")
     _raise_first(problems)
     if path.is_dir() and any(path.iterdir()) and not (path / "utt2spk").exists():
         raise DataDirError(f"{path} holds files and is no data directory (no utt2spk): not replaced; remove it first")

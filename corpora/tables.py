@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
+_harmless: set[str] = set()  # characters that were looked up before: tables hold millions of the same hundred
 _NAMES = {"\r": "CARRIAGE RETURN", "\t": "TAB"}
 
 
@@ -85,13 +86,14 @@ def read_table(file: Path, problems: list[str], what: str = "value", *, one_word
 
 def check_line(where: str, line: str) -> list[str]:
     """Name the first character that a table may not hold: controls, format marks, white space other than U+0020."""
-    if line.isascii() and line.isprintable():
+    if line.isascii() and line.isprintable() or set(line) <= _harmless:
         return []
     for column, character in enumerate(line, start=1):
         category = unicodedata.category(character)
         if category in ("Cc", "Cf", "Cs", "Zl", "Zp") or (category == "Zs" and character != " "):
             name = unicodedata.name(character, _NAMES.get(character, "control character"))
             return [f"{where}: forbidden character U+{ord(character):04X} ({name}) in column {column}; remove it"]
+    _harmless.update(line)
     return []
 
 

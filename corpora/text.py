@@ -44,13 +44,32 @@ _TO_BUCKWALTER = str.maketrans(_BUCKWALTER)
 _FROM_BUCKWALTER = str.maketrans({latin: arabic for arabic, latin in _BUCKWALTER.items()})
 
 
-def _without_categories(text: str, initials: str, keep: str = "") -> str:
-    return "".join(c for c in text if c in keep or unicodedata.category(c)[0] not in initials)
+class _Without(dict[int, int | str | None]):
+    """A translation table that deletes characters by Unicode category, filled as they are met: texts hold millions."""
+
+    def __init__(self, categories: tuple[str, ...], keep: str = "", *, spaces: bool = False):
+        super().__init__((ord(character), character) for character in keep)
+        self._categories = categories
+        self._spaces = spaces  # every white space becomes U+0020
+
+    def __missing__(self, code: int) -> int | str | None:
+        character = chr(code)
+        if self._spaces and character.isspace():
+            self[code] = " "
+        else:
+            self[code] = None if unicodedata.category(character).startswith(self._categories) else code
+        return self[code]
+
+
+_NO_PUNCTUATION = _Without(("P", "S"))
+_NO_PUNCTUATION_BUT_SIGNS = _Without(("P", "S"), keep="@%")
+_NO_FORMAT = _Without(("Cf",))
+_PRINTABLE = _Without(("Cc", "Cf", "Cs"), spaces=True)
 
 
 def _mgb(text: str) -> str:
     text = " ".join(word for word in text.split() if not word.startswith("#"))
-    text = _without_categories(_ALL_MARKS.sub("", text), "PS").translate(_MGB_LETTERS)
+    text = _ALL_MARKS.sub("", text).translate(_NO_PUNCTUATION).translate(_MGB_LETTERS)
     return " ".join(_MGB_WORDS.get(word, word) for word in text.split())
 
 
@@ -61,7 +80,7 @@ def _leaderboard(text: str) -> str:
 
 def _artst(text: str) -> str:
     text = _ALL_MARKS.sub("", text.translate(_EASTERN_DIGITS))
-    return _without_categories(text, "PS", keep="@%").lower()
+    return text.translate(_NO_PUNCTUATION_BUT_SIGNS).lower()
 
 
 _STEPS: dict[str, Callable[[str], str]] = {"mgb": _mgb, "leaderboard": _leaderboard, "artst": _artst}
@@ -106,13 +125,12 @@ def bare(text: str) -> str:
 
 def printable(text: str) -> str:
     """The text as a data directory may hold it: no format or control characters, every white space U+0020."""
-    text = "".join(" " if c.isspace() else c for c in text)
-    return "".join(c for c in text if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+    return text.translate(_PRINTABLE)
 
 
 def _without_invisible(text: str) -> str:
     """Remove format characters (joiners, direction marks, byte order mark), which are no letters and split no words."""
-    return "".join(c for c in text if unicodedata.category(c) != "Cf")
+    return text.translate(_NO_FORMAT)
 
 
 def to_buckwalter(text: str) -> str:

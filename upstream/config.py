@@ -56,7 +56,8 @@ class PretrainConfig:
     `batch_seconds` bounds the padded audio of one step. `mask_prob` is the share of frames that start a span times
     its length, as in HuBERT (0.8 with spans of 10 masks about half of the frames). `temperature` flattens the share
     of each language: p ~ hours ** temperature (1 = as it is, 0 = equal).
-    `precision` is `fp32`, `bf16`, or `auto`: bf16 where the hardware multiplies it natively (GPU, or a CPU with AMX).
+    `precision` is `fp32`, `bf16`, or `auto`: bf16 where the hardware multiplies it natively (GPU, a CPU with AMX
+    or AVX512-BF16).
     """
 
     steps: int = 1000

@@ -47,11 +47,11 @@ def is_first_rank() -> bool:
 
 
 def native_bf16() -> bool:
-    """Whether this machine multiplies bf16 in hardware: a CUDA GPU that says so, or a CPU with AMX tiles."""
+    """Whether this machine multiplies bf16 in hardware: a CUDA GPU that says so, or a CPU with AMX or AVX512-BF16."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(supported and supported())
+    checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
+    return any(check is not None and check() for check in checks)
 
 
 def resolve_precision(precision: str) -> str:

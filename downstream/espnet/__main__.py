@@ -1,0 +1,205 @@
+"""ESPnet's own commands with our upstreams registered, and what they need before and after.
+
+    python -m downstream.espnet dump    --data data/x/train --out exp/x/dump/train [--speeds 0.9,1,1.1]
+    python -m downstream.espnet tokens  --data exp/x/dump/train --out exp/x/char --type char
+    python -m downstream.espnet config  --base conf/train_asr.yaml --upstream harness_custom --upstream_path DIR --out F
+    python -m downstream.espnet shapes  --data exp/x/dump/train --tokens exp/x/char --config F --out exp/x/shapes/train
+    python -m downstream.espnet decode  --data exp/x/dump/test --train_config F --model_file F ... --out DIR
+    python -m downstream.espnet score   --system NAME --data exp/x/dump/test --hypotheses .../text --out DIR
+    python -m downstream.espnet results --exp exp/x --title TITLE --command COMMAND
+    python -m downstream.espnet asr_train|asr_inference|lm_train|... ARGUMENTS OF ESPNET
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from corpora.files import TooManyBadFiles
+from downstream.espnet.decode import DecodeError
+
+OURS = ("dump", "tokens", "config", "shapes", "lm_text", "decode", "score", "results")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it is done, 2 after one line that says what is wrong."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] not in OURS and not arguments[0].startswith("-"):
+        return _espnet(arguments[0], arguments[1:])
+    args = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        globals()[f"_{args.step}"](args)
+    except (ValueError, OSError, TooManyBadFiles, DecodeError) as error:
+        print(f"downstream.espnet: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("downstream.espnet: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _espnet(name: str, arguments: list[str]) -> int:
+    """Hand over to `espnet2.bin.<name>` in a process that knows our upstreams; asr_train also in those it spawns."""
+    if not name.isidentifier() or find_spec(f"espnet2.bin.{name}") is None:
+        print(
+            f"downstream.espnet: error: no command `{name}`; ours are {', '.join(OURS)}, and every module of "
+            "espnet2.bin is one of ESPnet's",
+            file=sys.stderr,
+        )
+        return 2
+    import upstream
+
+    upstream.register("s3prl", "transformers")
+    if name == "asr_train":
+        from downstream.espnet.task import HarnessASRTask
+
+        HarnessASRTask.main(cmd=arguments)
+    else:
+        importlib.import_module(f"espnet2.bin.{name}").main(arguments)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m downstream.espnet",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    steps = parser.add_subparsers(dest="step", required=True)
+
+    def step(name: str, text: str) -> argparse.ArgumentParser:
+        return steps.add_parser(
+            name, help=text, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+
+    own = step("dump", "a data directory as ESPnet reads it")
+    own.add_argument("--data", type=Path, required=True)
+    own.add_argument("--out", type=Path, required=True)
+    own.add_argument("--min_seconds", type=float, default=0.1, help="shorter utterances are left out")
+    own.add_argument("--max_seconds", type=float, default=30.0, help="longer utterances are left out")
+    own.add_argument("--text_profile", default="none", help="profile of corpora.text")
+    own.add_argument("--scored", action="store_true", help="a test set: nothing is left out, the text stays as it is")
+    own.add_argument("--speeds", default="1", help="factors of speed perturbation, comma-separated")
+    own.add_argument("--jobs", type=int, default=1, help="processes")
+
+    own = step("tokens", "characters or SentencePiece pieces of a training text")
+    own.add_argument("--data", type=Path, required=True)
+    own.add_argument("--out", type=Path, required=True)
+    own.add_argument("--type", default="char", help="char or bpe")
+    own.add_argument("--pieces", type=int, default=500, help="of SentencePiece")
+
+    own = step("config", "ESPnet's training configuration for one upstream")
+    own.add_argument("--base", type=Path, required=True, help="YAML without a front end")
+    own.add_argument("--upstream", default="fbank", help="fbank, or a name on S3PRL's hub")
+    own.add_argument("--upstream_path", type=Path, help="model directory, for harness_custom")
+    own.add_argument("--finetune", action="store_true", help="train the upstream too (default: frozen)")
+    own.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another value in the base")
+    own.add_argument("--out", type=Path, required=True)
+
+    own = step("shapes", "the shape files that ESPnet makes batches from")
+    own.add_argument("--data", type=Path, required=True)
+    own.add_argument("--tokens", type=Path, required=True, help="folder that `tokens` wrote")
+    own.add_argument("--config", type=Path, required=True, help="file that `config` wrote")
+    own.add_argument("--training", action="store_true", help="leave out what CTC cannot align")
+    own.add_argument("--out", type=Path, required=True)
+
+    own = step("lm_text", "text and shapes for ESPnet's language model")
+    own.add_argument("--data", type=Path, required=True)
+    own.add_argument("--tokens", type=Path, required=True, help="folder that `tokens` wrote")
+    own.add_argument("--out", type=Path, required=True)
+
+    own = step("decode", "hypotheses of a test set, in several processes")
+    own.add_argument("--data", type=Path, required=True)
+    own.add_argument("--train_config", type=Path, required=True, help="config.yaml that ESPnet wrote")
+    own.add_argument("--model_file", type=Path, required=True, help="for instance valid.acc.ave.pth")
+    own.add_argument("--inference_config", type=Path, required=True)
+    own.add_argument("--lm_config", type=Path)
+    own.add_argument("--lm_file", type=Path)
+    own.add_argument("--jobs", type=int, default=1, help="processes")
+    own.add_argument("--gpus", type=int, default=0, help="GPUs of each process, 0 or 1")
+    own.add_argument("--launcher", default="", help="what starts a process, for instance: srun --mem 8G")
+    own.add_argument("--out", type=Path, required=True)
+
+    own = step("score", "WER and CER of a decoded set")
+    own.add_argument("--system", required=True, help="name in the table")
+    own.add_argument("--data", type=Path, required=True)
+    own.add_argument("--hypotheses", type=Path, required=True, help="ESPnet's `text`, or a folder of its jobs")
+    own.add_argument("--text_profile", default="mgb", help="profile of corpora.text that both sides are scored in")
+    own.add_argument("--out", type=Path, required=True)
+
+    own = step("results", "RESULTS.md from all scores of an experiment")
+    own.add_argument("--exp", type=Path, required=True)
+    own.add_argument("--title", required=True)
+    own.add_argument("--command", required=True, help="what was typed")
+    return parser
+
+
+def _dump(args: argparse.Namespace) -> None:
+    from downstream.espnet.dump import DumpConfig, dump
+
+    speeds = tuple(float(part) for part in args.speeds.split(",") if part.strip())
+    config = DumpConfig(args.min_seconds, args.max_seconds, args.text_profile, speeds, args.scored)
+    dump(args.data, args.out, config, jobs=args.jobs)
+
+
+def _tokens(args: argparse.Namespace) -> None:
+    from downstream.espnet.tokens import make_tokens
+
+    make_tokens(args.data, args.out, args.type, args.pieces)
+
+
+def _config(args: argparse.Namespace) -> None:
+    from downstream.espnet.config import FrontEnd, training_config, write_config
+
+    front_end = FrontEnd(args.upstream, args.upstream_path, freeze=not args.finetune)
+    write_config(training_config(args.base, front_end, args.set), args.out)
+
+
+def _shapes(args: argparse.Namespace) -> None:
+    import yaml
+
+    from downstream.espnet.config import samples_per_frame
+    from downstream.espnet.tokens import open_tokens, write_shapes
+
+    tokens = open_tokens(args.tokens)
+    config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
+    write_shapes(args.data, args.out, tokens, samples_per_frame(config), training=args.training)
+
+
+def _lm_text(args: argparse.Namespace) -> None:
+    from downstream.espnet.tokens import open_tokens, write_lm_text
+
+    write_lm_text(args.data, args.out, open_tokens(args.tokens))
+
+
+def _decode(args: argparse.Namespace) -> None:
+    import shlex
+
+    from downstream.espnet.decode import System, decode
+
+    system = System(args.train_config, args.model_file, args.inference_config, args.lm_config, args.lm_file)
+    launcher = shlex.split(args.launcher)
+    print(decode(args.data, args.out, system, jobs=args.jobs, gpus=args.gpus, launcher=launcher))
+
+
+def _score(args: argparse.Namespace) -> None:
+    from downstream.espnet.score import read_decoded, write_scores
+
+    write_scores(args.out, read_decoded(args.system, args.data, args.hypotheses), args.text_profile)
+
+
+def _results(args: argparse.Namespace) -> None:
+    from downstream.espnet.score import write_results
+
+    print(write_results(args.exp, args.title, {"command": f"`{args.command}`"}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+# Where Python and our packages are. Sourced by every recipe; `root` is set by then.
+# shellcheck shell=bash
+
+# shellcheck disable=SC2154
+venv=${HARNESS_VENV:-${root}/.venv}
+if [ ! -x "${venv}/bin/python" ]; then
+    echo "error: no environment in ${venv}; (cd ${root} && ./run.sh --stop_stage 0) makes it" >&2
+    exit 2
+fi
+PATH=$(cd "${venv}/bin" && pwd):${PATH}
+PYTHONPATH=${root}${PYTHONPATH:+:${PYTHONPATH}}
+export PATH PYTHONPATH PYTHONUNBUFFERED=1

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# FLEURS, Egyptian Arabic: read sentences, about 6 h of training speech.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+./asr.sh \
+    --corpus fleurs \
+    --text_profile leaderboard \
+    --score_profile leaderboard \
+    --speeds 0.9,1,1.1 \
+    "$@"

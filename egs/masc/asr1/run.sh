@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# MASC: 1,000 h of videos with subtitles; the clean part.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+./asr.sh \
+    --corpus masc \
+    --train_set clean_train \
+    --valid_set clean_dev \
+    --test_sets "clean_test noisy_test" \
+    --token_type bpe \
+    --pieces 5000 \
+    --text_profile leaderboard \
+    --score_profile leaderboard \
+    --nj 16 \
+    "$@"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# SADA: 668 h of Saudi television.
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+./asr.sh \
+    --corpus sada \
+    --valid_set valid \
+    --token_type bpe \
+    --pieces 5000 \
+    --text_profile leaderboard \
+    --score_profile leaderboard \
+    --nj 16 \
+    "$@"
