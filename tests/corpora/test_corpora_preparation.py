@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,6 +152,65 @@ def test_a_second_run_reads_only_what_has_changed(corpus, tmp_path, monkeypatch)
     (tmp_path / "out/audio/b c.wav.wav").unlink()
     run()
     assert (tmp_path / "out/audio/b c.wav.wav").exists()
+
+
+_SLOW = """
+import sys, time
+from pathlib import Path
+import corpora.ingest
+from corpora.preparation import Item, Preparation
+from corpora.registry import CorpusInfo
+convert = corpora.ingest.convert_audio
+corpora.ingest.convert_audio = lambda *own: (time.sleep(0.05), convert(*own))[1]
+work = Preparation(CorpusInfo("probe", "", ("asr",), None, "", "open", "", ""), Path(sys.argv[1]), Path(sys.argv[2]))
+work.add("train", [Item(f"s-{n:03d}", "s", f"{n:03d}.wav", f"list:{n}", "x") for n in range(40)])
+work.write()
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
+    corpus = tmp_path / "corpus"
+    for number in range(40):
+        _noise(corpus / f"{number:03d}.wav", 0.1, 8000, seed=number)
+    journal = tmp_path / "out/audio/ingested.jsonl"
+    command = [sys.executable, "-c", _SLOW, str(corpus), str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not (journal.exists() and journal.read_bytes().count(b"\n") >= 5):
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.01)
+        finally:
+            process.kill()
+    assert not (tmp_path / "out/train").exists()
+    made = {line.split('"')[1] for line in journal.read_text().splitlines()[:5]}
+    before = {name: (tmp_path / f"out/audio/{name}.wav").stat().st_ino for name in made}
+
+    def prepare(out: Path) -> Path:
+        work = Preparation(INFO, corpus, out)
+        work.add("train", [_item(n, f"{n:03d}.wav") for n in range(40)])
+        work.write()
+        return out / "train"
+
+    resumed, whole = prepare(tmp_path / "out"), prepare(tmp_path / "other")
+    assert {name: (tmp_path / f"out/audio/{name}.wav").stat().st_ino for name in made} == before
+    assert read_sources(resumed) == read_sources(whole)
+    for name in ("utt2num_samples", "text", "spk2utt"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_processes_change_nothing(tmp_path):
+    for number in range(64):
+        _noise(tmp_path / f"corpus/{number:03d}.wav", 0.05, 8000, seed=number)
+
+    def prepare(jobs: int) -> list[tuple]:
+        work = Preparation(INFO, tmp_path / "corpus", tmp_path / f"out{jobs}", jobs=jobs)
+        work.add("train", [_item(n, f"{n:03d}.wav") for n in range(64)])
+        made = work.write()["train"]
+        return [(u.utt_id, u.samples, hash_audio(u.audio)) for u in made]
+
+    assert prepare(1) == prepare(2)
 
 
 def test_a_long_recording_is_converted_by_the_minute(tmp_path, monkeypatch):

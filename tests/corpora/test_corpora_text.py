@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpora.text import PROFILES, bare, from_buckwalter, from_quran, normalise, to_buckwalter
+from corpora.tables import check_line
+from corpora.text import PROFILES, bare, from_buckwalter, from_quran, normalise, printable, to_buckwalter
 
 LETTERS = "ءآأؤإئابةتثجحخدذرزسشصضطظعغفقكلمنهوىي"
 MARKS = "\u064b\u064c\u064d\u064e\u064f\u0650\u0651\u0652\u0670"
@@ -108,6 +109,18 @@ def test_buckwalter() -> None:
     assert from_buckwalter("vAnyp *hb }") == "ثانية ذهب ئ"
     alphabet = "ءآأؤإئابةتثجحخدذرزسشصضطظعغـفقكلمنهوىيًٌٍَُِّْٰٱپچڤگژ"
     assert len(alphabet) == len(set(to_buckwalter(alphabet))) == 52 and to_buckwalter(alphabet).isascii()
+
+
+@given(st.text(alphabet=[chr(code) for code in range(0x20, 0x7F)], max_size=40))
+def test_buckwalter_round_trip_from_ascii(text: str) -> None:
+    assert to_buckwalter(from_buckwalter(text)) == text
+
+
+@given(st.text(max_size=40))
+def test_printable_text_is_what_a_data_directory_may_hold(text: str) -> None:
+    clean = printable(text)
+    assert check_line("text:1", clean) == [] and printable(clean) == clean
+    assert clean.split() == [word for word in (printable(own) for own in text.split()) if word]
 
 
 @given(st.text(alphabet=LETTERS + MARKS + "ٱپچڤگژـ 0123.،", max_size=40))
