@@ -13,8 +13,8 @@ from pathlib import Path
 
 from egs.recipe import RecipeError, load_recipe
 from egs.sources import StageError
-from egs.stages import STAGES, Job, stage
-from egs.stamps import RecipeLocked
+from egs.stages import STAGES, Job, stages_of
+from egs.stamps import RecipeLocked, file_name
 from egs.walk import Range, Walk
 
 log = logging.getLogger("egs")
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--stop_stage", type=int, default=len(STAGES), help="last stage (default: 13)")
             command.add_argument("--force", action="store_true", help="start the stages from nothing")
         if name == "stage":
-            command.add_argument("number", type=int, choices=range(1, len(STAGES) + 1), metavar="N")
+            command.add_argument("place", metavar="N", help="a number, or the name of what the recipe makes besides")
     return parser
 
 
@@ -115,25 +115,28 @@ def _run(job: Job, args: argparse.Namespace) -> int:
 
 def _show(job: Job, args: argparse.Namespace) -> int:
     walk = Walk(job)
-    for this in STAGES:
+    for place, this in walk.stages.items():
         if this.settings(job) is None:
             state = "left out: the recipe has none"
         else:
-            state = walk.incomplete(this.number) or "complete"
+            state = walk.incomplete(place) or "complete"
         print(f"{this.number:3d}  {this.title:28s} {state}")
     return 0
 
 
 def _stage(job: Job, args: argparse.Namespace) -> int:
     _die_with_parent()
-    this = stage(args.number)
+    place = int(args.place) if args.place.isdecimal() else args.place
+    this = {part.place: part for part in stages_of(job.recipe)}.get(place)
+    if this is None:
+        raise RecipeError(f"stage {args.place}: recipe {job.recipe.name} has none of this number or name")
     try:
         this.run(job)
     except (StageError, KeyboardInterrupt):
         raise
     except Exception as error:
         # What went wrong in one line for everybody; where, for whoever has to look into the code.
-        place = job.exp / "logs" / f"stage_{this.number:02d}.traceback"
+        place = job.exp / "logs" / f"stage_{file_name(this.place)}.traceback"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(traceback.format_exc(), encoding="utf-8")
         raise StageError(f"{type(error).__name__}: {error} (traceback: {place})") from error

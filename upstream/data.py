@@ -144,7 +144,9 @@ class PretrainDataset(Dataset):
     `units`: (T, S) by utterance id for S label sets, or (T,) for a single one.
     """
 
-    def __init__(self, utterances: Sequence[Utterance], units: Mapping[str, np.ndarray], config: PretrainConfig) -> None:
+    def __init__(
+        self, utterances: Sequence[Utterance], units: Mapping[str, np.ndarray], config: PretrainConfig
+    ) -> None:
         self.utterances = utterances
         self.units = units
         self.config = config

@@ -118,12 +118,7 @@ def _sample(utterances: Sequence[Utterance], minutes: float, seed: int) -> list[
 
 
 def _batches(utterances: Sequence[Utterance]) -> Iterator[list[Tensor]]:
-    for batch in tqdm(_length_batches(utterances), desc="teacher's activations", unit="batch", mininterval=1.0):
-        yield [
-            torch.from_numpy(read_audio(u.audio, u.start or 0, (u.start or 0) + u.samples)) for u in batch
-        ]
-
-
-def _length_batches(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
     rows = length_batches([u.samples for u in utterances], BATCH_SECONDS * SAMPLE_RATE)
-    return [[utterances[i] for i in row] for row in rows]
+    for row in tqdm(rows, desc="teacher's activations", unit="batch", mininterval=1.0):
+        batch = [utterances[i] for i in row]
+        yield [torch.from_numpy(read_audio(u.audio, u.start or 0, (u.start or 0) + u.samples)) for u in batch]

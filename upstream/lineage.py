@@ -15,7 +15,10 @@ from upstream.modeldir import model_sha256, read_card
 
 REPORT = "report.json"  # of a units folder
 # What an ancestor's entry keeps of its card; the rest (licences, accuracies, ...) stays with the model itself.
-KEPT = ("name", "recipe", "iteration", "geometry", "data", "units", "label_sets", "init", "regression", "hours", "steps")
+KEPT = (
+    *("name", "recipe", "iteration", "geometry", "data", "hours", "steps"),
+    *("units", "label_sets", "init", "regression"),
+)
 
 
 def ancestors(model_dir: Path | str) -> dict[str, dict[str, Any]]:

@@ -47,7 +47,7 @@ class Pretraining(lightning.LightningModule):
         if not self.tasks and regression is None:
             raise TrainingError("nothing to learn: neither units nor a teacher's features to predict")
         if self.tasks and config.mask_prob == 0:
-            raise TrainingError("mask_prob=0 masks nothing, so there are no units to predict; it needs regression alone")
+            raise TrainingError("mask_prob=0 masks nothing: there are no units to predict, only features")
         self.heads = torch.nn.ModuleDict(
             {
                 name: UnitHead(

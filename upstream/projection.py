@@ -164,7 +164,8 @@ def complement_of_ones(width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Basis:
-    """`matrix` (D_t, D_s): P = U B'. `kept`: the share of the standardised stream's energy that P keeps at each norm."""
+    """`matrix` (D_t, D_s): P = U B'. `kept`: the share of the standardised stream's energy that it keeps at each norm.
+    """
 
     matrix: Tensor
     kept: dict[str, float]
