@@ -84,7 +84,7 @@ class LayerSource:
         self.model_dir = Path(model_dir)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_model(self.model_dir).to(device)
-        depth = self.model.config.num_hidden_layers
+        self.depth = depth = self.model.config.num_hidden_layers
         self.layer = round(2 * depth / 3) if layer is None else layer
         if not 0 <= self.layer <= depth:
             raise FeatureError(f"{self.model_dir}: layer {self.layer} is not one of the hidden states 0 to {depth}")
@@ -149,7 +149,7 @@ class S3prlSource:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         options = {"path_or_url": path} if path else {}
         self.model = S3PRLUpstream(self.name, **options).to(self.device).eval().requires_grad_(False)
-        depth = self.model.num_layers - 1
+        self.depth = depth = self.model.num_layers - 1
         self.layer = round(2 * depth / 3) if layer is None else layer
         if not 0 <= self.layer <= depth:
             raise FeatureError(f"{S3PRL}{self.name}: layer {self.layer} is not one of the hidden states 0 to {depth}")
