@@ -81,25 +81,36 @@ def known_recipes() -> list[str]:
 
 def load_recipe(name: str, overrides: Iterable[str] = (), local_upstreams: Mapping[str, Path] | None = None) -> Recipe:
     """Read `egs/<name>/recipe.yaml` with `key=value` overrides. Raises RecipeError."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    mapping, where = recipe_mapping(name, overrides)
+    return build_recipe(mapping, name=name, where=where, local_upstreams=dict(local_upstreams or {}))
 
+
+def recipe_mapping(name: str, overrides: Iterable[str] = ()) -> tuple[Any, str]:
+    """What `egs/<name>/recipe.yaml` with overrides holds, unchecked, and how to call it in messages."""
     path = EGS / name / "recipe.yaml"
     if not path.is_file():
         known = known_recipes()
         raise RecipeError(f"no recipe named `{name}`{nearest(name, known)} (known: {', '.join(known)})")
     overrides = list(overrides)
+    where = f"egs/{name}/recipe.yaml" + (f" with {' '.join(overrides)}" if overrides else "")
+    return read_yaml(path, overrides, where), where
+
+
+def read_yaml(path: Path, overrides: Iterable[str], where: str) -> Any:
+    """A YAML file with `key=value` overrides as plain containers. Raises RecipeError."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    overrides = list(overrides)
     for item in overrides:
         if "=" not in item:
             raise RecipeError(f"--set {item}: write it as key=value, for instance pretrain.hl_it1.steps=2000")
-    where = f"egs/{name}/recipe.yaml" + (f" with {' '.join(overrides)}" if overrides else "")
     try:
         tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
-        mapping = OmegaConf.to_container(tree, resolve=True)
+        return OmegaConf.to_container(tree, resolve=True)
     except (OmegaConfBaseException, YAMLError, OSError) as error:
         raise RecipeError(f"{where}: {error}") from error
-    return build_recipe(mapping, name=name, where=where, local_upstreams=dict(local_upstreams or {}))
 
 
 def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[str, Path]) -> Recipe:

@@ -282,7 +282,7 @@ def _task_stage(number: int, task: str) -> Stage:
             protocol=config.protocol,
             seeds=config.seeds,
             folds=config.folds,
-            overrides=dict(_dotted(config.overrides)),
+            overrides=dict(dotted(config.overrides)),
             jobs=job.jobs,
         )
 
@@ -301,11 +301,11 @@ def _task_stage(number: int, task: str) -> Stage:
     )
 
 
-def _dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Leaves of nested mappings under dotted keys, as a protocol takes its overrides."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
+            yield from dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
