@@ -170,7 +170,7 @@ def _units(section: dict[str, Any], main: str, changes: dict[str, Any]) -> str:
         if name != "common" and (there or {}) == values:
             return name
     told = "_".join(f"{key}_{value}" for key, value in sorted(changes.items()))
-    name = PREFIX + "".join(c if c.isalnum() else "_" for c in told)
+    name = f"{PREFIX}units_" + "".join(c if c.isalnum() else "_" for c in told)
     if name in section or len(name) > 60:
         name = f"{PREFIX}units_{sha256_json(values)[:10]}"
     section[name] = values
