@@ -132,7 +132,8 @@ class S3prlSource:
     """Hidden state `layer` of an upstream of S3PRL: `NAME`, or `NAME=PATH` with a local checkpoint.
 
     One waveform at a time: what S3PRL's upstreams make of a padded batch depends on its companions. S3PRL counts
-    ceil(n / 320) frames; the first floor((n - 400) / 320) + 1 are taken. Raises FeatureError for an unknown name, a
+    ceil(n / 320) frames, and pads clips under 50 ms to that length; the first floor((n - 400) / 320) + 1 frames are
+    taken. Raises FeatureError for an unknown name, a
     frame rate other than 50 Hz, and fewer frames than the encoder has.
     """
 
