@@ -138,8 +138,12 @@ def _study(args: argparse.Namespace) -> int:
         walk = Walk(job)
         child = [sys.executable, "-m", "egs", "stage", "--study", *_shared_arguments(args)]
         walk.run(Range(), child, {1, *(MADE_BY.get(key, key) for key in study.wanted())})
-        run_probes(study, job)
-    print(write_results(study, job))
+    try:
+        if not args.report:
+            run_probes(study, job)
+        print(write_results(study, job))
+    except (ValueError, RuntimeError) as error:
+        raise StageError(f"{error}. The same command goes on from here.") from error
     return 0
 
 
