@@ -1,4 +1,4 @@
-"""`python -m egs run|stage|show|check`: what run.sh calls."""
+"""`python -m egs run|stage|show|check`: what run.sh calls; `python -m egs study`: variants of one run, compared."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import sys
 import traceback
 from pathlib import Path
 
-from egs.recipe import RecipeError, load_recipe
+from egs.graph import MADE_BY
+from egs.recipe import Recipe, RecipeError, load_recipe
 from egs.sources import StageError
-from egs.stages import STAGES, Job, stage
-from egs.stamps import RecipeLocked
+from egs.stages import STAGES, Job, stages_of
+from egs.stamps import RecipeLocked, file_name
+from egs.study import load_study
 from egs.walk import Range, Walk
 
 log = logging.getLogger("egs")
@@ -36,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
             log.info(line)
         return 0
     try:
+        if args.command == "study":
+            return _study(args)
         job = _job(args)
         return {"run": _run, "stage": _stage, "show": _show}[args.command](job, args)
     except RecipeError as error:
@@ -60,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         ("run", "walk the stages of a recipe"),
         ("stage", "the work of one stage, without looking at stamps (what `run` starts)"),
         ("show", "which stages are complete"),
+        ("study", "the variants of egs/<recipe>/study.yaml, trained, probed and compared; goes on where it was"),
     ):
         command = commands.add_parser(name, help=text, allow_abbrev=False)
         command.add_argument("--recipe", default="mini", help="folder below egs/ (default: mini)")
@@ -73,8 +78,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--stage", type=int, help="first stage; runs again what is complete")
             command.add_argument("--stop_stage", type=int, default=len(STAGES), help="last stage (default: 13)")
             command.add_argument("--force", action="store_true", help="start the stages from nothing")
+        if name == "study":
+            command.add_argument("--rows", help="comma-separated rows to work on beside the base row (default: all)")
+            command.add_argument("--report", action="store_true", help="tables and figures from what is there, no work")
         if name == "stage":
-            command.add_argument("number", type=int, choices=range(1, len(STAGES) + 1), metavar="N")
+            command.add_argument("--study", action="store_true", help="the place is one of the recipe's study.yaml")
+            command.add_argument("place", metavar="N", help="a number, or the name of what the recipe makes besides")
     return parser
 
 
@@ -86,11 +95,18 @@ def _job(args: argparse.Namespace) -> Job:
             if not path.is_dir():
                 raise RecipeError(f"--{name} {path}: no such folder")
             local[name] = path.resolve()
-    recipe = load_recipe(args.recipe, args.set, local)
+    if getattr(args, "study", False):
+        recipe = load_study(args.recipe, args.set, local).recipe
+    else:
+        recipe = load_recipe(args.recipe, args.set, local)
+    return _job_of(recipe, args, ["./run.sh"])
+
+
+def _job_of(recipe: Recipe, args: argparse.Namespace, command: list[str]) -> Job:
     from egs.machine import cores
 
-    command = shlex.join(["./run.sh", *_shared_arguments(args)])
-    return Job(recipe, args.data / recipe.name, args.exp / recipe.name, args.jobs or cores(), command)
+    shown = shlex.join([*command, *_shared_arguments(args)])
+    return Job(recipe, args.data / recipe.name, args.exp / recipe.name, args.jobs or cores(), shown)
 
 
 def _shared_arguments(args: argparse.Namespace) -> list[str]:
@@ -113,27 +129,48 @@ def _run(job: Job, args: argparse.Namespace) -> int:
     return 0
 
 
+def _study(args: argparse.Namespace) -> int:
+    study = load_study(args.recipe, args.set, {}, args.rows.split(",") if args.rows else None)
+    job = _job_of(study.recipe, args, [*"python -m egs study".split(), *(["--rows", args.rows] if args.rows else [])])
+    from egs.study_results import run_probes, write_results
+
+    if not args.report:
+        walk = Walk(job)
+        child = [sys.executable, "-m", "egs", "stage", "--study", *_shared_arguments(args)]
+        walk.run(Range(), child, {1, *(MADE_BY.get(key, key) for key in study.wanted())})
+    try:
+        if not args.report:
+            run_probes(study, job)
+        print(write_results(study, job))
+    except (ValueError, RuntimeError) as error:
+        raise StageError(f"{error}. The same command goes on from here.") from error
+    return 0
+
+
 def _show(job: Job, args: argparse.Namespace) -> int:
     walk = Walk(job)
-    for this in STAGES:
+    for place, this in walk.stages.items():
         if this.settings(job) is None:
             state = "left out: the recipe has none"
         else:
-            state = walk.incomplete(this.number) or "complete"
+            state = walk.incomplete(place) or "complete"
         print(f"{this.number:3d}  {this.title:28s} {state}")
     return 0
 
 
 def _stage(job: Job, args: argparse.Namespace) -> int:
     _die_with_parent()
-    this = stage(args.number)
+    place = int(args.place) if args.place.isdecimal() else args.place
+    this = {part.place: part for part in stages_of(job.recipe)}.get(place)
+    if this is None:
+        raise RecipeError(f"stage {args.place}: recipe {job.recipe.name} has none of this number or name")
     try:
         this.run(job)
     except (StageError, KeyboardInterrupt):
         raise
     except Exception as error:
         # What went wrong in one line for everybody; where, for whoever has to look into the code.
-        place = job.exp / "logs" / f"stage_{this.number:02d}.traceback"
+        place = job.exp / "logs" / f"stage_{file_name(this.place)}.traceback"
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(traceback.format_exc(), encoding="utf-8")
         raise StageError(f"{type(error).__name__}: {error} (traceback: {place})") from error

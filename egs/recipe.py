@@ -10,27 +10,21 @@ from typing import Any
 
 from corpora.records import RecordError as RecipeError
 from corpora.records import check_keys, convert, nearest, record
-from upstream.config import InitConfig, PretrainConfig, TargetConfig
+from egs.graph import MADE_BY, GraphError, plan
+from upstream.config import S3PRL, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
 from upstream.family import FAMILY, Geometry
 
 EGS = Path(__file__).resolve().parent
+# What every recipe has; it may name more of each.
+FAMILY_MEMBERS = ("hl", "hs", "hst")
 UNITS = ("it1", "it2", "student")
 MODELS = ("hl_it1", "hl_it2", "hs", "hst")
 MEMBER_OF = {"hl_it1": "hl", "hl_it2": "hl", "hs": "hs", "hst": "hst"}
 UNITS_OF = {"hl_it1": "it1", "hl_it2": "it2", "hs": "student", "hst": "student"}
+RESERVED = ("units", "models", "logs", "probes", "cache", "study")  # folders of exp/<recipe>
 TASKS = ("asr", "ser", "did")
 LOCAL_UPSTREAMS = ("hubert", "xlsr")
 UPSTREAMS = ("fbank", "random_l", "harness_l_it1", "harness_l", "harness_s", "harness_st", *LOCAL_UPSTREAMS)
-# A model may read what an earlier stage made, never a later one.
-MADE_BEFORE = {
-    "it1": (),
-    "hl_it1": (),
-    "it2": ("hl_it1",),
-    "hl_it2": ("hl_it1",),
-    "student": ("hl_it1", "hl_it2"),
-    "hs": ("hl_it1", "hl_it2"),
-    "hst": ("hl_it1", "hl_it2", "hs"),
-}
 
 
 @dataclass(frozen=True)
@@ -44,10 +38,14 @@ class CorporaConfig:
 
 @dataclass(frozen=True)
 class ModelRun:
-    """One pre-training run: where the weights start, and how they are trained."""
+    """One pre-training run: where the weights start, how they are trained, the member of the family that is built, the
+    label sets that it predicts with the weight of each (the first is the main one), and the features if it does."""
 
     init: InitConfig
     train: PretrainConfig
+    geometry: str
+    units: dict[str, float]
+    regression: RegressionConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -83,25 +81,36 @@ def known_recipes() -> list[str]:
 
 def load_recipe(name: str, overrides: Iterable[str] = (), local_upstreams: Mapping[str, Path] | None = None) -> Recipe:
     """Read `egs/<name>/recipe.yaml` with `key=value` overrides. Raises RecipeError."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-    from yaml import YAMLError
+    mapping, where = recipe_mapping(name, overrides)
+    return build_recipe(mapping, name=name, where=where, local_upstreams=dict(local_upstreams or {}))
 
+
+def recipe_mapping(name: str, overrides: Iterable[str] = ()) -> tuple[Any, str]:
+    """What `egs/<name>/recipe.yaml` with overrides holds, unchecked, and how to call it in messages."""
     path = EGS / name / "recipe.yaml"
     if not path.is_file():
         known = known_recipes()
         raise RecipeError(f"no recipe named `{name}`{nearest(name, known)} (known: {', '.join(known)})")
     overrides = list(overrides)
+    where = f"egs/{name}/recipe.yaml" + (f" with {' '.join(overrides)}" if overrides else "")
+    return read_yaml(path, overrides, where), where
+
+
+def read_yaml(path: Path, overrides: Iterable[str], where: str) -> Any:
+    """A YAML file with `key=value` overrides as plain containers. Raises RecipeError."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    overrides = list(overrides)
     for item in overrides:
         if "=" not in item:
             raise RecipeError(f"--set {item}: write it as key=value, for instance pretrain.hl_it1.steps=2000")
-    where = f"egs/{name}/recipe.yaml" + (f" with {' '.join(overrides)}" if overrides else "")
     try:
         tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
-        mapping = OmegaConf.to_container(tree, resolve=True)
+        return OmegaConf.to_container(tree, resolve=True)
     except (OmegaConfBaseException, YAMLError, OSError) as error:
         raise RecipeError(f"{where}: {error}") from error
-    return build_recipe(mapping, name=name, where=where, local_upstreams=dict(local_upstreams or {}))
 
 
 def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[str, Path]) -> Recipe:
@@ -111,20 +120,22 @@ def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[s
     for key in known:
         if key not in mapping:
             raise RecipeError(f"{where}: `{key}` is missing")
-    upstreams = [*_upstreams(mapping["upstreams"], where, "upstreams"), *local_upstreams]
+    further = [key for key in mapping["pretrain"] or {} if key not in ("common", *MODELS)]
+    upstreams = [*_upstreams(mapping["upstreams"], where, "upstreams", further), *local_upstreams]
+    family = _family(mapping["family"], where)
     recipe = Recipe(
         name=name,
         corpora=record(CorporaConfig, mapping["corpora"], where, "corpora"),
-        family=_family(mapping["family"], where),
+        family=family,
         units={
             key: record(TargetConfig, entry, where, f"units.{key}")
             for key, entry in _with_common(mapping["units"], UNITS, where, "units").items()
         },
         pretrain={
-            key: _model_run(entry, where, f"pretrain.{key}")
+            key: _model_run(key, entry, where, family)
             for key, entry in _with_common(mapping["pretrain"], MODELS, where, "pretrain").items()
         },
-        tasks=_tasks(mapping["tasks"], where),
+        tasks=_tasks(mapping["tasks"], where, further),
         upstreams=upstreams,
         local_upstreams=local_upstreams,
     )
@@ -133,13 +144,16 @@ def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[s
 
 
 def _with_common(section: Any, names: tuple[str, ...], where: str, prefix: str) -> dict[str, dict[str, Any]]:
-    """Entries with the section's `common` values underneath."""
-    check_keys(section, ("common", *names), where, prefix)
+    """Entries with the section's `common` values underneath: those of `names`, which must be there, and others."""
+    if not isinstance(section, dict):
+        check_keys(section, ("common", *names), where, prefix)
     missing = [name for name in names if name not in section]
     if missing:
         raise RecipeError(f"{where}: `{prefix}.{missing[0]}` is missing")
     merged = {}
-    for name in names:
+    for name in [*names, *(key for key in section if key not in ("common", *names))]:
+        if not str(name).isidentifier():
+            raise RecipeError(f"{where}: `{prefix}.{name}`: letters, digits and _ only, it names a folder")
         for part in ("common", name):
             if not isinstance(section.get(part) or {}, dict):
                 raise RecipeError(f"{where}: `{prefix}.{part}` must be a mapping")
@@ -148,9 +162,10 @@ def _with_common(section: Any, names: tuple[str, ...], where: str, prefix: str) 
 
 
 def _family(section: Any, where: str) -> dict[str, Geometry]:
-    check_keys(section, ("hl", "hs", "hst"), where, "family")
+    if not isinstance(section, dict):
+        check_keys(section, FAMILY_MEMBERS, where, "family")
     family = {}
-    for member in ("hl", "hs", "hst"):
+    for member in dict.fromkeys([*FAMILY_MEMBERS, *section]):
         entry = section.get(member)
         entry = {"geometry": entry} if isinstance(entry, str) else entry
         if not isinstance(entry, dict) or "geometry" not in entry:
@@ -167,45 +182,121 @@ def _family(section: Any, where: str) -> dict[str, Geometry]:
     return family
 
 
-def _model_run(entry: dict[str, Any], where: str, prefix: str) -> ModelRun:
-    train = {key: value for key, value in entry.items() if key != "init"}
-    known = ["init", *(f.name for f in dataclasses.fields(PretrainConfig))]
-    check_keys(entry, known, where, prefix)
+def _model_run(key: str, entry: dict[str, Any], where: str, family: Mapping[str, Geometry]) -> ModelRun:
+    prefix = f"pretrain.{key}"
+    own = ("geometry", "units", "weights", "init", "regression")
+    check_keys(entry, [*own, *(f.name for f in dataclasses.fields(PretrainConfig))], where, prefix)
+    geometry = entry.get("geometry", MEMBER_OF.get(key))
+    if geometry is None:
+        raise RecipeError(
+            f"{where}: `{prefix}.geometry` is missing: a further run names a member of the family "
+            f"({', '.join(family)}){nearest(key, MODELS)}"
+        )
+    if geometry not in family:
+        raise RecipeError(
+            f"{where}: `{prefix}.geometry`: `{geometry}` is no member of the family{nearest(geometry, family)} "
+            f"(known: {', '.join(family)})"
+        )
+    regression = entry.get("regression")
+    if regression is not None:
+        regression = record(RegressionConfig, regression, where, f"{prefix}.regression")
     return ModelRun(
         init=record(InitConfig, entry.get("init", {}), where, f"{prefix}.init"),
-        train=record(PretrainConfig, train, where, prefix),
+        train=record(PretrainConfig, {k: v for k, v in entry.items() if k not in own}, where, prefix),
+        geometry=geometry,
+        units=_label_sets(key, entry, where, prefix, needed=regression is None),
+        regression=regression,
     )
 
 
-def _tasks(section: Any, where: str) -> dict[str, TaskConfig]:
+def _label_sets(key: str, entry: dict[str, Any], where: str, prefix: str, *, needed: bool) -> dict[str, float]:
+    default = [UNITS_OF[key]] if key in UNITS_OF else []
+    names = convert(list[str], entry.get("units", default), where, f"{prefix}.units")
+    if needed and not names:
+        raise RecipeError(f"{where}: `{prefix}.units` is empty, and without `regression` there is nothing to learn")
+    if len(set(names)) < len(names):
+        raise RecipeError(f"{where}: `{prefix}.units` names the same units twice")
+    weights = entry.get("weights") or {}
+    check_keys(weights, names, where, f"{prefix}.weights")
+    sets = {name: convert(float, weights.get(name, 1.0), where, f"{prefix}.weights.{name}") for name in names}
+    for name, weight in sets.items():
+        if weight <= 0:
+            raise RecipeError(f"{where}: `{prefix}.weights.{name}`={weight} must be positive")
+    return sets
+
+
+def _tasks(section: Any, where: str, further: Iterable[str]) -> dict[str, TaskConfig]:
     check_keys(section or {}, TASKS, where, "tasks")
     tasks = {}
     for task in TASKS:
         if task in (section or {}):
             tasks[task] = record(TaskConfig, section[task] or {}, where, f"tasks.{task}")
-            _upstreams(tasks[task].upstreams or [], where, f"tasks.{task}.upstreams")
+            _upstreams(tasks[task].upstreams or [], where, f"tasks.{task}.upstreams", further)
     return tasks
 
 
-def _upstreams(names: Any, where: str, prefix: str) -> list[str]:
+def _upstreams(names: Any, where: str, prefix: str, further: Iterable[str]) -> list[str]:
     names = convert(list[str], names, where, prefix)
+    allowed = [*UPSTREAMS, *further]
     for name in names:
-        if name not in UPSTREAMS:
-            near, known = nearest(name, UPSTREAMS), ", ".join(UPSTREAMS)
+        if name not in allowed:
+            near, known = nearest(name, allowed), ", ".join(allowed)
             raise RecipeError(f"{where}: `{prefix}`: unknown upstream `{name}`{near} (known: {known})")
     return names
 
 
 def _check_sources(recipe: Recipe, where: str) -> None:
-    """A source that names a model of the recipe must name one that an earlier stage makes."""
+    """Every name must be known, and what it names be made before it is needed."""
+    taken = [name for name in recipe.pretrain if name in RESERVED]
+    if taken:
+        raise RecipeError(f"{where}: `pretrain.{taken[0]}`: a folder of this name holds something else; choose another")
+    both = sorted(set(recipe.units) & set(recipe.pretrain))
+    if both:
+        raise RecipeError(f"{where}: `{both[0]}` names both units and a run; choose another name for one of them")
+    used = {name for run in recipe.pretrain.values() for name in run.units}
+    for key, run in recipe.pretrain.items():
+        for name in run.units:
+            if name not in recipe.units:
+                known = ", ".join(recipe.units)
+                raise RecipeError(
+                    f"{where}: `pretrain.{key}.units`: no units named `{name}`{nearest(name, recipe.units)} "
+                    f"(known: {known})"
+                )
+    for name in recipe.units:
+        if name not in used and name not in UNITS:
+            raise RecipeError(
+                f"{where}: no run has the units `{name}`{nearest(name, UNITS)}; remove them, or name them under "
+                "`pretrain.<run>.units`"
+            )
     sources = {f"units.{key}": (key, config.source) for key, config in recipe.units.items()}
     sources |= {f"pretrain.{key}.init": (key, run.init.source) for key, run in recipe.pretrain.items()}
+    sources |= {
+        f"pretrain.{key}.regression": (key, run.regression.source)
+        for key, run in recipe.pretrain.items()
+        if run.regression
+    }
     for prefix, (key, source) in sources.items():
-        if source in (None, "mfcc") or source in MADE_BEFORE[key]:
+        of_units = prefix.startswith("units")
+        if source is None or of_units and (source == "mfcc" or source.startswith(S3PRL)):
             continue
-        if source in MODELS or not Path(str(source)).is_dir():
-            allowed = [*(("mfcc",) if prefix.startswith("units") else ()), *MADE_BEFORE[key]]
+        before = _made_before(recipe, key)
+        if source in before:
+            continue
+        if source in recipe.pretrain or not Path(source).is_dir():
+            allowed = [*(("mfcc",) if of_units else ()), *before]
             raise RecipeError(
                 f"{where}: `{prefix}.source`: `{source}` is neither made by an earlier stage "
                 f"({', '.join(allowed) or 'none'}) nor a model directory"
             )
+    try:
+        plan(recipe)
+    except GraphError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _made_before(recipe: Recipe, key: str) -> list[str]:
+    """The models that a thing may be made from: for one of the thirteen stages those of earlier stages, and further
+    ones; whether these can be made in time, `plan` finds out."""
+    further = [name for name in recipe.pretrain if name not in MADE_BY and name != key]
+    limit = MADE_BY.get(key, max(MADE_BY.values()) + 1)
+    return [*(name for name in MODELS if MADE_BY[name] < limit), *further]

@@ -14,21 +14,22 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from corpora.files import atomic_dir, sha256_file, write_text
-from egs.recipe import LOCAL_UPSTREAMS, MEMBER_OF, TASKS, UNITS_OF, Recipe
+from egs.graph import MADE_BY, dependencies, iteration, plan
+from egs.recipe import LOCAL_UPSTREAMS, TASKS, Recipe
 from egs.sources import StageError, prepare
-from egs.stamps import content_digest
+from upstream.config import S3PRL
+
+if TYPE_CHECKING:
+    from upstream.targets.labelsets import LabelSet
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
-ITERATION = {"hl_it1": 1, "hl_it2": 2, "hs": 3, "hst": 3}
 EXPORT_NAME = {"hl_it1": "harness_l_it1", "hl_it2": "harness_l", "hs": "harness_s", "hst": "harness_st"}
 RANDOM = "random_l"
-# The stage that makes a thing which a recipe may name as a source.
-MADE_BY = {"it1": 2, "hl_it1": 3, "it2": 4, "hl_it2": 5, "student": 6, "hs": 7, "hst": 8}
 TASK_STAGES = {10: "asr", 11: "ser", 12: "did"}
 SPLITS = ("train", "dev")
 
@@ -51,23 +52,34 @@ class Job:
 
     def model_dir(self, source: str) -> Path:
         """A model that the recipe names: made by one of its stages, or a path."""
-        return self.exp / source / "model" if source in MADE_BY else Path(source)
+        return self.exp / source / "model" if source in self.recipe.pretrain else Path(source)
+
+
+# A stage of the thirteen by its number, what else a recipe makes by its name.
+Place = int | str
 
 
 @dataclass(frozen=True)
 class Stage:
-    """`needs`: stages whose results it reads; `settings`: what its stamp covers (None: nothing to do for this recipe);
+    """`number`: one of the thirteen; `key`: the name of what is made within it for this recipe alone, else empty;
+    `needs`: places whose results it reads; `settings`: what its stamp covers (None: nothing to do for this recipe);
     `outputs`: what must exist; `content`: the files that later stages read; `work`: folders to reset before it starts
     from nothing; `run`: the work itself."""
 
     number: int
     title: str
-    needs: Callable[[Recipe], tuple[int, ...]]
+    needs: Callable[[Recipe], tuple[Place, ...]]
     settings: Callable[[Job], Any]
     outputs: Callable[[Job], list[Path]]
     content: Callable[[Job], list[Path]]
     work: Callable[[Job], list[Path]]
     run: Callable[[Job], None]
+    key: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Under which its stamp and its log are kept."""
+        return self.key or self.number
 
 
 def prepare_corpora(job: Job) -> None:
@@ -75,7 +87,7 @@ def prepare_corpora(job: Job) -> None:
     prepare(job.recipe, job.data, job.jobs)
 
 
-def _units_stage(key: str, title: str) -> Stage:
+def _units_stage(key: str, title: str, number: int | None = None) -> Stage:
     def settings(job: Job) -> Any:
         return dataclasses.asdict(job.recipe.units[key])
 
@@ -83,7 +95,7 @@ def _units_stage(key: str, title: str) -> Stage:
         from upstream.targets.make import make_units
 
         config = job.recipe.units[key]
-        if config.source != "mfcc":
+        if config.source != "mfcc" and not config.source.startswith(S3PRL):
             config = dataclasses.replace(config, source=str(job.model_dir(config.source)))
         make_units({split: job.data / "ssl" / split for split in SPLITS}, job.exp / "units" / key, config)
 
@@ -91,13 +103,11 @@ def _units_stage(key: str, title: str) -> Stage:
         folder = job.exp / "units" / key
         return [folder / f"{split}.bin" for split in SPLITS]
 
-    def needs(recipe: Recipe) -> tuple[int, ...]:
-        return _with_sources((1,), recipe.units[key].source)
-
     return Stage(
-        number=MADE_BY[key],
+        number=number or MADE_BY[key],
+        key="" if key in MADE_BY else key,
         title=title,
-        needs=needs,
+        needs=lambda recipe: _needs(recipe, key),
         settings=settings,
         outputs=lambda job: [
             job.exp / "units" / key / "codebook.safetensors",
@@ -110,68 +120,87 @@ def _units_stage(key: str, title: str) -> Stage:
     )
 
 
-def _with_sources(needs: tuple[int, ...], *sources: str | None) -> tuple[int, ...]:
-    return tuple(sorted({*needs, *(MADE_BY[source] for source in sources if source in MADE_BY)}))
+def _place(key: str) -> Place:
+    return MADE_BY.get(key, key)
 
 
-def _model_stage(key: str, title: str) -> Stage:
-    units_key = UNITS_OF[key]
+def _needs(recipe: Recipe, key: str) -> tuple[Place, ...]:
+    places = {1, *map(_place, dependencies(recipe, key))}
+    return (*sorted(p for p in places if isinstance(p, int)), *sorted(p for p in places if isinstance(p, str)))
 
+
+def _model_stage(key: str, title: str, number: int | None = None) -> Stage:
     def settings(job: Job) -> Any:
         run = job.recipe.pretrain[key]
-        geometry = dataclasses.asdict(job.recipe.family[MEMBER_OF[key]])
-        return {"geometry": geometry, "init": dataclasses.asdict(run.init), "train": dataclasses.asdict(run.train)}
-
-    def run(job: Job) -> None:
-        from upstream.family import delta_s
-        from upstream.modeldir import model_sha256
-        from upstream.pretrain import pretrain
-
-        # Lightning tells of its devices and its maker's products at every start.
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        recipe = job.recipe
-        geometry, model_run = recipe.family[MEMBER_OF[key]], recipe.pretrain[key]
-        init = model_run.init
-        if init.source is not None:
-            init = dataclasses.replace(init, source=str(job.model_dir(init.source)))
-        card = {
-            "name": EXPORT_NAME[key],
-            "recipe": recipe.name,
-            "iteration": ITERATION[key],
-            "data": {"corpora": recipe.corpora.module, "sources": recipe.corpora.sources},
-            "units_source": recipe.units[units_key].source,
-            "init_source": model_run.init.source,
-            "delta_s": round(delta_s(geometry, recipe.family["hl"]), 2),
-        }
-        source = recipe.units[units_key].source
-        units = {
-            "k": recipe.units[units_key].k,
-            "model_sha256": None if source == "mfcc" else model_sha256(job.model_dir(source)),
-        }
-        folders = job.data / "ssl", job.exp / "units" / units_key, job.exp / key
-        pretrain(geometry, *folders, model_run.train, init, card, expected_units=units)
+        geometry = dataclasses.asdict(job.recipe.family[run.geometry])
+        own = {"geometry": geometry, "init": dataclasses.asdict(run.init), "train": dataclasses.asdict(run.train)}
+        own |= {"units": run.units, "regression": dataclasses.asdict(run.regression) if run.regression else None}
+        return own
 
     return Stage(
-        number=MADE_BY[key],
+        number=number or MADE_BY[key],
+        key="" if key in MADE_BY else key,
         title=title,
-        needs=lambda recipe: _with_sources((1, MADE_BY[units_key]), recipe.pretrain[key].init.source),
+        needs=lambda recipe: _needs(recipe, key),
         settings=settings,
         outputs=lambda job: [job.exp / key / "model" / name for name in ("config.json", "model.safetensors")],
         content=lambda job: [job.exp / key / "model" / "model.safetensors"],
         work=lambda job: [job.exp / key],
-        run=run,
+        run=lambda job: _train(job, key),
     )
 
 
+def _train(job: Job, key: str) -> None:
+    from upstream.family import delta_s
+    from upstream.pretrain import pretrain
+
+    # Lightning tells of its devices and its maker's products at every start.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    recipe, run = job.recipe, job.recipe.pretrain[key]
+    geometry = recipe.family[run.geometry]
+    init, regression = run.init, run.regression
+    if init.source is not None:
+        init = dataclasses.replace(init, source=str(job.model_dir(init.source)))
+    if regression is not None:
+        regression = dataclasses.replace(regression, source=str(job.model_dir(regression.source)))
+    card = {
+        "name": EXPORT_NAME.get(key, key),
+        "recipe": recipe.name,
+        "iteration": iteration(recipe, key),
+        "data": {"corpora": recipe.corpora.module, "sources": recipe.corpora.sources},
+        "init_source": run.init.source,
+        "delta_s": round(delta_s(geometry, recipe.family["hl"]), 2),
+    }
+    sets = [_label_set(job, name, weight) for name, weight in run.units.items()]
+    pretrain(geometry, job.data / "ssl", sets, job.exp / key, run.train, init, card, regression=regression)
+
+
+def _label_set(job: Job, name: str, weight: float) -> LabelSet:
+    """Units of the recipe, to be refused when they are of another model or k than the recipe says."""
+    from upstream.modeldir import model_sha256
+    from upstream.targets.labelsets import LabelSet
+
+    config = job.recipe.units[name]
+    expected: dict[str, Any] = {"k": config.k}
+    if not config.source.startswith(S3PRL):  # whose weights only S3PRL can look at
+        expected["model_sha256"] = None if config.source == "mfcc" else model_sha256(job.model_dir(config.source))
+    return LabelSet(name, job.exp / "units" / name, weight, expected)
+
+
+def _trained(recipe: Recipe) -> dict[str, str]:
+    """Every model that the recipe trains, and the name under which it is exported."""
+    return EXPORT_NAME | {key: key for key in recipe.pretrain if key not in EXPORT_NAME}
+
+
 def _exports(job: Job) -> list[str]:
-    return [*EXPORT_NAME.values(), RANDOM, *job.recipe.local_upstreams]
+    return [*_trained(job.recipe).values(), RANDOM, *job.recipe.local_upstreams]
 
 
 def export(job: Job) -> None:
     """Stage 9: one model directory per upstream below `models/`, and what each costs."""
     from upstream.compression import measure, table
 
-    for key, name in EXPORT_NAME.items():
+    for key, name in _trained(job.recipe).items():
         _copy_model(job.exp / key / "model", job.models / name)
     _save_random(job)
     for name, path in job.recipe.local_upstreams.items():
@@ -201,7 +230,8 @@ def _save_random(job: Job) -> None:
 
     recipe = job.recipe
     seed = recipe.pretrain["hl_it1"].train.seed
-    utterances, _ = training_utterances(job.data / "ssl", job.exp / "units" / "it1", "train")
+    sets = [_label_set(job, name, weight) for name, weight in recipe.pretrain["hl_it1"].units.items()]
+    utterances, _ = training_utterances(job.data / "ssl", sets, "train")
     model = initial_model(recipe.family["hl"], utterances, InitConfig(), seed)
     card = {
         "name": RANDOM,
@@ -252,7 +282,7 @@ def _task_stage(number: int, task: str) -> Stage:
             protocol=config.protocol,
             seeds=config.seeds,
             folds=config.folds,
-            overrides=dict(_dotted(config.overrides)),
+            overrides=dict(dotted(config.overrides)),
             jobs=job.jobs,
         )
 
@@ -271,11 +301,11 @@ def _task_stage(number: int, task: str) -> Stage:
     )
 
 
-def _dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Leaves of nested mappings under dotted keys, as a protocol takes its overrides."""
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{key}.")
+            yield from dotted(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -321,7 +351,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         number=9,
         title="export, compression table",
-        needs=lambda recipe: (1, 3, 5, 7, 8),
+        needs=lambda recipe: (1, *(_place(key) for key in _trained(recipe))),
         settings=_export_settings,
         outputs=lambda job: [
             job.exp / "compression.csv",
@@ -350,6 +380,21 @@ def stage(number: int) -> Stage:
     return STAGES[number - 1]
 
 
-def result(job: Job, number: int) -> str:
-    """Digest of what later stages read from a finished stage."""
-    return content_digest(stage(number).content(job))
+def stages_of(recipe: Recipe) -> list[Stage]:
+    """The thirteen stages and what the recipe makes within them besides, in the order in which they run."""
+    order = plan(recipe)
+    return [
+        part
+        for this in STAGES
+        for part in (
+            [_part(recipe, key, this) for key in order[this.number]] if this.number in order else [this]
+        )
+    ]
+
+
+def _part(recipe: Recipe, key: str, host: Stage) -> Stage:
+    if key in MADE_BY:
+        return host
+    if key in recipe.units:
+        return _units_stage(key, f"units {key}", host.number)
+    return _model_stage(key, f"training {key}", host.number)

@@ -34,14 +34,17 @@ class Stamp:
 
 
 class StampFolder:
-    """The stamps of one experiment folder, `<folder>/stage_NN.json`; `stage_NN.begun` marks one under way."""
+    """The stamps of one experiment folder, `<folder>/stage_NN.json`; `stage_NN.begun` marks one under way.
+
+    What a recipe makes besides the thirteen stages has its name in place of the number.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def read(self, number: int) -> Stamp | None:
+    def read(self, place: int | str) -> Stamp | None:
         """The stamp of a finished stage; None where there is none (or it was not written by us)."""
-        path = self._path(number, "json")
+        path = self._path(place, "json")
         if not path.is_file():
             return None
         try:
@@ -50,25 +53,30 @@ class StampFolder:
         except (ValueError, KeyError, TypeError):
             return None
 
-    def begun(self, number: int) -> str | None:
+    def begun(self, place: int | str) -> str | None:
         """The digest under which an unfinished stage was started; None where none was."""
-        path = self._path(number, "begun")
+        path = self._path(place, "begun")
         return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
-    def begin(self, number: int, digest: str) -> None:
+    def begin(self, place: int | str, digest: str) -> None:
         """Take the stamp away before the work starts, so that a killed stage is never taken for a complete one."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._path(number, "json").unlink(missing_ok=True)
-        if self.begun(number) != digest:
-            write_text(self._path(number, "begun"), digest + "\n")
+        self._path(place, "json").unlink(missing_ok=True)
+        if self.begun(place) != digest:
+            write_text(self._path(place, "begun"), digest + "\n")
 
-    def finish(self, number: int, stamp: Stamp) -> None:
+    def finish(self, place: int | str, stamp: Stamp) -> None:
         """Write the stamp, whole or not at all."""
-        write_json(self._path(number, "json"), asdict(stamp))
-        self._path(number, "begun").unlink(missing_ok=True)
+        write_json(self._path(place, "json"), asdict(stamp))
+        self._path(place, "begun").unlink(missing_ok=True)
 
-    def _path(self, number: int, suffix: str) -> Path:
-        return self.folder / f"stage_{number:02d}.{suffix}"
+    def _path(self, place: int | str, suffix: str) -> Path:
+        return self.folder / f"stage_{file_name(place)}.{suffix}"
+
+
+def file_name(place: int | str) -> str:
+    """Two digits for a number, a name as it is."""
+    return f"{place:02d}" if isinstance(place, int) else place
 
 
 def why_incomplete(stamp: Stamp | None, digest: str, outputs: Iterable[Path]) -> str | None:

@@ -12,15 +12,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO
 
 from corpora.files import read_json, sha256_json, write_json, write_text
 from egs.sources import StageError, fingerprints, source_folders
-from egs.stages import STAGES, TASK_STAGES, Job, Stage, result, stage
-from egs.stamps import Stamp, StampFolder, locked, why_incomplete
+from egs.stages import STAGES, TASK_STAGES, Job, Place, Stage, stages_of
+from egs.stamps import Stamp, StampFolder, content_digest, file_name, locked, why_incomplete
 
 log = logging.getLogger(__name__)
 
@@ -47,25 +47,29 @@ class Walk:
         self.job = job
         self.stamps = StampFolder(job.exp / ".stamps")
         self._sources: dict[str, str] | None = None
-        self._reasons: dict[int, str | None] = {}
+        self._reasons: dict[Place, str | None] = {}
+        self.stages = {this.place: this for this in stages_of(job.recipe)}
 
-    def run(self, stages: Range, child: Sequence[str]) -> list[int]:
+    def run(self, stages: Range, child: Sequence[str], places: Collection[Place] | None = None) -> list[Place]:
         """Bring every stage of the range up to date; returns those that had to run. Raises StageError or RecipeLocked.
 
-        `child` is the command that runs one stage when its number is appended.
+        `child` is the command that runs one stage when its number, or the name of what it makes, is appended. `places`
+        leaves out all others of the range.
         """
         ran = []
         with locked(self.stamps.folder):
-            for number in range(max(1, stages.first), stages.last + 1):
-                if self._bring_up_to_date(stage(number), stages, [*child, str(number)]):
-                    ran.append(number)
+            for place, this in self.stages.items():
+                if not stages.first <= this.number <= stages.last or (places is not None and place not in places):
+                    continue
+                if self._bring_up_to_date(this, stages, [*child, str(place)]):
+                    ran.append(place)
         return ran
 
-    def incomplete(self, number: int) -> str | None:
+    def incomplete(self, place: Place) -> str | None:
         """Why a stage has to run; None when it is complete or the recipe has nothing for it to do."""
-        if number not in self._reasons:
-            self._reasons[number] = self._incomplete(stage(number))
-        return self._reasons[number]
+        if place not in self._reasons:
+            self._reasons[place] = self._incomplete(self.stages[place])
+        return self._reasons[place]
 
     def _incomplete(self, this: Stage) -> str | None:
         if this.settings(self.job) is None:
@@ -73,7 +77,7 @@ class Walk:
         digest = self._digest(this)
         if digest.reason:
             return digest.reason
-        return why_incomplete(self.stamps.read(this.number), digest.value, this.outputs(self.job))
+        return why_incomplete(self.stamps.read(this.place), digest.value, this.outputs(self.job))
 
     def _digest(self, this: Stage) -> _Digest:
         """Digest of what goes into a stage, from its settings and the results of the stages it needs."""
@@ -82,9 +86,9 @@ class Walk:
             reason = self.incomplete(needed)
             stamp = self.stamps.read(needed)
             if reason or stamp is None:
-                return _Digest("", f"it needs stage {needed} ({stage(needed).title}): {reason}")
+                return _Digest("", f"it needs stage {needed} ({self.stages[needed].title}): {reason}")
             inputs[str(needed)] = stamp.result
-        covered: dict[str, Any] = {"stage": this.number, "settings": this.settings(self.job), "inputs": inputs}
+        covered: dict[str, Any] = {"stage": this.place, "settings": this.settings(self.job), "inputs": inputs}
         if this.number == 1:
             covered["sources"] = self._source_marks()
         return _Digest(sha256_json(covered), None)
@@ -109,16 +113,16 @@ class Walk:
                 f"stage {this.number} ({this.title}) cannot start: {digest.reason}; "
                 f"./run.sh --recipe {job.recipe.name} without --stage makes it"
             )
-        reason = self.incomplete(this.number)
+        reason = self.incomplete(this.place)
         if reason is None and not (stages.explicit or stages.anew):
             log.info("%s: complete", label)
             return False
-        continues = reason is not None and not stages.anew and self.stamps.begun(this.number) == digest.value
+        continues = reason is not None and not stages.anew and self.stamps.begun(this.place) == digest.value
         reason = reason or ("asked for with --stage" if stages.explicit else "asked for with --force")
         log.info("%s: %s (%s)", label, "going on" if continues else "starting", reason)
         if this.number == 1 and not continues:
             _claim_data(job, digest.value)
-        self.stamps.begin(this.number, digest.value)
+        self.stamps.begin(this.place, digest.value)
         if not continues:
             _reset(job, this, anew=stages.explicit or stages.anew)
         started = time.monotonic()
@@ -133,10 +137,10 @@ class Walk:
             write_json(self.stamps.folder / "sources.json", self._sources)
             digest = self._digest(this)
         self.stamps.finish(
-            this.number,
+            this.place,
             Stamp(
                 digest=digest.value,
-                result=result(job, this.number),
+                result=content_digest(this.content(job)),
                 outputs=tuple(str(path) for path in this.outputs(job)),
                 finished=datetime.now().isoformat(timespec="seconds"),
                 seconds=seconds,
@@ -200,7 +204,7 @@ def _reset(job: Job, this: Stage, *, anew: bool) -> None:
 def _run(job: Job, this: Stage, command: list[str]) -> None:
     logs = job.exp / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    stem = logs / f"stage_{this.number:02d}"
+    stem = logs / f"stage_{file_name(this.place)}"
     write_text(stem.with_suffix(".command"), f"{job.command} --stage {this.number} --stop_stage {this.number}\n")
     write_json(stem.with_suffix(".json"), this.settings(job))
     environment = {

@@ -2,7 +2,9 @@
 
     python -m upstream units    --data data/mini/ssl --out exp/my/units  source=mfcc k=100
     python -m upstream pretrain --data data/mini/ssl --units exp/my/units --out exp/my/hl --geometry mini_hl steps=300
+    python -m upstream sweep    --data data/mini/ssl --model exp/mini/models/harness_l --out exp/my/sweep
     python -m upstream info     exp/my/hl/model
+    python -m upstream lineage  exp/my/hl/model
     python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
 """
 
@@ -11,13 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from corpora.records import RecordError, record
-from upstream.config import InitConfig, PretrainConfig, TargetConfig
+from corpora.records import RecordError, check_keys, convert, record
+from upstream.config import INIT_KINDS, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
 from upstream.family import FAMILY, geometry
+
+if TYPE_CHECKING:
+    from upstream.targets.labelsets import LabelSet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        {"units": _units, "pretrain": _pretrain, "info": _info, "cost": _cost}[args.command](args)
+        _COMMANDS[args.command](args)
     except (ValueError, KeyError, OSError) as error:
         print(f"upstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -46,10 +53,33 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--data", type=Path, required=True, help="folder with the data directories train and dev")
         command.add_argument("--out", type=Path, required=True)
         command.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=f"{', '.join(config.__annotations__)}")
-    train.add_argument("--units", type=Path, required=True, help="folder that `units` wrote")
+    _add_units_options(units)
+    train.add_argument(
+        "--units",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR[:WEIGHT]",
+        help="folder that `units` wrote; again for further label sets, each with a head of its own (the first is the "
+        "main one), with a name and the weight of its loss",
+    )
     train.add_argument("--geometry", required=True, choices=list(FAMILY), metavar="NAME", help=", ".join(FAMILY))
-    train.add_argument("--init", default="random", help="random, model, every_nth or first_n (default: random)")
+    train.add_argument("--init", default="random", help=f"{', '.join(INIT_KINDS)} (default: random)")
     train.add_argument("--init-source", help="model directory that the weights come from")
+    train.add_argument("--teacher", help="model directory whose features are predicted beside units or alone")
+    train.add_argument("--teacher-layers", metavar="L,L", help="its hidden states, for instance 4,8,12")
+    train.add_argument("--teacher-weight", type=float, default=1.0, help="weight of this loss (default: 1)")
+    sweep = commands.add_parser("sweep", help="PCA dimension x k: what the units of a layer keep; table and plot")
+    sweep.add_argument("--data", type=Path, required=True, help="folder with the data directories train and dev")
+    sweep.add_argument("--model", required=True, help="model directory, mfcc, or s3prl:NAME")
+    sweep.add_argument("--layer", type=int, help="hidden state to cluster (default: two thirds of the depth)")
+    sweep.add_argument("--pca", default="16,32,64,none", help="dimensions or shares of variance (default: %(default)s)")
+    sweep.add_argument("--k", default="100,500", help="cluster counts (default: %(default)s)")
+    sweep.add_argument("--against", metavar="L,L", help="hidden states to compare with (default: up to five others)")
+    sweep.add_argument("--minutes", type=float, default=20.0, help="of train to fit on and of dev (default: 20)")
+    sweep.add_argument("--out", type=Path, required=True, help="receives sweep.csv and sweep.png; goes on there")
+    sweep.add_argument("--seed", type=int, default=0)
+    tree = commands.add_parser("lineage", help="what a model came from: units, models, initialisation, as a tree")
+    tree.add_argument("model", type=Path)
     info = commands.add_parser("info", help="what a model directory holds and where it comes from")
     info.add_argument("model", type=Path)
     cost = commands.add_parser("cost", help="parameters, MACs, compression and real-time factor on this CPU")
@@ -67,11 +97,76 @@ def _settings(pairs: Sequence[str]) -> dict[str, object]:
     return OmegaConf.to_container(OmegaConf.from_dotlist(list(pairs)))  # type: ignore[return-value]
 
 
+def _add_units_options(command: argparse.ArgumentParser) -> None:
+    exchange = command.add_mutually_exclusive_group()
+    exchange.add_argument("--export-km", type=Path, metavar="DIR", help="write the units in --out in fairseq's form")
+    exchange.add_argument("--import-km", type=Path, metavar="DIR", help="make --out of fairseq's labels (with k=...)")
+    command.add_argument("--km-rate", type=int, default=50, help="of imported labels in Hz: 50, or 100 (default: 50)")
+
+
 def _units(args: argparse.Namespace) -> None:
+    settings = _settings(args.settings)
+    data = {split: args.data / split for split in ("train", "dev")}
+    if args.export_km is not None or args.import_km is not None:
+        from upstream.targets.km import export_folder, import_folder
+
+        if args.export_km is not None:
+            check_keys(settings, (), "command line with --export-km", "")
+            export_folder(args.out, data, args.export_km)
+        else:
+            check_keys(settings, ("k",), "command line with --import-km", "")
+            if "k" not in settings:
+                raise RecordError("--import-km: say how many clusters the labels have, k=...")
+            k = convert(int, settings["k"], "command line", "k")
+            import_folder(args.import_km, data, args.out, k, km_rate=args.km_rate)
+        return
     from upstream.targets.make import make_units
 
-    config = record(TargetConfig, _settings(args.settings), "command line")
-    make_units({split: args.data / split for split in ("train", "dev")}, args.out, config)
+    make_units(data, args.out, record(TargetConfig, settings, "command line"))
+
+
+def _label_set(text: str) -> LabelSet:
+    """`[NAME=]DIR[:WEIGHT]` as --units takes it."""
+    from upstream.targets.labelsets import LabelSet
+
+    name, _, rest = text.rpartition("=")
+    folder, _, weight = rest.rpartition(":")
+    try:
+        value = float(weight) if folder else 1.0
+    except ValueError:  # a colon in a path
+        folder, value = rest, 1.0
+    folder = folder or rest
+    # A folder may have any name, a label set that names columns may not.
+    return LabelSet(name or re.sub(r"\W", "_", f"_{Path(folder).name}").lstrip("_") or "units", Path(folder), value)
+
+
+def _sweep(args: argparse.Namespace) -> None:
+    from upstream.targets.sweep import Sweep, parse_dimensions, sweep
+
+    against = None if args.against is None else _numbers(args.against, "--against")
+    config = Sweep(
+        source=args.model,
+        layer=args.layer,
+        pca=parse_dimensions(args.pca),
+        k=_numbers(args.k, "--k"),
+        against=against,
+        minutes=args.minutes,
+        seed=args.seed,
+    )
+    print(sweep(args.data, args.out, config))
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise RecordError(f"{option} {text}: whole numbers separated by commas are needed")
+    return [int(part) for part in parts]
+
+
+def _lineage(args: argparse.Namespace) -> None:
+    from upstream.lineage import tree
+
+    print(tree(args.model))
 
 
 def _pretrain(args: argparse.Namespace) -> None:
@@ -80,7 +175,16 @@ def _pretrain(args: argparse.Namespace) -> None:
     config = record(PretrainConfig, _settings(args.settings), "command line")
     init = InitConfig(args.init, args.init_source)
     card = {"name": args.out.name}
-    print(pretrain(geometry(args.geometry), args.data, args.units, args.out, config, init, card))
+    sets = [_label_set(text) for text in args.units]
+    regression = None
+    if args.teacher is not None:
+        if args.teacher_layers is None:
+            raise RecordError("--teacher: say which of its hidden states to predict, --teacher-layers L,L")
+        layers = _numbers(args.teacher_layers, "--teacher-layers")
+        regression = RegressionConfig(args.teacher, layers, args.teacher_weight)
+    if not sets and regression is None:
+        raise RecordError("nothing to learn: name --units or --teacher")
+    print(pretrain(geometry(args.geometry), args.data, sets, args.out, config, init, card, regression=regression))
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -95,6 +199,16 @@ def _cost(args: argparse.Namespace) -> None:
     from upstream.compression import measure, table
 
     print(table(measure({path.name: path for path in args.models}, args.out)))
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "units": _units,
+    "pretrain": _pretrain,
+    "sweep": _sweep,
+    "info": _info,
+    "lineage": _lineage,
+    "cost": _cost,
+}
 
 
 if __name__ == "__main__":

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-INIT_KINDS = ("random", "model", "every_nth", "first_n")
+INIT_KINDS = ("random", "model", "every_nth", "first_n", "project")
+LAYER_CHOICES = ("every_nth", "first_n")
+S3PRL = "s3prl:"  # what the source of units that an S3PRL upstream gives starts with
 
 
 @dataclass(frozen=True)
 class TargetConfig:
     """How units are made: features -> optional PCA -> k-means.
 
-    `source` is `mfcc` or the path of a model directory. `layer` counts hidden states (0 = input of
-    the first Transformer layer); None takes two thirds of the depth. `pca` is a dimension (int >= 1), a share of
+    `source` is `mfcc`, the path of a model directory, or an upstream of S3PRL: `s3prl:NAME`, with a local checkpoint
+    `s3prl:NAME=PATH`. `layer` counts hidden states (0 = input of the first Transformer layer); None takes two thirds
+    of the depth. `pca` is a dimension (int >= 1), a share of
     explained variance (float below 1) or None. `fit_hours` bounds the audio that PCA and k-means see (None: 10 h).
     """
 
@@ -37,12 +40,23 @@ class TargetConfig:
 @dataclass(frozen=True)
 class InitConfig:
     """Where a model's weights start: `random`, `model` (the same geometry, continued with new heads), `every_nth`
-    or `first_n` (layers of a deeper `source` of the same width; a thinner student takes only what fits)."""
+    or `first_n` (layers of a deeper `source` of the same width; a thinner student takes only what fits), or `project`
+    (a thinner student: the source's layers brought to its width by low-rank projection).
+
+    `layers` says which layers `project` takes; the other kinds say it themselves. `minutes` bounds the training audio
+    on which `project` looks at the source's activations; 0 looks at its weights alone.
+    """
 
     kind: str = "random"
     source: str | None = None
+    layers: str = "every_nth"
+    minutes: float = 5.0
 
     def __post_init__(self) -> None:
+        if self.layers not in LAYER_CHOICES:
+            raise ValueError(f"init: layers `{self.layers}` is unknown; choose one of {', '.join(LAYER_CHOICES)}")
+        if self.minutes < 0:
+            raise ValueError(f"init: minutes={self.minutes} must not be negative")
         if self.kind not in INIT_KINDS:
             raise ValueError(f"init: kind `{self.kind}` is unknown; choose one of {', '.join(INIT_KINDS)}")
         if (self.kind == "random") != (self.source is None):
@@ -50,11 +64,37 @@ class InitConfig:
 
 
 @dataclass(frozen=True)
+class RegressionConfig:
+    """Prediction of a teacher's features in place of its units or beside them, as DistilHuBERT does (2110.01900).
+
+    From the student's top state one linear head for each hidden state of `source` in `layers` predicts that state;
+    the loss of a frame is the mean absolute difference minus `cosine` times the log-sigmoid of the cosine similarity,
+    averaged over layers and all valid frames, times `weight`. `normalise` brings each target frame to zero mean and
+    unit variance, so that no layer dominates by its norm.
+    """
+
+    source: str
+    layers: list[int]
+    weight: float = 1.0
+    cosine: float = 1.0
+    normalise: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
+            raise ValueError(f"regression: layers={self.layers} must name different hidden states, at least one")
+        if self.weight <= 0 or self.cosine < 0:
+            raise ValueError(
+                f"regression: weight={self.weight} must be positive and cosine={self.cosine} not negative"
+            )
+
+
+@dataclass(frozen=True)
 class PretrainConfig:
     """One pre-training run. Durations in seconds of audio, probabilities in [0, 1].
 
     `batch_seconds` bounds the padded audio of one step. `mask_prob` is the share of frames that start a span times
-    its length, as in HuBERT (0.8 with spans of 10 masks about half of the frames). `temperature` flattens the share
+    its length, as in HuBERT (0.8 with spans of 10 masks about half of the frames); 0 masks nothing, which has a meaning
+    for feature regression alone. `temperature` flattens the share
     of each language: p ~ hours ** temperature (1 = as it is, 0 = equal).
     `precision` is `fp32`, `bf16`, or `auto`: bf16 where the hardware multiplies it natively (GPU, a CPU with AMX
     or AVX512-BF16).
@@ -93,6 +133,10 @@ class PretrainConfig:
             raise ValueError(f"pretrain: logits `{self.logits}` is unknown; choose cosine or linear")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"pretrain: precision `{self.precision}` is unknown; choose auto, fp32 or bf16")
+        if not 0 <= self.mask_prob <= 1 or self.mask_length < 1:
+            raise ValueError(
+                f"pretrain: mask_prob={self.mask_prob} must lie in [0, 1], mask_length={self.mask_length} be positive"
+            )
         if self.masked_weight <= 0 or self.unmasked_weight < 0:
             raise ValueError(
                 f"pretrain: masked_weight={self.masked_weight} must be positive and "

@@ -6,8 +6,8 @@ Everything is a function of (seed, step), so a run that goes on after a kill see
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from upstream.config import PretrainConfig
 from upstream.encoder import frame_count
 from upstream.family import HOP, RECEPTIVE_FIELD
 from upstream.masking import batch_mask
-from upstream.targets.units import Units
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Batch:
-    """Unpadded waveforms; units (B, T) long, span mask and valid frames (B, T) bool; utterance ids for messages."""
+    """Unpadded waveforms; units (B, T, S) long for S label sets, span mask and valid frames (B, T) bool; utterance ids
+    for messages, and the group (language) of each item."""
 
     step: int
     wavs: list[Tensor]
@@ -53,6 +53,12 @@ class Batch:
     mask: Tensor
     valid: Tensor
     utt_ids: list[str]
+    groups: list[str] = field(default_factory=list)
+
+
+def group_of(utterance: Utterance) -> str:
+    """The group whose share sampling decides: the language of `utt2lang`, whatever names it holds."""
+    return utterance.language or "unknown"
 
 
 def crop(utterance: int, samples: int, limit: int, rng: np.random.Generator) -> Clip:
@@ -91,7 +97,7 @@ class StepSampler(Sampler[Step]):
         ranks: int = 1,
     ) -> None:
         self.samples = [u.samples for u in utterances]
-        self.groups = [u.language or "unknown" for u in utterances]
+        self.groups = [group_of(u) for u in utterances]
         self.config = config
         self.start, self.stop = start, config.steps if stop is None else stop
         self.rank, self.ranks = rank, ranks
@@ -133,15 +139,20 @@ class StepSampler(Sampler[Step]):
 
 
 class PretrainDataset(Dataset):
-    """Reads the clips of a step: indexed by a `Step`, gives a `Batch`."""
+    """Reads the clips of a step: indexed by a `Step`, gives a `Batch`.
 
-    def __init__(self, utterances: Sequence[Utterance], units: Units, config: PretrainConfig) -> None:
+    `units`: (T, S) by utterance id for S label sets, or (T,) for a single one.
+    """
+
+    def __init__(
+        self, utterances: Sequence[Utterance], units: Mapping[str, np.ndarray], config: PretrainConfig
+    ) -> None:
         self.utterances = utterances
         self.units = units
         self.config = config
 
     def __getitem__(self, step: Step) -> Batch:
-        wavs, rows, utt_ids = [], [], []
+        wavs, rows, utt_ids, groups = [], [], [], []
         for clip in step.clips:
             utterance = self.utterances[clip.utterance]
             first = (utterance.start or 0) + clip.first
@@ -149,8 +160,9 @@ class PretrainDataset(Dataset):
             start = clip.first // HOP
             rows.append(np.asarray(self.units[utterance.utt_id][start : start + frame_count(clip.samples)]))
             utt_ids.append(utterance.utt_id)
+            groups.append(group_of(utterance))
         frames = [len(row) for row in rows]
-        labels = np.zeros((len(rows), max(frames)), dtype=np.int64)
+        labels = np.zeros((len(rows), max(frames), *rows[0].shape[1:]), dtype=np.int64)
         for target, row in zip(labels, rows, strict=True):
             target[: len(row)] = row
         rng = np.random.default_rng([self.config.seed, 2, step.number])
@@ -163,6 +175,7 @@ class PretrainDataset(Dataset):
             torch.from_numpy(mask),
             torch.from_numpy(valid),
             utt_ids,
+            groups,
         )
 
 

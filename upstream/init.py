@@ -1,14 +1,25 @@
-"""Where a model's weights start: from scratch, from a model of the same shape, or from a deeper teacher's layers."""
+"""Where a model's weights start: from scratch, from a model of the same shape, from a deeper teacher's layers as they
+are, or from their projection to a smaller width.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
+from tqdm import tqdm
 from transformers import HubertModel
 
+from corpora.audio import SAMPLE_RATE, read_audio
+from corpora.batches import length_batches
+from corpora.datadir import Utterance
 from upstream.config import InitConfig
 from upstream.modeldir import load_model
+
+BATCH_SECONDS = 40.0  # of padded audio in one pass of the teacher that is projected
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +41,14 @@ def layer_choice(kind: str, student: int, teacher: int) -> list[int]:
 
 
 @torch.no_grad()
-def initialise(model: HubertModel, config: InitConfig) -> list[str]:
-    """Copy weights into `model` in place; returns the names of what was copied, empty for `random`.
+def initialise(
+    model: HubertModel, config: InitConfig, utterances: Sequence[Utterance] = (), *, seed: int = 0
+) -> list[str]:
+    """Copy weights into `model` in place; returns the names of what was set, empty for `random`.
 
-    Everything whose shape differs stays random, except for kind `model`, where all of it must fit.
-    Prediction heads are never copied: their units differ from one iteration to the next.
+    Everything whose shape differs stays random, except for kind `model`, where all of it must fit, and `project`,
+    which changes shapes; that one looks at the source's activations on a sample of `utterances`, and at its weights
+    alone where there are none. Prediction heads are never copied: their units differ from one iteration to the next.
     """
     if config.kind == "random":
         return []
@@ -43,7 +57,8 @@ def initialise(model: HubertModel, config: InitConfig) -> list[str]:
     if config.kind == "model":
         layers = list(range(len(source.encoder.layers)))
     else:
-        layers = layer_choice(config.kind, len(model.encoder.layers), len(source.encoder.layers))
+        choice = config.layers if config.kind == "project" else config.kind
+        layers = layer_choice(choice, len(model.encoder.layers), len(source.encoder.layers))
     origin = {f"encoder.layers.{i}.": f"encoder.layers.{layer}." for i, layer in enumerate(layers)}
     copied, left = [], []
     for name, tensor in model.state_dict().items():
@@ -55,6 +70,9 @@ def initialise(model: HubertModel, config: InitConfig) -> list[str]:
             copied.append(name)
         else:
             left.append(name)
+    if config.kind == "project":
+        copied = sorted({*copied, *_project(model, source, layers, config, utterances, seed)})
+        left = [name for name in model.state_dict() if name not in copied]
     if config.kind == "model" and (left or len(source.encoder.layers) != len(model.encoder.layers)):
         raise InitError(
             f"{config.source} has another geometry than the model that should continue it; "
@@ -64,3 +82,43 @@ def initialise(model: HubertModel, config: InitConfig) -> list[str]:
         log.warning("init %s from %s: no Transformer layer fits, they stay random", config.kind, config.source)
     log.info("init %s from %s: %d tensors copied, %d random", config.kind, config.source, len(copied), len(left))
     return copied
+
+
+def _project(
+    model: HubertModel,
+    source: HubertModel,
+    layers: Sequence[int],
+    config: InitConfig,
+    utterances: Sequence[Utterance],
+    seed: int,
+) -> list[str]:
+    from upstream.projection import from_weights, measure, project
+
+    if not source.config.do_stable_layer_norm:
+        raise InitError(
+            f"{config.source} norms after its layers (as HuBERT-Base does); init `project` needs norms before them"
+        )
+    sample = _sample(utterances, config.minutes, seed)
+    statistics = measure(source, layers, _batches(sample)) if sample else from_weights(source, layers)
+    return project(model, source, layers, statistics, seed=seed)
+
+
+def _sample(utterances: Sequence[Utterance], minutes: float, seed: int) -> list[Utterance]:
+    """Random utterances of at most so many minutes in all, at least one; none for 0 minutes."""
+    chosen: list[Utterance] = []
+    room = minutes * 60 * SAMPLE_RATE
+    if room <= 0:
+        return chosen
+    for index in np.random.default_rng([seed, 4]).permutation(len(utterances)):
+        room -= utterances[index].samples
+        if room < 0 and chosen:
+            break
+        chosen.append(utterances[index])
+    return chosen
+
+
+def _batches(utterances: Sequence[Utterance]) -> Iterator[list[Tensor]]:
+    rows = length_batches([u.samples for u in utterances], BATCH_SECONDS * SAMPLE_RATE)
+    for row in tqdm(rows, desc="teacher's activations", unit="batch", mininterval=1.0):
+        batch = [utterances[i] for i in row]
+        yield [torch.from_numpy(read_audio(u.audio, u.start or 0, (u.start or 0) + u.samples)) for u in batch]

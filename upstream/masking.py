@@ -8,13 +8,14 @@ import numpy as np
 
 
 def span_mask(frames: int, prob: float, length: int, rng: np.random.Generator) -> np.ndarray:
-    """(frames,) bool. About `prob * frames / length` spans of `length` frames, at least one, never past the end.
+    """(frames,) bool. About `prob * frames / length` spans of `length` frames, at least one, never past the end; with
+    `prob` 0 none at all.
 
     In a clip no longer than a span, one span of half its frames; two frames or more always keep one to predict from.
     A single frame is masked, zero frames give an empty mask.
     """
     mask = np.zeros(frames, dtype=bool)
-    if frames == 0:
+    if frames == 0 or prob == 0:
         return mask
     if frames <= length:
         length = max(1, frames // 2)

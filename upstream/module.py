@@ -1,7 +1,9 @@
-"""The module that Lightning trains: encoder and unit head under one loss, its optimiser and schedule."""
+"""The module that Lightning trains: encoder and prediction heads under one loss, its optimiser and schedule."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning
@@ -11,42 +13,84 @@ from transformers import HubertModel
 from upstream.config import PretrainConfig
 from upstream.data import Batch
 from upstream.encoder import collate, run_layers
-from upstream.objective import UnitHead, UnitLoss, unit_loss
+from upstream.objective import StepLoss, UnitHead, UnitLoss, unit_loss
+from upstream.regression import FeatureHeads
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on; says at which step and on which utterances."""
 
 
-class Pretraining(lightning.LightningModule):
-    """Encoder and unit head under one loss; logs masked and unmasked accuracy."""
+@dataclass(frozen=True)
+class UnitTask:
+    """One label set to predict: how many units it has, and the weight of its loss."""
 
-    def __init__(self, encoder: HubertModel, k: int, config: PretrainConfig) -> None:
+    k: int
+    weight: float = 1.0
+
+
+class Pretraining(lightning.LightningModule):
+    """Encoder and prediction heads under one loss: a unit head for each label set, and heads for teacher features."""
+
+    def __init__(
+        self,
+        encoder: HubertModel,
+        tasks: int | Mapping[str, UnitTask],
+        config: PretrainConfig,
+        regression: FeatureHeads | None = None,
+    ) -> None:
+        """`tasks` come in the order of the label sets of a batch; a number stands for one set of so many units."""
         super().__init__()
         self.encoder = encoder
         self.config = config
-        self.head = UnitHead(
-            encoder.config.hidden_size,
-            k,
-            logits=config.logits,
-            projection=config.projection,
-            temperature=config.logit_temperature,
+        self.tasks = {"units": UnitTask(tasks)} if isinstance(tasks, int) else dict(tasks)
+        if not self.tasks and regression is None:
+            raise TrainingError("nothing to learn: neither units nor a teacher's features to predict")
+        if self.tasks and config.mask_prob == 0:
+            raise TrainingError("mask_prob=0 masks nothing: there are no units to predict, only features")
+        self.heads = torch.nn.ModuleDict(
+            {
+                name: UnitHead(
+                    encoder.config.hidden_size,
+                    task.k,
+                    logits=config.logits,
+                    projection=config.projection,
+                    temperature=config.logit_temperature,
+                )
+                for name, task in self.tasks.items()
+            }
         )
+        self.regression = regression
         set_dropout(encoder, config.dropout, config.layerdrop)
 
-    def compute(self, batch: Batch) -> UnitLoss:
+    def compute(self, batch: Batch) -> StepLoss:
+        """The weighted sum of all terms; a batch's labels are (B, T, S) for S sets, or (B, T) for one."""
         padded, lengths = collate(self.encoder, batch.wavs)
-        mask, labels = batch.mask.to(self.device), batch.labels.to(self.device)
+        mask, valid = batch.mask.to(self.device), batch.valid.to(self.device)
         states, _ = run_layers(self.encoder, padded, lengths, time_mask=mask)
-        return unit_loss(
-            self.head,
-            states[-1],
-            labels,
-            mask,
-            batch.valid.to(self.device),
-            masked_weight=self.config.masked_weight,
-            unmasked_weight=self.config.unmasked_weight,
-        )
+        frames = states[-1]
+        labels = batch.labels.to(self.device)
+        labels = labels.unsqueeze(-1) if labels.dim() == 2 else labels
+        sets: dict[str, UnitLoss] = {}
+        total = frames.new_zeros(())
+        for index, (name, task) in enumerate(self.tasks.items()):
+            result = unit_loss(
+                self.heads[name],
+                frames,
+                labels[..., index],
+                mask,
+                valid,
+                masked_weight=self.config.masked_weight,
+                unmasked_weight=self.config.unmasked_weight,
+            )
+            total = total + task.weight * result.loss
+            sets[name] = replace(result, loss=result.loss.detach())
+        figures: dict[str, float] = {}
+        if self.regression is not None:
+            features = self.regression(frames, valid, self.regression.targets(batch.wavs))
+            total = total + features.loss
+            figures = {"feature_l1": features.l1, "feature_cosine": features.cosine}
+        return StepLoss(total, sets, figures)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batch  # `compute` moves what it needs, waveforms after normalising them one by one

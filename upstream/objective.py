@@ -5,7 +5,8 @@ Source: HuBERT (2106.07447), equation 3 and section II-C; HArnESS weights both k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -49,6 +50,16 @@ class UnitLoss:
     unmasked_frames: int
 
 
+@dataclass(frozen=True)
+class StepLoss:
+    """The loss of a step, and what it is made of: the loss of each label set, the first of which is the main one, and
+    named figures of other terms."""
+
+    loss: Tensor
+    sets: Mapping[str, UnitLoss] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
 def unit_loss(
     head: UnitHead,
     frames: Tensor,
@@ -70,24 +81,26 @@ def unit_loss(
     for chosen, weight in ((masked, masked_weight), (unmasked, unmasked_weight)):
         count = int(chosen.sum())
         if weight == 0 or count == 0:
-            _all_ranks(count, frames.device)
+            mean_over_ranks(count, frames.device)
             stats.append((0.0, 0, 0))
             continue
         logits = head(frames[chosen])
         target = labels[chosen]
         loss_sum = F.cross_entropy(logits.float(), target, reduction="sum")
-        all_frames, ranks = _all_ranks(count, frames.device)
-        # DDP averages gradients over ranks; the factor turns that into a mean over all frames of all ranks
-        total = total + weight * loss_sum * ranks / all_frames
+        total = total + weight * loss_sum * mean_over_ranks(count, frames.device)
         stats.append((float(loss_sum.detach()) / count, int((logits.argmax(-1) == target).sum()), count))
     (masked_ce, masked_ok, masked_n), (unmasked_ce, unmasked_ok, unmasked_n) = stats
     return UnitLoss(total, masked_ce, unmasked_ce, masked_ok, masked_n, unmasked_ok, unmasked_n)
 
 
-def _all_ranks(count: int, device: torch.device) -> tuple[int, int]:
-    """Sum of `count` over the ranks, and how many ranks there are."""
+def mean_over_ranks(count: int, device: torch.device) -> float:
+    """What turns a sum over this rank's `count` frames into a mean over the frames of all ranks.
+
+    DDP averages gradients over ranks, so it is the number of ranks over the number of all frames. Every rank must call
+    it, also without a frame; 0 where no rank has one.
+    """
     if not (dist.is_available() and dist.is_initialized()):
-        return count, 1
+        return 1 / count if count else 0.0
     total = torch.tensor(count, device=device)
     dist.all_reduce(total)
-    return int(total), dist.get_world_size()
+    return dist.get_world_size() / int(total) if int(total) else 0.0

@@ -1,4 +1,4 @@
-"""Masked prediction of units: one run from a geometry and units to a model directory, through Lightning.
+"""One training run from a geometry and units (or a teacher's features) to a model directory, through Lightning.
 
 A killed run goes on from its last checkpoint and ends as an undisturbed one would: the state holds model, heads,
 optimiser, schedule and step, and everything random is a function of (seed, step).
@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,16 +26,18 @@ from transformers import HubertModel
 from corpora.audio import SAMPLE_RATE, read_audio
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import sha256_json, write_json
-from upstream.config import InitConfig, PretrainConfig
+from upstream.config import InitConfig, PretrainConfig, RegressionConfig
 from upstream.data import Batch, PretrainDataset, StepSampler, usable
 from upstream.encoder import build_encoder
 from upstream.family import Geometry
 from upstream.frontend import LogMelFrontEnd
 from upstream.init import initialise
+from upstream.lineage import lineage
 from upstream.modeldir import load_model, model_sha256, save_model
-from upstream.module import Pretraining
+from upstream.module import Pretraining, UnitTask
 from upstream.recorder import Recorder, load_state
-from upstream.targets.units import Units, check_units
+from upstream.regression import FeatureHeads
+from upstream.targets.labelsets import Labels, LabelSet, open_labels
 
 log = logging.getLogger(__name__)
 
@@ -81,73 +84,96 @@ def initial_model(geometry: Geometry, utterances: list[Utterance], init: InitCon
     """The model before its first step; with init `random` this is also the random baseline of the benchmark."""
     torch.manual_seed(seed)
     model = build_encoder(geometry)
-    copied = initialise(model, init)
+    copied = initialise(model, init, utterances, seed=seed)
     if isinstance(model.feature_extractor, LogMelFrontEnd) and "feature_extractor.mean" not in copied:
         set_log_mel_statistics(model, utterances, seed)
     return model
 
 
-def training_utterances(data_dir: Path, units_dir: Path, split: str, **expected: Any) -> tuple[list[Utterance], Units]:
-    """The utterances of a split that have units, and the units; `expected` fields of UnitsInfo must agree.
+def training_utterances(
+    data_dir: Path, sets: Sequence[LabelSet], split: str
+) -> tuple[list[Utterance], Labels]:
+    """The utterances of a split that have units in all sets, and the units.
 
     Raises UnitsError when a label is missing, too large, or of another length than its utterance.
     """
-    units = Units.open(units_dir, split)
-    units.verify()
-    return check_units(units, usable(read_datadir(data_dir / split), split), **expected), units
+    return open_labels(sets, usable(read_datadir(data_dir / split), split), split)
 
 
 def pretrain(
     geometry: Geometry,
     data_dir: Path,
-    units_dir: Path,
+    units: Path | Sequence[LabelSet],
     out_dir: Path,
     config: PretrainConfig,
     init: InitConfig | None = None,
     card: dict[str, Any] | None = None,
     expected_units: dict[str, Any] | None = None,
+    regression: RegressionConfig | None = None,
 ) -> Path:
-    """Train one model on units and write `<out_dir>/model`; returns that path.
+    """Train one model and write `<out_dir>/model`; returns that path.
 
-    `data_dir` holds the data directories `train` and `dev`, `units_dir` their units. Goes on from
-    `<out_dir>/checkpoints` when they belong to the same configuration. Raises UnitsError before the first step when a
-    label is missing, too large, of another length than its utterance, or when the units are not the `expected_units`
-    (fields of UnitsInfo, for instance `k` and `model_sha256`).
+    `data_dir` holds the data directories `train` and `dev`. `units` is a folder of units of both (checked against
+    `expected_units`, fields of UnitsInfo such as `k` and `model_sha256`), or several label sets, the first of which is
+    the main one: its accuracy decides which weights are best. With `regression` the model also predicts features of a
+    frozen teacher; then there may be no label set at all. Goes on from `<out_dir>/checkpoints` when they belong to the
+    same configuration. Raises UnitsError before the first step when a label is missing, too large, of another length
+    than its utterance, or when units are not those expected.
     """
     init = init or InitConfig()
-    utterances, units = {}, {}
+    sets = [LabelSet("units", units, expected=expected_units or {})] if isinstance(units, Path) else list(units)
+    utterances: dict[str, list[Utterance]] = {}
+    labels: dict[str, Labels] = {}
     for split in ("train", "dev"):
-        utterances[split], units[split] = training_utterances(data_dir, units_dir, split, **(expected_units or {}))
-    info = asdict(units["train"].info)
+        utterances[split], labels[split] = training_utterances(data_dir, sets, split)
+    infos = {name: asdict(units.info) for name, units in labels["train"].sets.items()}
     facts = {
         "geometry": asdict(geometry),
         "config": asdict(config),
         "init": {"kind": init.kind, "source_sha256": model_sha256(init.source) if init.source else None},
-        "units": info,
+        "units": [{"name": s.name, "weight": s.weight, **infos[s.name]} for s in sets],
         "utterances": sha256_json([[u.utt_id, u.samples] for split in utterances.values() for u in split]),
     }
+    if init.kind == "project":
+        facts["init"] |= {"layers": init.layers, "minutes": init.minutes}
+    if regression is not None:
+        teacher_sha256 = model_sha256(regression.source)
+        facts["regression"] = {**asdict(regression), "source": None, "source_sha256": teacher_sha256}
     fingerprint = sha256_json(facts)
     if is_first_rank():
         write_json(out_dir / "config.json", facts)
 
-    recorder = Recorder(PretrainDataset(utterances["dev"], units["dev"], config), out_dir, config, fingerprint)
+    recorder = Recorder(PretrainDataset(utterances["dev"], labels["dev"], config), out_dir, config, fingerprint)
     recorder.restore(load_state(out_dir / "checkpoints", fingerprint))
     model = initial_model(geometry, utterances["train"], init, config.seed)
-    module = Pretraining(model, info["k"], config)
+    tasks = {s.name: UnitTask(infos[s.name]["k"], s.weight) for s in sets}
+    features = None if regression is None else FeatureHeads(geometry.width, regression)
+    module = Pretraining(model, tasks, config, features)
     if recorder.done < config.steps:
-        _fit(module, recorder, PretrainDataset(utterances["train"], units["train"], config), out_dir, config)
+        _fit(module, recorder, PretrainDataset(utterances["train"], labels["train"], config), out_dir, config)
 
     if not is_first_rank():
         return out_dir / "model"
     best = torch.load(out_dir / "checkpoints" / "best.pt", map_location="cpu", weights_only=True)
     module.encoder.load_state_dict(best["encoder"])
     hours = sum(u.samples for u in utterances["train"]) / SAMPLE_RATE / 3600
+    facts_of_run = {
+        "geometry": asdict(geometry),
+        "front_end": geometry.front_end,
+        "units": infos[sets[0].name] if sets else None,
+        "label_sets": facts["units"] if len(sets) > 1 else None,
+        "init": facts["init"],
+        "regression": facts.get("regression"),
+        "hours": round(hours, 3),
+        "hours_shown": {group: round(shown, 3) for group, shown in sorted(recorder.last_hours.items())},
+        "steps": config.steps,
+        "valid_masked_accuracy": round(recorder.best, 4) if sets else None,
+        "lineage": lineage([s.folder for s in sets], init.source, regression.source if regression else None),
+    }
     save_model(
         module.encoder.cpu().eval(),
         out_dir / "model",
-        (card or {})
-        | {"geometry": asdict(geometry), "front_end": geometry.front_end, "units": info, "init": facts["init"]}
-        | {"hours": round(hours, 3), "steps": config.steps, "valid_masked_accuracy": round(recorder.best, 4)},
+        {key: value for key, value in ((card or {}) | facts_of_run).items() if value is not None},
     )
     load_model(out_dir / "model")  # an export that cannot be read must fail here, not in a benchmark
     return out_dir / "model"

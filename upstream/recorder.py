@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import os
 import time
 from dataclasses import replace
@@ -13,13 +14,15 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
+from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_file, remove_leftovers
 from upstream.config import PretrainConfig
 from upstream.data import PretrainDataset, dev_steps
 from upstream.module import Pretraining
-from upstream.objective import UnitLoss
+from upstream.objective import StepLoss
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +47,10 @@ class Recorder(Callback):
         self.steps = dev_steps(dev.utterances, config)
         self.out_dir, self.config, self.fingerprint = out_dir, config, fingerprint
         self.state: dict[str, Any] | None = None
-        self.best = -1.0
+        self.best = -math.inf
         self.rows: list[dict[str, float]] = []
-        self.window: list[UnitLoss] = []
+        self.window: list[StepLoss] = []
+        self.shown: dict[str, int] = {}
         self.seconds, self.since = 0.0, time.monotonic()
 
     @property
@@ -54,10 +58,17 @@ class Recorder(Callback):
         """Steps that the restored state has behind it."""
         return 0 if self.state is None else self.state["step"]
 
+    @property
+    def last_hours(self) -> dict[str, float]:
+        """Hours shown by group up to the last validation."""
+        row = self.rows[-1] if self.rows else {}
+        return {key.removeprefix("hours_"): value for key, value in row.items() if key.startswith("hours_")}
+
     def restore(self, state: dict[str, Any] | None) -> None:
         if state is not None:
             self.state, self.best, self.rows = state, state["best"], list(state["rows"])
             self.seconds = state["seconds"]
+            self.shown = dict(state["shown"]) if int(os.environ.get("RANK", 0)) == 0 else {}
 
     def on_fit_start(self, trainer: lightning.Trainer, module: Pretraining) -> None:
         if self.state is not None:
@@ -68,8 +79,10 @@ class Recorder(Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         # Detached: a loss keeps the graph of its step alive.
-        result: UnitLoss = replace(outputs["result"], loss=outputs["result"].loss.detach())
+        result: StepLoss = replace(outputs["result"], loss=outputs["result"].loss.detach())
         self.window.append(result)
+        for wav, group in zip(batch.wavs, batch.groups, strict=True):
+            self.shown[group] = self.shown.get(group, 0) + len(wav)
         done = outputs["step"] + 1
         if batch_idx % 10 == 0:
             module.log("loss", float(result.loss), prog_bar=True, logger=False)
@@ -91,14 +104,19 @@ class Recorder(Callback):
             "valid_loss": float(np.mean([float(r.loss) for r in results])),
             "valid_masked_accuracy": _ratio(results, "masked"),
             "valid_unmasked_accuracy": _ratio(results, "unmasked"),
+            **_details("train", self.window),
+            **_details("valid", results),
+            **{f"hours_{group}": round(hours, 4) for group, hours in self.hours_shown().items()},
             "lr": trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0],
         }
         self.window = []
         now = time.monotonic()
         self.seconds, self.since = self.seconds + now - self.since, now
         self.rows.append(row | {"seconds": round(self.seconds, 1)})
-        improved = row["valid_masked_accuracy"] > self.best
-        self.best = max(self.best, row["valid_masked_accuracy"])
+        # Without units there is no accuracy: then the loss says which weights are best.
+        score = row["valid_masked_accuracy"] if module.tasks else -row["valid_loss"]
+        improved = score > self.best
+        self.best = max(self.best, score)
         if not trainer.is_global_zero:
             return
         log.info(
@@ -109,6 +127,19 @@ class Recorder(Callback):
         if trainer.logger is not None:
             trainer.logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=done)
         self._write(trainer, module, done, improved)
+
+    def hours_shown(self) -> dict[str, float]:
+        """Hours of audio that the steps so far have shown, by group, on all ranks together; the first rank keeps the
+        count. Every rank must call it."""
+        if dist.is_available() and dist.is_initialized():
+            parts: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
+            dist.all_gather_object(parts, self.shown)
+            groups = {group for part in parts for group in part}
+            total = {group: sum(part.get(group, 0) for part in parts) for group in groups}
+            self.shown = total if dist.get_rank() == 0 else {}
+        else:
+            total = self.shown
+        return {group: total[group] / SAMPLE_RATE / 3600 for group in sorted(total)}
 
     def _write(self, trainer: lightning.Trainer, module: Pretraining, done: int, improved: bool) -> None:
         """Best weights first: a state that says "best" never points at weights that are not there yet."""
@@ -128,20 +159,39 @@ class Recorder(Callback):
                 "best": self.best,
                 "rows": self.rows,
                 "seconds": self.seconds,
+                "shown": self.shown,
                 "model": module.state_dict(),
                 "optimizer": trainer.optimizers[0].state_dict(),
                 "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
             },
         )
         with atomic_file(self.out_dir / "metrics.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, METRICS, lineterminator="\n")
+            more = sorted({key for row in self.rows for key in row} - set(METRICS))
+            writer = csv.DictWriter(file, [*METRICS, *more], restval=0, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
 
 
-def _ratio(results: list[UnitLoss], kind: str) -> float:
-    frames = sum(getattr(r, f"{kind}_frames") for r in results)
-    return sum(getattr(r, f"{kind}_correct") for r in results) / frames if frames else 0.0
+def _ratio(results: list[StepLoss], kind: str, name: str = "") -> float:
+    """Accuracy on the masked or unmasked frames of a label set; without a name, of the main set, 0 where there is
+    none."""
+    chosen = [r.sets[name] if name else next(iter(r.sets.values())) for r in results if r.sets]
+    frames = sum(getattr(r, f"{kind}_frames") for r in chosen)
+    return sum(getattr(r, f"{kind}_correct") for r in chosen) / frames if frames else 0.0
+
+
+def _details(part: str, results: list[StepLoss]) -> dict[str, float]:
+    """Columns of what only some runs have: accuracies of every set where there are several, feature regression."""
+    if not results:
+        return {}
+    names = list(results[0].sets) if len(results[0].sets) > 1 else []
+    columns = {
+        f"{part}_{kind}_accuracy_{name}": _ratio(results, kind, name)
+        for name in names
+        for kind in ("masked", "unmasked")
+    }
+    means = {name: float(np.mean([r.figures[name] for r in results])) for name in results[0].figures}
+    return columns | {f"{part}_{name}": value for name, value in means.items()}
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -58,13 +58,22 @@ class LeftOut:
     reason: str
 
 
-def compare(cells: dict[Key, Cell], recipe: str) -> tuple[list[Comparison], list[LeftOut]]:
-    """Every comparison that the cells allow, and those that they do not."""
+Pairs = Callable[[set[str]], Iterable[tuple[str, str, str]]]
+
+
+def compare(
+    cells: dict[Key, Cell], recipe: str, pairs: Pairs | None = None
+) -> tuple[list[Comparison], list[LeftOut]]:
+    """Every comparison that the cells allow, and those that they do not.
+
+    `pairs` gives (upstream, against, baseline) for the upstreams of a column, the baseline empty for a plain `better`;
+    by default the teacher against its baselines and the students against the teacher.
+    """
     made: list[Comparison] = []
     left: list[LeftOut] = []
     for setting, split, metric in _columns(cells):
         column = {u: c for (st, sp, m, u), c in cells.items() if (st, sp, m) == (setting, split, metric)}
-        for upstream, against, baseline in _pairs(set(column)):
+        for upstream, against, baseline in (pairs or _pairs)(set(column)):
             wanted = {name: column[name] for name in (upstream, against, baseline) if name}
             reason = _unpaired(wanted)
             if reason:

@@ -51,7 +51,7 @@ def test_local_upstreams_join_the_list(tmp_path: Path) -> None:
     [
         ("pretrain.hl_it1.stpes=3", "unknown key `pretrain.hl_it1.stpes`; the nearest known one is `steps`"),
         ("pretrian.hl_it1.steps=3", "unknown key `pretrian`; the nearest known one is `pretrain`"),
-        ("units.it3.k=3", "unknown key `units.it3`; the nearest known one is `it"),
+        ("units.it3.k=3", "no run has the units `it3`; the nearest known one is `it"),
         ("units.it1.kk=3", "unknown key `units.it1.kk`; the nearest known one is `k`"),
         ("family.hs.layer=3", "unknown key `family.hs.layer`; the nearest known one is `layers`"),
         ("family.hs.geometry=mini_hp", "no geometry named `mini_hp`; the nearest known one is `mini_h"),

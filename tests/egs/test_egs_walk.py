@@ -16,7 +16,7 @@ import pytest
 
 from egs.recipe import load_recipe
 from egs.sources import StageError
-from egs.stages import STAGES, Job, stage
+from egs.stages import STAGES, Job, stage, stages_of
 from egs.stamps import RecipeLocked, Stamp, StampFolder, content_digest, locked, why_incomplete
 from egs.walk import Range, Walk, _claim_data
 
@@ -319,3 +319,35 @@ def test_stage_1_deletes_nothing_that_it_did_not_make(tmp_path: Path, monkeypatc
     monkeypatch.setenv("BAVED", str(job.data / "raw" / "BAVED"))
     with pytest.raises(StageError, match="BAVED=.* lies inside"):
         _claim_data(dataclasses.replace(job, recipe=load_recipe("open_arabic")), "digest")
+
+
+def test_what_a_recipe_makes_besides_is_walked_once_and_by_itself(house: House) -> None:
+    """A further student: its change redoes itself and what reads it, and never the students of the stage it is in."""
+    low = ["units.low.source=hl_it2", "pretrain.hst_low.geometry=hst", "pretrain.hst_low.units=[low]"]
+    job = house.job(*low)
+    plan = {
+        str(this.place): {
+            "needs": [],
+            "settings": json.dumps(this.settings(job)),
+            "outputs": [str(path) for path in this.outputs(job)],
+            "content": [str(path) for path in this.content(job)],
+        }
+        for this in stages_of(job.recipe)
+    }
+
+    def walk(*overrides: str, stages: Range | None = None, places: set[int | str] | None = None) -> list[int | str]:
+        job = house.job(*low, *overrides)
+        for this in stages_of(job.recipe):
+            plan[str(this.place)]["settings"] = json.dumps(this.settings(job))
+        (house.base / "plan.json").write_text(json.dumps(plan))
+        child = [sys.executable, "-S", str(house.base / "fake.py"), str(house.base)]
+        return Walk(job).run(stages or Range(), child, places)
+
+    assert walk(places={1, 2, 3, 4, 5, "low"}) == [1, 2, 3, 4, 5, "low"]
+    assert walk() == [6, 7, 8, "hst_low", *range(9, 14)]
+    # The fake work of stage 9 gives the same whatever it reads, so that later stages stay complete.
+    assert walk() == []
+    assert walk("pretrain.hst_low.steps=7") == ["hst_low", 9]
+    changed = ("pretrain.hst_low.steps=7", "units.low.k=50")
+    assert walk(*changed) == ["low", "hst_low"]
+    assert walk(*changed, stages=Range(8, 8, explicit=True)) == ["low", 8, "hst_low"]

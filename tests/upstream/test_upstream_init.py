@@ -61,9 +61,60 @@ def test_continuing_needs_the_same_geometry(teacher):
         initialise(build_encoder(geometry("mini_hl", layers=3)), InitConfig("model", path))
 
 
+def test_projection_starts_a_thinner_student_from_every_layer_it_can(teacher, tmp_path):
+    """From weights alone: what is set, what stays random, and which layers are taken."""
+    model, path = teacher
+    torch.manual_seed(3)
+    student = build_encoder(geometry("mini_hst"))
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    done = initialise(student, InitConfig("project", path, layers="first_n"))
+    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name in before if name.startswith("encoder.layers")} <= set(done)
+    assert not any("pos_conv" in name for name in changed), "without audio there is nothing to fit it on"
+    assert torch.equal(student.feature_extractor.mean, model.feature_extractor.mean)
+    last = build_encoder(geometry("mini_hst"))
+    initialise(last, InitConfig("project", path, layers="every_nth"))
+    assert not torch.equal(
+        last.encoder.layers[0].attention.q_proj.weight, student.encoder.layers[0].attention.q_proj.weight
+    )
+
+
+def test_projection_on_audio_is_the_same_again_and_fits_the_positional_convolution(teacher, tmp_path, monkeypatch):
+    from corpora.audio import write_audio
+    from corpora.datadir import Utterance
+
+    monkeypatch.setattr("upstream.projection.POSITIONAL_STEPS", 10)
+    _, path = teacher
+    utterances = []
+    for i, samples in enumerate((9000, 16000, 12345)):
+        torch.manual_seed(i)
+        write_audio(tmp_path / f"{i}.wav", (0.1 * torch.randn(samples)).numpy())
+        utterances.append(Utterance(f"s-{i}", "s", tmp_path / f"{i}.wav", samples))
+    students = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        students.append(build_encoder(geometry("mini_hst")))
+        done = initialise(students[-1], InitConfig("project", path), utterances, seed=1)
+    assert any("pos_conv" in name for name in done)
+    for (name, a), b in zip(students[0].state_dict().items(), students[1].state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_projection_needs_norms_before_the_layers(tmp_path):
+    from transformers import HubertConfig, HubertModel
+
+    config = HubertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+                          conv_dim=[8] * 7, num_conv_pos_embedding_groups=4)  # fmt: skip
+    base = save_model(HubertModel(config), tmp_path / "base", {})
+    with pytest.raises(InitError, match="norms after its layers"):
+        initialise(build_encoder(geometry("mini_hst")), InitConfig("project", str(base)))
+
+
 def test_random_copies_nothing_and_configuration_errors_are_named():
     assert initialise(build_encoder(geometry("mini_hst")), InitConfig()) == []
     with pytest.raises(ValueError, match="needs a source"):
         InitConfig("every_nth")
     with pytest.raises(ValueError, match="`every`"):
         InitConfig("every", "x")
+    with pytest.raises(ValueError, match="layers `top` is unknown"):
+        InitConfig("project", "x", layers="top")

@@ -18,6 +18,10 @@ def test_length_equal_to_the_span_leaves_something_to_predict_from():
         assert 0 < mask.sum() < 10
 
 
+def test_probability_0_masks_nothing():
+    assert not batch_mask([50, 3, 1], 0.0, 10, np.random.default_rng(0)).any()
+
+
 def test_share_of_masked_frames_is_that_of_hubert():
     """Spans of 10 at 0.8 start on 8 % of the frames; with overlap about half of a long clip is masked."""
     rng = np.random.default_rng(0)

@@ -1,10 +1,11 @@
-"""Where target features come from: MFCC, or one hidden layer of a trained model, both at 50 Hz.
+"""Where target features come from: MFCC, or one hidden layer of a model directory or an S3PRL upstream, all at 50 Hz.
 
 A source turns waveforms into frames and says what it is, so that units can be traced to one model and layer.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +15,11 @@ import torch
 from torch import Tensor
 
 from corpora.batches import length_batches
+from corpora.records import nearest
+from upstream.config import S3PRL
 from upstream.encoder import encode, frame_count, front_end_of
-from upstream.family import RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.family import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.lineage import ancestors
 from upstream.modeldir import load_model, model_sha256, read_card
 from upstream.targets.mfcc import DIM, mfcc
 
@@ -36,6 +40,9 @@ class Source(Protocol):
 
     def provenance(self) -> dict[str, Any]:
         """source, front_end, layer, model_sha256, frame_rate."""
+
+    def lineage(self) -> dict[str, dict[str, Any]]:
+        """Entries of the model behind the features and of its ancestors, by hash; empty where there is none."""
 
 
 class MfccSource:
@@ -61,6 +68,10 @@ class MfccSource:
             "frame_rate": FRAME_RATE,
         }
 
+    def lineage(self) -> dict[str, dict[str, Any]]:
+        """No model, no ancestors."""
+        return {}
+
 
 class LayerSource:
     """Hidden state `layer` of a model directory; the encoder stops there.
@@ -73,10 +84,11 @@ class LayerSource:
         self.model_dir = Path(model_dir)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_model(self.model_dir).to(device)
-        depth = self.model.config.num_hidden_layers
+        self.depth = depth = self.model.config.num_hidden_layers
         self.layer = round(2 * depth / 3) if layer is None else layer
         if not 0 <= self.layer <= depth:
             raise FeatureError(f"{self.model_dir}: layer {self.layer} is not one of the hidden states 0 to {depth}")
+        _check_rate(str(self.model_dir), self.model.config.inputs_to_logits_ratio)
         self.dim: int = self.model.config.hidden_size
         self._limit = int(batch_seconds * SAMPLE_RATE)
         self._sha256 = model_sha256(self.model_dir)
@@ -111,11 +123,94 @@ class LayerSource:
             "frame_rate": FRAME_RATE,
         }
 
+    def lineage(self) -> dict[str, dict[str, Any]]:
+        """The model's card entry and those of its ancestors."""
+        return ancestors(self.model_dir)
 
-def open_source(source: str, layer: int | None = None, *, batch_seconds: float = 120.0) -> MfccSource | LayerSource:
-    """`mfcc`, or the path of a model directory with the hidden state to take."""
+
+class S3prlSource:
+    """Hidden state `layer` of an upstream of S3PRL: `NAME`, or `NAME=PATH` with a local checkpoint.
+
+    One waveform at a time: what S3PRL's upstreams make of a padded batch depends on its companions. S3PRL counts
+    ceil(n / 320) frames, and pads clips under 50 ms to that length; the first floor((n - 400) / 320) + 1 frames are
+    taken. Raises FeatureError for an unknown name, a
+    frame rate other than 50 Hz, and fewer frames than the encoder has.
+    """
+
+    def __init__(self, name: str, layer: int | None = None) -> None:
+        import upstream
+
+        self.name, _, path = name.partition("=")
+        upstream.register("s3prl")
+        from s3prl.nn import S3PRLUpstream
+
+        if self.name not in S3PRLUpstream.available_names():
+            near = nearest(self.name, S3PRLUpstream.available_names())
+            raise FeatureError(f"{S3PRL}{self.name}: S3PRL has no upstream of this name{near}")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        options = {"path_or_url": path} if path else {}
+        self.model = S3PRLUpstream(self.name, **options).to(self.device).eval().requires_grad_(False)
+        self.depth = depth = self.model.num_layers - 1
+        self.layer = round(2 * depth / 3) if layer is None else layer
+        if not 0 <= self.layer <= depth:
+            raise FeatureError(f"{S3PRL}{self.name}: layer {self.layer} is not one of the hidden states 0 to {depth}")
+        _check_rate(f"{S3PRL}{self.name}", self.model.downsample_rates[self.layer])
+        self.dim: int = self.model.hidden_sizes[self.layer]
+        self._sha256 = sha256_state(self.model)
+
+    @torch.inference_mode()
+    def features(self, wavs: Sequence[np.ndarray]) -> list[Tensor]:
+        """Waveforms (N,) -> (T, dim) on the model's device."""
+        return [self._one(torch.from_numpy(wav).to(self.device)) for wav in wavs]
+
+    def _one(self, wav: Tensor) -> Tensor:
+        states, _ = self.model(wav[None], torch.tensor([len(wav)], device=self.device))
+        frames = frame_count(len(wav))
+        state = states[self.layer][0].float()
+        if len(state) < frames:
+            raise FeatureError(f"{S3PRL}{self.name}: {len(state)} frames of {len(wav)} samples, {frames} are needed")
+        return state[:frames]
+
+    def provenance(self) -> dict[str, Any]:
+        """source, front_end, layer, model_sha256, frame_rate; the hash is that of the weights as S3PRL loads them."""
+        return {
+            "source": f"{S3PRL}{self.name}",
+            "front_end": "s3prl",
+            "layer": self.layer,
+            "model_sha256": self._sha256,
+            "frame_rate": FRAME_RATE,
+        }
+
+    def lineage(self) -> dict[str, dict[str, Any]]:
+        """An entry that names the upstream; S3PRL knows no more."""
+        return {self._sha256: {"name": f"{S3PRL}{self.name}"}}
+
+
+def sha256_state(module: torch.nn.Module) -> str:
+    """SHA-256 over the names and values of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_rate(name: str, stride: int) -> None:
+    if stride != HOP:
+        raise FeatureError(
+            f"{name}: {SAMPLE_RATE / stride:g} frames per second, but units are at {FRAME_RATE} Hz "
+            f"(a frame every {HOP} samples): choose another source"
+        )
+
+
+def open_source(
+    source: str, layer: int | None = None, *, batch_seconds: float = 120.0
+) -> MfccSource | LayerSource | S3prlSource:
+    """`mfcc`, the path of a model directory, or `s3prl:NAME`, the latter two with the hidden state to take."""
     if source == "mfcc":
         if layer is not None:
             raise FeatureError("the source `mfcc` has no layers; leave `layer` out or name a model directory")
         return MfccSource()
+    if source.startswith(S3PRL):
+        return S3prlSource(source.removeprefix(S3PRL), layer)
     return LayerSource(source, layer, batch_seconds=batch_seconds)

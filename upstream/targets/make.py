@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,13 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class UnitsReport:
-    """What `report.json` holds: where the units come from, how the codebook fits, and each split."""
+    """What `report.json` holds: where the units come from, how the codebook fits, each split, and the entries of the
+    model behind the units and of its ancestors (`upstream.lineage`)."""
 
     info: UnitsInfo
     codebook: dict[str, Any]
     splits: dict[str, SplitReport]
+    lineage: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def make_units(
@@ -83,7 +85,9 @@ def make_units(
             )
             labelling.run(source, codebook, config.batch_seconds, too_short)
         splits[split] = _describe(Units.open(out_dir, split), len(too_short))
-    report = UnitsReport(info, {"k": codebook.k, "sha256": codebook.sha256, **codebook.facts}, splits)
+    report = UnitsReport(
+        info, {"k": codebook.k, "sha256": codebook.sha256, **codebook.facts}, splits, source.lineage()
+    )
     write_json(out_dir / REPORT, asdict(report))
     return report
 

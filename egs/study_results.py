@@ -1,0 +1,292 @@
+"""The end of a study: probes of every row, and one table with intervals against the base row."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from corpora.files import atomic_file, write_text
+from egs.stages import EXPORT_NAME, Job, dotted
+from egs.study import Study, describe
+
+if TYPE_CHECKING:
+    from downstream.report.comparisons import Comparison
+
+log = logging.getLogger(__name__)
+
+FOLDER = "study"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of the study in one column: its value and 95 % interval as shares, its difference to the base row in the
+    same draws (positive where it is better), and what it cost. `verdict`: `better` or `worse` where the interval of the
+    difference lies on one side of 0."""
+
+    row: str
+    changes: str
+    task: str
+    split: str
+    metric: str
+    value: float
+    ci_low: float | None
+    ci_high: float | None
+    seeds: int
+    speakers: int | None
+    difference: float | None
+    diff_low: float | None
+    diff_high: float | None
+    verdict: str
+    params_m: float | None
+    macs_g_per_s: float | None
+    steps: int | None
+    train_s: float | None
+
+
+def run_probes(study: Study, job: Job) -> None:
+    """Train and score the probes of all rows and of the context, on every task of the recipe; what is complete is
+    kept."""
+    from downstream.benchmark import run as benchmark
+    from upstream.compression import measure
+
+    models = _models(study, job)
+    exp = job.exp / FOLDER
+    measure(models, exp / "compression.csv")
+    names = [*(name for name in study.config.upstreams if name not in study.recipe.pretrain), *_named(models)]
+    for task, config in study.recipe.tasks.items():
+        benchmark(
+            task=task,
+            recipe=study.recipe.name,
+            data_dir=job.data,
+            exp_dir=exp,
+            upstreams=names,
+            models_dir=job.models,
+            protocol=config.protocol,
+            seeds=study.config.seeds or config.seeds,
+            folds=config.folds,
+            overrides=dict(dotted(config.overrides)),
+            jobs=job.jobs,
+        )
+
+
+def _models(study: Study, job: Job) -> dict[str, Path]:
+    """Name in the tables -> model directory."""
+    context = [name for name in study.config.upstreams if name in study.recipe.pretrain]
+    models = {EXPORT_NAME.get(name, name): job.model_dir(name) for name in context}
+    return models | {row: job.model_dir(study.run_of(row)) for row in study.rows}
+
+
+def _named(models: dict[str, Path]) -> list[str]:
+    return [f"{name}={path}" for name, path in models.items()]
+
+
+def write_results(study: Study, job: Job) -> str:
+    """Write study.csv, STUDY.md and the figures from what is there; returns the table as text.
+
+    Raises ReportError when results are missing or do not agree with their predictions.
+    """
+    from downstream.report import comparisons
+    from downstream.report.cells import make_cells
+    from downstream.report.evidence import Predictions
+    from downstream.report.rows import ReportError, is_test, read_rows
+
+    exp = job.exp / FOLDER
+    shown = {*study.rows, *(EXPORT_NAME.get(name, name) for name in study.config.upstreams)}
+    rows = [r for r in read_rows(exp / "results.csv") if is_test(r.split) and r.upstream in shown]
+    if not rows:
+        raise ReportError(f"{exp / 'results.csv'}: no row of a test split yet")
+    cells = make_cells(rows, Predictions(exp))
+    base = study.config.base
+    made, left = comparisons.compare(
+        cells, study.recipe.name, lambda names: [(name, base, "") for name in sorted(names - {base}) if base in names]
+    )
+    compared = {(c.task, c.split, c.metric, c.upstream): c for c in made}
+    columns = list(dict.fromkeys((c.task, c.split, c.metric) for c in comparisons.headlines(made)))
+    lines = _lines(study, job, cells, compared, columns)
+    with atomic_file(exp / "study.csv") as path, open(path, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, [f.name for f in dataclasses.fields(Line)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(line) for line in lines)
+    _draw(study, lines, columns, exp / "study.png")
+    curves = _draw_curves(study, job, exp / "curves.png")
+    text = _table(study, lines, columns, [f"left out: {item.what}: {item.reason}" for item in left])
+    write_text(exp / "STUDY.md", _page(study, job, text.markdown(), curves=curves))
+    return text.terminal()
+
+
+def _lines(
+    study: Study,
+    job: Job,
+    cells: dict[Any, Any],
+    compared: dict[tuple[str, str, str, str], Comparison],
+    columns: list[tuple[str, str, str]],
+) -> list[Line]:
+    from downstream.report.tables import read_costs
+
+    costs = {cost["upstream"]: cost for cost in read_costs(job.exp / FOLDER / "compression.csv")}
+    order = [*(EXPORT_NAME.get(name, name) for name in study.config.upstreams), *study.rows]
+    lines = []
+    for task, split, metric in columns:
+        column = {u: cell for (st, sp, m, u), cell in cells.items() if (st.task, sp, m) == (task, split, metric)}
+        for name in order:
+            if name not in column:
+                continue
+            cell, difference = column[name], compared.get((task, split, metric, name))
+            cost = costs.get(name)
+            run = study.recipe.pretrain.get(study.run_of(name)) if name in study.rows else None
+            lines.append(
+                Line(
+                    row=name,
+                    changes=describe(study.rows[name]) if name in study.rows else "context",
+                    task=task,
+                    split=split,
+                    metric=metric,
+                    value=round(cell.value, 6),
+                    ci_low=None if cell.low is None else round(cell.low, 6),
+                    ci_high=None if cell.high is None else round(cell.high, 6),
+                    seeds=len(cell.seeds),
+                    speakers=difference.speakers if difference else None,
+                    difference=difference.difference if difference else None,
+                    diff_low=difference.ci_low if difference else None,
+                    diff_high=difference.ci_high if difference else None,
+                    verdict=_verdict(difference),
+                    params_m=float(cost["params_m"]) if cost else None,
+                    macs_g_per_s=float(cost["macs_g_per_s"]) if cost else None,
+                    steps=run.train.steps if run else None,
+                    train_s=_seconds(job.exp / study.run_of(name) / "metrics.csv") if run else None,
+                )
+            )
+    return lines
+
+
+def _verdict(difference: Comparison | None) -> str:
+    if difference is None:
+        return ""
+    return "better" if difference.ci_low > 0 else "worse" if difference.ci_high < 0 else "not shown"
+
+
+def _seconds(path: Path) -> float | None:
+    """Wall time of a training run."""
+    if not path.is_file():
+        return None
+    with open(path, encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return float(rows[-1]["seconds"]) if rows else None
+
+
+def _table(study: Study, lines: list[Line], columns: list[tuple[str, str, str]], notes: list[str]) -> Any:
+    from downstream.report.rows import metric_info
+    from downstream.report.text import Table, number, percent, signed
+
+    titles = [
+        f"{task.upper()} {split} {metric_info(metric).label} {'↑' if metric_info(metric).sign > 0 else '↓'}"
+        for task, split, metric in columns
+    ]
+    header = ["row", "changes", "params (M)", "GMAC/s", "train (min)"]
+    header += [title for name in titles for title in (name, f"against {study.config.base}")]
+    rows = []
+    for name in dict.fromkeys(line.row for line in lines):
+        own = {(line.task, line.split, line.metric): line for line in lines if line.row == name}
+        first = next(iter(own.values()))
+        cells = [name, first.changes, number(first.params_m, 2), number(first.macs_g_per_s, 3)]
+        cells.append(number(None if first.train_s is None else first.train_s / 60))
+        for column in columns:
+            line = own.get(column)
+            if line is None or line.difference is None:
+                cells += [percent(line.value, line.ci_low, line.ci_high) if line else "-", "-"]
+                continue
+            interval = f"{signed(line.difference)} [{signed(line.diff_low)}, {signed(line.diff_high)}]"
+            mark = "" if line.verdict == "not shown" else f" {line.verdict}"
+            cells += [percent(line.value, line.ci_low, line.ci_high), interval + mark]
+        rows.append(cells)
+    people = sorted({line.speakers for line in lines if line.speakers})
+    notes = [
+        "values in percent with 95 % intervals; differences in percentage points, positive where the row is better, by "
+        f"paired bootstrap over speakers ({', '.join(map(str, people)) or 'none'}) of the mean over seeds",
+        "better or worse: the interval lies on one side of 0. It is not corrected for the number of rows: of twenty "
+        "rows that change nothing, one is expected to look different",
+        "one pre-training run a row: its own chance (seed, order of batches) is in no interval",
+        *notes,
+    ]
+    return Table(f"Study of {study.recipe.name}: {study.config.run} in {len(study.rows)} variants", header, rows, notes)
+
+
+def _page(study: Study, job: Job, table: str, *, curves: bool) -> str:
+    from downstream.report.page import SYNTHETIC_BANNER
+    from downstream.report.rows import SYNTHETIC
+    from downstream.revision import commit
+
+    parts = [f"# Study of `{study.recipe.name}`: `{study.config.run}` at equal budget"]
+    if study.recipe.corpora.module in SYNTHETIC:
+        parts.append(SYNTHETIC_BANNER)
+    common = describe(study.config.common)
+    parts.append(f"Command: `{job.command}` (commit {commit()}). Every row: {common}; its changes are in the table.")
+    parts += [table, "![every row with its intervals](study.png)"]
+    if curves:
+        parts.append(
+            "![dev accuracy on masked frames](curves.png)\n\nAccuracies of rows with other units (another k, layer or "
+            "PCA) cannot be compared with each other."
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _draw(study: Study, lines: list[Line], columns: list[tuple[str, str, str]], path: Path) -> None:
+    """Every row with its interval, one panel a column; the dotted line is the base row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from downstream.report.rows import metric_info
+
+    order = list(dict.fromkeys(line.row for line in lines))[::-1]
+    figure = Figure(figsize=(1.5 + 4 * len(columns), 1.5 + 0.28 * len(order)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axis, column in zip(figure.subplots(1, len(columns), squeeze=False, sharey=True)[0], columns, strict=True):
+        for line in (x for x in lines if (x.task, x.split, x.metric) == column):
+            value = 100 * line.value
+            low = value if line.ci_low is None else 100 * line.ci_low
+            high = value if line.ci_high is None else 100 * line.ci_high
+            colour = {"better": "C2", "worse": "C3"}.get(line.verdict, "C0")
+            bars = [[max(0.0, value - low)], [max(0.0, high - value)]]
+            axis.errorbar([value], [order.index(line.row)], xerr=bars, fmt="o", color=colour, capsize=2, markersize=4)
+            if line.row == study.config.base:
+                axis.axvline(value, color="grey", linestyle=":", linewidth=1)
+        info = metric_info(column[2])
+        axis.set_yticks(range(len(order)), order)
+        better = "more" if info.sign > 0 else "less"
+        axis.set_xlabel(f"{column[0].upper()} {column[1]} {info.label} (%), {better} is better")
+        axis.grid(alpha=0.3, axis="x")
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+
+
+def _draw_curves(study: Study, job: Job, path: Path) -> bool:
+    """Dev accuracy on masked frames over steps, a line for each row that predicts units; False without one."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from downstream.report.figures import read_curve
+
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    drawn = 0
+    for row in study.rows:
+        metrics = job.exp / study.run_of(row) / "metrics.csv"
+        if not study.recipe.pretrain[study.run_of(row)].units or not metrics.is_file():
+            continue
+        curve = read_curve(metrics)
+        axis.plot(curve["step"], [100 * v for v in curve["valid_masked_accuracy"]], marker=".", label=row)
+        drawn += 1
+    if not drawn:
+        return False
+    axis.set_xlabel("step")
+    axis.set_ylabel("dev accuracy on masked frames (%)")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, ncols=2)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+    return True

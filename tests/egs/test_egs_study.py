@@ -1,0 +1,137 @@
+"""Studies: rows become runs of the recipe that share what is equal; the table compares each with the base row."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from downstream import results
+from downstream.results import Prediction
+from egs.recipe import EGS, RecipeError, load_recipe
+from egs.stages import Job
+from egs.study import load_study
+from egs.study_results import write_results
+from upstream.family import geometry
+
+STUDIES = sorted(path.parent.name for path in EGS.glob("*/study.yaml"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_readable_and_of_equal_budget(name: str) -> None:
+    study = load_study(name)
+    plain = load_recipe(name)
+    runs = [study.recipe.pretrain[study.run_of(row)] for row in study.rows]
+    assert len({(run.train.steps, run.train.batch_seconds, run.train.seed) for run in runs}) == 1
+    assert set(plain.pretrain) < set(study.recipe.pretrain)
+    for key, run in plain.pretrain.items():
+        assert study.recipe.pretrain[key] == run, "the study leaves the recipe's own runs alone"
+    assert all(study.recipe.units[key] == config for key, config in plain.units.items())
+
+
+def test_the_study_on_real_speech_asks_what_the_paper_leaves_open() -> None:
+    study = load_study("open_arabic")
+    runs = {row: study.recipe.pretrain[study.run_of(row)] for row in study.rows}
+    units = {row: study.recipe.units[next(iter(run.units))] for row, run in runs.items() if run.units}
+    assert {(u.pca, u.k) for u in units.values()} >= {(None, 500), (16, 500), (64, 500), (None, 100), (16, 100)}
+    assert runs["masked_only"].train.unmasked_weight == 0 < runs["base"].train.unmasked_weight
+    assert not runs["regression"].units and runs["regression"].regression.layers
+    assert study.recipe.family[runs["waveform"].geometry].front_end == "waveform"
+    assert study.recipe.family[runs["base"].geometry].front_end == "logmel"
+    assert len(runs["layers_2_4"].units) == 2 and len(runs["layers_2_4_6"].units) == 3
+    assert {run.init.kind for run in runs.values()} == {"random", "every_nth", "first_n", "project"}
+    assert all(len(task.seeds) == 3 and task.protocol == "light" for task in study.recipe.tasks.values())
+
+
+def test_rows_change_what_they_say_and_share_the_rest() -> None:
+    study = load_study("mini")
+    runs = study.recipe.pretrain
+    assert runs["study_no_pca"].units != runs["study_base"].units
+    new = next(iter(runs["study_no_pca"].units))
+    assert study.recipe.units[new].pca is None and study.recipe.units[new].k == study.recipe.units["student"].k
+    assert runs["study_base"].units == {"student": 1.0} == runs["study_masked_only"].units
+    assert list(runs["study_two_layers"].units.values()) == [1.0, 0.5]
+    assert study.recipe.units[list(runs["study_two_layers"].units)[1]].layer == 2
+    assert runs["study_base"].geometry == "hst" and study.recipe.family["hst"] == geometry("mini_hst")
+
+
+def test_only_what_the_rows_need_is_made() -> None:
+    study = load_study("mini", only=["project"])
+    assert list(study.rows) == ["base", "project"]
+    assert study.wanted() == ["it1", "hl_it1", "it2", "hl_it2", "student", "study_base", "study_project"]
+    assert "hst" not in study.wanted() and "hs" not in study.wanted()
+
+
+def test_overrides_reach_recipe_and_study() -> None:
+    study = load_study("mini", ["study.common.steps=7", "pretrain.hl_it1.steps=9", "study.rows.base.lr=0.5"])
+    assert study.recipe.pretrain["study_no_pca"].train.steps == 7
+    assert study.recipe.pretrain["study_base"].train.lr == 0.5
+    assert study.recipe.pretrain["hl_it1"].train.steps == 9
+
+
+@pytest.mark.parametrize(
+    ("overrides", "only", "message"),
+    [
+        (["study.rows.base.stpes=3"], None, "unknown key `rows.base.stpes`; the nearest known one is `steps`"),
+        (["study.rows.base.units.kk=3"], None, r"unknown key `rows.base.units\[0\].kk`"),
+        (["study.base=bas"], None, "the base row `bas` is not among the rows"),
+        (["study.run=hts"], None, "the recipe has no run `hts`"),
+        (["study.upstreams=[fbanks]"], None, "`fbanks` is no baseline and no model of the recipe"),
+        ([], ["no_pac"], "unknown key `rows.no_pac`; the nearest known one is `no_pca`"),
+        (["study.rows.base.geometry.heads=3"], None, "width 64 is not divisible by 3 heads"),
+    ],
+)
+def test_what_is_wrong_is_named(overrides: list[str], only: list[str] | None, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_study("mini", overrides, only=only)
+
+
+def test_a_recipe_without_a_study_says_which_have_one(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no recipe named"):
+        load_study("minni")
+
+
+TEXT = "نعم لا شكرا"
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Job:
+    """Results of two rows on six speakers: `no_pca` is wrong on every word where `base` is right on half."""
+    study = load_study("mini", only=["no_pca"])
+    exp = tmp_path / "mini"
+    for row, wrong in (("base", 3), ("no_pca", 6)):
+        for seed in (0, 1, 2):
+            run_dir = exp / "study" / "probes" / row / f"seed{seed}"
+            speakers = [f"s{i}" for i in range(6)]
+            predictions = [
+                Prediction(f"{s}-1", s, "test", TEXT, "" if i < wrong else TEXT) for i, s in enumerate(speakers)
+            ]
+            results.write_predictions(run_dir / "predictions.csv", predictions)
+            row_values = {"recipe": "mini", "upstream": row, "task": "asr", "corpus": "mini", "split": "test"}
+            row_values |= {"protocol": "light@x", "head": "blstm", "metric": "cer", "value": wrong / 6, "n": 6}
+            row_values |= {"seed": seed, "commit": "c", "run_dir": str(run_dir), "text_profile": ""}
+            results.upsert(exp / "study" / "results.csv", [row_values])
+        metrics = exp / study.run_of(row) / "metrics.csv"
+        metrics.parent.mkdir(parents=True)
+        metrics.write_text(
+            "step,train_masked_accuracy,valid_masked_accuracy,seconds\n30,0.1,0.1,5.0\n60,0.2,0.2,90.0\n", "utf-8"
+        )
+    return Job(study.recipe, tmp_path / "data", exp, command="python -m egs study --recipe mini")
+
+
+def test_the_table_holds_differences_to_the_base_row_with_intervals(finished: Job) -> None:
+    study = load_study("mini", only=["no_pca"])
+    shown = write_results(study, finished)
+    with open(finished.exp / "study" / "study.csv", encoding="utf-8") as stream:
+        lines = {line["row"]: line for line in csv.DictReader(stream)}
+    assert float(lines["base"]["value"]) == pytest.approx(0.5) and lines["base"]["difference"] == ""
+    worse = lines["no_pca"]
+    assert float(worse["difference"]) == pytest.approx(-0.5) and worse["verdict"] == "worse"
+    assert float(worse["diff_low"]) < -0.5 < float(worse["diff_high"]) < 0
+    assert worse["changes"] == "units: {pca: null}" and worse["train_s"] == "90.0" and worse["speakers"] == "6"
+    assert "no_pca" in shown and "-50.0" in shown and "worse" in shown
+    page = (finished.exp / "study" / "STUDY.md").read_text(encoding="utf-8")
+    assert "synthetic" in page.lower() and "python -m egs study --recipe mini" in page and "curves.png" in page
+    assert (finished.exp / "study" / "study.png").stat().st_size > 5000
+    assert (finished.exp / "study" / "curves.png").stat().st_size > 5000
