@@ -96,6 +96,25 @@ def from_counts(metric: str, sums: np.ndarray) -> np.ndarray:
     return _mean_defined(_ratio(2 * hits, references + hypotheses))
 
 
+def superb_score(
+    values: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]], reference: Sequence[Sequence[float]]
+) -> float:
+    """1000 / T * sum over T tasks of the mean over a task's metrics of (m - baseline) / (reference - baseline).
+
+    One sequence of metrics for each task, in the same order on all sides; either direction of a metric will do. From
+    SUPERB @ SLT 2022 (2210.08634), with `fbank` as baseline and the best system as reference. Raises MetricError where
+    the reference equals the baseline.
+    """
+    if not values or any(not task for task in values):
+        raise MetricError("superb_score: no task, or a task without a metric")
+    shares = []
+    for own, low, high in zip(values, baseline, reference, strict=True):
+        if any(b == r for b, r in zip(low, high, strict=True)):
+            raise MetricError("superb_score: the reference equals the baseline, so nothing can be placed between them")
+        shares.append(np.mean([(m - b) / (r - b) for m, b, r in zip(own, low, high, strict=True)]))
+    return float(1000 * np.mean(shares))
+
+
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(np.shape(bottom), np.nan), where=bottom > 0)
 

@@ -57,6 +57,15 @@ class Setting:
     budget: str
     text_profile: str
 
+    @property
+    def is_probe(self) -> bool:
+        """Whether the upstream was frozen."""
+        return self.finetune in ("", "probe", "frozen")
+
+    def short(self) -> str:
+        """Task, and what was fine-tuned where something was."""
+        return self.task.upper() if self.is_probe else f"{self.task.upper()} {self.finetune}"
+
     def describe(self) -> str:
         parts = [f"{self.task.upper()}: protocol {self.protocol}, corpus {self.corpus}, head {self.head}"]
         parts += [
@@ -83,8 +92,10 @@ class Row:
     fold: int | None
     front_end: str
     iteration: str
+    lr: float | None
     params_m: float | None
     macs_g_per_s: float | None
+    rtf_cpu: float | None
     wall_s: float | None
     commit: str
     run_dir: str
@@ -121,8 +132,10 @@ def _row(record: dict[str, str], where: str) -> Row:
         fold=None if fold is None else int(fold),
         front_end=record["front_end"],
         iteration=record["iteration"],
+        lr=number("lr"),
         params_m=number("params_m"),
         macs_g_per_s=number("macs_g_per_s"),
+        rtf_cpu=number("rtf_cpu"),
         wall_s=number("wall_s"),
         commit=record["commit"],
         run_dir=record["run_dir"],
