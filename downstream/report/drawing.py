@@ -20,6 +20,8 @@ from corpora.files import atomic_file
 INK, MUTED, RULE, PAPER = "#1b2430", "#5b6675", "#d5dae1", "#ffffff"
 SERIES = ("#5a6472", "#b5541c", "#7a4fb5", "#0b6aa8", "#0a7a55", "#b3285e", "#8a6a00", "#3d4fb8", "#17808a", "#7d4a32")
 _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper"} | {c: f"s{i}" for i, c in enumerate(SERIES)}
+# A panel may grow to so many pixels a point: beyond, its letters would be larger than the text around it.
+_LARGEST = 1.45
 _MARKERS = "osD^vP*Xhp"
 
 _STYLE = {
@@ -53,7 +55,7 @@ class Panel:
     title: str
     draw: Callable[[Any], dict[str, str]]
     alt: str
-    size: tuple[float, float] = (4.6, 3.6)  # inches
+    size: tuple[float, float] = (4.1, 3.2)  # inches
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,9 @@ def save(figure: Figure, folder: Path) -> list[Path]:
             handles = [_handle(label, number) for label, number in figure.legend.items()]
             canvas.legend(handles=handles, loc="outside lower center", ncols=min(6, 2 * columns, len(handles)))
         canvas.suptitle(figure.title, fontsize=11, x=0.01, ha="left", color=MUTED)
+        # Laid out once for both files: it costs as much as drawing them.
+        canvas.draw_without_rendering()
+        canvas.set_layout_engine("none")
         paths = []
         # Without the writer's version and date two identical runs give identical files.
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
@@ -150,5 +155,7 @@ def _for_page(svg: str, panel: Panel, key: str, tips: dict[str, str]) -> str:
     # Names of groups (`axes_1`) are the same in every figure, ids must not be; nothing refers to them.
     svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
     width, height = (72 * inches for inches in panel.size)
-    head = f'<svg class="plot" role="img" aria-label="{escape(panel.alt)}" viewBox="0 0 {width:g} {height:g}">'
+    style = f"max-width:{_LARGEST * width:.0f}px"
+    box = f"0 0 {width:g} {height:g}"
+    head = f'<svg class="plot" role="img" aria-label="{escape(panel.alt)}" viewBox="{box}" style="{style}">'
     return re.sub(r"<svg[^>]*>", head, svg, count=1)

@@ -117,13 +117,14 @@ def _point(axes: Any, x: float, cell: Cell, number: int, gid: str) -> None:
 
 
 def _log_scale(axes: Any, values: list[float]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
+    low, high = min(values) / 1.5, max(values) * 1.5
     axes.set_xscale("log")
-    low, high = min(values), max(values)
-    axes.set_xlim(low / 1.5, high * 1.5)
-    steps = (1, 2, 5) if high / low < 100 else (1,)
-    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.set_xlim(low, high)
+    steps = (1, 2, 5) if high / low < 300 else (1,)
+    ticks = [step * 10.0**power for power in range(-9, 10) for step in steps]
+    axes.set_xticks([tick for tick in ticks if low <= tick <= high] or values[:1])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -169,7 +170,7 @@ def compression(losses: list[Loss], label: str, synthetic: bool) -> Figure | Non
         axes.grid(axis="y", linewidth=0.6)
         return tips
 
-    panel = Panel(" ", draw, "Relative loss of each task against the share of parameters saved", (7.0, 4.2))
+    panel = Panel(" ", draw, "Relative loss of each task against the share of parameters saved", (6.2, 3.8))
     caption = (
         "Relative loss: the error rate gained, or the score lost, as a share of what harness_l has; above 0 the "
         "student is worse. Bars are 95 % intervals of the paired bootstrap. A task whose line climbs first is the "

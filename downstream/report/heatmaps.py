@@ -29,7 +29,7 @@ def layer_weights(runs: list[Run], label: str) -> Figure | None:
         names = upstream_order(set(by_setting[setting]))
         means = [np.mean(by_setting[setting][name], axis=0) for name in names]
         title = f"{setting.short()}: weight of each hidden state"
-        size = (max(4.6, 0.42 * max(map(len, means)) + 2.0), 0.42 * len(names) + 1.3)
+        size = (max(4.1, 0.42 * max(map(len, means)) + 1.6), 0.34 * len(names) + 1.1)
         panels.append(Panel(title, _layers_panel(names, means), f"{title}, by upstream", size))
     if not panels:
         return None
@@ -38,6 +38,8 @@ def layer_weights(runs: list[Run], label: str) -> Figure | None:
         "(percent; mean over seeds and folds). They are learned by the probe and say where it listens, not what a "
         "layer alone would give."
     )
+    if not all(run.normalised for run in runs if len(run.weights) > 1):
+        caption += " Where states are not normalised before the sum, a weight also makes up for the size of its state."
     return Figure("layer_weights", f"Layer weights: {label}", caption, panels, columns=2)
 
 
@@ -69,7 +71,7 @@ def confusions(runs: list[Run], predictions: Predictions, label: str) -> list[Fi
         for split in sorted(s for st, s in tested if st == setting):
             pairs = tested[setting, split]
             classes = sorted({label for said in pairs.values() for pair in said for label in pair})
-            side = max(3.4, 0.32 * len(classes) + 2.2)
+            side = 0.3 * len(classes) + 1.9
             panels = [
                 Panel(name, _confusion_panel(pairs[name], classes), f"Confusion matrix of {name}", (side, side))
                 for name in upstream_order(set(pairs))

@@ -24,6 +24,8 @@ _HERE = Path(__file__).parent
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(?![\w.])")
 # Shown in their own sections; what is left of a report's figures goes where its name says.
 _COSTS = {"quality_params": "parameters", "quality_macs": "multiply-accumulates", "quality_rtf": "real-time factor"}
+_TEXT_FACTS = ("front_end", "iteration")
+_FACTS = (*(key for key in FACTS if key not in _TEXT_FACTS), *_TEXT_FACTS)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,10 @@ class Head:
 
 @dataclass(frozen=True)
 class Field:
-    """A cell of a grid: its text, what it sorts by (empty: it is missing), and what stands around the text."""
+    """A cell of a grid: its text, what it sorts by (empty: it is missing), and what stands around the text.
+
+    `marked` keeps room for marks, so that the numbers of a column stay below each other.
+    """
 
     text: str
     key: str = ""
@@ -48,6 +53,7 @@ class Field:
     query: str = ""
     tip: str = ""
     whisker: tuple[float, float, float] | None = None
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def plain(key: str, table: Table) -> Grid:
 
 def _is_numeric(column: Sequence[str]) -> bool:
     present = [text for text in column if text not in ("-", "")]
-    return bool(present) and all(_NUMBER.match(text) for text in present)
+    return all(_NUMBER.match(text) for text in present)
 
 
 def _field(text: str, numeric: bool) -> Field:
@@ -147,14 +153,16 @@ def _name(label: str) -> str:
 
 
 def _board(board: Board, place: int) -> Grid:
+    # What was measured comes first: on a phone the rest is to the right of the screen.
     heads = [Head("upstream", "upstream")]
-    heads += [Head(label, _name(label), key not in ("front_end", "iteration")) for key, label in FACTS.items()]
     heads += [Head(c.heading, _name(c.heading), True, metric_info(c.metric).sign > 0) for c in board.columns]
+    heads += [Head(FACTS[key], _name(FACTS[key]), key not in _TEXT_FACTS) for key in _FACTS]
     rows = []
     for name in board.upstreams:
         fields = [Field(name, name, kind="name")]
-        fields += [_field(text, key != "front_end") for key, text in board.facts(name).items()]
         fields += [_value(board, name, i) for i in range(len(board.columns))]
+        facts = board.facts(name)
+        fields += [_field(facts[key], key not in _TEXT_FACTS) for key in _FACTS]
         rows.append(fields)
     return Grid(f"board{place}", board.title, heads, rows, board.notes, "e.g. harness_s")
 
@@ -179,6 +187,7 @@ def _value(board: Board, name: str, place: int) -> Field:
         query,
         f"{name}, {column.heading}: {seeds}; shows these runs",
         _whisker(entry, [board.entries.get((other, place)) for other in board.upstreams]),
+        marked=True,
     )
 
 

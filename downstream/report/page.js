@@ -38,7 +38,8 @@
       count += !row.hidden;
     }
     const total = table.tBodies[0].rows.length;
-    output.textContent = count === total ? `${total} rows` : `${count} of ${total} rows`;
+    const rows = total === 1 ? "row" : "rows";
+    output.textContent = count === total ? `${total} ${rows}` : `${count} of ${total} ${rows}`;
   }
 
   for (const table of document.querySelectorAll("table.sortable")) {

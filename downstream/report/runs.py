@@ -51,6 +51,7 @@ class Run:
     command: str = ""
     dev: dict[str, float] = field(default_factory=dict)
     weights: tuple[float, ...] = ()
+    normalised: bool = False  # the states, before they were summed
     curve: Curve | None = None
 
     @property
@@ -85,6 +86,7 @@ def _run(key: tuple[str, Setting, int, int | None], rows: tuple[Row, ...], exp_d
         command="" if command is None else command.read_text(encoding="utf-8").strip(),
         dev={} if cell is None else read_json(cell).get("dev", {}),
         weights=() if weights is None else _weights(weights),
+        normalised=weights is not None and bool(read_json(weights).get("normalised")),
         curve=None if curve is None else _curve(curve, rows[0].lr),
     )
 
