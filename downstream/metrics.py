@@ -6,7 +6,7 @@ up over utterances, speakers and folds, so that a bootstrap needs sums only (`do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -97,22 +97,30 @@ def from_counts(metric: str, sums: np.ndarray) -> np.ndarray:
 
 
 def superb_score(
-    values: Sequence[Sequence[float]], baseline: Sequence[Sequence[float]], reference: Sequence[Sequence[float]]
+    values: Mapping[str, Mapping[str, float]],
+    baseline: Mapping[str, Mapping[str, float]],
+    reference: Mapping[str, Mapping[str, float]],
 ) -> float:
-    """1000 / T * sum over T tasks of the mean over a task's metrics of (m - baseline) / (reference - baseline).
+    """A SUPERB-like score: task -> metric -> share, of an upstream, of fbank, and of a stated reference upstream.
 
-    One sequence of metrics for each task, in the same order on all sides; either direction of a metric will do. From
-    SUPERB @ SLT 2022 (2210.08634), with `fbank` as baseline and the best system as reference. Raises MetricError where
-    the reference equals the baseline.
+    `1000 / |T| * sum_t mean_m (m - fbank) / (reference - fbank)` (SUPERB's challenge): fbank has 0 and the reference
+    1000, for error rates too. Raises MetricError where a value is missing or the reference equals fbank.
     """
-    if not values or any(not task for task in values):
-        raise MetricError("superb_score: no task, or a task without a metric")
-    shares = []
-    for own, low, high in zip(values, baseline, reference, strict=True):
-        if any(b == r for b, r in zip(low, high, strict=True)):
-            raise MetricError("superb_score: the reference equals the baseline, so nothing can be placed between them")
-        shares.append(np.mean([(m - b) / (r - b) for m, b, r in zip(own, low, high, strict=True)]))
-    return float(1000 * np.mean(shares))
+    parts = []
+    for task, metrics in reference.items():
+        ratios = []
+        for metric, best in metrics.items():
+            try:
+                own, base = values[task][metric], baseline[task][metric]
+            except KeyError:
+                raise MetricError(f"score: {task} {metric} is missing") from None
+            if best == base:
+                raise MetricError(f"score: the reference does not differ from fbank in {task} {metric}")
+            ratios.append((own - base) / (best - base))
+        parts.append(np.mean(ratios))
+    if not parts:
+        raise MetricError("score: no task")
+    return float(1000 * np.mean(parts))
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

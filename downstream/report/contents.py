@@ -91,7 +91,7 @@ def gather(exp_dir: Path, recipe: str, left_out: dict[str, str], command: str, r
         losses=losses,
         scores=score.scores(cells, groups[0], reference),
         costs=tables.cost_table(costs) if costs else None,
-        times=tables.time_table(rows, costs),
+        times=tables.time_table(runs, costs),
         left=provenance.missing(rows, exp_dir, recipe, left_out),
         runs=runs,
         figures=[figure for figure in found if figure is not None],

@@ -150,10 +150,13 @@ def _for_page(svg: str, panel: Panel, key: str, tips: dict[str, str]) -> str:
     # Presentation attributes take no variables, style properties do; Matplotlib's text uses both.
     svg = re.sub(r'(fill|stroke)="(var\(--\w+\))"', r'style="\1: \2"', svg)
     svg = re.sub(r"font: (\d*\.?\d+)px [^;\"]*", r"font-size: \1px", svg)
-    for gid, text in tips.items():
-        svg = svg.replace(f'<g id="{gid}">', f'<g class="tip"><title>{escape(text)}</title>', 1)
-    # Names of groups (`axes_1`) are the same in every figure, ids must not be; nothing refers to them.
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+
+    def group(found: re.Match) -> str:
+        # Names of groups (`axes_1`) are the same in every figure, ids must not be; nothing refers to them.
+        gid, rest = found.groups()
+        return f'<g class="tip"{rest}><title>{escape(tips[gid])}</title>' if gid in tips else f"<g{rest}>"
+
+    svg = re.sub(r'<g id="([^"]*)"([^>]*)>', group, svg)
     width, height = (72 * inches for inches in panel.size)
     style = f"max-width:{_LARGEST * width:.0f}px"
     box = f"0 0 {width:g} {height:g}"

@@ -24,6 +24,7 @@ _HERE = Path(__file__).parent
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(?![\w.])")
 # Shown in their own sections; what is left of a report's figures goes where its name says.
 _COSTS = {"quality_params": "parameters", "quality_macs": "multiply-accumulates", "quality_rtf": "real-time factor"}
+ALL_LABELS = "all"
 _TEXT_FACTS = ("front_end", "iteration")
 _FACTS = (*(key for key in FACTS if key not in _TEXT_FACTS), *_TEXT_FACTS)
 
@@ -114,7 +115,7 @@ def render(contents: Contents) -> str:
         training=plots.get("training"),
         budgets=plots.get("budgets"),
         cost_table=plain("costs", contents.costs) if contents.costs is not None else None,
-        times=plain("times", contents.times),
+        times=plain("wall", contents.times),
         runs=_runs(contents.runs, commands),
         commands=commands,
         files=[f"{name}.{suffix}" for name in plots for suffix in ("svg", "png")],
@@ -175,9 +176,9 @@ def _value(board: Board, name: str, place: int) -> Field:
     detail = "" if cell.low is None else f"[{100 * cell.low:.1f}, {100 * cell.high:.1f}]"
     seeds = f"{len(cell.rows)} runs, seeds {' '.join(map(str, cell.seeds))}, {cell.utterances} utterances"
     query = f"upstream:{name} task:{column.setting.task} protocol:{column.setting.protocol}"
-    for key in ("finetune", "budget"):
-        if value := getattr(column.setting, key):
-            query += f" {key}:{value}"
+    query += f" budget:{column.setting.budget or ALL_LABELS}"
+    if column.setting.finetune:
+        query += f" finetune:{column.setting.finetune}"
     return Field(
         f"{100 * cell.value:.1f}",
         f"{cell.value:.6f}",
@@ -270,7 +271,7 @@ def _runs(runs: list[Run], commands: list[str]) -> Grid:
                 Field(_results(run), _results(run), kind="wide"),
                 Field("–") if run.lr is None else Field(f"{run.lr:g}", str(run.lr), tip=_dev(run)),
                 Field(setting.finetune or "–", setting.finetune),
-                Field(setting.budget or "all", setting.budget or "all"),
+                Field(setting.budget or ALL_LABELS, setting.budget or ALL_LABELS),
                 Field(setting.protocol, setting.protocol),
                 Field(number(run.wall_s), "" if run.wall_s is None else str(run.wall_s)),
                 Field(run.rows[0].commit or "–", run.rows[0].commit, kind="code"),

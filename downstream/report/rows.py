@@ -30,6 +30,9 @@ class Metric:
 METRICS = {
     "cer": Metric("CER", -1),
     "wer": Metric("WER", -1),
+    "cer_macro": Metric("CER (mean of utterances)", -1),
+    "wer_macro": Metric("WER (mean of utterances)", -1),
+    "mr_wer": Metric("multi-reference WER", -1),
     "ua": Metric("UA", 1),
     "wa": Metric("WA", 1),
     "accuracy": Metric("accuracy", 1),
@@ -42,7 +45,7 @@ HEADLINE = {"asr": ("cer", "wer"), "ser": ("ua", "wa"), "did": ("accuracy", "mac
 
 def metric_info(name: str) -> Metric:
     """Label and direction; an unknown metric is shown under its own name, and more of it is better."""
-    return METRICS.get(name, Metric(name, 1))
+    return METRICS.get(name, Metric(name.replace("_", " "), 1))
 
 
 @dataclass(frozen=True, order=True)

@@ -50,6 +50,7 @@ class Run:
     rows: tuple[Row, ...]
     command: str = ""
     dev: dict[str, float] = field(default_factory=dict)
+    extraction_s: float | None = None  # of `wall_s`, for features that were not in the cache
     weights: tuple[float, ...] = ()
     normalised: bool = False  # the states, before they were summed
     curve: Curve | None = None
@@ -79,12 +80,14 @@ def _run(key: tuple[str, Setting, int, int | None], rows: tuple[Row, ...], exp_d
     def found(name: str) -> Path | None:
         return find_in_run(exp_dir, rows[0].run_dir, name)
 
-    command, cell, weights, curve = map(found, ("command", "cell.json", "layer_weights.json", "curve.csv"))
+    command, stored, weights, curve = map(found, ("command", "cell.json", "layer_weights.json", "curve.csv"))
+    cell = {} if stored is None else read_json(stored)
     return Run(
         *key,
         rows,
         command="" if command is None else command.read_text(encoding="utf-8").strip(),
-        dev={} if cell is None else read_json(cell).get("dev", {}),
+        dev=cell.get("dev", {}),
+        extraction_s=cell.get("extraction_s"),
         weights=() if weights is None else _weights(weights),
         normalised=weights is not None and bool(read_json(weights).get("normalised")),
         curve=None if curve is None else _curve(curve, rows[0].lr),

@@ -50,15 +50,14 @@ def scores(cells: dict[Key, Cell], group: list[Setting], reference: str) -> Scor
             used.append(column)
     if not used and not left:
         return None
-    by_task: dict[str, list[Column]] = defaultdict(list)
-    for column in used:
-        by_task[column.setting.task].append(column)
-    everywhere = [set(column.cells(cells)) for column in used]
-    names = upstream_order(set.intersection(*everywhere)) if everywhere else []
-    tables = {column: {name: cell.value for name, cell in column.cells(cells).items()} for column in used}
+    tables = [(column, column.cells(cells)) for column in used]
+    names = upstream_order(set.intersection(*(set(values) for _, values in tables))) if tables else []
 
-    def of(name: str) -> list[list[float]]:
-        return [[tables[column][name] for column in columns] for columns in by_task.values()]
+    def of(name: str) -> dict[str, dict[str, float]]:
+        by_task: dict[str, dict[str, float]] = defaultdict(dict)
+        for column, values in tables:
+            by_task[column.setting.task][column.heading] = values[name].value
+        return by_task
 
     values = {name: superb_score(of(name), of(FBANK), of(reference)) for name in names}
     return Scores(reference, used, values, left)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from downstream.report.cells import Cell, Key
 from downstream.report.columns import heading
-from downstream.report.rows import TASKS, Row, Setting, upstream_order
+from downstream.report.rows import METRICS, TASKS, Row, Setting, upstream_order
+from downstream.report.runs import Run
 from downstream.report.text import Table, percent
 
 
@@ -49,7 +50,7 @@ def models(rows: list[Row], costs: list[dict[str, str]]) -> dict[str, Model]:
 def task_table(cells: dict[Key, Cell], setting: Setting) -> Table:
     """Every metric of a task: rows = upstreams, columns = splits and metrics."""
     own = {k: c for k, c in cells.items() if k[0] == setting}
-    order = {name: i for i, name in enumerate(("cer", "wer", "ua", "wa", "accuracy", "macro_f1"))}
+    order = {name: i for i, name in enumerate(METRICS)}
     columns = sorted({(s, m) for _, s, m, _ in own}, key=lambda x: (x[0], order.get(x[1], len(order)), x[1]))
     names = upstream_order({u for *_, u in own})
     header = ["upstream", "seeds", "folds", "n", *(heading(setting, s, m) for s, m in columns)]
@@ -86,19 +87,27 @@ def cost_table(costs: list[dict[str, str]]) -> Table:
     )
 
 
-def time_table(rows: list[Row], costs: list[dict[str, str]]) -> Table:
-    """What differs between two identical runs: real-time factors and wall times."""
+def time_table(runs: list[Run], costs: list[dict[str, str]]) -> Table:
+    """What differs between two identical runs: real-time factors, and wall times of all seeds and folds together.
+
+    Where the runs tell how much of it went into features that were not in the cache, it has columns of its own.
+    """
     rtf = {c["upstream"]: c for c in costs}
-    tasks = [t for t in TASKS if any(r.setting.task == t for r in rows)]
-    names = upstream_order({r.upstream for r in rows} | set(rtf))
+    tasks = [t for t in TASKS if any(run.setting.task == t for run in runs)]
+    told = [t for t in tasks if any(run.extraction_s is not None for run in runs if run.setting.task == t)]
+    names = upstream_order({run.upstream for run in runs} | set(rtf))
     body = []
     for name in names:
-        walls = []
+        times = []
         for task in tasks:
-            runs = {r.run_dir: r.wall_s for r in rows if r.upstream == name and r.setting.task == task}
-            walls.append("-" if not runs or None in runs.values() else f"{sum(runs.values()):.0f}")
-        factor = f"{float(rtf[name]['rtf_cpu']):.4f}" if name in rtf else "-"
-        body.append([name, factor, *walls])
+            own = [run for run in runs if run.upstream == name and run.setting.task == task]
+            times.append(_seconds([run.wall_s for run in own]))
+            if task in told:
+                times.append(_seconds([run.extraction_s for run in own]))
+        body.append([name, f"{float(rtf[name]['rtf_cpu']):.4f}" if name in rtf else "-", *times])
+    header = ["upstream", "RTF"]
+    for task in tasks:
+        header += [f"{task.upper()} wall (s)", *(["of it features (s)"] if task in told else [])]
     notes = []
     if costs:
         c = costs[0]
@@ -106,7 +115,16 @@ def time_table(rows: list[Row], costs: list[dict[str, str]]) -> Table:
             f"RTF: seconds of work per second of audio, median of {c.get('runs', '?')} runs on "
             f"{c.get('seconds', '?')} s, CPU, {c.get('threads', '?')} threads, batch 1"
         )
-    return Table("Times", ["upstream", "RTF", *(f"{t.upper()} wall (s)" for t in tasks)], body, notes)
+    sums = {t: sum(run.wall_s or 0.0 for run in runs if run.setting.task == t) for t in tasks}
+    parts = ", ".join(f"{task.upper()} {seconds / 60:.1f} min" for task, seconds in sums.items())
+    notes.append(f"wall: {len(runs)} runs (upstreams x seeds x folds), one after the other: {parts}")
+    if told:
+        notes.append("features: what the cache did not hold was computed, and shared out among the runs that use it")
+    return Table("Times", header, body, notes)
+
+
+def _seconds(values: list[float | None]) -> str:
+    return "-" if not values or None in values else f"{sum(values):.0f}"
 
 
 def _show(cell: Cell | None) -> str:

@@ -118,7 +118,7 @@ class MadeUp:
         name = f"seed{seed}" + ("" if fold is None else f"_fold{fold}")
         apart = "".join(changes.get(key, "")[-8:] for key in ("protocol", "finetune", "budget")) or "aaaa0000"
         run = exp / "probes" / task / upstream / (apart + name)
-        error = float(changes.pop("error", cls.ERRORS[upstream]))
+        error = float(changes.pop("error", cls.ERRORS.get(upstream, 0.0)))
         predictions = cls.predict(task, error, seed, fold)
         write_predictions(run / "predictions.csv", predictions)
         names = {"asr": ("cer", "wer"), "ser": ("ua", "wa", "macro_f1"), "did": ("accuracy", "macro_f1")}[task]
