@@ -97,7 +97,7 @@ def save(figure: Figure, folder: Path) -> list[Path]:
             axes.remove()
         if figure.legend:
             handles = [_handle(label, number) for label, number in figure.legend.items()]
-            canvas.legend(handles=handles, loc="outside lower center", ncols=min(6, 2 * columns, len(handles)))
+            canvas.legend(handles=handles, loc="outside lower center", ncols=min(6, max(3, 2 * columns), len(handles)))
         canvas.suptitle(figure.title, fontsize=11, x=0.01, ha="left", color=MUTED)
         # Laid out once for both files: it costs as much as drawing them.
         canvas.draw_without_rendering()

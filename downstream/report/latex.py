@@ -52,12 +52,12 @@ def _board(board: Board, number: int) -> str:
         shown = [_numeral(known[key]) for key in facts]
         shown += [_entry(board.entries.get((name, place))) for place in range(len(board.columns))]
         rows.append([escape(name), *shown])
-    caption = escape(f"{board.title}. In percent, with 95 % bootstrap intervals; the best of a column is bold. ")
+    caption = escape(f"{board.title}. In percent, with 95 % bootstrap intervals; the best of a column is bold.")
     if board.marks():
-        caption += ", ".join(f"${_MARKS[mark]}$ {escape(meaning)}" for mark, meaning in board.marks())
-        caption += r" (95\,\% interval of the paired difference without 0; not corrected for several comparisons). "
+        caption += " " + ", ".join(f"${_MARKS[mark]}$ {escape(meaning)}" for mark, meaning in board.marks())
+        caption += r" (95\,\% interval of the paired difference without 0; not corrected for several comparisons)."
     settings = dict.fromkeys(column.setting for column in board.columns)
-    caption += escape("; ".join(setting.describe() for setting in settings)) + "."
+    caption += " " + escape("; ".join(setting.describe() for setting in settings)) + "."
     return _table(header, rows, caption, f"tab:results{number}", f"ll{'r' * (len(header) - 2)}")
 
 
