@@ -59,7 +59,7 @@ def _run(arguments: list[str]) -> None:
     if parsed.command == "report":
         from downstream import report
 
-        report.build(parsed.exp, parsed.recipe)
+        report.build(parsed.exp, parsed.recipe, reference=parsed.reference)
         return
     benchmark.run_tasks(
         _names(parsed.tasks, "--tasks", TASKS),
@@ -99,9 +99,14 @@ def _parser() -> _Parser:
     grid.add_argument("--jobs", type=int, default=None, help="processes (None: one a core, one on a GPU)")
     grid.add_argument("--device", default="auto", help="auto, cpu or cuda")
     grid.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a protocol value")
-    page = commands.add_parser("report", help="tables and plots from results.csv")
+    page = commands.add_parser(
+        "report",
+        help="tables, plots and the page report/index.html from results.csv",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     page.add_argument("--recipe", required=True, help="name in the table")
-    page.add_argument("--exp", type=Path, required=True, help="folder of results.csv")
+    page.add_argument("--exp", type=Path, required=True, help="folder of results.csv; the page goes to its report/")
+    page.add_argument("--reference", default="harness_l", help="has 1000 in the SUPERB-like score, where fbank has 0")
     parser.options = [o for p in (grid, page) for action in p._actions for o in action.option_strings]
     return parser
 

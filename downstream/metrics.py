@@ -6,7 +6,7 @@ up over utterances, speakers and folds, so that a bootstrap needs sums only (`do
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -94,6 +94,33 @@ def from_counts(metric: str, sums: np.ndarray) -> np.ndarray:
     if metric == "ua":
         return _mean_defined(_ratio(hits, references))
     return _mean_defined(_ratio(2 * hits, references + hypotheses))
+
+
+def superb_score(
+    values: Mapping[str, Mapping[str, float]],
+    baseline: Mapping[str, Mapping[str, float]],
+    reference: Mapping[str, Mapping[str, float]],
+) -> float:
+    """A SUPERB-like score: task -> metric -> share, of an upstream, of fbank, and of a stated reference upstream.
+
+    `1000 / |T| * sum_t mean_m (m - fbank) / (reference - fbank)` (SUPERB's challenge): fbank has 0 and the reference
+    1000, for error rates too. Raises MetricError where a value is missing or the reference equals fbank.
+    """
+    parts = []
+    for task, metrics in reference.items():
+        ratios = []
+        for metric, best in metrics.items():
+            try:
+                own, base = values[task][metric], baseline[task][metric]
+            except KeyError:
+                raise MetricError(f"score: {task} {metric} is missing") from None
+            if best == base:
+                raise MetricError(f"score: the reference does not differ from fbank in {task} {metric}")
+            ratios.append((own - base) / (best - base))
+        parts.append(np.mean(ratios))
+    if not parts:
+        raise MetricError("score: no task")
+    return float(1000 * np.mean(parts))
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

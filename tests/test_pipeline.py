@@ -110,7 +110,7 @@ def test_from_an_empty_folder_to_the_report(finished: tuple[House, str]) -> None
         assert {row["upstream"] for row in rows if row["task"] == task} == UPSTREAMS
     assert all(0 <= float(row["value"]) for row in rows)
     assert all((house.exp / row["run_dir"]).is_dir() or Path(row["run_dir"]).is_dir() for row in rows)
-    for name in ("RESULTS.md", "compression.csv", "quality.png"):
+    for name in ("RESULTS.md", "compression.csv", "report/index.html", "report/quality_params.png"):
         assert (house.exp / name).stat().st_size > 0
     assert "SYNTHETIC SPEECH" in output and "harness_st" in output
     for folder in ("hl_it1", "hl_it2", "hs", "hst"):

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
+
 from corpora.files import atomic_file
 from downstream.report.cells import Cell, Key
+from downstream.report.columns import headline, task_order
 from downstream.report.rows import Setting, metric_info
-from downstream.report.tables import headline, task_order
 from downstream.report.text import Table, signed
 from downstream.stats import central
 
@@ -130,9 +132,23 @@ def _unpaired(wanted: dict[str, Cell]) -> str:
             return f"{name} and {first_name} were tested on different utterances"
         if cell.evidence.speakers != first.evidence.speakers:
             return f"{name} and {first_name} were tested on different speakers"
-    if not set.intersection(*(set(cell.seeds) for cell in wanted.values())):
+    if not _common_seeds(wanted):
         return "no seed in common"
     return ""
+
+
+def paired_draws(cells: dict[str, Cell]) -> tuple[dict[str, float], dict[str, np.ndarray]] | None:
+    """Values and bootstrap draws of cells of one column over the seeds that they share, or None where the cells cannot
+    be paired; the draws of all are of the same speakers."""
+    if _unpaired(cells):
+        return None
+    seeds = _common_seeds(cells)
+    evidence = {name: cell.evidence for name, cell in cells.items()}
+    return {n: e.mean(seeds) for n, e in evidence.items()}, {n: e.draws(seeds) for n, e in evidence.items()}
+
+
+def _common_seeds(cells: dict[str, Cell]) -> list[int]:
+    return sorted(set.intersection(*(set(cell.seeds) for cell in cells.values())))
 
 
 def _comparison(
@@ -145,10 +161,11 @@ def _comparison(
     against: str,
     baseline: str,
 ) -> Comparison:
-    seeds = sorted(set.intersection(*(set(cell.seeds) for cell in cells.values())))
+    seeds = _common_seeds(cells)
     sign = metric_info(metric).sign
-    draws = {name: sign * cell.evidence.draws(seeds) for name, cell in cells.items()}
-    value = {name: sign * cell.evidence.mean(seeds) for name, cell in cells.items()}
+    values, drawn = paired_draws(cells)
+    value = {name: sign * v for name, v in values.items()}
+    draws = {name: sign * d for name, d in drawn.items()}
     low, high = central(draws[upstream] - draws[against])
     kept = None
     if baseline:

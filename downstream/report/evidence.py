@@ -15,6 +15,7 @@ import numpy as np
 from downstream import stats
 from downstream.metrics import METRICS, counts, from_counts
 from downstream.report.rows import ReportError, Row
+from downstream.report.runs import find_in_run
 from downstream.results import Prediction, read_predictions
 
 # A recomputed metric may differ from the stored one by its rounding only.
@@ -64,19 +65,9 @@ class Predictions:
     def of(self, run_dir: str) -> list[Prediction] | None:
         """What a run predicted, or None when the file is not there."""
         if run_dir not in self._read:
-            path = self._find(run_dir)
+            path = find_in_run(self.exp_dir, run_dir, "predictions.csv")
             self._read[run_dir] = None if path is None else read_predictions(path)
         return self._read[run_dir]
-
-    def _find(self, run_dir: str) -> Path | None:
-        if not run_dir:
-            return None
-        # exp_dir is <root>/exp/<recipe>: a run directory is relative to the root, to exp_dir, or absolute.
-        for base in (Path(), self.exp_dir.parent.parent, self.exp_dir):
-            path = base / run_dir / "predictions.csv"
-            if path.is_file():
-                return path
-        return None
 
     def evidence(self, rows: list[Row]) -> Evidence | None:
         """Counts behind the rows of one upstream, setting, split and metric; None where predictions are

@@ -30,6 +30,9 @@ class Metric:
 METRICS = {
     "cer": Metric("CER", -1),
     "wer": Metric("WER", -1),
+    "cer_macro": Metric("CER (mean of utterances)", -1),
+    "wer_macro": Metric("WER (mean of utterances)", -1),
+    "mr_wer": Metric("multi-reference WER", -1),
     "ua": Metric("UA", 1),
     "wa": Metric("WA", 1),
     "accuracy": Metric("accuracy", 1),
@@ -42,7 +45,7 @@ HEADLINE = {"asr": ("cer", "wer"), "ser": ("ua", "wa"), "did": ("accuracy", "mac
 
 def metric_info(name: str) -> Metric:
     """Label and direction; an unknown metric is shown under its own name, and more of it is better."""
-    return METRICS.get(name, Metric(name, 1))
+    return METRICS.get(name, Metric(name.replace("_", " "), 1))
 
 
 @dataclass(frozen=True, order=True)
@@ -56,6 +59,15 @@ class Setting:
     finetune: str
     budget: str
     text_profile: str
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the upstream was frozen."""
+        return self.finetune in ("", "probe", "frozen")
+
+    def short(self) -> str:
+        """Task, and what was fine-tuned where something was."""
+        return self.task.upper() if self.is_probe else f"{self.task.upper()} {self.finetune}"
 
     def describe(self) -> str:
         parts = [f"{self.task.upper()}: protocol {self.protocol}, corpus {self.corpus}, head {self.head}"]
@@ -83,8 +95,10 @@ class Row:
     fold: int | None
     front_end: str
     iteration: str
+    lr: float | None
     params_m: float | None
     macs_g_per_s: float | None
+    rtf_cpu: float | None
     wall_s: float | None
     commit: str
     run_dir: str
@@ -121,8 +135,10 @@ def _row(record: dict[str, str], where: str) -> Row:
         fold=None if fold is None else int(fold),
         front_end=record["front_end"],
         iteration=record["iteration"],
+        lr=number("lr"),
         params_m=number("params_m"),
         macs_g_per_s=number("macs_g_per_s"),
+        rtf_cpu=number("rtf_cpu"),
         wall_s=number("wall_s"),
         commit=record["commit"],
         run_dir=record["run_dir"],

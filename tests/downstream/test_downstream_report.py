@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import re
 from pathlib import Path
 
@@ -14,73 +16,24 @@ from downstream import metrics, report
 from downstream.report.cells import make_cells
 from downstream.report.evidence import Predictions
 from downstream.report.rows import ReportError, read_rows
-from downstream.results import Prediction, upsert, write_predictions
-
-WORDS = ["كِتَاب", "باب", "مدرسة", "قمر", "شمس"]
-EMOTIONS = ["neutral", "angry", "sad"]
-# Probability that a word or label is wrong
-ERRORS = {"fbank": 0.6, "random_l": 0.6, "harness_l_it1": 0.25, "harness_l": 0.2, "harness_s": 0.2, "harness_st": 0.5}
-PARAMETERS = {"random_l": 1.5, "harness_l_it1": 1.5, "harness_l": 1.5, "harness_s": 0.8, "harness_st": 0.2}
-
-
-def predict(task: str, error: float, seed: int, fold: int | None) -> list[Prediction]:
-    """40 utterances of each of 8 speakers (2 per fold); the same utterances for every upstream."""
-    references, noise = np.random.default_rng([1, fold or 0]), np.random.default_rng([2, seed, fold or 0])
-    pool = WORDS if task == "asr" else EMOTIONS
-    people = range(8) if fold is None else range(2 * fold, 2 * fold + 2)
-    made = []
-    for person in people:
-        for number in range(40):
-            size = 4 if task == "asr" else 1
-            right = [pool[i] for i in references.integers(0, len(pool), size)]
-            said = [pool[0] if wrong else word for word, wrong in zip(right, noise.random(size) < error, strict=True)]
-            made.append(Prediction(f"s{person}-{number:02d}", f"s{person}", "test", " ".join(right), " ".join(said)))
-    return made
-
-
-def add(exp: Path, task: str, upstream: str, *, seed: int = 0, fold: int | None = None, **changes: str) -> Path:
-    """One run with its rows: predictions.csv, and results.csv as downstream writes it."""
-    name = f"seed{seed}" + ("" if fold is None else f"_fold{fold}")
-    run = exp / "probes" / task / upstream / (changes.get("protocol", "light@aaaa0000")[-8:] + name)
-    predictions = predict(task, ERRORS[upstream], seed, fold)
-    write_predictions(run / "predictions.csv", predictions)
-    names = {"asr": ("cer", "wer"), "ser": ("ua", "wa", "macro_f1"), "did": ("accuracy", "macro_f1")}[task]
-    pairs = [p.reference for p in predictions], [p.hypothesis for p in predictions]
-    common = {
-        "recipe": "mini", "upstream": upstream, "task": task, "corpus": "mini", "split": "test", "head": "linear",
-        "protocol": "light@aaaa0000", "n": len(predictions), "seed": seed, "finetune": "frozen", "lr": 0.001,
-        "wall_s": 12.5, "commit": "c0ffee", "run_dir": str(run), "text_profile": "none" if task == "asr" else "",
-        "front_end": "logmel", "fold": "" if fold is None else fold, "params_m": PARAMETERS.get(upstream, ""),
-    }  # fmt: skip
-    rows = [common | changes | {"metric": name, "value": metrics.value(name, *pairs)} for name in names]
-    rows += [common | changes | {"metric": name, "value": 0.123, "split": "dev"} for name in names]
-    upsert(exp / "results.csv", rows)
-    return run
-
-
-def add_costs(exp: Path) -> None:
-    header = "upstream,front_end,iteration,layers,width,params_m,macs_g_per_s,delta_s,rtf_cpu,threads,seconds,runs"
-    lines = [f"{u},logmel,2,4,128,{p},0.5,{100 * (1 - p / 1.5):.2f},0.0123,2,10.0,5" for u, p in PARAMETERS.items()]
-    (exp / "compression.csv").write_text("\n".join([header, *lines]) + "\n")
+from downstream.results import upsert, write_predictions
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory) -> Path:
+def whole(tmp_path_factory, made_up) -> Path:
     """Three tasks, six upstreams, two seeds, four folds for SER."""
     exp = tmp_path_factory.mktemp("root") / "exp" / "mini"
-    for upstream in ERRORS:
+    for upstream in made_up.ERRORS:
         for seed in (0, 1):
-            add(exp, "asr", upstream, seed=seed)
-            add(exp, "did", upstream, seed=seed)
+            made_up.add(exp, "asr", upstream, seed=seed)
+            made_up.add(exp, "did", upstream, seed=seed)
             for fold in range(4):
-                add(exp, "ser", upstream, seed=seed, fold=fold)
-    add_costs(exp)
-    for model in ("hl_it1", "hst"):
-        (exp / model).mkdir()
-        (exp / model / "metrics.csv").write_text(
-            "step,train_masked_accuracy,valid_masked_accuracy\n100,0.2,0.19\n200,0.3,0.28\n"
-        )
-    report.build(exp, "mini")
+                made_up.add(exp, "ser", upstream, seed=seed, fold=fold)
+    made_up.add_costs(exp)
+    made_up.add_training(exp)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        report.build(exp, "mini")
+    (exp / "printed").write_text(printed.getvalue(), encoding="utf-8")
     return exp
 
 
@@ -89,16 +42,15 @@ def comparisons(exp: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_everything_is_written_and_synthetic_speech_is_named_everywhere(whole, capsys):
-    report.build(whole, "mini")
-    shown = capsys.readouterr().out
+def test_everything_is_written_and_synthetic_speech_is_named_everywhere(whole, made_up):
+    shown = (whole / "printed").read_text(encoding="utf-8")
     page = (whole / "RESULTS.md").read_text(encoding="utf-8")
-    for name in ("quality.png", "training.png"):
+    for name in ("report/quality_params.png", "report/training.png"):
         assert (whole / name).read_bytes().startswith(b"\x89PNG") and f"]({name})" in page
     for text in (shown, page):
         assert "SYNTHETIC SPEECH" in text and "Results of mini (synthetic speech)" in text
         assert "100 frames per second" in text
-        for upstream in ERRORS:
+        for upstream in made_up.ERRORS:
             assert upstream in text
     for fact in ("date", "command", "commit", "versions", "hardware", "torch 2", "c0ffee", "./run.sh --recipe mini"):
         assert fact in page
@@ -106,13 +58,17 @@ def test_everything_is_written_and_synthetic_speech_is_named_everywhere(whole, c
 
 
 def test_a_second_report_differs_in_its_date_only(whole):
-    def stable() -> str:
-        page = (whole / "RESULTS.md").read_text(encoding="utf-8")
-        return re.sub(r"\| date \|.*", "", page)
+    def stable(name: str) -> str:
+        return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", (whole / name).read_text(encoding="utf-8"))
 
-    before = stable(), (whole / "comparisons.csv").read_bytes(), (whole / "quality.png").read_bytes()
+    def made() -> dict[str, str | bytes]:
+        plots = {path.name: path.read_bytes() for path in sorted((whole / "report").glob("*.[ps][nv]g"))}
+        return plots | {name: stable(name) for name in ("RESULTS.md", "report/index.html", "report/tables.tex")}
+
+    before = made(), (whole / "comparisons.csv").read_bytes()
     report.build(whole, "mini")
-    assert before == (stable(), (whole / "comparisons.csv").read_bytes(), (whole / "quality.png").read_bytes())
+    assert before == (made(), (whole / "comparisons.csv").read_bytes())
+    assert len(before[0]) > 10
 
 
 def test_times_stand_in_the_last_section_only(whole):
@@ -122,12 +78,12 @@ def test_times_stand_in_the_last_section_only(whole):
     assert "0.0123" in times and "| 25 |" in times, "wall time is counted once per run, not per metric"
 
 
-def test_folds_are_pooled_and_seeds_averaged(whole):
+def test_folds_are_pooled_and_seeds_averaged(whole, made_up):
     rows = [r for r in read_rows(whole / "results.csv") if r.split == "test" and r.setting.task == "ser"]
     cells = {key[2:]: cell for key, cell in make_cells(rows, Predictions(whole)).items()}
     expected = []
     for seed in (0, 1):
-        pooled = [p for fold in range(4) for p in predict("ser", ERRORS["harness_s"], seed, fold)]
+        pooled = [p for fold in range(4) for p in made_up.predict("ser", made_up.ERRORS["harness_s"], seed, fold)]
         expected.append(metrics.value("ua", [p.reference for p in pooled], [p.hypothesis for p in pooled]))
     cell = cells["ua", "harness_s"]
     assert cell.value == pytest.approx(np.mean(expected), abs=1e-12)
@@ -136,14 +92,14 @@ def test_folds_are_pooled_and_seeds_averaged(whole):
     assert cell.spread == pytest.approx(np.std(expected, ddof=1))
 
 
-def test_intervals_are_those_of_the_paired_bootstrap(whole):
+def test_intervals_are_those_of_the_paired_bootstrap(whole, made_up):
     """Against jiwer's own counts per speaker and one draw after the other."""
 
     def error_rates(upstream: str, weights: np.ndarray) -> np.ndarray:
         rates = []
         for seed in (0, 1):
             errors, length = {}, {}
-            for p in predict("asr", ERRORS[upstream], seed, None):
+            for p in made_up.predict("asr", made_up.ERRORS[upstream], seed, None):
                 found = jiwer.process_characters(p.reference, p.hypothesis)
                 wrong = found.substitutions + found.deletions + found.insertions
                 errors[p.speaker] = errors.get(p.speaker, 0) + wrong
@@ -184,13 +140,13 @@ def test_verdicts_follow_the_evidence(whole):
         assert verdicts[task, "harness_l", "harness_l_it1", "fbank"][0] == "shown"
 
 
-def test_no_gain_is_not_shown(tmp_path):
+def test_no_gain_is_not_shown(tmp_path, made_up):
     exp = tmp_path / "exp" / "mini"
     for upstream in ("harness_l", "fbank"):
-        add(exp, "asr", upstream)
+        made_up.add(exp, "asr", upstream)
     run = exp / "probes" / "asr" / "fbank" / "aaaa0000seed0"
-    write_predictions(run / "predictions.csv", predict("asr", ERRORS["harness_l"], 5, None))
-    p = predict("asr", ERRORS["harness_l"], 5, None)
+    write_predictions(run / "predictions.csv", made_up.predict("asr", made_up.ERRORS["harness_l"], 5, None))
+    p = made_up.predict("asr", made_up.ERRORS["harness_l"], 5, None)
     for row in (rows := list(csv.DictReader(open(exp / "results.csv", encoding="utf-8")))):
         if row["upstream"] == "fbank" and row["split"] == "test":
             row["value"] = metrics.value(row["metric"], [x.reference for x in p], [x.hypothesis for x in p])
@@ -199,12 +155,12 @@ def test_no_gain_is_not_shown(tmp_path):
     assert {c["verdict"] for c in comparisons(exp)} == {"not shown"}
 
 
-def test_rows_of_different_protocols_never_share_a_table(tmp_path, capsys):
+def test_rows_of_different_protocols_never_share_a_table(tmp_path, capsys, made_up):
     exp = tmp_path / "exp" / "mini"
     for upstream in ("fbank", "harness_l"):
-        add(exp, "asr", upstream)
-        add(exp, "ser", upstream, fold=0)
-    add(exp, "asr", "harness_s", protocol="light@bbbb1111")
+        made_up.add(exp, "asr", upstream)
+        made_up.add(exp, "ser", upstream, fold=0)
+    made_up.add(exp, "asr", "harness_s", protocol="light@bbbb1111")
     report.build(exp, "mini")
     shown = capsys.readouterr().out
     assert "ASR has rows of 2 settings, shown apart and not comparable" in shown
@@ -216,11 +172,11 @@ def test_rows_of_different_protocols_never_share_a_table(tmp_path, capsys):
     assert not [c for c in comparisons(exp) if c["upstream"] == "harness_s"]
 
 
-def test_what_is_missing_is_named_with_its_reason_and_never_made_up(tmp_path, capsys):
+def test_what_is_missing_is_named_with_its_reason_and_never_made_up(tmp_path, capsys, made_up):
     exp = tmp_path / "exp" / "open_arabic"
     for upstream in ("fbank", "harness_l"):
-        add(exp, "asr", upstream, corpus="asc", recipe="open_arabic")
-        add(exp, "ser", upstream, fold=0, corpus="baved", recipe="open_arabic")
+        made_up.add(exp, "asr", upstream, corpus="asc", recipe="open_arabic")
+        made_up.add(exp, "ser", upstream, fold=0, corpus="baved", recipe="open_arabic")
     (exp / "probes" / "ser").rename(exp / "gone")
     models = exp / "models" / "harness_s"
     models.mkdir(parents=True)
@@ -238,15 +194,15 @@ def test_what_is_missing_is_named_with_its_reason_and_never_made_up(tmp_path, ca
     assert re.search(r"left out: SER test ua: harness_l against fbank: harness_l: no predictions", page)
 
 
-def test_fewer_seeds_or_folds_are_named(tmp_path, capsys):
+def test_fewer_seeds_or_folds_are_named(tmp_path, capsys, made_up):
     exp = tmp_path / "exp" / "mini"
     for seed in (0, 1):
-        add(exp, "asr", "harness_l", seed=seed)
+        made_up.add(exp, "asr", "harness_l", seed=seed)
         for fold in (0, 1):
-            add(exp, "ser", "harness_l", seed=seed, fold=fold)
-    add(exp, "asr", "fbank")
+            made_up.add(exp, "ser", "harness_l", seed=seed, fold=fold)
+    made_up.add(exp, "asr", "fbank")
     for seed, fold in ((0, 0), (0, 1), (1, 0)):
-        add(exp, "ser", "fbank", seed=seed, fold=fold)
+        made_up.add(exp, "ser", "fbank", seed=seed, fold=fold)
     report.build(exp, "mini")
     shown = capsys.readouterr().out
     assert "fbank: ASR lacks seed 1 that others have" in shown
@@ -255,29 +211,29 @@ def test_fewer_seeds_or_folds_are_named(tmp_path, capsys):
     assert {c["task"] for c in made} == {"asr"} and {c["seeds"] for c in made} == {"0"}
 
 
-def test_predictions_that_contradict_the_results_are_refused(tmp_path):
+def test_predictions_that_contradict_the_results_are_refused(tmp_path, made_up):
     exp = tmp_path / "exp" / "mini"
-    run = add(exp, "asr", "harness_l")
-    predictions = predict("asr", ERRORS["harness_l"], 0, None)
+    run = made_up.add(exp, "asr", "harness_l")
+    predictions = made_up.predict("asr", made_up.ERRORS["harness_l"], 0, None)
     write_predictions(run / "predictions.csv", predictions[:-1])
     with pytest.raises(ReportError, match=r"its predictions give cer .* but results\.csv says .*run this cell again"):
         report.build(exp, "mini")
 
 
-def test_broken_or_absent_results_are_named(tmp_path):
+def test_broken_or_absent_results_are_named(tmp_path, made_up):
     exp = tmp_path / "exp" / "mini"
     with pytest.raises(ReportError, match="no results yet; stages 10 to 12"):
         report.build(exp, "mini")
-    add(exp, "did", "fbank")
+    made_up.add(exp, "did", "fbank")
     text = (exp / "results.csv").read_text(encoding="utf-8")
     (exp / "results.csv").write_text(text.replace(",accuracy,0.123,", ",accuracy,oops,"), encoding="utf-8")
     with pytest.raises(ReportError, match=r"results\.csv, line \d: column `value` holds `oops`"):
         report.build(exp, "mini")
 
 
-def test_a_run_directory_relative_to_the_root_is_found(tmp_path):
+def test_a_run_directory_relative_to_the_root_is_found(tmp_path, made_up):
     exp = tmp_path / "exp" / "mini"
-    run = add(exp, "did", "fbank")
+    run = made_up.add(exp, "did", "fbank")
     rows = list(csv.DictReader(open(exp / "results.csv", encoding="utf-8")))
     (exp / "results.csv").unlink()
     upsert(exp / "results.csv", [row | {"run_dir": str(run.relative_to(tmp_path))} for row in rows])

@@ -1,6 +1,4 @@
-"""RESULTS.md: the tables beside what a reader needs to trust them: date, versions, commit, hardware,
-command.
-"""
+"""What a reader needs to trust a table: date, versions, commits, hardware, and what is not in it."""
 
 from __future__ import annotations
 
@@ -11,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 
 from downstream.report.rows import STANDARD_UPSTREAMS, TASKS, Row
-from downstream.report.text import Table
 from downstream.revision import commit
 
 PACKAGES = ("torch", "torchaudio", "transformers", "s3prl", "espnet", "lightning", "scikit-learn", "jiwer")
@@ -20,6 +17,20 @@ SYNTHETIC_BANNER = (
     "machinery works; they say nothing about the quality of a model on speech."
 )
 STAGE_OF = {"asr": 10, "ser": 11, "did": 12}
+
+
+def facts(rows: list[Row], command: str) -> dict[str, str]:
+    """What stands in the header of RESULTS.md and of the page; the date is the only thing that two reports of the same
+    results, code and machine differ in."""
+    commits = sorted({row.commit for row in rows if row.commit})
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": command,
+        "commit": commit(),
+        "commits of the rows": ", ".join(commits) or "unknown",
+        "versions": versions(),
+        "hardware": hardware(),
+    }
 
 
 def versions() -> str:
@@ -79,56 +90,3 @@ def missing(rows: list[Row], exp_dir: Path, recipe: str, left_out: dict[str, str
             reason = f"it was not run there; name it among the recipe's upstreams and run stage {stages}"
         lines.append(f"{name} is left out of {', '.join(t.upper() for t in lacking)}: {reason}")
     return lines
-
-
-def render(
-    *,
-    recipe: str,
-    command: str,
-    synthetic: bool,
-    rows: list[Row],
-    warnings: list[str],
-    boards: list[Table],
-    tasks: list[Table],
-    costs: Table | None,
-    comparisons: Table | None,
-    times: Table,
-    images: dict[str, str],
-    left: list[str],
-) -> str:
-    """The page; what differs between two identical runs stands in its header and its last section only."""
-    commits = sorted({row.commit for row in rows if row.commit})
-    facts = {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": f"`{command}`",
-        "commit": commit(),
-        "commits of the rows": ", ".join(commits) or "unknown",
-        "versions": versions(),
-        "hardware": hardware(),
-    }
-    parts = [f"# Results of the recipe `{recipe}`"]
-    if synthetic:
-        parts.append(f"> **{SYNTHETIC_BANNER}**")
-    parts.append("\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items())]))
-    parts += [f"**{line}**" for line in warnings]
-    for board in boards:
-        parts += [f"## {board.title}", board.markdown()]
-    if "quality" in images:
-        parts.append(f"![Quality against parameters]({images['quality']})")
-    parts.append("## Every metric")
-    for table in tasks:
-        parts += [f"### {table.title}", table.markdown()]
-    if comparisons is not None:
-        parts += [f"## {comparisons.title}", comparisons.markdown()]
-    if costs is not None:
-        parts += [f"## {costs.title}", costs.markdown()]
-    if "training" in images:
-        parts += ["## Training", f"![Masked accuracy over steps]({images['training']})"]
-    if left:
-        parts += ["## Left out", "\n".join(f"- {line}" for line in left)]
-    parts += [
-        f"## {times.title}",
-        "These differ from run to run; nothing else on this page but its header does.",
-        times.markdown(),
-    ]
-    return "\n\n".join(parts) + "\n"
