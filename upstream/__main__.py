@@ -15,7 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from corpora.files import TooManyBadFiles
 from corpora.records import RecordError, record
+from upstream.bad_batches import TrainingError
 from upstream.config import InitConfig, PretrainConfig, TargetConfig
 from upstream.family import FAMILY, geometry
 
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         {"units": _units, "pretrain": _pretrain, "info": _info, "cost": _cost}[args.command](args)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, TrainingError, TooManyBadFiles) as error:
         print(f"upstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

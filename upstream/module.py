@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import lightning
@@ -9,13 +10,10 @@ import torch
 from transformers import HubertModel
 
 from upstream.config import PretrainConfig
-from upstream.data import Batch
+from upstream.data import Batch, StepBatches
 from upstream.encoder import collate, run_layers
-from upstream.objective import UnitHead, UnitLoss, unit_loss
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; says at which step and on which utterances."""
+from upstream.objective import FrameTotals, UnitHead, UnitLoss, unit_loss
+from upstream.optimise import take_step
 
 
 class Pretraining(lightning.LightningModule):
@@ -23,6 +21,7 @@ class Pretraining(lightning.LightningModule):
 
     def __init__(self, encoder: HubertModel, k: int, config: PretrainConfig) -> None:
         super().__init__()
+        self.automatic_optimization = False  # a step has several batches, and a bad one moves nothing
         self.encoder = encoder
         self.config = config
         self.head = UnitHead(
@@ -33,11 +32,16 @@ class Pretraining(lightning.LightningModule):
             temperature=config.logit_temperature,
         )
         set_dropout(encoder, config.dropout, config.layerdrop)
+        if config.checkpointing:
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def compute(self, batch: Batch) -> UnitLoss:
+    def compute(
+        self, batch: Batch, totals: FrameTotals | None = None, chance: torch.Generator | None = None
+    ) -> UnitLoss:
+        """Loss of one batch, its frames weighed as a part of a step's `totals`; `chance` decides LayerDrop."""
         padded, lengths = collate(self.encoder, batch.wavs)
         mask, labels = batch.mask.to(self.device), batch.labels.to(self.device)
-        states, _ = run_layers(self.encoder, padded, lengths, time_mask=mask)
+        states, _ = run_layers(self.encoder, padded, lengths, time_mask=mask, chance=chance)
         return unit_loss(
             self.head,
             states[-1],
@@ -46,21 +50,26 @@ class Pretraining(lightning.LightningModule):
             batch.valid.to(self.device),
             masked_weight=self.config.masked_weight,
             unmasked_weight=self.config.unmasked_weight,
+            totals=totals,
         )
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(self, batch: StepBatches, device: torch.device, dataloader_idx: int) -> StepBatches:
         return batch  # `compute` moves what it needs, waveforms after normalising them one by one
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        # The step decides dropout and LayerDrop, on all ranks alike, so that resuming repeats them.
-        torch.manual_seed(self.config.seed * 1_000_003 + batch.step)
-        result = self.compute(batch)
-        if not torch.isfinite(result.loss):
-            raise TrainingError(
-                f"step {batch.step}: the loss is {float(result.loss.detach())}; "
-                f"utterances: {', '.join(batch.utt_ids)}. Look at their audio, or lower lr."
-            )
-        return {"loss": result.loss, "result": result, "step": batch.step}
+    def training_step(self, step: StepBatches, batch_idx: int) -> dict[str, Any]:
+        result = take_step(
+            step,
+            self.optimizers(),
+            [p for p in self.parameters() if p.requires_grad],
+            seed=self.config.seed,
+            clip=self.config.clip,
+            device=self.device,
+            compute=self.compute,
+            backward=self.manual_backward,
+            without_sync=getattr(self.trainer.strategy.model, "no_sync", contextlib.nullcontext),
+        )
+        self.lr_schedulers().step()  # after a skipped step too: the schedule is a function of the step
+        return {"result": result, "step": step.number, "position": step.position}
 
     def configure_optimizers(self) -> dict[str, Any]:
         decayed = [p for p in self.parameters() if p.requires_grad and p.dim() > 1]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,6 +48,15 @@ class UnitLoss:
     unmasked_frames: int
 
 
+@dataclass(frozen=True)
+class FrameTotals:
+    """Masked and unmasked frames of an optimisation step: of all its batches on all `ranks`."""
+
+    masked: int
+    unmasked: int
+    ranks: int = 1
+
+
 def unit_loss(
     head: UnitHead,
     frames: Tensor,
@@ -58,36 +66,28 @@ def unit_loss(
     *,
     masked_weight: float,
     unmasked_weight: float,
+    totals: FrameTotals | None = None,
 ) -> UnitLoss:
-    """`masked_weight` * CE(masked) + `unmasked_weight` * CE(unmasked), each a mean over its frames on all ranks.
+    """`masked_weight` * CE(masked) + `unmasked_weight` * CE(unmasked), each a mean over its frames.
 
     `frames` (B, T, D), `labels` (B, T) long, `mask` and `valid` (B, T) bool. Logits are computed for the frames that
-    the loss needs and for no others: with `unmasked_weight` 0 the unmasked ones are left out.
+    the loss needs and for no others: with `unmasked_weight` 0 the unmasked ones are left out. `totals` are the frames
+    of the whole step that this batch is a part of; without them the means are over this batch.
     """
     masked, unmasked = mask & valid, ~mask & valid
     zero = frames.sum() * 0.0  # keeps every parameter in the graph when a rank has no such frame
     total, stats = zero, []
-    for chosen, weight in ((masked, masked_weight), (unmasked, unmasked_weight)):
+    for kind, chosen, weight in (("masked", masked, masked_weight), ("unmasked", unmasked, unmasked_weight)):
         count = int(chosen.sum())
         if weight == 0 or count == 0:
-            _all_ranks(count, frames.device)
             stats.append((0.0, 0, 0))
             continue
         logits = head(frames[chosen])
         target = labels[chosen]
         loss_sum = F.cross_entropy(logits.float(), target, reduction="sum")
-        all_frames, ranks = _all_ranks(count, frames.device)
         # DDP averages gradients over ranks; the factor turns that into a mean over all frames of all ranks
-        total = total + weight * loss_sum * ranks / all_frames
+        share = 1 / count if totals is None else totals.ranks / getattr(totals, kind)
+        total = total + weight * loss_sum * share
         stats.append((float(loss_sum.detach()) / count, int((logits.argmax(-1) == target).sum()), count))
     (masked_ce, masked_ok, masked_n), (unmasked_ce, unmasked_ok, unmasked_n) = stats
     return UnitLoss(total, masked_ce, unmasked_ce, masked_ok, masked_n, unmasked_ok, unmasked_n)
-
-
-def _all_ranks(count: int, device: torch.device) -> tuple[int, int]:
-    """Sum of `count` over the ranks, and how many ranks there are."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return count, 1
-    total = torch.tensor(count, device=device)
-    dist.all_reduce(total)
-    return int(total), dist.get_world_size()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from torch.utils.data import DataLoader
 from transformers import HubertModel
 
@@ -26,7 +26,8 @@ from corpora.audio import SAMPLE_RATE, read_audio
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import sha256_json, write_json
 from upstream.config import InitConfig, PretrainConfig
-from upstream.data import Batch, PretrainDataset, StepSampler, usable
+from upstream.data import PretrainDataset, StepBatches, StepSampler, usable
+from upstream.distributed import adopt_slurm, place
 from upstream.encoder import build_encoder
 from upstream.family import Geometry
 from upstream.frontend import LogMelFrontEnd
@@ -39,11 +40,8 @@ from upstream.targets.units import Units, check_units
 log = logging.getLogger(__name__)
 
 STATISTICS_UTTERANCES = 400
-
-
-def is_first_rank() -> bool:
-    """Whether this process writes what all ranks made; always true without torchrun."""
-    return int(os.environ.get("RANK", 0)) == 0
+# Settings that may change when a run goes on: they decide how fast it gets there.
+MACHINERY = ("workers", "compile", "checkpointing", "bad_steps", "bad_rate")
 
 
 def native_bf16() -> bool:
@@ -58,6 +56,11 @@ def resolve_precision(precision: str) -> str:
     """Lightning's name for `fp32`, `bf16` or `auto`."""
     bf16 = native_bf16() if precision == "auto" else precision == "bf16"
     return "bf16-mixed" if bf16 else "32-true"
+
+
+def resolve_compile(choice: str) -> bool:
+    """Whether `on`, `off` or `auto` means that the Transformer layers are compiled."""
+    return torch.cuda.is_available() if choice == "auto" else choice == "on"
 
 
 @torch.no_grad()
@@ -114,30 +117,31 @@ def pretrain(
     label is missing, too large, of another length than its utterance, or when the units are not the `expected_units`
     (fields of UnitsInfo, for instance `k` and `model_sha256`).
     """
-    init = init or InitConfig()
+    here, init = place(), init or InitConfig()
+    adopt_slurm()
     utterances, units = {}, {}
     for split in ("train", "dev"):
         utterances[split], units[split] = training_utterances(data_dir, units_dir, split, **(expected_units or {}))
     info = asdict(units["train"].info)
     facts = {
         "geometry": asdict(geometry),
-        "config": asdict(config),
+        "config": {name: value for name, value in asdict(config).items() if name not in MACHINERY},
         "init": {"kind": init.kind, "source_sha256": model_sha256(init.source) if init.source else None},
         "units": info,
         "utterances": sha256_json([[u.utt_id, u.samples] for split in utterances.values() for u in split]),
     }
     fingerprint = sha256_json(facts)
-    if is_first_rank():
+    if here.is_first:
         write_json(out_dir / "config.json", facts)
 
-    recorder = Recorder(PretrainDataset(utterances["dev"], units["dev"], config), out_dir, config, fingerprint)
+    recorder = Recorder(PretrainDataset(utterances["dev"], units["dev"], config), out_dir, config, fingerprint, here)
     recorder.restore(load_state(out_dir / "checkpoints", fingerprint))
     model = initial_model(geometry, utterances["train"], init, config.seed)
     module = Pretraining(model, info["k"], config)
     if recorder.done < config.steps:
         _fit(module, recorder, PretrainDataset(utterances["train"], units["train"], config), out_dir, config)
 
-    if not is_first_rank():
+    if not here.is_first:
         return out_dir / "model"
     best = torch.load(out_dir / "checkpoints" / "best.pt", map_location="cpu", weights_only=True)
     module.encoder.load_state_dict(best["encoder"])
@@ -156,8 +160,11 @@ def pretrain(
 def _fit(
     module: Pretraining, recorder: Recorder, dataset: PretrainDataset, out_dir: Path, config: PretrainConfig
 ) -> None:
-    ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    sampler = StepSampler(dataset.utterances, config, start=recorder.done, rank=rank, ranks=ranks)
+    here = place()
+    position = recorder.positions[0] if recorder.positions else None
+    sampler = StepSampler(
+        dataset.utterances, config, start=recorder.done, position=position, rank=here.rank, ranks=here.ranks
+    )
     log.info(
         "training steps %d to %d on %s; hours by language %s, shown per epoch x %s",
         recorder.done,
@@ -172,16 +179,19 @@ def _fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*`training_step` returned.*")
+        # Of a first step that was skipped: the schedule goes by steps, not by updates.
+        warnings.filterwarnings("ignore", message=".*`lr_scheduler.step\\(\\)` before `optimizer.step.*")
         warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
         trainer = lightning.Trainer(
             accelerator="gpu" if torch.cuda.is_available() else "cpu",
-            devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-            num_nodes=max(1, ranks // int(os.environ.get("LOCAL_WORLD_SIZE", ranks))),
+            devices=here.local_ranks,
+            num_nodes=here.nodes,
+            # Named, because Lightning would look for Slurm by itself, and see it in a batch script without srun too.
+            plugins=[TorchElasticEnvironment() if here.ranks > 1 else LightningEnvironment()],
             # LayerDrop leaves the parameters of a skipped layer without a gradient
-            strategy="auto" if ranks == 1 else "ddp_find_unused_parameters_true" if config.layerdrop else "ddp",
+            strategy="auto" if here.ranks == 1 else f"ddp{'_find_unused_parameters_true' * (config.layerdrop > 0)}",
             precision=resolve_precision(config.precision),
-            max_steps=config.steps - recorder.done,
-            gradient_clip_val=config.clip,
+            max_epochs=1,
             logger=TensorBoardLogger(out_dir, name="tensorboard", version=""),
             callbacks=[recorder, TQDMProgressBar(refresh_rate=20)],
             enable_checkpointing=False,
@@ -192,8 +202,11 @@ def _fit(
             log_every_n_steps=1,
         )
         module.train()
+        if resolve_compile(config.compile):
+            for layer in module.encoder.encoder.layers:
+                layer.compile(dynamic=True)
         trainer.fit(module, loader)
 
 
-def _unchanged(batch: Batch) -> Batch:
-    return batch
+def _unchanged(step: StepBatches) -> StepBatches:
+    return step

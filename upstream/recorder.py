@@ -6,20 +6,22 @@ import csv
 import logging
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from corpora.files import atomic_file, remove_leftovers
+from upstream.bad_batches import BadBatches
 from upstream.config import PretrainConfig
-from upstream.data import PretrainDataset, dev_steps
+from upstream.data import Position, PretrainDataset, dev_steps
+from upstream.distributed import Place
 from upstream.module import Pretraining
 from upstream.objective import UnitLoss
+from upstream.optimise import StepResult, in_group, sum_over_ranks
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ METRICS = (
     "valid_masked_accuracy",
     "valid_unmasked_accuracy",
     "lr",
+    "bad_steps",
     "seconds",
 )
 
@@ -39,14 +42,19 @@ METRICS = (
 class Recorder(Callback):
     """Validates, logs and checkpoints every `valid_every` steps and at the end."""
 
-    def __init__(self, dev: PretrainDataset, out_dir: Path, config: PretrainConfig, fingerprint: str) -> None:
+    def __init__(
+        self, dev: PretrainDataset, out_dir: Path, config: PretrainConfig, fingerprint: str, here: Place | None = None
+    ) -> None:
         self.dev = dev
-        self.steps = dev_steps(dev.utterances, config)
+        self.here = here or Place()
+        self.steps = dev_steps(dev.utterances, config)[self.here.rank :: self.here.ranks]
         self.out_dir, self.config, self.fingerprint = out_dir, config, fingerprint
         self.state: dict[str, Any] | None = None
         self.best = -1.0
         self.rows: list[dict[str, float]] = []
         self.window: list[UnitLoss] = []
+        self.bad = BadBatches(out_dir / "bad_batches", config.bad_steps, config.bad_rate)
+        self.position: Position = (0, 0, 0)
         self.seconds, self.since = 0.0, time.monotonic()
 
     @property
@@ -54,10 +62,15 @@ class Recorder(Callback):
         """Steps that the restored state has behind it."""
         return 0 if self.state is None else self.state["step"]
 
+    @property
+    def positions(self) -> list[Position] | None:
+        """Where the stream of each process goes on; None at the start of a run."""
+        return None if self.state is None else [tuple(p) for p in self.state["positions"]]
+
     def restore(self, state: dict[str, Any] | None) -> None:
         if state is not None:
             self.state, self.best, self.rows = state, state["best"], list(state["rows"])
-            self.seconds = state["seconds"]
+            self.seconds, self.bad.count = state["seconds"], state["bad_steps"]
 
     def on_fit_start(self, trainer: lightning.Trainer, module: Pretraining) -> None:
         if self.state is not None:
@@ -67,38 +80,47 @@ class Recorder(Callback):
         self.since = time.monotonic()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        # Detached: a loss keeps the graph of its step alive.
-        result: UnitLoss = replace(outputs["result"], loss=outputs["result"].loss.detach())
-        self.window.append(result)
+        result: StepResult = outputs["result"]
+        self.position = outputs["position"]
         done = outputs["step"] + 1
-        if batch_idx % 10 == 0:
-            module.log("loss", float(result.loss), prog_bar=True, logger=False)
-            module.log("masked_acc", _ratio([result], "masked"), prog_bar=True, logger=False)
+        if result.bad is None:
+            self.window += result.losses
+            if batch_idx % 10 == 0:
+                module.log("loss", sum(float(r.loss) for r in result.losses), prog_bar=True, logger=False)
+                module.log("masked_acc", _ratio(_counts(result.losses), "masked"), prog_bar=True, logger=False)
+        else:
+            self.bad.add(outputs["step"], result.bad, result.culprits)
         if done % self.config.valid_every == 0 or done == self.config.steps:
             self._validate(trainer, module, done)
 
     @torch.no_grad()
     def _validate(self, trainer: lightning.Trainer, module: Pretraining, done: int) -> None:
+        """Every process takes its share of the dev set; sums over all of them make the row."""
         module.eval()
         with trainer.strategy.precision_plugin.forward_context():
-            results = [module.compute(self.dev[step]) for step in self.steps]
+            results = [module.compute(self.dev[step].parts[0]) for step in self.steps]
         module.train()
-        row = {
-            "step": done,
-            "train_loss": float(np.mean([float(r.loss) for r in self.window])),
-            "train_masked_accuracy": _ratio(self.window, "masked"),
-            "train_unmasked_accuracy": _ratio(self.window, "unmasked"),
-            "valid_loss": float(np.mean([float(r.loss) for r in results])),
-            "valid_masked_accuracy": _ratio(results, "masked"),
-            "valid_unmasked_accuracy": _ratio(results, "unmasked"),
-            "lr": trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0],
-        }
+        row: dict[str, float] = {"step": done}
+        for name, losses in (("train", self.window), ("valid", results)):
+            counts = _counts(losses)
+            counts = dict(zip(counts, sum_over_ranks(list(counts.values()), module.device), strict=True))
+            # Each batch of a training step holds its share of the step's loss, times the number of processes.
+            summands = counts["batches"] / (self.config.accumulate if name == "train" else 1)
+            row[f"{name}_loss"] = counts["loss"] / summands if summands else float("nan")
+            for kind in ("masked", "unmasked"):
+                row[f"{name}_{kind}_accuracy"] = _ratio(counts, kind)
+        row["lr"] = trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0]
+        row["bad_steps"] = self.bad.count
         self.window = []
         now = time.monotonic()
         self.seconds, self.since = self.seconds + now - self.since, now
         self.rows.append(row | {"seconds": round(self.seconds, 1)})
         improved = row["valid_masked_accuracy"] > self.best
         self.best = max(self.best, row["valid_masked_accuracy"])
+        positions: list[Position | None] = [self.position]
+        if in_group():
+            positions = [None] * self.here.ranks
+            dist.all_gather_object(positions, self.position)
         if not trainer.is_global_zero:
             return
         log.info(
@@ -108,9 +130,16 @@ class Recorder(Callback):
         )
         if trainer.logger is not None:
             trainer.logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=done)
-        self._write(trainer, module, done, improved)
+        self._write(trainer, module, done, improved, positions)
 
-    def _write(self, trainer: lightning.Trainer, module: Pretraining, done: int, improved: bool) -> None:
+    def _write(
+        self,
+        trainer: lightning.Trainer,
+        module: Pretraining,
+        done: int,
+        improved: bool,
+        positions: list[Position | None],
+    ) -> None:
         """Best weights first: a state that says "best" never points at weights that are not there yet."""
         folder = self.out_dir / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,13 +147,13 @@ class Recorder(Callback):
             remove_leftovers(folder / name)
         if improved:
             _save(folder / "best.pt", {"fingerprint": self.fingerprint, "encoder": module.encoder.state_dict()})
-        if (folder / "last.pt").exists():
-            os.replace(folder / "last.pt", folder / "previous.pt")
         _save(
             folder / "last.pt",
             {
                 "fingerprint": self.fingerprint,
                 "step": done,
+                "positions": positions,
+                "bad_steps": self.bad.count,
                 "best": self.best,
                 "rows": self.rows,
                 "seconds": self.seconds,
@@ -132,6 +161,7 @@ class Recorder(Callback):
                 "optimizer": trainer.optimizers[0].state_dict(),
                 "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
             },
+            keep=folder / "previous.pt",
         )
         with atomic_file(self.out_dir / "metrics.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, METRICS, lineterminator="\n")
@@ -139,14 +169,31 @@ class Recorder(Callback):
             writer.writerows(self.rows)
 
 
-def _ratio(results: list[UnitLoss], kind: str) -> float:
-    frames = sum(getattr(r, f"{kind}_frames") for r in results)
-    return sum(getattr(r, f"{kind}_correct") for r in results) / frames if frames else 0.0
+def _counts(losses: list[UnitLoss]) -> dict[str, float]:
+    """What can be summed over batches and processes: losses, right predictions, frames."""
+    sums = {"batches": float(len(losses)), "loss": sum(float(r.loss) for r in losses)}
+    for name in ("masked_correct", "masked_frames", "unmasked_correct", "unmasked_frames"):
+        sums[name] = float(sum(getattr(r, name) for r in losses))
+    return sums
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
+def _ratio(counts: dict[str, float], kind: str) -> float:
+    frames = counts[f"{kind}_frames"]
+    return counts[f"{kind}_correct"] / frames if frames else 0.0
+
+
+def _save(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
+    """Write a state whole or not at all; the one before it takes the name `keep` once the new one is on disk.
+
+    Raises OSError when it cannot be written; what was there stays.
+    """
     with atomic_file(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch's own writer says so of a full disk
+            raise OSError(f"{path}: cannot be written, is the disk full? ({error})") from error
+        if keep is not None and path.exists():
+            os.replace(path, keep)
 
 
 def load_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
