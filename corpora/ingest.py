@@ -101,15 +101,21 @@ def sha256_samples(samples: np.ndarray) -> str:
 
 
 def parallel(
-    function: Callable[[Item], Result], items: Sequence[Item], *, jobs: int, label: str, unit: str = "file"
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    jobs: int,
+    label: str,
+    unit: str = "file",
+    least: int = 64,
 ) -> Iterable[Result]:
     """Results of `function` over `items`, in order, with a progress bar, in `jobs` processes.
 
     Processes are spawned, not forked, since the caller may hold threads; a process that dies raises instead of
-    leaving the parent waiting.
+    leaving the parent waiting. Fewer than `least` items stay in this process: a spawned one costs more than they do.
     """
     bar = {"total": len(items), "desc": label, "unit": unit, "mininterval": 0.5}
-    if jobs <= 1 or len(items) < 64:  # a spawned process costs more than this little work
+    if jobs <= 1 or len(items) < least:
         yield from tqdm(map(function, items), **bar)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:

@@ -2,6 +2,7 @@
 
     python -m upstream units    --data data/mini/ssl --out exp/my/units  source=mfcc k=100
     python -m upstream pretrain --data data/mini/ssl --units exp/my/units --out exp/my/hl --geometry mini_hl steps=300
+    python -m upstream shards   --data data/mini/ssl --out exp/my/shards --units exp/my/units
     python -m upstream info     exp/my/hl/model
     python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
 """
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        {"units": _units, "pretrain": _pretrain, "info": _info, "cost": _cost}[args.command](args)
+        {"units": _units, "shards": _shards, "pretrain": _pretrain, "info": _info, "cost": _cost}[args.command](args)
     except (ValueError, KeyError, OSError, TrainingError, TooManyBadFiles) as error:
         print(f"upstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -52,6 +53,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--geometry", required=True, choices=list(FAMILY), metavar="NAME", help=", ".join(FAMILY))
     train.add_argument("--init", default="random", help="random, model, every_nth or first_n (default: random)")
     train.add_argument("--init-source", help="model directory that the weights come from")
+    train.add_argument("--shards", type=Path, help="folder that `shards` wrote: read train from it, sequentially")
+    shards = commands.add_parser("shards", help="train as Lhotse Shar, for corpora that outgrow a disk; goes on")
+    shards.add_argument("--data", type=Path, required=True, help="folder with the data directory train")
+    shards.add_argument("--out", type=Path, required=True)
+    shards.add_argument("--units", type=Path, help="folder that `units` wrote; again with others replaces labels alone")
+    shards.add_argument("--codec", choices=("flac", "opus"), default="flac", help="default: flac; opus is lossy")
+    shards.add_argument("--shard-minutes", type=float, default=60.0, help="audio of one shard (default: 60)")
+    shards.add_argument("--jobs", type=int, default=1, help="processes that encode (default: 1)")
     info = commands.add_parser("info", help="what a model directory holds and where it comes from")
     info.add_argument("model", type=Path)
     cost = commands.add_parser("cost", help="parameters, MACs, compression and real-time factor on this CPU")
@@ -82,7 +91,31 @@ def _pretrain(args: argparse.Namespace) -> None:
     config = record(PretrainConfig, _settings(args.settings), "command line")
     init = InitConfig(args.init, args.init_source)
     card = {"name": args.out.name}
-    print(pretrain(geometry(args.geometry), args.data, args.units, args.out, config, init, card))
+    print(pretrain(geometry(args.geometry), args.data, args.units, args.out, config, init, card, shards=args.shards))
+
+
+def _shards(args: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from corpora.datadir import read_datadir
+    from upstream.pretrain import training_utterances
+    from upstream.shards import write_shards
+
+    utterances, units, origin = read_datadir(args.data / "train"), None, None
+    if args.units is not None:
+        _, units = training_utterances(args.data, args.units, "train")
+        origin = asdict(units.info)
+    info = write_shards(
+        utterances,
+        args.out,
+        "train",
+        codec=args.codec,
+        shard_seconds=60 * args.shard_minutes,
+        units=units,
+        units_info=origin,
+        jobs=args.jobs,
+    )
+    print(f"{args.out}: {len(info.shards)} shards, {sum(info.hours.values()):.2f} h of {info.codec}")
 
 
 def _info(args: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,8 @@ from torch.optim import Optimizer
 
 from upstream.data import Batch, StepBatches
 from upstream.objective import FrameTotals, UnitLoss
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,15 @@ def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
     total = torch.tensor(values, device=device, dtype=torch.float64)
     dist.all_reduce(total)
     return total.tolist()
+
+
+def of_all_ranks(items: list[T]) -> list[T]:
+    """The items of all processes, those of the first process first."""
+    if not in_group():
+        return items
+    parts: list[list[T]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
 
 
 def frame_totals(parts: list[Batch], device: torch.device) -> FrameTotals:
@@ -91,7 +103,7 @@ def take_step(
                 return StepResult(losses, f"{why}, batch {number} of {len(step.parts)}", () if finite else (batch,))
             backward(result.loss)
         # Detached: a loss keeps the graph of its step alive.
-        losses.append(replace(result, loss=result.loss.detach()))
+        losses.append(replace(result, loss=result.loss.detach().cpu()))
     norm = nn.utils.clip_grad_norm_(parameters, clip)
     if not torch.isfinite(norm):  # DDP has made it the same everywhere
         optimizer.zero_grad(set_to_none=True)

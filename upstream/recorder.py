@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from corpora.files import atomic_file, remove_leftovers
@@ -21,7 +21,7 @@ from upstream.data import Position, PretrainDataset, dev_steps
 from upstream.distributed import Place
 from upstream.module import Pretraining
 from upstream.objective import UnitLoss
-from upstream.optimise import StepResult, in_group, sum_over_ranks
+from upstream.optimise import StepResult, of_all_ranks
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Recorder(Callback):
             self.window += result.losses
             if batch_idx % 10 == 0:
                 module.log("loss", sum(float(r.loss) for r in result.losses), prog_bar=True, logger=False)
-                module.log("masked_acc", _ratio(_counts(result.losses), "masked"), prog_bar=True, logger=False)
+                module.log("masked_acc", _ratio(result.losses, "masked"), prog_bar=True, logger=False)
         else:
             self.bad.add(outputs["step"], result.bad, result.culprits)
         if done % self.config.valid_every == 0 or done == self.config.steps:
@@ -95,32 +95,31 @@ class Recorder(Callback):
 
     @torch.no_grad()
     def _validate(self, trainer: lightning.Trainer, module: Pretraining, done: int) -> None:
-        """Every process takes its share of the dev set; sums over all of them make the row."""
+        """Every process takes its share of the dev set; the results of all of them make the row."""
         module.eval()
         with trainer.strategy.precision_plugin.forward_context():
             results = [module.compute(self.dev[step].parts[0]) for step in self.steps]
         module.train()
-        row: dict[str, float] = {"step": done}
-        for name, losses in (("train", self.window), ("valid", results)):
-            counts = _counts(losses)
-            counts = dict(zip(counts, sum_over_ranks(list(counts.values()), module.device), strict=True))
-            # Each batch of a training step holds its share of the step's loss, times the number of processes.
-            summands = counts["batches"] / (self.config.accumulate if name == "train" else 1)
-            row[f"{name}_loss"] = counts["loss"] / summands if summands else float("nan")
-            for kind in ("masked", "unmasked"):
-                row[f"{name}_{kind}_accuracy"] = _ratio(counts, kind)
-        row["lr"] = trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0]
-        row["bad_steps"] = self.bad.count
+        window, results = of_all_ranks(self.window), of_all_ranks(results)
+        row = {
+            "step": done,
+            # A batch holds its share of its step's loss, times the number of processes.
+            "train_loss": _mean_loss(window) * self.config.accumulate,
+            "train_masked_accuracy": _ratio(window, "masked"),
+            "train_unmasked_accuracy": _ratio(window, "unmasked"),
+            "valid_loss": _mean_loss(results),
+            "valid_masked_accuracy": _ratio(results, "masked"),
+            "valid_unmasked_accuracy": _ratio(results, "unmasked"),
+            "lr": trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0],
+            "bad_steps": self.bad.count,
+        }
         self.window = []
         now = time.monotonic()
         self.seconds, self.since = self.seconds + now - self.since, now
         self.rows.append(row | {"seconds": round(self.seconds, 1)})
         improved = row["valid_masked_accuracy"] > self.best
         self.best = max(self.best, row["valid_masked_accuracy"])
-        positions: list[Position | None] = [self.position]
-        if in_group():
-            positions = [None] * self.here.ranks
-            dist.all_gather_object(positions, self.position)
+        positions = of_all_ranks([self.position])
         if not trainer.is_global_zero:
             return
         log.info(
@@ -138,7 +137,7 @@ class Recorder(Callback):
         module: Pretraining,
         done: int,
         improved: bool,
-        positions: list[Position | None],
+        positions: list[Position],
     ) -> None:
         """Best weights first: a state that says "best" never points at weights that are not there yet."""
         folder = self.out_dir / "checkpoints"
@@ -169,17 +168,13 @@ class Recorder(Callback):
             writer.writerows(self.rows)
 
 
-def _counts(losses: list[UnitLoss]) -> dict[str, float]:
-    """What can be summed over batches and processes: losses, right predictions, frames."""
-    sums = {"batches": float(len(losses)), "loss": sum(float(r.loss) for r in losses)}
-    for name in ("masked_correct", "masked_frames", "unmasked_correct", "unmasked_frames"):
-        sums[name] = float(sum(getattr(r, name) for r in losses))
-    return sums
+def _mean_loss(results: list[UnitLoss]) -> float:
+    return float(np.mean([float(r.loss) for r in results])) if results else float("nan")
 
 
-def _ratio(counts: dict[str, float], kind: str) -> float:
-    frames = counts[f"{kind}_frames"]
-    return counts[f"{kind}_correct"] / frames if frames else 0.0
+def _ratio(results: list[UnitLoss], kind: str) -> float:
+    frames = sum(getattr(r, f"{kind}_frames") for r in results)
+    return sum(getattr(r, f"{kind}_correct") for r in results) / frames if frames else 0.0
 
 
 def _save(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
