@@ -32,6 +32,8 @@ class Pretraining(lightning.LightningModule):
             temperature=config.logit_temperature,
         )
         set_dropout(encoder, config.dropout, config.layerdrop)
+        # The flag freezes nothing: it asks for the gradient of the waveform, a twentieth of a step for nothing.
+        encoder.feature_extractor._requires_grad = False
         if config.checkpointing:
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
@@ -79,6 +81,7 @@ class Pretraining(lightning.LightningModule):
             lr=self.config.lr,
             betas=(0.9, 0.98),
             eps=1e-6,
+            fused=True,
         )
         warmup = max(1, int(self.config.warmup * self.config.steps))
 
