@@ -52,17 +52,16 @@ def read_audio(path: Path, start: int = 0, end: int | None = None) -> np.ndarray
     """
     path = Path(path)
     with _open(path) as file:
-        if file.samplerate != SAMPLE_RATE:
-            raise AudioError(
-                f"{path}: sampling rate is {file.samplerate} Hz, expected {SAMPLE_RATE} Hz; "
-                f"convert it with: ffmpeg -i IN -ac 1 -ar {SAMPLE_RATE} OUT.wav"
-            )
-        if file.channels != 1:
-            raise AudioError(
-                f"{path}: {file.channels} channels, expected 1; "
-                f"convert it with: ffmpeg -i IN -ac 1 -ar {SAMPLE_RATE} OUT.wav"
-            )
-        return _read(path, file, start, end)[:, 0]
+        return _read_mono(path, file, start, end)
+
+
+def decode_audio(content: bytes, name: str) -> np.ndarray:
+    """The same for the bytes of a whole file; `name` stands for the path in messages."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            return _read_mono(name, file, 0, None)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{name}: cannot be read as audio ({error.error_string.strip()})") from error
 
 
 def load_any(path: Path) -> np.ndarray:
@@ -137,8 +136,8 @@ def write_audio(path: Path, samples: np.ndarray) -> None:
         temporary.write_bytes(content)
 
 
-def encode_audio(samples: np.ndarray, container: str = "WAV") -> bytes:
-    """The bytes of a 16 kHz mono 16-bit file; samples (n,) are clipped to [-1, 1].
+def encode_audio(samples: np.ndarray, container: str = "WAV", subtype: str = "PCM_16") -> bytes:
+    """The bytes of a 16 kHz mono file, 16-bit unless `subtype` says otherwise; samples (n,) are clipped to [-1, 1].
 
     Encoding in memory leaves the writing to Python, which reports a full disk; libsndfile does not.
     Raises AudioError for samples of another shape, none at all, and such that are not finite.
@@ -151,12 +150,26 @@ def encode_audio(samples: np.ndarray, container: str = "WAV") -> bytes:
     if not np.isfinite(samples).all():
         raise AudioError("samples hold NaN or infinity")
     buffer = io.BytesIO()
-    soundfile.write(buffer, _pcm(samples), SAMPLE_RATE, format=container, subtype="PCM_16")
+    soundfile.write(buffer, _pcm(samples), SAMPLE_RATE, format=container, subtype=subtype)
     return buffer.getvalue()
 
 
 def _pcm(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples.astype(np.float64) * 32768.0), -32768, 32767).astype("<i2")
+
+
+def _read_mono(path: Path | str, file: soundfile.SoundFile, start: int, end: int | None) -> np.ndarray:
+    if file.samplerate != SAMPLE_RATE:
+        raise AudioError(
+            f"{path}: sampling rate is {file.samplerate} Hz, expected {SAMPLE_RATE} Hz; "
+            f"convert it with: ffmpeg -i IN -ac 1 -ar {SAMPLE_RATE} OUT.wav"
+        )
+    if file.channels != 1:
+        raise AudioError(
+            f"{path}: {file.channels} channels, expected 1; "
+            f"convert it with: ffmpeg -i IN -ac 1 -ar {SAMPLE_RATE} OUT.wav"
+        )
+    return _read(path, file, start, end)[:, 0]
 
 
 def _open(path: Path) -> soundfile.SoundFile:

@@ -2,6 +2,7 @@
 
     python -m upstream units    --data data/mini/ssl --out exp/my/units  source=mfcc k=100
     python -m upstream pretrain --data data/mini/ssl --units exp/my/units --out exp/my/hl --geometry mini_hl steps=300
+    python -m upstream shards   --data data/mini/ssl --out exp/my/shards --units exp/my/units
     python -m upstream sweep    --data data/mini/ssl --model exp/mini/models/harness_l --out exp/my/sweep
     python -m upstream info     exp/my/hl/model
     python -m upstream lineage  exp/my/hl/model
@@ -19,7 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from corpora.files import TooManyBadFiles
 from corpora.records import RecordError, check_keys, convert, record
+from upstream.bad_batches import TrainingError
 from upstream.config import INIT_KINDS, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
 from upstream.family import FAMILY, geometry
 
@@ -33,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         _COMMANDS[args.command](args)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, TrainingError, TooManyBadFiles) as error:
         print(f"upstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -65,9 +68,23 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--geometry", required=True, choices=list(FAMILY), metavar="NAME", help=", ".join(FAMILY))
     train.add_argument("--init", default="random", help=f"{', '.join(INIT_KINDS)} (default: random)")
     train.add_argument("--init-source", help="model directory that the weights come from")
+    train.add_argument("--shards", type=Path, help="folder that `shards` wrote: read train from it, sequentially")
     train.add_argument("--teacher", help="model directory whose features are predicted beside units or alone")
     train.add_argument("--teacher-layers", metavar="L,L", help="its hidden states, for instance 4,8,12")
     train.add_argument("--teacher-weight", type=float, default=1.0, help="weight of this loss (default: 1)")
+    shards = commands.add_parser("shards", help="train as Lhotse Shar, for corpora that outgrow a disk; goes on")
+    shards.add_argument("--data", type=Path, required=True, help="folder with the data directory train")
+    shards.add_argument("--out", type=Path, required=True)
+    shards.add_argument(
+        "--units",
+        action="append",
+        default=[],
+        metavar="[NAME=]DIR",
+        help="folder that `units` wrote, again for further label sets; others than before replace labels alone",
+    )
+    shards.add_argument("--codec", choices=("flac", "opus"), default="flac", help="default: flac; opus is lossy")
+    shards.add_argument("--shard-minutes", type=float, default=60.0, help="audio of one shard (default: 60)")
+    shards.add_argument("--jobs", type=int, default=1, help="processes that encode (default: 1)")
     sweep = commands.add_parser("sweep", help="PCA dimension x k: what the units of a layer keep; table and plot")
     sweep.add_argument("--data", type=Path, required=True, help="folder with the data directories train and dev")
     sweep.add_argument("--model", required=True, help="model directory, mfcc, or s3prl:NAME")
@@ -184,7 +201,32 @@ def _pretrain(args: argparse.Namespace) -> None:
         regression = RegressionConfig(args.teacher, layers, args.teacher_weight)
     if not sets and regression is None:
         raise RecordError("nothing to learn: name --units or --teacher")
-    print(pretrain(geometry(args.geometry), args.data, sets, args.out, config, init, card, regression=regression))
+    runs = {"regression": regression, "shards": args.shards}
+    print(pretrain(geometry(args.geometry), args.data, sets, args.out, config, init, card, **runs))
+
+
+def _shards(args: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from corpora.datadir import read_datadir
+    from upstream.pretrain import training_utterances
+    from upstream.shards import write_shards
+
+    utterances, labels, origin = read_datadir(args.data / "train"), None, None
+    if args.units:
+        _, labels = training_utterances(args.data, [_label_set(text) for text in args.units], "train")
+        origin = {name: asdict(own.info) for name, own in labels.sets.items()}
+    info = write_shards(
+        utterances,
+        args.out,
+        "train",
+        codec=args.codec,
+        shard_seconds=60 * args.shard_minutes,
+        units=labels,
+        units_info=origin,
+        jobs=args.jobs,
+    )
+    print(f"{args.out}: {len(info.shards)} shards, {sum(info.hours.values()):.2f} h of {info.codec}")
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -203,6 +245,7 @@ def _cost(args: argparse.Namespace) -> None:
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "units": _units,
+    "shards": _shards,
     "pretrain": _pretrain,
     "sweep": _sweep,
     "info": _info,

@@ -98,6 +98,10 @@ class PretrainConfig:
     of each language: p ~ hours ** temperature (1 = as it is, 0 = equal).
     `precision` is `fp32`, `bf16`, or `auto`: bf16 where the hardware multiplies it natively (GPU, a CPU with AMX
     or AVX512-BF16).
+    A step adds up the gradients of `accumulate` batches on every process. `checkpointing` computes activations again
+    in the backward pass instead of keeping them. `compile` is `on`, `off`, or `auto`: on where there is a GPU.
+    `workers` processes decode audio. `mix_shards` shards are shuffled together (with `--shards`). A step whose loss is
+    not finite is skipped; more than `bad_steps` of them that are also more than `bad_rate` of all end the run.
     """
 
     steps: int = 1000
@@ -119,18 +123,30 @@ class PretrainConfig:
     temperature: float = 0.5
     precision: str = "auto"
     valid_every: int = 200
+    accumulate: int = 1
+    checkpointing: bool = False
+    compile: str = "auto"
     workers: int = 0
+    mix_shards: int = 4
+    bad_steps: int = 5
+    bad_rate: float = 0.01
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.valid_every < 1:
-            raise ValueError(f"pretrain: steps={self.steps} and valid_every={self.valid_every} must be at least 1")
+        for name in ("steps", "valid_every", "accumulate", "mix_shards"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"pretrain: {name}={getattr(self, name)} must be at least 1")
+        for name in ("workers", "bad_steps", "bad_rate"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"pretrain: {name}={getattr(self, name)} must not be negative")
         if self.crop_seconds > self.batch_seconds:
             raise ValueError(
                 f"pretrain: crop_seconds={self.crop_seconds} does not fit into batch_seconds={self.batch_seconds}"
             )
         if self.logits not in ("cosine", "linear"):
             raise ValueError(f"pretrain: logits `{self.logits}` is unknown; choose cosine or linear")
+        if self.compile not in ("auto", "on", "off"):
+            raise ValueError(f"pretrain: compile `{self.compile}` is unknown; choose auto, on or off")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise ValueError(f"pretrain: precision `{self.precision}` is unknown; choose auto, fp32 or bf16")
         if not 0 <= self.mask_prob <= 1 or self.mask_length < 1:

@@ -6,8 +6,9 @@ Everything is a function of (seed, step), so a run that goes on after a kill see
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +25,20 @@ from upstream.masking import batch_mask
 
 log = logging.getLogger(__name__)
 
+# Where a stream of batches stands: epoch, block of shards (0 without shards), batches of it that are behind.
+Position = tuple[int, int, int]
+
 DEV_STREAM = 1 << 40  # a step number that no training run reaches: dev masks are the same at every validation
+
+
+class Cropped(Protocol):
+    """A window of `samples` samples of some utterance, from `first`, which is 320 times its first unit."""
+
+    first: int
+    samples: int
+
+
+C = TypeVar("C", bound=Cropped)
 
 
 @dataclass(frozen=True)
@@ -38,8 +52,16 @@ class Clip:
 
 @dataclass(frozen=True)
 class Step:
+    """One optimisation step as one process sees it.
+
+    `parts` are the batches whose gradients it adds up; `slots` number them among those of all processes, so that a
+    step is the same however processes and accumulation share it out. The next step begins at `position`.
+    """
+
     number: int
-    clips: list[Clip]
+    parts: list[list[Any]]
+    slots: list[int]
+    position: Position = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -48,6 +70,7 @@ class Batch:
     for messages, and the group (language) of each item."""
 
     step: int
+    slot: int
     wavs: list[Tensor]
     labels: Tensor
     mask: Tensor
@@ -55,10 +78,25 @@ class Batch:
     utt_ids: list[str]
     groups: list[str] = field(default_factory=list)
 
+    @property
+    def frames(self) -> tuple[int, int]:
+        """Masked and unmasked frames."""
+        masked = int((self.mask & self.valid).sum())
+        return masked, int(self.valid.sum()) - masked
+
 
 def group_of(utterance: Utterance) -> str:
     """The group whose share sampling decides: the language of `utt2lang`, whatever names it holds."""
     return utterance.language or "unknown"
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """The batches of a `Step`, read."""
+
+    number: int
+    parts: list[Batch]
+    position: Position
 
 
 def crop(utterance: int, samples: int, limit: int, rng: np.random.Generator) -> Clip:
@@ -75,16 +113,44 @@ def language_repeats(hours: dict[str, float], temperature: float) -> dict[str, f
     return {group: weight / weight_sum * total / hours[group] for group, weight in weights.items()}
 
 
-def _batches(
-    clips: Sequence[Clip], config: PretrainConfig, rng: np.random.Generator | None = None
-) -> list[list[Clip]]:
+def clip_batches(
+    clips: Sequence[C], config: PretrainConfig, rng: np.random.Generator | None = None
+) -> list[list[C]]:
     """Batches of clips of like length, padded to at most `batch_seconds`; shuffled with a generator."""
     rows = length_batches([clip.samples for clip in clips], config.batch_seconds * SAMPLE_RATE, rng)
     return [[clips[i] for i in row] for row in rows]
 
 
+def repeated_crops(
+    utterances: Iterable[tuple[int, tuple[int, str]]],
+    repeats: dict[str, float],
+    config: PretrainConfig,
+    rng: np.random.Generator,
+) -> list[Clip]:
+    """A random crop of each utterance (number, (samples, language)), as often as its language is shown."""
+    limit = int(config.crop_seconds * SAMPLE_RATE)
+    clips = []
+    for index, (samples, group) in utterances:
+        for _ in range(int(repeats[group] + rng.random())):
+            clips.append(crop(index, samples, limit, rng))
+    return clips
+
+
+def group_hours(samples: Iterable[tuple[str, int]]) -> dict[str, float]:
+    """Hours of each language from pairs of language and length in samples."""
+    hours: dict[str, float] = {}
+    for group, count in samples:
+        hours[group] = hours.get(group, 0.0) + count / SAMPLE_RATE / 3600
+    return hours
+
+
 class StepSampler(Sampler[Step]):
-    """The steps `start` to `stop`-1 of a run; epochs follow one another, each freshly cropped and shuffled."""
+    """The steps `start` to `stop`-1 of a run.
+
+    Epochs, each freshly cropped and shuffled, form one endless row of batches. A step takes the next
+    ranks x `accumulate` of them, so that all processes have equally many and no batch is lost or repeated where an
+    epoch ends. `position` is where step `start` begins; without it the epochs before are counted through.
+    """
 
     def __init__(
         self,
@@ -93,6 +159,7 @@ class StepSampler(Sampler[Step]):
         *,
         start: int = 0,
         stop: int | None = None,
+        position: Position | None = None,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -100,46 +167,45 @@ class StepSampler(Sampler[Step]):
         self.groups = [group_of(u) for u in utterances]
         self.config = config
         self.start, self.stop = start, config.steps if stop is None else stop
+        self.position = position
         self.rank, self.ranks = rank, ranks
-        hours: dict[str, float] = {}
-        for group, samples in zip(self.groups, self.samples, strict=True):
-            hours[group] = hours.get(group, 0.0) + samples / SAMPLE_RATE / 3600
-        self.hours = hours
-        self.repeats = language_repeats(hours, config.temperature)
+        self.hours = group_hours(zip(self.groups, self.samples, strict=True))
+        self.repeats = language_repeats(self.hours, config.temperature)
 
     def __len__(self) -> int:
         return self.stop - self.start
 
-    def epoch(self, number: int) -> Iterator[list[Clip]]:
+    def epoch(self, number: int) -> list[list[Clip]]:
+        """The batches of an epoch, in their order, for all processes."""
         rng = np.random.default_rng([self.config.seed, 1, number])
-        limit = int(self.config.crop_seconds * SAMPLE_RATE)
-        clips = []
-        for index, (samples, group) in enumerate(zip(self.samples, self.groups, strict=True)):
-            repeats = self.repeats[group]
-            for _ in range(int(repeats + rng.random())):
-                clips.append(crop(index, samples, limit, rng))
-        batches = _batches(clips, self.config, rng)
-        # every rank must see the same number of batches, or the others wait for it for ever
-        equal = len(batches) if self.ranks == 1 else len(batches) // self.ranks * self.ranks
-        yield from batches[self.rank : equal : self.ranks]
+        clips = repeated_crops(enumerate(zip(self.samples, self.groups, strict=True)), self.repeats, self.config, rng)
+        return clip_batches(clips, self.config, rng)
+
+    def _rows(self, position: Position) -> Iterator[tuple[list[Clip], Position]]:
+        """Batches from `position` on, each with the position behind it."""
+        number, _, behind = position
+        while True:
+            batches = self.epoch(number)
+            if not batches:
+                raise ValueError("an epoch without a single batch: is the training set empty?")
+            for index in range(behind, len(batches)):
+                yield batches[index], (number, 0, index + 1)
+            number, behind = number + 1, 0
 
     def __iter__(self) -> Iterator[Step]:
-        step, number = 0, 0
-        while step < self.stop:
-            before = step
-            for clips in self.epoch(number):
-                if step >= self.start:
-                    yield Step(step, clips)
-                step += 1
-                if step >= self.stop:
-                    return
-            if step == before:
-                raise ValueError("an epoch without a single batch: is the training set empty?")
-            number += 1
+        slots = self.ranks * self.config.accumulate
+        rows = self._rows(self.position or (0, 0, 0))
+        if self.position is None:
+            for _ in range(self.start * slots):
+                next(rows)
+        for number in range(self.start, self.stop):
+            drawn = [next(rows) for _ in range(slots)]
+            mine = range(self.rank, slots, self.ranks)
+            yield Step(number, [drawn[slot][0] for slot in mine], list(mine), drawn[-1][1])
 
 
 class PretrainDataset(Dataset):
-    """Reads the clips of a step: indexed by a `Step`, gives a `Batch`.
+    """Reads the clips of a step: indexed by a `Step`, gives its `StepBatches`.
 
     `units`: (T, S) by utterance id for S label sets, or (T,) for a single one.
     """
@@ -151,25 +217,37 @@ class PretrainDataset(Dataset):
         self.units = units
         self.config = config
 
-    def __getitem__(self, step: Step) -> Batch:
+    def read(self, clip: Clip) -> tuple[str, str, np.ndarray, np.ndarray]:
+        """Utterance id, group, samples (N,) and all units (T, S) or (T,) of a clip's utterance."""
+        utterance = self.utterances[clip.utterance]
+        first = (utterance.start or 0) + clip.first
+        wav = read_audio(utterance.audio, first, first + clip.samples)
+        return utterance.utt_id, group_of(utterance), wav, self.units[utterance.utt_id]
+
+    def __getitem__(self, step: Step) -> StepBatches:
+        parts = [self.batch(step.number, slot, clips) for slot, clips in zip(step.slots, step.parts, strict=True)]
+        return StepBatches(step.number, parts, step.position)
+
+    def batch(self, step: int, slot: int, clips: Sequence[Any]) -> Batch:
+        """One batch; its masks are a function of seed, step and slot."""
         wavs, rows, utt_ids, groups = [], [], [], []
-        for clip in step.clips:
-            utterance = self.utterances[clip.utterance]
-            first = (utterance.start or 0) + clip.first
-            wavs.append(torch.from_numpy(read_audio(utterance.audio, first, first + clip.samples)))
+        for clip in clips:
+            utt_id, group, wav, units = self.read(clip)
+            wavs.append(torch.from_numpy(wav))
             start = clip.first // HOP
-            rows.append(np.asarray(self.units[utterance.utt_id][start : start + frame_count(clip.samples)]))
-            utt_ids.append(utterance.utt_id)
-            groups.append(group_of(utterance))
+            rows.append(np.asarray(units[start : start + frame_count(clip.samples)]))
+            utt_ids.append(utt_id)
+            groups.append(group)
         frames = [len(row) for row in rows]
         labels = np.zeros((len(rows), max(frames), *rows[0].shape[1:]), dtype=np.int64)
         for target, row in zip(labels, rows, strict=True):
             target[: len(row)] = row
-        rng = np.random.default_rng([self.config.seed, 2, step.number])
+        rng = np.random.default_rng([self.config.seed, 2, step, *([slot] if slot else [])])
         mask = batch_mask(frames, self.config.mask_prob, self.config.mask_length, rng)
         valid = np.arange(labels.shape[1]) < np.array(frames)[:, None]
         return Batch(
-            step.number,
+            step,
+            slot,
             wavs,
             torch.from_numpy(labels),
             torch.from_numpy(mask),
@@ -183,7 +261,7 @@ def dev_steps(utterances: Sequence[Utterance], config: PretrainConfig) -> list[S
     """The dev set as fixed batches: the start of every utterance, in an order that never changes."""
     limit = int(config.crop_seconds * SAMPLE_RATE)
     clips = [Clip(i, 0, min(u.samples, limit)) for i, u in enumerate(utterances)]
-    return [Step(DEV_STREAM + i, batch) for i, batch in enumerate(_batches(clips, config))]
+    return [Step(DEV_STREAM + i, [batch], [0]) for i, batch in enumerate(clip_batches(clips, config))]
 
 
 def usable(utterances: Sequence[Utterance], split: str) -> list[Utterance]:

@@ -124,12 +124,14 @@ def run_layers(
     *,
     time_mask: Tensor | None = None,
     top_layer: int | None = None,
+    chance: torch.Generator | None = None,
 ) -> tuple[list[Tensor], Tensor | None]:
     """Walk the encoder: (B, N) samples -> hidden states 0..top_layer, each (B, T, D), and the frame mask (B, T).
 
     `lengths` (B,) are the valid samples of each item; None means that nothing is padded, and the mask is None too.
     `time_mask` (B, T) bool replaces frames by the mask embedding. State 0 is the input of layer 1, state i the output
-    of layer i, state L comes after the final norm. Works for any Transformers HuBERT or wav2vec 2.0 encoder.
+    of layer i, state L comes after the final norm. `chance` (a CPU generator) decides LayerDrop. Works for any
+    Transformers HuBERT or wav2vec 2.0 encoder.
     """
     depth = len(model.encoder.layers)
     top = depth if top_layer is None else top_layer
@@ -162,9 +164,11 @@ def run_layers(
     x = encoder.dropout(x)
     states = [x]
     layerdrop = model.config.layerdrop if model.training else 0.0
-    for layer in encoder.layers[:top]:
-        # Drawn for every layer and on the CPU, so that all ranks with the same seed agree.
-        if not (layerdrop > 0 and torch.rand(()).item() < layerdrop):
+    # From a generator of its own: on the CPU dropout draws from the global one as often as its batch is large, and
+    # processes that skip different layers wait for each other's gradients for ever.
+    dropped = (torch.rand(top, generator=chance) < layerdrop).tolist() if layerdrop > 0 else [False] * top
+    for layer, drop in zip(encoder.layers[:top], dropped, strict=True):
+        if not drop:
             out = layer(x, attention_mask=attend)
             x = out[0] if isinstance(out, tuple) else out
         states.append(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,15 +11,13 @@ import lightning
 import torch
 from transformers import HubertModel
 
+from upstream.bad_batches import TrainingError
 from upstream.config import PretrainConfig
-from upstream.data import Batch
+from upstream.data import Batch, StepBatches
 from upstream.encoder import collate, run_layers
-from upstream.objective import StepLoss, UnitHead, UnitLoss, unit_loss
+from upstream.objective import FrameTotals, StepLoss, UnitHead, UnitLoss, unit_loss
+from upstream.optimise import take_step
 from upstream.regression import FeatureHeads
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; says at which step and on which utterances."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Pretraining(lightning.LightningModule):
     ) -> None:
         """`tasks` come in the order of the label sets of a batch; a number stands for one set of so many units."""
         super().__init__()
+        self.automatic_optimization = False  # a step has several batches, and a bad one moves nothing
         self.encoder = encoder
         self.config = config
         self.tasks = {"units": UnitTask(tasks)} if isinstance(tasks, int) else dict(tasks)
@@ -62,12 +62,22 @@ class Pretraining(lightning.LightningModule):
         )
         self.regression = regression
         set_dropout(encoder, config.dropout, config.layerdrop)
+        # The flag freezes nothing: it asks for the gradient of the waveform, a twentieth of a step for nothing.
+        encoder.feature_extractor._requires_grad = False
+        if config.checkpointing:
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
-    def compute(self, batch: Batch) -> StepLoss:
-        """The weighted sum of all terms; a batch's labels are (B, T, S) for S sets, or (B, T) for one."""
+    def compute(
+        self, batch: Batch, totals: FrameTotals | None = None, chance: torch.Generator | None = None
+    ) -> StepLoss:
+        """The weighted sum of all terms for one batch; its labels are (B, T, S) for S sets, or (B, T) for one.
+
+        Its frames are weighed as a part of a step's `totals` (None: as if it were all of it); `chance` decides
+        LayerDrop.
+        """
         padded, lengths = collate(self.encoder, batch.wavs)
         mask, valid = batch.mask.to(self.device), batch.valid.to(self.device)
-        states, _ = run_layers(self.encoder, padded, lengths, time_mask=mask)
+        states, _ = run_layers(self.encoder, padded, lengths, time_mask=mask, chance=chance)
         frames = states[-1]
         labels = batch.labels.to(self.device)
         labels = labels.unsqueeze(-1) if labels.dim() == 2 else labels
@@ -82,29 +92,35 @@ class Pretraining(lightning.LightningModule):
                 valid,
                 masked_weight=self.config.masked_weight,
                 unmasked_weight=self.config.unmasked_weight,
+                totals=totals,
             )
             total = total + task.weight * result.loss
-            sets[name] = replace(result, loss=result.loss.detach())
+            # On the CPU, since processes send each other what they found.
+            sets[name] = replace(result, loss=result.loss.detach().cpu())
         figures: dict[str, float] = {}
         if self.regression is not None:
-            features = self.regression(frames, valid, self.regression.targets(batch.wavs))
+            features = self.regression(frames, valid, self.regression.targets(batch.wavs), totals)
             total = total + features.loss
             figures = {"feature_l1": features.l1, "feature_cosine": features.cosine}
         return StepLoss(total, sets, figures)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(self, batch: StepBatches, device: torch.device, dataloader_idx: int) -> StepBatches:
         return batch  # `compute` moves what it needs, waveforms after normalising them one by one
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        # The step decides dropout and LayerDrop, on all ranks alike, so that resuming repeats them.
-        torch.manual_seed(self.config.seed * 1_000_003 + batch.step)
-        result = self.compute(batch)
-        if not torch.isfinite(result.loss):
-            raise TrainingError(
-                f"step {batch.step}: the loss is {float(result.loss.detach())}; "
-                f"utterances: {', '.join(batch.utt_ids)}. Look at their audio, or lower lr."
-            )
-        return {"loss": result.loss, "result": result, "step": batch.step}
+    def training_step(self, step: StepBatches, batch_idx: int) -> dict[str, Any]:
+        result = take_step(
+            step,
+            self.optimizers(),
+            [p for p in self.parameters() if p.requires_grad],
+            seed=self.config.seed,
+            clip=self.config.clip,
+            device=self.device,
+            compute=self.compute,
+            backward=self.manual_backward,
+            without_sync=getattr(self.trainer.strategy.model, "no_sync", contextlib.nullcontext),
+        )
+        self.lr_schedulers().step()  # after a skipped step too: the schedule is a function of the step
+        return {"result": result, "step": step.number, "position": step.position}
 
     def configure_optimizers(self) -> dict[str, Any]:
         decayed = [p for p in self.parameters() if p.requires_grad and p.dim() > 1]
@@ -114,6 +130,7 @@ class Pretraining(lightning.LightningModule):
             lr=self.config.lr,
             betas=(0.9, 0.98),
             eps=1e-6,
+            fused=True,
         )
         warmup = max(1, int(self.config.warmup * self.config.steps))
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -52,12 +51,25 @@ class UnitLoss:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """The loss of a step, and what it is made of: the loss of each label set, the first of which is the main one, and
+    """The loss of a batch, and what it is made of: the loss of each label set, the first of which is the main one, and
     named figures of other terms."""
 
     loss: Tensor
     sets: Mapping[str, UnitLoss] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FrameTotals:
+    """Masked and unmasked frames of an optimisation step: of all its batches on all `ranks`."""
+
+    masked: int
+    unmasked: int
+    ranks: int = 1
+
+    def share(self, *kinds: str) -> float:
+        """What turns a sum over frames of these kinds into its part of the step's mean; DDP averages over ranks."""
+        return self.ranks / sum(getattr(self, kind) for kind in kinds)
 
 
 def unit_loss(
@@ -69,38 +81,27 @@ def unit_loss(
     *,
     masked_weight: float,
     unmasked_weight: float,
+    totals: FrameTotals | None = None,
 ) -> UnitLoss:
-    """`masked_weight` * CE(masked) + `unmasked_weight` * CE(unmasked), each a mean over its frames on all ranks.
+    """`masked_weight` * CE(masked) + `unmasked_weight` * CE(unmasked), each a mean over its frames.
 
     `frames` (B, T, D), `labels` (B, T) long, `mask` and `valid` (B, T) bool. Logits are computed for the frames that
-    the loss needs and for no others: with `unmasked_weight` 0 the unmasked ones are left out.
+    the loss needs and for no others: with `unmasked_weight` 0 the unmasked ones are left out. `totals` are the frames
+    of the whole step that this batch is a part of; without them the means are over this batch.
     """
     masked, unmasked = mask & valid, ~mask & valid
     zero = frames.sum() * 0.0  # keeps every parameter in the graph when a rank has no such frame
     total, stats = zero, []
-    for chosen, weight in ((masked, masked_weight), (unmasked, unmasked_weight)):
+    for kind, chosen, weight in (("masked", masked, masked_weight), ("unmasked", unmasked, unmasked_weight)):
         count = int(chosen.sum())
         if weight == 0 or count == 0:
-            mean_over_ranks(count, frames.device)
             stats.append((0.0, 0, 0))
             continue
         logits = head(frames[chosen])
         target = labels[chosen]
         loss_sum = F.cross_entropy(logits.float(), target, reduction="sum")
-        total = total + weight * loss_sum * mean_over_ranks(count, frames.device)
+        share = 1 / count if totals is None else totals.share(kind)
+        total = total + weight * loss_sum * share
         stats.append((float(loss_sum.detach()) / count, int((logits.argmax(-1) == target).sum()), count))
     (masked_ce, masked_ok, masked_n), (unmasked_ce, unmasked_ok, unmasked_n) = stats
     return UnitLoss(total, masked_ce, unmasked_ce, masked_ok, masked_n, unmasked_ok, unmasked_n)
-
-
-def mean_over_ranks(count: int, device: torch.device) -> float:
-    """What turns a sum over this rank's `count` frames into a mean over the frames of all ranks.
-
-    DDP averages gradients over ranks, so it is the number of ranks over the number of all frames. Every rank must call
-    it, also without a frame; 0 where no rank has one.
-    """
-    if not (dist.is_available() and dist.is_initialized()):
-        return 1 / count if count else 0.0
-    total = torch.tensor(count, device=device)
-    dist.all_reduce(total)
-    return dist.get_world_size() / int(total) if int(total) else 0.0

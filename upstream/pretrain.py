@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from torch.utils.data import DataLoader
 from transformers import HubertModel
 
@@ -27,7 +28,8 @@ from corpora.audio import SAMPLE_RATE, read_audio
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import sha256_json, write_json
 from upstream.config import InitConfig, PretrainConfig, RegressionConfig
-from upstream.data import Batch, PretrainDataset, StepSampler, usable
+from upstream.data import Position, PretrainDataset, StepBatches, StepSampler, usable
+from upstream.distributed import Place, adopt_slurm, place
 from upstream.encoder import build_encoder
 from upstream.family import Geometry
 from upstream.frontend import LogMelFrontEnd
@@ -37,16 +39,16 @@ from upstream.modeldir import load_model, model_sha256, save_model
 from upstream.module import Pretraining, UnitTask
 from upstream.recorder import Recorder, load_state
 from upstream.regression import FeatureHeads
+from upstream.shard_data import ShardDataset, ShardSampler, check_shards
+from upstream.shards import ShardsError, ShardsInfo, read_shards
 from upstream.targets.labelsets import Labels, LabelSet, open_labels
+from upstream.targets.units import UnitsError
 
 log = logging.getLogger(__name__)
 
 STATISTICS_UTTERANCES = 400
-
-
-def is_first_rank() -> bool:
-    """Whether this process writes what all ranks made; always true without torchrun."""
-    return int(os.environ.get("RANK", 0)) == 0
+# Settings that may change when a run goes on: they decide how fast it gets there.
+MACHINERY = ("workers", "compile", "checkpointing", "bad_steps", "bad_rate")
 
 
 def native_bf16() -> bool:
@@ -63,30 +65,47 @@ def resolve_precision(precision: str) -> str:
     return "bf16-mixed" if bf16 else "32-true"
 
 
+def resolve_compile(choice: str) -> bool:
+    """Whether `on`, `off` or `auto` means that the Transformer layers are compiled."""
+    return torch.cuda.is_available() if choice == "auto" else choice == "on"
+
+
+def sample_waveforms(utterances: Sequence[Utterance], seed: int) -> Iterator[np.ndarray]:
+    """The audio of a seeded sample of utterances, each (N,)."""
+    for index in np.random.default_rng([seed, 3]).permutation(len(utterances))[:STATISTICS_UTTERANCES]:
+        u = utterances[index]
+        yield read_audio(u.audio, u.start or 0, (u.start or 0) + u.samples)
+
+
 @torch.no_grad()
-def set_log_mel_statistics(model: HubertModel, utterances: list[Utterance], seed: int) -> None:
-    """Global mean and deviation of the log-mel bands over a seeded sample of the training utterances."""
+def set_log_mel_statistics(model: HubertModel, wavs: Iterable[np.ndarray]) -> None:
+    """Global mean and deviation of the log-mel bands over some training audio."""
     front_end = model.feature_extractor
-    rng = np.random.default_rng([seed, 3])
-    chosen = rng.permutation(len(utterances))[:STATISTICS_UTTERANCES]
     total = square = torch.zeros(front_end.mean.shape[0], dtype=torch.float64)
     frames = 0
-    for index in chosen:
-        u = utterances[index]
-        wav = torch.from_numpy(read_audio(u.audio, u.start or 0, (u.start or 0) + u.samples))
-        x = front_end.log_mel(wav[None])[0].double()
+    for wav in wavs:
+        x = front_end.log_mel(torch.from_numpy(wav)[None])[0].double()
         total, square, frames = total + x.sum(0), square + x.square().sum(0), frames + len(x)
     mean = total / frames
     front_end.set_statistics(mean.float(), (square / frames - mean.square()).clamp(min=0).sqrt().float())
 
 
-def initial_model(geometry: Geometry, utterances: list[Utterance], init: InitConfig, seed: int) -> HubertModel:
-    """The model before its first step; with init `random` this is also the random baseline of the benchmark."""
+def initial_model(
+    geometry: Geometry,
+    utterances: Sequence[Utterance],
+    init: InitConfig,
+    seed: int,
+    wavs: Iterable[np.ndarray] | None = None,
+) -> HubertModel:
+    """The model before its first step; with init `random` this is also the random baseline of the benchmark.
+
+    Log-mel statistics are those of a sample of the utterances, or of `wavs` where these are given.
+    """
     torch.manual_seed(seed)
     model = build_encoder(geometry)
     copied = initialise(model, init, utterances, seed=seed)
     if isinstance(model.feature_extractor, LogMelFrontEnd) and "feature_extractor.mean" not in copied:
-        set_log_mel_statistics(model, utterances, seed)
+        set_log_mel_statistics(model, sample_waveforms(utterances, seed) if wavs is None else wavs)
     return model
 
 
@@ -110,29 +129,34 @@ def pretrain(
     card: dict[str, Any] | None = None,
     expected_units: dict[str, Any] | None = None,
     regression: RegressionConfig | None = None,
+    shards: Path | None = None,
 ) -> Path:
     """Train one model and write `<out_dir>/model`; returns that path.
 
     `data_dir` holds the data directories `train` and `dev`. `units` is a folder of units of both (checked against
     `expected_units`, fields of UnitsInfo such as `k` and `model_sha256`), or several label sets, the first of which is
-    the main one: its accuracy decides which weights are best. With `regression` the model also predicts features of a
-    frozen teacher; then there may be no label set at all. Goes on from `<out_dir>/checkpoints` when they belong to the
-    same configuration. Raises UnitsError before the first step when a label is missing, too large, of another length
-    than its utterance, or when units are not those expected.
+    the main one: its accuracy decides which weights are best. With `shards`, which hold units as well, `dev` alone is
+    needed of both. With `regression` the model also predicts features of a frozen teacher; then there may be no label
+    set at all. Goes on from `<out_dir>/checkpoints` when they belong to the same configuration. Raises UnitsError
+    before the first step when a label is missing, too large, of another length than its utterance, or when units are
+    not those expected.
     """
-    init = init or InitConfig()
+    here, init = place(), init or InitConfig()
+    adopt_slurm()
     sets = [LabelSet("units", units, expected=expected_units or {})] if isinstance(units, Path) else list(units)
-    utterances: dict[str, list[Utterance]] = {}
-    labels: dict[str, Labels] = {}
-    for split in ("train", "dev"):
-        utterances[split], labels[split] = training_utterances(data_dir, sets, split)
-    infos = {name: asdict(units.info) for name, units in labels["train"].sets.items()}
+    train = _from_directory(data_dir, sets, config) if shards is None else _from_shards(shards, config)
+    dev, dev_labels = training_utterances(data_dir, sets, "dev")
+    infos = {name: asdict(own.info) for name, own in dev_labels.sets.items()}
+    if shards is not None:
+        check_shards(ShardsInfo.open(shards, "train"), infos)
+    elif train.units != infos:
+        raise UnitsError(f"{data_dir}: train and dev have units of different origin; make them together")
     facts = {
         "geometry": asdict(geometry),
-        "config": asdict(config),
+        "config": {name: value for name, value in asdict(config).items() if name not in MACHINERY},
         "init": {"kind": init.kind, "source_sha256": model_sha256(init.source) if init.source else None},
         "units": [{"name": s.name, "weight": s.weight, **infos[s.name]} for s in sets],
-        "utterances": sha256_json([[u.utt_id, u.samples] for split in utterances.values() for u in split]),
+        "utterances": sha256_json([train.identity, [[u.utt_id, u.samples] for u in dev]]),
     }
     if init.kind == "project":
         facts["init"] |= {"layers": init.layers, "minutes": init.minutes}
@@ -140,23 +164,22 @@ def pretrain(
         teacher_sha256 = model_sha256(regression.source)
         facts["regression"] = {**asdict(regression), "source": None, "source_sha256": teacher_sha256}
     fingerprint = sha256_json(facts)
-    if is_first_rank():
+    if here.is_first:
         write_json(out_dir / "config.json", facts)
 
-    recorder = Recorder(PretrainDataset(utterances["dev"], labels["dev"], config), out_dir, config, fingerprint)
+    recorder = Recorder(PretrainDataset(dev, dev_labels, config), out_dir, config, fingerprint, here)
     recorder.restore(load_state(out_dir / "checkpoints", fingerprint))
-    model = initial_model(geometry, utterances["train"], init, config.seed)
+    model = initial_model(geometry, train.utterances, init, config.seed, train.wavs)
     tasks = {s.name: UnitTask(infos[s.name]["k"], s.weight) for s in sets}
     features = None if regression is None else FeatureHeads(geometry.width, regression)
     module = Pretraining(model, tasks, config, features)
     if recorder.done < config.steps:
-        _fit(module, recorder, PretrainDataset(utterances["train"], labels["train"], config), out_dir, config)
+        _fit(module, recorder, train, out_dir, config)
 
-    if not is_first_rank():
+    if not here.is_first:
         return out_dir / "model"
     best = torch.load(out_dir / "checkpoints" / "best.pt", map_location="cpu", weights_only=True)
     module.encoder.load_state_dict(best["encoder"])
-    hours = sum(u.samples for u in utterances["train"]) / SAMPLE_RATE / 3600
     facts_of_run = {
         "geometry": asdict(geometry),
         "front_end": geometry.front_end,
@@ -164,7 +187,7 @@ def pretrain(
         "label_sets": facts["units"] if len(sets) > 1 else None,
         "init": facts["init"],
         "regression": facts.get("regression"),
-        "hours": round(hours, 3),
+        "hours": round(train.hours, 3),
         "hours_shown": {group: round(shown, 3) for group, shown in sorted(recorder.last_hours.items())},
         "steps": config.steps,
         "valid_masked_accuracy": round(recorder.best, 4) if sets else None,
@@ -179,11 +202,68 @@ def pretrain(
     return out_dir / "model"
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """Where the batches come from: a dataset, and the sampler of its steps from `start` at `positions` on.
+
+    `units` are the facts of every label set. `identity` stands for the utterances in the fingerprint of a run; `wavs`
+    is some of the audio where there are no
+    `utterances` to read it from.
+    """
+
+    dataset: PretrainDataset
+    sampler: Callable[[int, list[Position] | None, Place], StepSampler | ShardSampler]
+    units: dict[str, dict[str, Any]]
+    hours: float
+    identity: str
+    utterances: Sequence[Utterance] = ()
+    wavs: Iterable[np.ndarray] | None = None
+
+
+def _from_directory(data_dir: Path, sets: Sequence[LabelSet], config: PretrainConfig) -> TrainingData:
+    utterances, labels = training_utterances(data_dir, sets, "train")
+
+    def sampler(start: int, positions: list[Position] | None, here: Place) -> StepSampler:
+        at = positions[0] if positions else None  # the row of batches is one for all processes
+        return StepSampler(utterances, config, start=start, position=at, rank=here.rank, ranks=here.ranks)
+
+    return TrainingData(
+        PretrainDataset(utterances, labels, config),
+        sampler,
+        {name: asdict(own.info) for name, own in labels.sets.items()},
+        sum(u.samples for u in utterances) / SAMPLE_RATE / 3600,
+        sha256_json([[u.utt_id, u.samples] for u in utterances]),
+        utterances,
+    )
+
+
+def _from_shards(folder: Path, config: PretrainConfig) -> TrainingData:
+    info = ShardsInfo.open(folder, "train")
+
+    def sampler(start: int, positions: list[Position] | None, here: Place) -> ShardSampler:
+        if positions and len(positions) != here.ranks:
+            raise ShardsError(
+                f"{folder}: the run was stopped with {len(positions)} processes, each in its own shards; go on with "
+                f"as many (now: {here.ranks})"
+            )
+        at = positions[here.rank] if positions else None
+        return ShardSampler(info, config, start=start, position=at, rank=here.rank, ranks=here.ranks)
+
+    return TrainingData(
+        ShardDataset(config),
+        sampler,
+        info.units or {},
+        sum(info.hours.values()),
+        info.sha256,
+        wavs=(item.waveform(0, item.samples) for item in islice(read_shards(info, [0]), STATISTICS_UTTERANCES)),
+    )
+
+
 def _fit(
-    module: Pretraining, recorder: Recorder, dataset: PretrainDataset, out_dir: Path, config: PretrainConfig
+    module: Pretraining, recorder: Recorder, train: TrainingData, out_dir: Path, config: PretrainConfig
 ) -> None:
-    ranks, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
-    sampler = StepSampler(dataset.utterances, config, start=recorder.done, rank=rank, ranks=ranks)
+    here = place()
+    sampler = train.sampler(recorder.done, recorder.positions, here)
     log.info(
         "training steps %d to %d on %s; hours by language %s, shown per epoch x %s",
         recorder.done,
@@ -193,21 +273,24 @@ def _fit(
         json.dumps({g: round(r, 2) for g, r in sampler.repeats.items()}),
     )
     loader = DataLoader(
-        dataset, sampler=sampler, batch_size=None, num_workers=config.workers, collate_fn=_unchanged
+        train.dataset, sampler=sampler, batch_size=None, num_workers=config.workers, collate_fn=_unchanged
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*`training_step` returned.*")
+        # Of a first step that was skipped: the schedule goes by steps, not by updates.
+        warnings.filterwarnings("ignore", message=".*`lr_scheduler.step\\(\\)` before `optimizer.step.*")
         warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
         trainer = lightning.Trainer(
             accelerator="gpu" if torch.cuda.is_available() else "cpu",
-            devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-            num_nodes=max(1, ranks // int(os.environ.get("LOCAL_WORLD_SIZE", ranks))),
+            devices=here.local_ranks,
+            num_nodes=here.nodes,
+            # Named, because Lightning would look for Slurm by itself, and see it in a batch script without srun too.
+            plugins=[TorchElasticEnvironment() if here.ranks > 1 else LightningEnvironment()],
             # LayerDrop leaves the parameters of a skipped layer without a gradient
-            strategy="auto" if ranks == 1 else "ddp_find_unused_parameters_true" if config.layerdrop else "ddp",
+            strategy="auto" if here.ranks == 1 else f"ddp{'_find_unused_parameters_true' * (config.layerdrop > 0)}",
             precision=resolve_precision(config.precision),
-            max_steps=config.steps - recorder.done,
-            gradient_clip_val=config.clip,
+            max_epochs=1,
             logger=TensorBoardLogger(out_dir, name="tensorboard", version=""),
             callbacks=[recorder, TQDMProgressBar(refresh_rate=20)],
             enable_checkpointing=False,
@@ -218,8 +301,11 @@ def _fit(
             log_every_n_steps=1,
         )
         module.train()
+        if resolve_compile(config.compile):
+            for layer in module.encoder.encoder.layers:
+                layer.compile(dynamic=True)
         trainer.fit(module, loader)
 
 
-def _unchanged(batch: Batch) -> Batch:
-    return batch
+def _unchanged(step: StepBatches) -> StepBatches:
+    return step

@@ -7,22 +7,23 @@ import logging
 import math
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_file, remove_leftovers
+from upstream.bad_batches import BadBatches
 from upstream.config import PretrainConfig
-from upstream.data import PretrainDataset, dev_steps
+from upstream.data import Position, PretrainDataset, dev_steps
+from upstream.distributed import Place
 from upstream.module import Pretraining
 from upstream.objective import StepLoss
+from upstream.optimise import StepResult, in_group, of_all_ranks
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ METRICS = (
     "valid_masked_accuracy",
     "valid_unmasked_accuracy",
     "lr",
+    "bad_steps",
     "seconds",
 )
 
@@ -42,21 +44,31 @@ METRICS = (
 class Recorder(Callback):
     """Validates, logs and checkpoints every `valid_every` steps and at the end."""
 
-    def __init__(self, dev: PretrainDataset, out_dir: Path, config: PretrainConfig, fingerprint: str) -> None:
+    def __init__(
+        self, dev: PretrainDataset, out_dir: Path, config: PretrainConfig, fingerprint: str, here: Place | None = None
+    ) -> None:
         self.dev = dev
-        self.steps = dev_steps(dev.utterances, config)
+        self.here = here or Place()
+        self.steps = dev_steps(dev.utterances, config)[self.here.rank :: self.here.ranks]
         self.out_dir, self.config, self.fingerprint = out_dir, config, fingerprint
         self.state: dict[str, Any] | None = None
         self.best = -math.inf
         self.rows: list[dict[str, float]] = []
         self.window: list[StepLoss] = []
         self.shown: dict[str, int] = {}
+        self.bad = BadBatches(out_dir / "bad_batches", config.bad_steps, config.bad_rate)
+        self.position: Position = (0, 0, 0)
         self.seconds, self.since = 0.0, time.monotonic()
 
     @property
     def done(self) -> int:
         """Steps that the restored state has behind it."""
         return 0 if self.state is None else self.state["step"]
+
+    @property
+    def positions(self) -> list[Position] | None:
+        """Where the stream of each process goes on; None at the start of a run."""
+        return None if self.state is None else [tuple(p) for p in self.state["positions"]]
 
     @property
     def last_hours(self) -> dict[str, float]:
@@ -67,8 +79,8 @@ class Recorder(Callback):
     def restore(self, state: dict[str, Any] | None) -> None:
         if state is not None:
             self.state, self.best, self.rows = state, state["best"], list(state["rows"])
-            self.seconds = state["seconds"]
-            self.shown = dict(state["shown"]) if int(os.environ.get("RANK", 0)) == 0 else {}
+            self.seconds, self.bad.count = state["seconds"], state["bad_steps"]
+            self.shown = dict(state["shown"]) if self.here.is_first else {}
 
     def on_fit_start(self, trainer: lightning.Trainer, module: Pretraining) -> None:
         if self.state is not None:
@@ -78,36 +90,44 @@ class Recorder(Callback):
         self.since = time.monotonic()
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        # Detached: a loss keeps the graph of its step alive.
-        result: StepLoss = replace(outputs["result"], loss=outputs["result"].loss.detach())
-        self.window.append(result)
-        for wav, group in zip(batch.wavs, batch.groups, strict=True):
-            self.shown[group] = self.shown.get(group, 0) + len(wav)
+        result: StepResult = outputs["result"]
+        self.position = outputs["position"]
         done = outputs["step"] + 1
-        if batch_idx % 10 == 0:
-            module.log("loss", float(result.loss), prog_bar=True, logger=False)
-            module.log("masked_acc", _ratio([result], "masked"), prog_bar=True, logger=False)
+        if result.bad is None:
+            self.window += result.losses
+            for part in batch.parts:
+                for wav, group in zip(part.wavs, part.groups, strict=True):
+                    self.shown[group] = self.shown.get(group, 0) + len(wav)
+            if batch_idx % 10 == 0:
+                module.log("loss", sum(float(r.loss) for r in result.losses), prog_bar=True, logger=False)
+                module.log("masked_acc", _ratio(result.losses, "masked"), prog_bar=True, logger=False)
+        else:
+            self.bad.add(outputs["step"], result.bad, result.culprits)
         if done % self.config.valid_every == 0 or done == self.config.steps:
             self._validate(trainer, module, done)
 
     @torch.no_grad()
     def _validate(self, trainer: lightning.Trainer, module: Pretraining, done: int) -> None:
+        """Every process takes its share of the dev set; the results of all of them make the row."""
         module.eval()
         with trainer.strategy.precision_plugin.forward_context():
-            results = [module.compute(self.dev[step]) for step in self.steps]
+            results = [module.compute(self.dev[step].parts[0]) for step in self.steps]
         module.train()
+        window, results = of_all_ranks(self.window), of_all_ranks(results)
         row = {
             "step": done,
-            "train_loss": float(np.mean([float(r.loss) for r in self.window])),
-            "train_masked_accuracy": _ratio(self.window, "masked"),
-            "train_unmasked_accuracy": _ratio(self.window, "unmasked"),
-            "valid_loss": float(np.mean([float(r.loss) for r in results])),
+            # A batch holds its share of its step's loss, times the number of processes.
+            "train_loss": _mean_loss(window) * self.config.accumulate,
+            "train_masked_accuracy": _ratio(window, "masked"),
+            "train_unmasked_accuracy": _ratio(window, "unmasked"),
+            "valid_loss": _mean_loss(results),
             "valid_masked_accuracy": _ratio(results, "masked"),
             "valid_unmasked_accuracy": _ratio(results, "unmasked"),
-            **_details("train", self.window),
+            **_details("train", window),
             **_details("valid", results),
             **{f"hours_{group}": round(hours, 4) for group, hours in self.hours_shown().items()},
             "lr": trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0],
+            "bad_steps": self.bad.count,
         }
         self.window = []
         now = time.monotonic()
@@ -117,6 +137,7 @@ class Recorder(Callback):
         score = row["valid_masked_accuracy"] if module.tasks else -row["valid_loss"]
         improved = score > self.best
         self.best = max(self.best, score)
+        positions = of_all_ranks([self.position])
         if not trainer.is_global_zero:
             return
         log.info(
@@ -126,22 +147,27 @@ class Recorder(Callback):
         )
         if trainer.logger is not None:
             trainer.logger.log_metrics({k: v for k, v in row.items() if k != "step"}, step=done)
-        self._write(trainer, module, done, improved)
+        self._write(trainer, module, done, improved, positions)
 
     def hours_shown(self) -> dict[str, float]:
         """Hours of audio that the steps so far have shown, by group, on all ranks together; the first rank keeps the
         count. Every rank must call it."""
-        if dist.is_available() and dist.is_initialized():
-            parts: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
-            dist.all_gather_object(parts, self.shown)
-            groups = {group for part in parts for group in part}
-            total = {group: sum(part.get(group, 0) for part in parts) for group in groups}
-            self.shown = total if dist.get_rank() == 0 else {}
-        else:
-            total = self.shown
+        total: dict[str, int] = {}
+        for part in of_all_ranks([self.shown]):
+            for group, samples in part.items():
+                total[group] = total.get(group, 0) + samples
+        if in_group():
+            self.shown = dict(total) if self.here.is_first else {}
         return {group: total[group] / SAMPLE_RATE / 3600 for group in sorted(total)}
 
-    def _write(self, trainer: lightning.Trainer, module: Pretraining, done: int, improved: bool) -> None:
+    def _write(
+        self,
+        trainer: lightning.Trainer,
+        module: Pretraining,
+        done: int,
+        improved: bool,
+        positions: list[Position],
+    ) -> None:
         """Best weights first: a state that says "best" never points at weights that are not there yet."""
         folder = self.out_dir / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,13 +175,13 @@ class Recorder(Callback):
             remove_leftovers(folder / name)
         if improved:
             _save(folder / "best.pt", {"fingerprint": self.fingerprint, "encoder": module.encoder.state_dict()})
-        if (folder / "last.pt").exists():
-            os.replace(folder / "last.pt", folder / "previous.pt")
         _save(
             folder / "last.pt",
             {
                 "fingerprint": self.fingerprint,
                 "step": done,
+                "positions": positions,
+                "bad_steps": self.bad.count,
                 "best": self.best,
                 "rows": self.rows,
                 "seconds": self.seconds,
@@ -164,12 +190,17 @@ class Recorder(Callback):
                 "optimizer": trainer.optimizers[0].state_dict(),
                 "schedule": trainer.lr_scheduler_configs[0].scheduler.state_dict(),
             },
+            keep=folder / "previous.pt",
         )
         with atomic_file(self.out_dir / "metrics.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
             more = sorted({key for row in self.rows for key in row} - set(METRICS))
             writer = csv.DictWriter(file, [*METRICS, *more], restval=0, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
+
+
+def _mean_loss(results: list[StepLoss]) -> float:
+    return float(np.mean([float(r.loss) for r in results])) if results else float("nan")
 
 
 def _ratio(results: list[StepLoss], kind: str, name: str = "") -> float:
@@ -194,9 +225,18 @@ def _details(part: str, results: list[StepLoss]) -> dict[str, float]:
     return columns | {f"{part}_{name}": value for name, value in means.items()}
 
 
-def _save(path: Path, state: dict[str, Any]) -> None:
+def _save(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
+    """Write a state whole or not at all; the one before it takes the name `keep` once the new one is on disk.
+
+    Raises OSError when it cannot be written; what was there stays.
+    """
     with atomic_file(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # torch's own writer says so of a full disk
+            raise OSError(f"{path}: cannot be written, is the disk full? ({error})") from error
+        if keep is not None and path.exists():
+            os.replace(path, keep)
 
 
 def load_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from upstream.config import RegressionConfig
 from upstream.encoder import encode
 from upstream.family import HOP
 from upstream.modeldir import load_model
-from upstream.objective import mean_over_ranks
+from upstream.objective import FrameTotals
 
 
 class RegressionError(ValueError):
@@ -65,8 +65,13 @@ class FeatureHeads(nn.Module):
         chosen = [states[layer].float() for layer in self.config.layers]
         return [F.layer_norm(x, x.shape[-1:]) for x in chosen] if self.config.normalise else chosen
 
-    def forward(self, frames: Tensor, valid: Tensor, targets: Sequence[Tensor]) -> FeatureLoss:
-        """Student frames (B, T, D), their valid ones (B, T) bool, targets as `targets` gives them."""
+    def forward(
+        self, frames: Tensor, valid: Tensor, targets: Sequence[Tensor], totals: FrameTotals | None = None
+    ) -> FeatureLoss:
+        """Student frames (B, T, D), their valid ones (B, T) bool, targets as `targets` gives them.
+
+        The loss is a mean over valid frames and layers, or this batch's part of a step's mean with `totals`.
+        """
         chosen = frames[valid]
         total = frames.new_zeros((), dtype=torch.float32) + frames.sum() * 0.0
         l1_sum = cosine_sum = 0.0
@@ -80,9 +85,8 @@ class FeatureHeads(nn.Module):
                 total = total + (l1 - self.config.cosine * F.logsigmoid(cosine)).sum()
             l1_sum += float(l1.detach().sum())
             cosine_sum += float(cosine.detach().sum())
-        count = len(chosen) * len(targets)
-        scale = mean_over_ranks(count, frames.device)
-        seen = max(1, count)
+        seen = max(1, len(chosen) * len(targets))
+        scale = 1 / seen if totals is None else totals.share("masked", "unmasked") / len(targets)
         return FeatureLoss(self.config.weight * total * scale, l1_sum / seen, cosine_sum / seen)
 
 

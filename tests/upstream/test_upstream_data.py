@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +40,30 @@ def test_epochs_differ_and_a_later_start_sees_the_same_steps():
     assert list(StepSampler(utterances(), CONFIG, start=17)) == whole[17:]
 
 
-def test_two_ranks_take_disjoint_batches_of_equal_number():
-    whole = [clip.utterance for clips in StepSampler(utterances(), CONFIG).epoch(0) for clip in clips]
-    parts = [list(StepSampler(utterances(), CONFIG, rank=r, ranks=2).epoch(0)) for r in (0, 1)]
-    assert len(parts[0]) == len(parts[1])
-    taken = Counter(clip.utterance for part in parts for clips in part for clip in clips)
-    lost = len(set(whole) - set(taken))
-    assert set(taken.values()) <= {1, 2, 3, 4} and lost <= 8  # at most the batch that does not divide
+@pytest.mark.parametrize("ranks, accumulate", [(1, 2), (2, 1), (3, 2)])
+def test_steps_of_all_ranks_are_one_row_of_batches(ranks, accumulate):
+    """Equal counts, nothing lost or repeated where an epoch does not divide, and the same whoever takes a batch."""
+    config = replace(CONFIG, accumulate=accumulate)
+    single = StepSampler(utterances(), config)
+    whole = single.epoch(0) + single.epoch(1) + single.epoch(2)
+    assert len(single.epoch(0)) % (ranks * accumulate), "choose sizes that do not divide"
+    parts = [list(StepSampler(utterances(), config, rank=r, ranks=ranks, stop=8)) for r in range(ranks)]
+    assert {len(part) for part in parts} == {8}
+    slots = ranks * accumulate
+    for number, steps in enumerate(zip(*parts, strict=True)):
+        taken = {slot: clips for step in steps for slot, clips in zip(step.slots, step.parts, strict=True)}
+        assert [taken[slot] for slot in range(slots)] == whole[number * slots : (number + 1) * slots]
+        assert len({step.position for step in steps}) == 1
+
+
+def test_a_position_goes_on_where_counting_does():
+    for ranks in (1, 2):
+        whole = list(StepSampler(utterances(), CONFIG, rank=ranks - 1, ranks=ranks))
+        for start in (1, 9, 17, 29):
+            resumed = StepSampler(
+                utterances(), CONFIG, start=start, position=whole[start - 1].position, rank=ranks - 1, ranks=ranks
+            )
+            assert list(resumed) == whole[start:]
 
 
 def test_temperature_moves_hours_between_languages():
@@ -69,7 +87,7 @@ def test_crops_start_on_a_frame_and_their_labels_are_those_of_the_whole(tmp_path
     for step in range(200):
         clip = crop(0, samples, int(rng.integers(400, samples)), rng)
         assert clip.first % 320 == 0 and clip.first + clip.samples <= samples
-        batch = dataset[Step(step, [clip])]
+        batch = dataset[Step(step, [[clip]], [0])].parts[0]
         frames = frame_count(clip.samples)
         assert batch.labels.shape == (1, frames) and batch.valid.all()
         starts = batch.wavs[0][:: 320][:frames]
@@ -88,16 +106,17 @@ def test_batches_repeat_for_a_step_and_pad_with_invalid_frames(tmp_path):
         data.append(Utterance(f"s-{i}", "s", tmp_path / f"{i}.wav", samples))
         units[f"s-{i}"] = np.ones(frame_count(samples), dtype=np.uint16)
     dataset = PretrainDataset(data, units, CONFIG)
-    step = Step(5, [Clip(0, 0, 8000), Clip(1, 0, 16000)])
-    one, two = dataset[step], dataset[step]
+    clips = [Clip(0, 0, 8000), Clip(1, 0, 16000)]
+    one, two = dataset[Step(5, [clips], [0])].parts[0], dataset[Step(5, [clips], [0])].parts[0]
     assert (one.mask == two.mask).all() and not (one.mask & ~one.valid).any()
     assert one.valid.sum(1).tolist() == [frame_count(8000), frame_count(16000)]
-    assert (dataset[Step(6, step.clips)].mask != one.mask).any()
+    other_step, other_slot = dataset[Step(6, [clips], [0])], dataset[Step(5, [clips], [1])]
+    assert (other_step.parts[0].mask != one.mask).any() and (other_slot.parts[0].mask != one.mask).any()
 
 
 def test_dev_batches_never_change():
     assert dev_steps(utterances(), CONFIG) == dev_steps(utterances(), CONFIG)
-    assert sum(len(step.clips) for step in dev_steps(utterances(), CONFIG)) == 60
+    assert sum(len(step.parts[0]) for step in dev_steps(utterances(), CONFIG)) == 60
 
 
 def test_what_is_shorter_than_a_frame_is_left_out(caplog):

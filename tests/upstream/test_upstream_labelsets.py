@@ -71,8 +71,8 @@ def test_every_crop_has_the_labels_of_every_set_from_its_own_frames(data):
     dataset = PretrainDataset(utterances, labels, CONFIG)
     starts = set()
     for step in StepSampler(utterances, CONFIG, stop=8):
-        batch = dataset[step]
-        for row, clip in enumerate(step.clips):
+        batch = dataset[step].parts[0]
+        for row, clip in enumerate(step.parts[0]):
             frames = np.arange(clip.first // HOP, clip.first // HOP + frame_count(clip.samples)) % 50
             assert np.array_equal(batch.labels[row, : len(frames), 0], frames)
             assert np.array_equal(batch.labels[row, : len(frames), 1], frames // 10)
@@ -84,7 +84,7 @@ def test_every_crop_has_the_labels_of_every_set_from_its_own_frames(data):
 def test_loss_is_the_weighted_sum_over_sets(data):
     utterances, labels = open_labels(sets(data), read_datadir(data / "train"), "train")
     step = next(iter(StepSampler(utterances, CONFIG)))
-    batch = PretrainDataset(utterances, labels, CONFIG)[step]
+    batch = PretrainDataset(utterances, labels, CONFIG)[step].parts[0]
     torch.manual_seed(0)
     from upstream.encoder import build_encoder, collate, run_layers
 
@@ -119,7 +119,7 @@ def test_hours_shown_by_group_are_counted_for_any_languages(data, trained):
     utterances = read_datadir(data / "train")
     shown = dict.fromkeys(GROUPS, 0)
     for step in StepSampler(utterances, CONFIG):
-        for clip in step.clips:
+        for clip in step.parts[0]:
             shown[utterances[clip.utterance].language] += clip.samples
     hours = {group: round(samples / 16000 / 3600, 4) for group, samples in shown.items()}
     assert min(hours.values()) > 0
@@ -134,7 +134,7 @@ def test_temperature_0_shows_three_languages_alike(data):
     config = PretrainConfig(steps=800, batch_seconds=4.0, crop_seconds=2.5, temperature=0.0)
     shown = dict.fromkeys(GROUPS, 0)
     for step in StepSampler(utterances, config):
-        for clip in step.clips:
+        for clip in step.parts[0]:
             shown[utterances[clip.utterance].language] += clip.samples
     assert max(shown.values()) < 1.2 * min(shown.values())
     plain = StepSampler(utterances, PretrainConfig(temperature=1.0))

@@ -9,11 +9,12 @@ import torch
 
 from corpora.audio import write_audio
 from corpora.datadir import Utterance, write_datadir
+from upstream.bad_batches import TrainingError
 from upstream.config import InitConfig, PretrainConfig
 from upstream.encoder import frame_count
 from upstream.family import geometry
 from upstream.modeldir import load_model, model_sha256, read_card
-from upstream.module import Pretraining, TrainingError, set_dropout
+from upstream.module import Pretraining, set_dropout
 from upstream.pretrain import initial_model, pretrain
 from upstream.recorder import load_state
 from upstream.targets.units import UnitsError, UnitsInfo, UnitsWriter
@@ -81,10 +82,10 @@ def test_enough_steps_predict_the_units(data, tmp_path):
 def test_killed_and_resumed_equals_undisturbed(data, undisturbed, tmp_path, monkeypatch):
     step = Pretraining.training_step
 
-    def killed(self, batch, batch_idx):
-        if batch.step == 6:
+    def killed(self, batches, batch_idx):
+        if batches.number == 6:
             raise KeyboardInterrupt
-        return step(self, batch, batch_idx)
+        return step(self, batches, batch_idx)
 
     monkeypatch.setattr(Pretraining, "training_step", killed)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -151,10 +152,11 @@ def test_labels_that_do_not_fit_stop_before_the_first_step(data, tmp_path):
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
-def test_a_loss_that_is_not_finite_names_step_and_utterances(data, tmp_path, monkeypatch):
+def test_a_model_that_gives_no_finite_loss_stops_the_run(data, tmp_path, monkeypatch):
     monkeypatch.setattr("upstream.pretrain.initial_model", broken_model)
-    with pytest.raises(TrainingError, match=r"step 0: the loss is nan; utterances: s\d-train"):
+    with pytest.raises(TrainingError, match=r"step 5: the loss is nan, .*; utterances: s\d-train.* 6 of 6 steps"):
         pretrain(TINY, data, data / "units", tmp_path, CONFIG)
+    assert not (tmp_path / "model").exists()
 
 
 def broken_model(*args):

@@ -52,7 +52,7 @@ def step():
     mask = torch.from_numpy(batch_mask(frames, 0.8, 4, np.random.default_rng(0)))
     valid = torch.arange(max(frames)) < torch.tensor(frames)[:, None]
     labels = torch.randint(K, valid.shape) * valid
-    batch = Batch(0, wavs, labels.unsqueeze(-1), mask, valid, ["a", "b"])
+    batch = Batch(0, 0, wavs, labels.unsqueeze(-1), mask, valid, ["a", "b"])
 
     encoder = import_huggingface_model(ours.encoder)
     head = ours.heads["units"]

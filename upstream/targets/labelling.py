@@ -22,6 +22,7 @@ from corpora.audio import SAMPLE_RATE, AudioError, read_audio
 from corpora.batches import length_batches
 from corpora.datadir import Utterance
 from corpora.files import BadFileTally, atomic_file, sha256_json
+from upstream.distributed import place, wait_for_all
 from upstream.encoder import frame_count
 from upstream.targets.codebook import Codebook
 from upstream.targets.features import FeatureError, Source
@@ -134,13 +135,20 @@ class ShardedLabelling:
         self.folder = self.base / key[:16]
 
     def run(self, source: Source, codebook: Codebook, batch_seconds: float, too_short: Sequence[str]) -> None:
-        """Label the shards that are not there yet and join them; `too_short` are ids to list as left out."""
-        for stale in self.base.glob("*"):
-            if stale != self.folder:
-                shutil.rmtree(stale, ignore_errors=True)
+        """Label the shards that are not there yet and join them; `too_short` are ids to list as left out.
+
+        Several processes take every so-manieth shard each; the first one joins them when all are done.
+        """
+        here = place()
+        if here.is_first:
+            for stale in self.base.glob("*"):
+                if stale != self.folder:
+                    shutil.rmtree(stale, ignore_errors=True)
+        mine = range(here.rank, len(self.shards), here.ranks)
         tally = BadFileTally(len(self.utterances))
-        with progress(f"units of {self.split}", self.utterances) as bar:
-            for number, shard in enumerate(self.shards):
+        with progress(f"units of {self.split}", [u for number in mine for u in self.shards[number]]) as bar:
+            for number in mine:
+                shard = self.shards[number]
                 found = self._load(number)
                 if found is None:
                     bad = self._label(number, source, codebook, batch_seconds, bar)
@@ -153,9 +161,10 @@ class ShardedLabelling:
                         tally.skip(utterance.audio, f"utterance {utterance.utt_id}: {bad[utterance.utt_id]}")
                 if bad:
                     tally.check()
-        if tally.skipped:
-            tally.write(self.out_dir / f"{self.split}.left_out.tsv")
-        self._join(too_short)
+        wait_for_all()
+        if here.is_first:
+            self._join(too_short)
+        wait_for_all()
 
     def _label(
         self, number: int, source: Source, codebook: Codebook, batch_seconds: float, bar: tqdm
@@ -198,6 +207,7 @@ class ShardedLabelling:
         return dict(zip(ids, parts, strict=True)), bad
 
     def _join(self, too_short: Sequence[str]) -> None:
+        tally = BadFileTally(len(self.utterances))
         with UnitsWriter(self.out_dir, self.split, self.info, data_sha256=self.data_sha256) as writer:
             for utt_id in too_short:
                 writer.leave_out(utt_id, TOO_SHORT)
@@ -207,6 +217,11 @@ class ShardedLabelling:
                     raise UnitsError(f"{self._path(number)} cannot be read back; start the command again")
                 for utt_id, labels in found[0].items():
                     writer.add(utt_id, labels)
+                audio = {u.utt_id: u.audio for u in self.shards[number]}
                 for utt_id, reason in found[1].items():
                     writer.leave_out(utt_id, reason)
+                    tally.skipped.append((audio[utt_id], f"utterance {utt_id}: {reason}"))
+            tally.check()
+        if tally.skipped:
+            tally.write(self.out_dir / f"{self.split}.left_out.tsv")
         shutil.rmtree(self.base, ignore_errors=True)

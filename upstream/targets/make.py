@@ -18,6 +18,7 @@ from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import BadFileTally, sha256_json, write_json
 from upstream.config import TargetConfig
+from upstream.distributed import first_rank_first, place, process_group
 from upstream.encoder import frame_count
 from upstream.targets.codebook import Codebook, CodebookError
 from upstream.targets.features import FRAME_RATE, Source, open_source
@@ -64,18 +65,25 @@ def make_units(
     """Fit one codebook on the split `train` (else on the first) and label every split of `data` with it.
 
     Writes `<out_dir>/{codebook.safetensors, <split>.bin, <split>.json, report.json}`. What is there already and was
-    made from the same audio, model and configuration is kept. Left out and counted: utterances under 400 samples,
-    and audio that cannot be read (up to 5 %, listed in `<split>.left_out.tsv`). Raises UnitsError, CodebookError,
-    FeatureError, TooManyBadFiles.
+    made from the same audio, model and configuration is kept. Under torchrun or srun the first process fits, all
+    of them label, and the result is that of one. Left out and counted: utterances under 400 samples, and audio that
+    cannot be read (up to 5 %, listed in `<split>.left_out.tsv`). Raises UnitsError, CodebookError, FeatureError,
+    TooManyBadFiles.
     """
     if not data:
         raise UnitsError("no data directories were given to make units of")
     out_dir = Path(out_dir)
+    with process_group():
+        return _make_units(data, out_dir, config, shard_seconds)
+
+
+def _make_units(data: dict[str, Path], out_dir: Path, config: TargetConfig, shard_seconds: float) -> UnitsReport:
     utterances = {split: _usable(read_datadir(path), path) for split, path in data.items()}
     hashes = {split: _data_sha256(usable) for split, (usable, _) in utterances.items()}
     source = open_source(config.source, config.layer, batch_seconds=config.batch_seconds)
     fit_split = "train" if "train" in data else next(iter(data))
-    codebook = _codebook(out_dir / CODEBOOK, source, utterances[fit_split][0], hashes[fit_split], config)
+    with first_rank_first():
+        codebook = _codebook(out_dir / CODEBOOK, source, utterances[fit_split][0], hashes[fit_split], config)
     info = UnitsInfo(**source.provenance(), k=codebook.k, pca_dim=codebook.pca_dim, codebook_sha256=codebook.sha256)
     splits = {}
     for split, (usable, too_short) in utterances.items():
@@ -88,7 +96,8 @@ def make_units(
     report = UnitsReport(
         info, {"k": codebook.k, "sha256": codebook.sha256, **codebook.facts}, splits, source.lineage()
     )
-    write_json(out_dir / REPORT, asdict(report))
+    if place().is_first:
+        write_json(out_dir / REPORT, asdict(report))
     return report
 
 

@@ -1,0 +1,59 @@
+"""What the benchmarks share: alternating timings and their table."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+
+def hardware() -> str:
+    """The processor or GPU, threads, and the versions that matter."""
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    else:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+        device = f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+    return f"{device}; torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def synchronise() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def alternate(candidates: Mapping[str, Callable[[], object]], runs: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of each candidate in `runs` rounds, each of which runs all of them: a slow minute hits all alike."""
+    for work in candidates.values():
+        for _ in range(warm_up):
+            work()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(runs):
+        for name, work in candidates.items():
+            synchronise()
+            start = time.perf_counter()
+            work()
+            synchronise()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """The median of each candidate's runs."""
+    return {name: statistics.median(row) for name, row in seconds.items()}
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A Markdown table, numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
+    print("| " + " | ".join(h.ljust(w) for h, w in zip(head, widths, strict=True)) + " |")
+    print("|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|")
+    for row in cells:
+        aligned = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        print("| " + " | ".join(aligned) + " |")
