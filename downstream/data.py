@@ -12,6 +12,8 @@ from pathlib import Path
 from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import sha256_file, sha256_json
+from corpora.provenance import NAME as SOURCES
+from corpora.provenance import read_sources
 from downstream.metrics import tidy
 from downstream.protocols import Protocol
 
@@ -41,11 +43,15 @@ class Item:
 
 @dataclass(frozen=True)
 class TaskData:
-    """Splits (`train`, `dev`, then every `test*`) of one task or one fold, and what was left out of them."""
+    """Splits (`train`, `dev`, then every `test*`) of one task or one fold, and what was left out of them.
+
+    `corpus` names where the test sets come from (their `sources.tsv`); empty where they do not say.
+    """
 
     task: str
     splits: dict[str, list[Item]]
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    corpus: str = ""
 
     @property
     def tests(self) -> list[str]:
@@ -95,13 +101,18 @@ def load_task(folder: Path, protocol: Protocol) -> TaskData:
         _check_classes(splits, folder, protocol.task)
     if protocol.config["speaker_disjoint"]:
         _check_speakers(splits, folder)
-    return TaskData(protocol.task, splits, left_out)
+    return TaskData(protocol.task, splits, left_out, _corpus_of([folder / name for name in names[2:]]))
 
 
 def ctc_frames_needed(text: str) -> int:
     """Least frames of a CTC path over the characters of `text` and S3PRL's <eos>: a blank parts equal ones."""
     repeats = sum(a == b for a, b in zip(text, text[1:], strict=False))
     return len(text) + 1 + repeats
+
+
+def _corpus_of(folders: Iterable[Path]) -> str:
+    present = [folder for folder in folders if (folder / SOURCES).is_file()]
+    return "+".join(sorted({row.corpus for folder in present for row in read_sources(folder)}))
 
 
 def _items(folder: Path, protocol: Protocol) -> list[Item]:

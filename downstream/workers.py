@@ -11,18 +11,20 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora.files import TooManyBadFiles, write_json, write_text
 from downstream import cache, metrics, results, stats
+from downstream.plan import POOLED, UNCACHED, Cell, groups
 from downstream.revision import commit
 from downstream.upstreams import Upstream
 
 if TYPE_CHECKING:
-    from downstream.benchmark import Cell, Settings
+    from downstream.benchmark import Settings
+    from downstream.cell import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -157,8 +159,8 @@ def _run_upstream(
 
     features: dict[tuple[str, bool], cache.Features] = {}
     broken: dict[tuple[str, bool], str] = {}
-    for kind, normalised in sorted({_kind(cell) for cell in cells} - {_UNCACHED}):
-        items = [item for cell in cells if _kind(cell) == (kind, normalised) for item in cell.data.items]
+    for kind, normalised in sorted({cell.kind for cell in cells if cell.kind[0] != UNCACHED}):
+        items = [item for cell in cells if cell.kind == (kind, normalised) for item in cell.data.items]
 
         def progress(share: float, kind: str = kind) -> None:
             tell(Event("note", f"{upstream.name}: {kind} features {share:.0%}"))
@@ -180,21 +182,15 @@ def _run_upstream(
             if not isinstance(error, (cache.CacheError, TooManyBadFiles)):
                 tell(Event("say", traceback.format_exc()))
     extractor.clear()
-    for cell in cells:
-        kind = _kind(cell)
-        place = f"{upstream.name} {cell.place}"
+    for group in groups(cells):
+        kind = group[0].kind
         if kind in broken:
-            tell(Event("failed", f"{place}: {broken[kind]}", 1))
+            for cell in group:
+                tell(Event("failed", f"{upstream.name} {cell.place}: {broken[kind]}", 1))
             continue
-        tell(Event("note", place))
         # Steps on pooled features take microseconds: a second thread would only wait for the first.
-        torch.set_num_threads(1 if kind[0] == "pooled" else threads)
-        try:
-            rows = _run_cell(upstream, cell, settings, features.get(kind), device)
-        except Exception as error:
-            tell(Event("failed", f"{place}: {_line(error)} (log: {cell.run_dir / 'log'})", 1))
-        else:
-            tell(Event("rows", place, 1, rows))
+        torch.set_num_threads(1 if kind[0] == POOLED else threads)
+        _run_group(upstream, group, settings, features.get(kind), device, tell)
 
 
 @contextmanager
@@ -204,35 +200,72 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-_UNCACHED = ("", False)
+def _run_group(
+    upstream: Upstream,
+    group: list[Cell],
+    settings: Settings,
+    features: cache.Features | None,
+    device: str,
+    tell: Callable[[Event], None],
+) -> None:
+    from downstream.cell import run_cell, run_pooled
+
+    first = group[0]
+    place = f"{upstream.name} {first.place}" + (f" and {len(group) - 1} more seeds" if len(group) > 1 else "")
+    tell(Event("note", place))
+    data, protocol = first.data, first.protocol
+    with ExitStack() as stack:
+        done: list[Cell] = []
+        try:
+            folders = [stack.enter_context(_run_dir(cell, settings)) for cell in group]
+            if features is not None and features.kind == POOLED:
+                seeds = [cell.seed for cell in group]
+                outcomes = run_pooled(data, upstream, features, protocol, seeds, folders, device)
+            else:
+                search_dir = first.run_dir.parent / ("search" if first.fold is None else f"search_fold{first.fold}")
+                outcomes = [
+                    run_cell(
+                        data,
+                        upstream,
+                        features,
+                        protocol,
+                        first.seed,
+                        folders[0],
+                        device,
+                        tuning=first.tuning,
+                        search_dir=search_dir,
+                    )
+                ]
+            for cell, folder, outcome in zip(group, folders, outcomes, strict=True):
+                rows = _keep(upstream, cell, settings, folder, outcome)
+                done.append(cell)
+                tell(Event("rows", f"{upstream.name} {cell.place}", 1, rows))
+        except Exception as error:
+            logger.error("%s", traceback.format_exc())
+            for cell in group:
+                if cell not in done:
+                    where = f"{upstream.name} {cell.place}"
+                    tell(Event("failed", f"{where}: {_line(error)} (log: {cell.run_dir / 'log'})", 1))
 
 
-def _kind(cell: Cell) -> tuple[str, bool]:
-    """Kind of features that a cell is trained on, and whether each frame is normalised."""
-    config = cell.protocol.config
-    if config["cached"] is None:
-        return _UNCACHED
-    return config["cached"], bool(config["problem"]["build_featurizer"]["normalize"])
-
-
-def _run_cell(
-    upstream: Upstream, cell: Cell, settings: Settings, features: cache.Features | None, device: str
+def _keep(
+    upstream: Upstream, cell: Cell, settings: Settings, folder: Path, outcome: Outcome
 ) -> list[dict[str, Any]]:
-    from downstream.cell import run_cell
-
-    with _run_dir(cell, settings) as folder:
-        outcome = run_cell(cell.data, upstream, features, cell.protocol, cell.seed, folder, device)
-        results.write_predictions(folder / "predictions.csv", outcome.predictions)
-        rows = _rows(upstream, cell, settings, outcome)
-        # Last: a run directory with this file is complete.
-        write_json(
-            folder / "cell.json",
-            {"key": cell.key, "upstream_key": upstream.key, "dev": outcome.dev, "rows": rows},
-        )
+    """Write what a cell found; its rows."""
+    results.write_predictions(folder / "predictions.csv", outcome.predictions)
+    results.write_curve(folder / "curve.csv", outcome.curve)
+    normalised = bool(cell.protocol.config["problem"]["build_featurizer"]["normalize"])
+    results.write_layer_weights(folder / "layer_weights.json", outcome.layer_weights, normalised=normalised)
+    rows = _rows(upstream, cell, settings, outcome)
+    # Last: a run directory with this file is complete.
+    write_json(
+        folder / "cell.json",
+        {"key": cell.key, "upstream_key": upstream.key, "dev": outcome.dev, "rows": rows},
+    )
     return rows
 
 
-def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Any) -> list[dict[str, Any]]:
+def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
     config = cell.protocol.config
     rows = []
     for split in cell.data.tests:
@@ -245,7 +278,7 @@ def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Any) -> l
                 "recipe": settings.recipe,
                 "upstream": upstream.name,
                 "task": cell.task,
-                "corpus": settings.corpus,
+                "corpus": cell.data.corpus or settings.recipe,
                 "split": split,
                 "protocol": cell.protocol.tag,
                 "head": config["head"],
@@ -256,7 +289,8 @@ def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Any) -> l
                 "n": len(own),
                 "seed": cell.seed,
                 "fold": cell.fold,
-                "finetune": "probe",
+                "finetune": cell.tuning.tag,
+                "budget": cell.budget,
                 "lr": outcome.lr,
                 "text_profile": config["text_profile"],
                 "wall_s": round(outcome.wall_s, 2),
@@ -278,7 +312,16 @@ def _run_dir(cell: Cell, settings: Settings) -> Iterator[Path]:
     folder.mkdir(parents=True)
     write_text(folder / "command", settings.command + "\n")
     OmegaConf.save(
-        OmegaConf.create({"protocol": cell.protocol.tag, "seed": cell.seed, "fold": cell.fold, **cell.protocol.config}),
+        OmegaConf.create(
+            {
+                "protocol": cell.protocol.tag,
+                "seed": cell.seed,
+                "fold": cell.fold,
+                "finetune": cell.tuning.tag,
+                "budget": cell.budget or None,
+                **cell.protocol.config,
+            }
+        ),
         folder / "config.yaml",
     )
     handler = logging.FileHandler(folder / "log", encoding="utf-8")
@@ -287,11 +330,7 @@ def _run_dir(cell: Cell, settings: Settings) -> Iterator[Path]:
         for split, names in cell.data.left_out.items():
             for name in names:
                 logger.info("left out of %s: %s", split, name)
-        try:
-            yield folder
-        except Exception:
-            logger.error("%s", traceback.format_exc())
-            raise
+        yield folder
 
 
 @contextmanager
