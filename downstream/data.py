@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from corpora.datadir import Utterance, read_datadir
 from corpora.files import sha256_file, sha256_json
 from corpora.provenance import NAME as SOURCES
 from corpora.provenance import read_sources
+from corpora.tables import read_table
 from downstream.metrics import tidy
 from downstream.protocols import Protocol
 
@@ -29,7 +30,10 @@ class TaskDataError(ValueError):
 
 @dataclass(frozen=True)
 class Item:
-    """One labelled utterance; `key` names its audio content, `start` and `end` are samples."""
+    """One labelled utterance; `key` names its audio content, `start` and `end` are samples.
+
+    `others`: further transcriptions of the same speech, in the same text profile.
+    """
 
     utt_id: str
     speaker: str
@@ -39,6 +43,7 @@ class Item:
     end: int | None
     samples: int
     key: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,12 @@ class TaskData:
     @property
     def hash(self) -> str:
         """Changes with any id, speaker, label or audio content."""
-        rows = {s: [(i.utt_id, i.speaker, i.label, i.key) for i in items] for s, items in self.splits.items()}
-        return sha256_json(rows)
+        return sha256_json(
+            {
+                split: [(i.utt_id, i.speaker, i.label, i.key, *i.others) for i in items]
+                for split, items in self.splits.items()
+            }
+        )
 
     @property
     def items(self) -> list[Item]:
@@ -132,7 +141,28 @@ def _items(folder: Path, protocol: Protocol) -> list[Item]:
                 f"{f' in text profile {profile}' if profile else ''}; remove the utterance or give it one"
             )
         items.append(_item(utterance, label))
-    return items
+    return _with_others(items, folder, profile) if task == "asr" else items
+
+
+def _with_others(items: list[Item], folder: Path, profile: str) -> list[Item]:
+    """Further transcriptions, from the files `text.<name>` or `text_<name>` beside `text` (MGB-3, MGB-5)."""
+    problems: list[str] = []
+    files = sorted(p for p in folder.glob("text[._]*") if p.is_file())
+    tables = [read_table(path, problems, "transcript") for path in files]
+    if problems:
+        raise TaskDataError(problems[0])
+    known = {item.utt_id for item in items}
+    for table in tables:
+        for utt_id in table:
+            if utt_id not in known:
+                raise TaskDataError(f"{table.where(utt_id)}: utterance {utt_id} is not in {folder / 'text'}")
+    texts = {
+        item.utt_id: tuple(dict.fromkeys(tidy(table[item.utt_id], profile) for table in tables if item.utt_id in table))
+        for item in items
+    }
+    return [
+        replace(item, others=tuple(text for text in texts[item.utt_id] if text != item.label)) for item in items
+    ]
 
 
 def _item(utterance: Utterance, label: str) -> Item:

@@ -108,6 +108,25 @@ def write_curve(path: Path, points: Iterable[CurvePoint]) -> None:
     write_text(path, _csv(CURVE_COLUMNS, [table[key] for key in sorted(table)]))
 
 
+def write_scores(path: Path, labels: Sequence[str], scores: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Write scores.csv: split and utt_id, then the log posterior of each class."""
+    rows = [
+        {"split": split, "utt_id": utt_id, **{x: f"{v:.5g}" for x, v in zip(labels, values, strict=True)}}
+        for split, own in scores.items()
+        for utt_id, values in own.items()
+    ]
+    write_text(path, _csv(["split", "utt_id", *labels], rows))
+
+
+def write_confusion(path: Path, labels: Sequence[str], table: Sequence[Sequence[int]]) -> None:
+    """Write confusion_<split>.csv: a row for each class that was said, a column for each that was heard."""
+    rows = [
+        {"said": label, **dict(zip(labels, map(str, counts), strict=True))}
+        for label, counts in zip(labels, table, strict=True)
+    ]
+    write_text(path, _csv(["said", *labels], rows))
+
+
 def write_layer_weights(path: Path, weights: Sequence[float], *, normalised: bool) -> None:
     """Write layer_weights.json: the weight of each hidden state in the sum, adding up to 1.
 

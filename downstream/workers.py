@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 import os
 import queue
@@ -10,6 +11,7 @@ import shutil
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
@@ -17,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora.files import TooManyBadFiles, write_json, write_text
-from downstream import cache, metrics, results, stats
+from downstream import cache, metrics, results
 from downstream.plan import POOLED, UNCACHED, Cell, groups
 from downstream.revision import commit
+from downstream.scoring import score_split
 from downstream.upstreams import Upstream
 
 if TYPE_CHECKING:
@@ -256,6 +259,12 @@ def _keep(
     results.write_curve(folder / "curve.csv", outcome.curve)
     normalised = bool(cell.protocol.config["problem"]["build_featurizer"]["normalize"])
     results.write_layer_weights(folder / "layer_weights.json", outcome.layer_weights, normalised=normalised)
+    if outcome.labels:
+        results.write_scores(folder / "scores.csv", outcome.labels, outcome.scores)
+        for split in cell.data.tests:
+            own = [p for p in outcome.predictions if p.split == split]
+            table = metrics.confusion([p.reference for p in own], [p.hypothesis for p in own], outcome.labels)
+            results.write_confusion(folder / f"confusion_{split}.csv", outcome.labels, table)
     rows = _rows(upstream, cell, settings, outcome)
     # Last: a run directory with this file is complete.
     write_json(
@@ -267,13 +276,24 @@ def _keep(
 
 def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
     config = cell.protocol.config
+    # Posteriors over the shares of the classes in training are likelihoods, up to a constant.
+    shares = Counter(item.label for item in cell.data.splits["train"])
+    priors = [math.log(shares[label] / shares.total()) for label in outcome.labels]
     rows = []
     for split in cell.data.tests:
-        own = [p for p in outcome.predictions if p.split == split]
-        speakers, references, hypotheses = zip(*((p.speaker, p.reference, p.hypothesis) for p in own), strict=True)
-        for metric in config["metrics"]:
-            scored = stats.score(metric, speakers, references, hypotheses)
-            interval = stats.bootstrap_ci(scored, metric)
+        likelihoods = {
+            utt_id: [score - prior for score, prior in zip(scores, priors, strict=True)]
+            for utt_id, scores in outcome.scores[split].items()
+        }
+        found = score_split(
+            config["metrics"],
+            [p for p in outcome.predictions if p.split == split],
+            {item.utt_id: item for item in cell.data.splits[split]},
+            likelihoods,
+            outcome.labels,
+            config["duration_bins_s"],
+        )
+        for score in found:
             row = {
                 "recipe": settings.recipe,
                 "upstream": upstream.name,
@@ -282,11 +302,11 @@ def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Outcome) 
                 "split": split,
                 "protocol": cell.protocol.tag,
                 "head": config["head"],
-                "metric": metric,
-                "value": metrics.value(metric, references, hypotheses),
-                "ci_low": interval.low,
-                "ci_high": interval.high,
-                "n": len(own),
+                "metric": score.metric,
+                "value": score.value,
+                "ci_low": score.low,
+                "ci_high": score.high,
+                "n": score.n,
                 "seed": cell.seed,
                 "fold": cell.fold,
                 "finetune": cell.tuning.tag,
@@ -298,7 +318,7 @@ def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Outcome) 
                 "run_dir": _shown(cell.run_dir),
             }
             rows.append(results.as_text(row))
-            logger.info("%s %s %.4f [%.4f, %.4f]", split, metric, row["value"], interval.low, interval.high)
+            logger.info("%s %s %.4f [%.4f, %.4f]", split, score.metric, score.value, score.low, score.high)
     return rows
 
 
