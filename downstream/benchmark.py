@@ -24,6 +24,7 @@ from downstream import results
 from downstream.budgets import Budget
 from downstream.data import TaskData
 from downstream.plan import Cell, Grid, Shard, parse_budgets, parse_tunings
+from downstream.pool import Machine, run_jobs
 from downstream.protocols import Protocol
 from downstream.upstreams import Upstream, UpstreamMissing, resolve
 
@@ -103,7 +104,7 @@ def run_tasks(
     if dry_run:
         from downstream.estimate import describe
 
-        print(describe(work, len(complete), exp_dir, jobs))
+        print(describe(work, len(complete), exp_dir, Machine.of(device, jobs)))
         return
     _drop_stale(recipe, available, complete, [cell for _, cells in work for cell in cells], exp_dir)
     _restore(complete, exp_dir)
@@ -117,8 +118,6 @@ def run_tasks(
 
 
 def _run(work: list[tuple[Upstream, list[Cell]]], settings: Settings, jobs: int | None) -> None:
-    from downstream.workers import run_jobs
-
     count = sum(len(cells) for _, cells in work)
     table = settings.exp_dir / "results.csv"
     _say(f"{count} cells to run: {', '.join(f'{u.name} {len(c)}' for u, c in work)}")

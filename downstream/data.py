@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from corpora.audio import SAMPLE_RATE
+from corpora.audio import SAMPLE_RATE, AudioError, read_audio
 from corpora.datadir import Utterance, read_datadir
-from corpora.files import sha256_file, sha256_json
+from corpora.files import BadFileTally, read_json, sha256_file, sha256_json, write_json
 from corpora.provenance import NAME as SOURCES
 from corpora.provenance import read_sources
 from corpora.tables import read_table
@@ -21,6 +21,9 @@ from downstream.protocols import Protocol
 logger = logging.getLogger(__name__)
 
 LABELS = {"asr": "text", "ser": "emotion", "did": "dialect"}
+# Letters that the profile mgb turns into others; among so many letters of any Arabic text some of them occur.
+_MERGED_BY_MGB = frozenset("أإآةىؤئ")
+_ENOUGH_LETTERS = 2000
 LABEL_FILES = {"asr": "text", "ser": "utt2emotion", "did": "utt2dialect"}
 
 
@@ -110,7 +113,31 @@ def load_task(folder: Path, protocol: Protocol) -> TaskData:
         _check_classes(splits, folder, protocol.task)
     if protocol.config["speaker_disjoint"]:
         _check_speakers(splits, folder)
+    _check_audio(splits, folder)
     return TaskData(protocol.task, splits, left_out, _corpus_of([folder / name for name in names[2:]]))
+
+
+def readable(data: TaskData, folder: Path) -> TaskData:
+    """The data without utterances whose audio cannot be read: what the feature cache leaves out where it is used.
+
+    Every file is decoded once; `folder` keeps the outcome. Raises TooManyBadFiles past the limit.
+    """
+    items = {item.key: item for item in data.items}
+    path = Path(folder) / "unreadable" / f"{sha256_json(sorted(items))[:16]}.json"
+    bad = read_json(path) if path.is_file() else None
+    if bad is None:
+        bad = {}
+        for key, item in items.items():
+            try:
+                read_audio(item.audio, item.start or 0, item.end)
+            except AudioError as error:
+                bad[key] = f"{error} (utterance {item.utt_id})"
+        write_json(path, bad)
+    tally = BadFileTally(len(items))
+    for key, reason in bad.items():
+        tally.skip(items[key].audio, reason)
+    tally.check()
+    return replace(data, splits={s: [i for i in own if i.key not in bad] for s, own in data.splits.items()})
 
 
 def ctc_frames_needed(text: str) -> int:
@@ -130,10 +157,12 @@ def _items(folder: Path, protocol: Protocol) -> list[Item]:
     if not utterances:
         raise TaskDataError(f"{folder}: no utterances; {_make_it(folder.parent)}")
     items = []
+    texts: dict[str, str] = {}
     for utterance in utterances:
         label = getattr(utterance, LABELS[task])
         if label is None:
             raise TaskDataError(f"{folder}: no file {LABEL_FILES[task]}, which {task} needs")
+        texts[utterance.utt_id] = label
         label = tidy(label, profile) if profile else label.strip()
         if not label:
             raise TaskDataError(
@@ -141,7 +170,10 @@ def _items(folder: Path, protocol: Protocol) -> list[Item]:
                 f"{f' in text profile {profile}' if profile else ''}; remove the utterance or give it one"
             )
         items.append(_item(utterance, label))
-    return _with_others(items, folder, profile) if task == "asr" else items
+    if task != "asr":
+        return items
+    _check_profile(items, profile, texts, folder)
+    return _with_others(items, folder, profile)
 
 
 def _with_others(items: list[Item], folder: Path, profile: str) -> list[Item]:
@@ -270,15 +302,47 @@ def _check_characters(splits: dict[str, list[Item]], protocol: Protocol, folder:
 
 
 def _check_speakers(splits: dict[str, list[Item]], folder: Path) -> None:
-    trained = {item.speaker for item in splits["train"]}
+    """No speaker on two sides: not of training and anything else, and not of dev, which chooses, and a test set.
+
+    For dialect a speaker is whoever the corpus can tell apart: the programme or video that an utterance comes from.
+    """
+    for first, others in (("train", set(splits) - {"train"}), ("dev", set(splits) - {"train", "dev"})):
+        known = {item.speaker for item in splits[first]}
+        for name in sorted(others):
+            shared = sorted(known & {item.speaker for item in splits[name]})
+            if shared:
+                count = Counter(item.speaker for item in splits[name])[shared[0]]
+                raise TaskDataError(
+                    f"{folder / name}: speaker {shared[0]} ({count} utterances) is also in {first}; this task is "
+                    "scored on unseen speakers, so split by speaker (programme or video for dialect)"
+                )
+
+
+def _check_audio(splits: dict[str, list[Item]], folder: Path) -> None:
+    """No recording on two sides, whatever the ids say."""
+    where: dict[str, tuple[str, str]] = {}
     for name, items in splits.items():
-        shared = sorted(trained & {item.speaker for item in items}) if name != "train" else []
-        if shared:
-            count = Counter(item.speaker for item in items)[shared[0]]
-            raise TaskDataError(
-                f"{folder / name}: speaker {shared[0]} ({count} utterances) is also in train; this task is scored on "
-                "unseen speakers, so split by speaker"
-            )
+        for item in items:
+            side = "test" if name.startswith("test") else name
+            other, utt_id = where.setdefault(item.key, (side, item.utt_id))
+            if other != side:
+                raise TaskDataError(
+                    f"{folder / name}: utterance {item.utt_id} is the very recording of {utt_id} in {other}; "
+                    "remove one of them"
+                )
+
+
+def _check_profile(items: list[Item], profile: str, texts: dict[str, str], folder: Path) -> None:
+    """Text that was brought to the form of `mgb` before cannot be scored in another profile any more."""
+    if profile in ("mgb", None):
+        return
+    raw = "".join(texts[item.utt_id] for item in items)
+    if len(raw) > _ENOUGH_LETTERS and not _MERGED_BY_MGB.intersection(raw) and "ه" in raw and "ا" in raw:
+        raise TaskDataError(
+            f"{folder / 'text'}: {len(raw)} characters without any of {' '.join(sorted(_MERGED_BY_MGB))}: the text was "
+            f"normalised to the profile mgb before, and its rates would not be those of {profile}; prepare it with its "
+            "original text, or score it as mgb"
+        )
 
 
 def _some(names: Iterable[str], most: int = 5) -> str:

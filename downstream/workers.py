@@ -1,26 +1,25 @@
-"""Running the cells of a grid: one process an upstream at a time, S3PRL imported once in each."""
+"""What one process does: the features of an upstream, then its cells and what they leave in their folders."""
 
 from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
 import os
-import queue
 import shutil
-import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora.files import TooManyBadFiles, write_json, write_text
 from downstream import cache, metrics, results
+from downstream.data import Item, readable
 from downstream.plan import POOLED, UNCACHED, Cell, groups
+from downstream.pool import Event
 from downstream.revision import commit
 from downstream.scoring import score_split
 from downstream.upstreams import Upstream
@@ -32,112 +31,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Event:
-    """What a worker tells: `note` what it does, `say` a line to keep, `rows` of a cell that is done, `failed` cells."""
-
-    kind: str
-    text: str = ""
-    cells: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-
-def run_jobs(
-    work: Sequence[tuple[Upstream, tuple[Cell, ...]]], settings: Settings, jobs: int | None
-) -> Iterator[Event]:
-    """Run all cells and yield events; with one job in this process, else in spawned ones that end with it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    on_gpu = _device(settings.device) != "cpu"
-    wanted = jobs if jobs is not None else 1 if on_gpu else cores
-    processes = min(len(work), wanted)
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    # Not from `processes`: a run that is killed and has one upstream left must compute with as many threads as before.
-    threads = int(asked) if asked.isdecimal() else max(1, cores // wanted)
-    if processes <= 1:
-        for upstream, cells in work:
-            yield from _in_this_process(upstream, cells, settings, threads)
-        return
-    context = multiprocessing.get_context("spawn")
-    tasks, events = context.Queue(), context.Queue()
-    # The longest first, so that none is left over at the end.
-    for upstream, cells in sorted(work, key=lambda entry: -_weight(entry[0])):
-        tasks.put((upstream, cells))
-    for _ in range(processes):
-        tasks.put(None)
-    workers = [
-        context.Process(target=_serve, args=(tasks, events, settings, threads, os.getpid()), daemon=True)
-        for _ in range(processes)
-    ]
-    for worker in workers:
-        worker.start()
-    try:
-        yield from _collect(workers, events, sum(len(cells) for _, cells in work))
-    finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
-
-
-def _collect(workers: list[Any], events: Any, pending: int) -> Iterator[Event]:
-    while pending:
-        try:
-            event = events.get(timeout=1.0)
-        except queue.Empty:
-            if any(worker.is_alive() for worker in workers):
-                continue
-            codes = ", ".join(str(worker.exitcode) for worker in workers)
-            yield Event(
-                "failed", f"worker processes ended early (exit codes {codes}); -9 means too little memory", pending
-            )
-            return
-        pending -= event.cells
-        yield event
-
-
-def _serve(tasks: Any, events: Any, settings: Settings, threads: int, parent: int) -> None:
-    """The loop of a spawned process; it ends itself when its parent is gone, however that was killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    while (task := tasks.get()) is not None:
-        _run_upstream(*task, settings, threads, events.put)
-
-
-def _in_this_process(
-    upstream: Upstream, cells: tuple[Cell, ...], settings: Settings, threads: int
-) -> Iterator[Event]:
-    events: queue.Queue[Event | None] = queue.Queue()
-    # A thread, so that the bar moves while cells run.
-    problem: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            _run_upstream(upstream, cells, settings, threads, events.put)
-        except BaseException as error:
-            problem.append(error)
-        finally:
-            events.put(None)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    while (event := events.get()) is not None:
-        yield event
-    thread.join()
-    if problem:
-        raise problem[0]
-
-
-def _run_upstream(
+def run_upstream(
     upstream: Upstream,
     cells: tuple[Cell, ...],
     settings: Settings,
     threads: int,
+    device: str,
     tell: Callable[[Event], None],
 ) -> None:
+    """Run all these cells of one upstream: features first, which they share, then the heads."""
     tell(Event("note", f"{upstream.name}: starting"))
     import torch
 
@@ -145,59 +47,92 @@ def _run_upstream(
     torch.set_num_threads(1 if upstream.path is None else threads)
     # Gates that saturate make gradients too small for normal numbers, with which a CPU is ten times slower.
     torch.set_flush_denormal(True)
-    device = _device(settings.device)
-    with _quiet():
+    with quiet():
         from downstream.cell import problem_of
-        from downstream.probe import UpstreamExtractor
 
         for task in {cell.task for cell in cells}:
             problem_of(task)
 
-    extractor: list[UpstreamExtractor] = []
-
-    def build() -> UpstreamExtractor:
-        if not extractor:
-            extractor.append(UpstreamExtractor(upstream, device))
-        return extractor[0]
-
-    features: dict[tuple[str, bool], cache.Features] = {}
-    broken: dict[tuple[str, bool], str] = {}
-    for kind, normalised in sorted({cell.kind for cell in cells if cell.kind[0] != UNCACHED}):
-        items = [item for cell in cells if cell.kind == (kind, normalised) for item in cell.data.items]
-
-        def progress(share: float, kind: str = kind) -> None:
-            tell(Event("note", f"{upstream.name}: {kind} features {share:.0%}"))
-
-        try:
-            progress(0.0)
-            with _logging_to(_Teller(tell), "downstream.cache", "corpora.files"):
-                features[kind, normalised] = cache.prepare(
-                    settings.exp_dir / "cache",
-                    upstream,
-                    kind,
-                    items,
-                    build,
-                    normalised=normalised,
-                    progress=progress,
-                )
-        except Exception as error:
-            broken[kind, normalised] = _line(error)
-            if not isinstance(error, (cache.CacheError, TooManyBadFiles)):
-                tell(Event("say", traceback.format_exc()))
-    extractor.clear()
+    stores = _Stores(upstream, cells, settings, device, tell)
     for group in groups(cells):
         kind = group[0].kind
-        if kind in broken:
+        if kind in stores.broken:
             for cell in group:
-                tell(Event("failed", f"{upstream.name} {cell.place}: {broken[kind]}", 1))
+                tell(Event("failed", f"{upstream.name} {cell.place}: {stores.broken[kind]}", 1))
             continue
+        features = stores.features.get(kind)
         # Steps on pooled features take microseconds: a second thread would only wait for the first.
-        torch.set_num_threads(1 if kind[0] == POOLED else threads)
-        _run_group(upstream, group, settings, features.get(kind), device, tell)
+        torch.set_num_threads(1 if features is not None and features.kind == POOLED else threads)
+        # Without stored features the seeds of a fold have nothing to share.
+        for part in [group] if features is not None else [[cell] for cell in group]:
+            _run_group(upstream, part, settings, features, stores.seconds_a_cell.get(kind, 0.0), device, tell)
+
+
+class _Stores:
+    """The features that the cells of one upstream are trained on, and what it took to have them.
+
+    `features` by kind; a kind that is missing is one that does not fit on the disk, and streams. `broken` kinds have no
+    features at all. `seconds_a_cell` is the time of extraction, shared out among the cells that use it.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        cells: tuple[Cell, ...],
+        settings: Settings,
+        device: str,
+        tell: Callable[[Event], None],
+    ):
+        self.upstream, self.settings, self.device, self.tell = upstream, settings, device, tell
+        self.features: dict[tuple[str, bool], cache.Features] = {}
+        self.broken: dict[tuple[str, bool], str] = {}
+        self.seconds_a_cell: dict[tuple[str, bool], float] = {}
+        self._extractor: Any = None
+        for kind in sorted({cell.kind for cell in cells}):
+            users = [cell for cell in cells if cell.kind == kind]
+            begin = time.monotonic()
+            try:
+                with _logging_to(_Teller(tell), "downstream.cache", "corpora.files"):
+                    self._prepare(kind, [item for cell in users for item in cell.data.items])
+            except cache.CacheFull as error:
+                tell(Event("say", f"{_line(error)}. Until then it streams: the upstream runs at every step"))
+            except Exception as error:
+                self.broken[kind] = _line(error)
+                if not isinstance(error, (cache.CacheError, TooManyBadFiles)):
+                    tell(Event("say", traceback.format_exc()))
+            self.seconds_a_cell[kind] = (time.monotonic() - begin) / len(users)
+        self._extractor = None
+
+    def _prepare(self, kind: tuple[str, bool], items: list[Item]) -> None:
+        stored, normalised = kind
+        if stored == UNCACHED:
+            return
+
+        def progress(share: float) -> None:
+            self.tell(Event("note", f"{self.upstream.name}: {stored} features {share:.0%}"))
+
+        progress(0.0)
+        self.features[kind] = cache.prepare(
+            self.settings.exp_dir / "cache",
+            self.upstream,
+            stored,
+            items,
+            self._build,
+            normalised=normalised,
+            limit_bytes=self.settings.cache_bytes,
+            progress=progress,
+        )
+
+    def _build(self) -> Any:
+        from downstream.probe import UpstreamExtractor
+
+        if self._extractor is None:
+            self._extractor = UpstreamExtractor(self.upstream, self.device)
+        return self._extractor
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """S3PRL's import prints deprecations of others and failed downloads that nothing here needs."""
     with open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
         yield
@@ -208,6 +143,7 @@ def _run_group(
     group: list[Cell],
     settings: Settings,
     features: cache.Features | None,
+    extraction_s: float,
     device: str,
     tell: Callable[[Event], None],
 ) -> None:
@@ -221,6 +157,8 @@ def _run_group(
         done: list[Cell] = []
         try:
             folders = [stack.enter_context(_run_dir(cell, settings)) for cell in group]
+            if features is None:
+                data = readable(data, settings.exp_dir / "cache")
             if features is not None and features.kind == POOLED:
                 seeds = [cell.seed for cell in group]
                 outcomes = run_pooled(data, upstream, features, protocol, seeds, folders, device)
@@ -240,6 +178,7 @@ def _run_group(
                     )
                 ]
             for cell, folder, outcome in zip(group, folders, outcomes, strict=True):
+                outcome = replace(outcome, wall_s=outcome.wall_s + extraction_s)
                 rows = _keep(upstream, cell, settings, folder, outcome)
                 done.append(cell)
                 tell(Event("rows", f"{upstream.name} {cell.place}", 1, rows))
@@ -383,24 +322,11 @@ class _Teller(logging.Handler):
         self.tell(Event("say", record.getMessage()))
 
 
-def _device(asked: str) -> str:
-    if asked != "auto":
-        return asked
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _shown(path: Path) -> str:
     """A path as it is written into results: relative where it lies under the current folder."""
     path = Path(path)
     here = Path.cwd()
     return str(path.resolve().relative_to(here)) if path.resolve().is_relative_to(here) else str(path)
-
-
-def _weight(upstream: Upstream) -> int:
-    weights = None if upstream.path is None else upstream.path / "model.safetensors"
-    return weights.stat().st_size if weights is not None and weights.is_file() else 0
 
 
 def _line(error: BaseException) -> str:
