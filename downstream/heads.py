@@ -28,7 +28,10 @@ _STEP_BYTES = 512 << 20
 
 @dataclass
 class Head:
-    """One trained head: its parameters where dev was best, that value, and its learning curve."""
+    """One trained head: its parameters where dev was best, that value, and its learning curve.
+
+    Without validation (`eval_step` above `total_steps`) the parameters are the last ones and `dev` is NaN.
+    """
 
     lr: float
     seed: int
@@ -214,4 +217,6 @@ class _Trainer:
             self.kept = {name: own.detach().cpu().clone() for name, own in self.state.items()}
 
     def result(self) -> Head:
-        return Head(self.lr, self.seed, self.best, self.kept, self.curve)
+        if self.best is None:  # never validated: where it ended
+            self.kept = {name: own.detach().cpu().clone() for name, own in self.state.items()}
+        return Head(self.lr, self.seed, float("nan") if self.best is None else self.best, self.kept, self.curve)
