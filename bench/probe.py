@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--their_epochs", type=int, default=None, help="epochs of their loop to time (None: all)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=12, help="12 is HuBERT-Base; fewer to try the script out")
+    parser.add_argument("--layers", type=int, default=12, help="12 is HuBERT-Base; 1 to try the script out")
     parser.add_argument("--part", choices=("prepare", "ours", "theirs", "all"), default="all")
     given = parser.parse_args()
     if given.corpus is None or not given.corpus.is_dir():

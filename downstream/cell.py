@@ -25,6 +25,7 @@ from downstream.cache import Features
 from downstream.data import Item, TaskData
 from downstream.finetune import PROBE, Tuning
 from downstream.heads import train_heads
+from downstream.plan import FORM
 from downstream.probe import CachedDataset, WaveDataset, head_state, scheduler_arguments
 from downstream.protocols import Protocol
 from downstream.results import CurvePoint, Prediction
@@ -254,7 +255,7 @@ class _Bench:
         conf = copy.deepcopy(self.conf)
         steps = max(1, round(share * conf["train"]["total_steps"]))
         conf["train"] |= {"total_steps": steps, "eval_step": steps}
-        identity = [self.protocol.hash, self.upstream.key, self.data.hash, self.tuning.tag, self.features is None]
+        identity = [FORM, self.protocol.hash, self.upstream.key, self.data.hash, self.tuning.tag, self.features is None]
         path = folder / "search.json"
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / ".lock", "w") as lock:

@@ -20,6 +20,7 @@ from downstream.data import Item
 from downstream.plan import POOLED, UNCACHED, Cell
 from downstream.pool import Machine, Work
 from downstream.upstreams import Upstream
+from downstream.workers import quiet
 
 _NOISE_S = 10.0
 _STEPS = 3
@@ -79,11 +80,10 @@ def describe(work: Sequence[Work], complete: int, exp_dir: Path, machine: Machin
     lines.append(f"disk: {cache.size_text(disk)} of features, {cache.size_text(free)} free in {folder}")
     if disk > free:
         lines.append("  too little: features that find no place are computed at every step instead; see --cache_gb")
-    each = [e.features_s + e.cells_s for e in found]
-    wall = max(max(each), sum(each) / machine.processes) if len(each) >= machine.processes else sum(each) / len(each)
+    seconds = sum(each.features_s + each.cells_s for each in found)
     lines.append(
-        f"time: about {clock(wall)} with {machine.processes} processes of {machine.threads} threads on "
-        f"{', '.join(machine.devices)} ({clock(sum(each))} in all)"
+        f"time: about {clock(seconds / machine.processes)} with {machine.processes} processes of {machine.threads} "
+        f"threads on {', '.join(machine.devices)}; most of it in one process: {clock(seconds)}"
     )
     return "\n".join(lines)
 
@@ -98,11 +98,13 @@ def clock(seconds: float) -> str:
 def _estimate(upstream: Upstream, cells: Sequence[Cell], exp_dir: Path, machine: Machine) -> Estimate:
     import torch
 
-    from downstream.probe import UpstreamExtractor
+    with quiet():
+        from downstream.probe import UpstreamExtractor
 
     torch.set_num_threads(machine.threads)
     device = machine.devices[0]
-    extractor = UpstreamExtractor(upstream, device)
+    with quiet():
+        extractor = UpstreamExtractor(upstream, device)
     wave = np.random.default_rng(0).standard_normal(int(_NOISE_S * SAMPLE_RATE)).astype(np.float32)
     extractor([wave[:SAMPLE_RATE]])
     begin = time.monotonic()
