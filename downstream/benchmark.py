@@ -2,7 +2,8 @@
 
     <exp>/results.csv                                   a row per cell, test set and metric
     <exp>/probes/<task>_<protocol>[_<finetune>][_<budget>]/<upstream>/seed<k>[_fold<j>]/
-        command config.yaml log predictions.csv curve.csv layer_weights.json cell.json head/ [tensorboard/]
+        command config.yaml log predictions.csv curve.csv layer_weights.json cell.json head/
+        scores.csv confusion_<test>.csv (SER, DID)   tensorboard/ (where S3PRL's loop trained)
     <exp>/probes/.../<upstream>/search[_fold<j>]/       dev values of all learning rates, where they are tried first
     <exp>/cache/                                        features, made again when deleted
 """

@@ -71,7 +71,8 @@ def test_a_grid_its_rows_and_run_directories(
     run_dir = Path(row["run_dir"])
     assert run_dir == exp / "probes" / "ser_light" / "tiny_a" / "seed1"
     assert {p.name for p in run_dir.iterdir()} == {
-        "command", "config.yaml", "log", "predictions.csv", "curve.csv", "layer_weights.json", "cell.json", "head",
+        "command", "config.yaml", "log", "predictions.csv", "curve.csv", "layer_weights.json", "scores.csv",
+        "confusion_test.csv", "cell.json", "head",
     }  # fmt: skip
     predictions = results.read_predictions(run_dir / "predictions.csv")
     assert len(predictions) == 6

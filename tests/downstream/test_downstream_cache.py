@@ -240,6 +240,16 @@ def test_what_a_grid_reads_is_never_removed(items: list[Item], tmp_path: Path):
     assert {p.parents[2].name[:3] for p in root.glob("*/*/[!.]*/keys.json")} == {"toy"}
 
 
+def test_what_has_no_listing_is_no_shard(items: list[Item], tmp_path: Path):
+    """The listing goes first when room is made: a process that is killed there leaves the rest behind."""
+    cache.prepare(tmp_path / "c", TOY, "frames", items, Toy)
+    for listing in cache.folder_of(tmp_path / "c", TOY).glob("frames/[!.]*/keys.json"):
+        listing.unlink()
+    toy = Toy()
+    features = cache.prepare(tmp_path / "c", TOY, "frames", items, lambda: toy)
+    assert toy.seen == len(items) and all(item.key in features for item in items)
+
+
 WRITER = """
 import json, sys, time
 from pathlib import Path

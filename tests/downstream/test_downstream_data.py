@@ -168,7 +168,7 @@ def test_a_speaker_of_dev_in_test_is_refused(make_set: Callable[..., Path]):
         for u in read_datadir(folder / "test")
     ]
     write_datadir(folder / "test", utterances)
-    with pytest.raises(TaskDataError, match=r"speaker dev0 .* is also in dev; .* programme or video for dialect"):
+    with pytest.raises(TaskDataError, match=r"speaker dev0 .* is also in dev; .*programme or video for dialect"):
         load_task(folder, load("did", "light"))
 
 
