@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from downstream import budgets
 from downstream.budgets import Budget, BudgetError
@@ -64,6 +66,21 @@ def test_smaller_budgets_lie_within_larger_ones(by_label: bool):
         if budget and budget.seconds:
             assert budget.seconds - 5 < seconds(chosen) <= budget.seconds
     assert len(previous) == 400
+
+
+@given(st.lists(st.integers(1, 200), min_size=2, max_size=12), st.floats(0.05, 1), st.floats(0.05, 1))
+def test_nesting_holds_for_any_lengths(lengths: list[int], one: float, other: float):
+    """A short clip that still fits after a long one did not must not get in: the next budget would lose it."""
+    own = [Item(f"s-{i:02d}", "s", "ا", Path("x"), None, None, n * 100, str(i)) for i, n in enumerate(lengths)]
+
+    def names(share: float) -> set[str]:
+        try:
+            return {item.utt_id for item in budgets.select(own, Budget("b", share=share), by_label=False)}
+        except BudgetError:  # not even the first one fits
+            return set()
+
+    small, large = sorted((one, other))
+    assert names(small) <= names(large)
 
 
 def test_each_speaker_and_class_keeps_its_share():
