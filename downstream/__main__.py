@@ -17,6 +17,7 @@ from typing import NoReturn
 from corpora.datadir import DataDirError
 from corpora.files import TooManyBadFiles
 from downstream import benchmark
+from downstream.plan import parse_shard
 from downstream.protocols import TASKS, parse_overrides
 
 UPSTREAMS = "fbank,random_l,harness_l_it1,harness_l,harness_s,harness_st"
@@ -72,8 +73,13 @@ def _run(arguments: list[str]) -> None:
         [_number(seed, "--seeds") for seed in _names(parsed.seeds, "--seeds")],
         parsed.folds,
         parse_overrides(parsed.set),
+        finetune=_names(parsed.finetune, "--finetune"),
+        budgets=_names(parsed.budget, "--budget"),
         jobs=parsed.jobs,
         device=parsed.device,
+        shard=None if parsed.shard is None else parse_shard(parsed.shard),
+        cache_gb=parsed.cache_gb,
+        dry_run=parsed.dry_run,
     )
 
 
@@ -97,7 +103,20 @@ def _parser() -> _Parser:
     grid.add_argument("--seeds", default="0,1,2", help="comma-separated")
     grid.add_argument("--folds", type=int, default=None, help="the first so many folds (None: all there are)")
     grid.add_argument("--jobs", type=int, default=None, help="processes (None: one a core, one on a GPU)")
-    grid.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    grid.add_argument(
+        "--finetune",
+        default="probe",
+        help="what learns beside the head, comma-separated: probe (nothing), top-K layers, lora-R (rank), full",
+    )
+    grid.add_argument(
+        "--budget", default="all", help="labelled training speech, comma-separated: 10min, 1h, a share (0.1), all"
+    )
+    grid.add_argument("--device", default="auto", help="auto, cpu, cuda (processes take the GPUs in turn) or cuda:N")
+    grid.add_argument("--shard", default=None, metavar="I/N", help="part I of N, for array jobs (None: all)")
+    grid.add_argument(
+        "--cache_gb", type=float, default=None, help="most GB of stored features; oldest go first (None: the disk)"
+    )
+    grid.add_argument("--dry_run", action="store_true", help="print the plan with its time and disk, start nothing")
     grid.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a protocol value")
     page = commands.add_parser(
         "report",

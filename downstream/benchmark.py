@@ -1,8 +1,10 @@
 """The grid: upstreams x tasks x folds x seeds, every cell independent, skipped when complete.
 
     <exp>/results.csv                                   a row per cell, test set and metric
-    <exp>/probes/<task>_<protocol>/<upstream>/seed<k>[_fold<j>]/
-        command config.yaml log predictions.csv cell.json head/ tensorboard/
+    <exp>/probes/<task>_<protocol>[_<finetune>][_<budget>]/<upstream>/seed<k>[_fold<j>]/
+        command config.yaml log predictions.csv curve.csv layer_weights.json cell.json head/
+        scores.csv confusion_<test>.csv (SER, DID)   tensorboard/ (where S3PRL's loop trained)
+    <exp>/probes/.../<upstream>/search[_fold<j>]/       dev values of all learning rates, where they are tried first
     <exp>/cache/                                        features, made again when deleted
 """
 
@@ -18,37 +20,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from corpora.files import read_json, sha256_json
+from corpora.files import read_json
 from downstream import results
-from downstream.data import TaskData, TaskDataError, folds_of, load_task
-from downstream.protocols import Protocol, load
+from downstream.budgets import Budget
+from downstream.data import TaskData
+from downstream.plan import Cell, Grid, Shard, parse_budgets, parse_tunings
+from downstream.pool import Machine, run_jobs
+from downstream.protocols import Protocol
 from downstream.upstreams import Upstream, UpstreamMissing, resolve
 
 logger = logging.getLogger(__name__)
 
-# Bump when the code that makes a number changes its meaning.
-_FORM = 1
-
 
 class BenchmarkError(RuntimeError):
     """Cells that failed, or nothing to run; what is complete stands."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One head to train: everything but the upstream, which cells are grouped by."""
-
-    task: str
-    seed: int
-    fold: int | None
-    data: TaskData
-    protocol: Protocol
-    run_dir: Path
-    key: str
-
-    @property
-    def place(self) -> str:
-        return f"{self.task} seed {self.seed}" + ("" if self.fold is None else f" fold {self.fold}")
 
 
 @dataclass(frozen=True)
@@ -57,43 +42,15 @@ class Settings:
 
     recipe: str
     exp_dir: Path
-    corpus: str
     device: str
     command: str
+    cache_bytes: int | None = None
 
 
-@dataclass(frozen=True)
-class Job:
-    """All cells of one upstream that are to be run; one process does one job."""
-
-    upstream: Upstream
-    cells: tuple[Cell, ...]
-    settings: Settings
-
-
-def run(
-    task: str,
-    recipe: str,
-    data_dir: Path,
-    exp_dir: Path,
-    upstreams: Sequence[str],
-    models_dir: Path,
-    protocol: str = "light",
-    seeds: Sequence[int] = (0, 1, 2),
-    folds: int | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    *,
-    jobs: int | None = None,
-    device: str = "auto",
-) -> None:
-    """Fill `<exp_dir>/results.csv` with one task: upstreams x seeds (x folds, where the data has them).
-
-    Data directories are `<data_dir>/<task>/{train,dev,test*}` or `<data_dir>/<task>/fold<k>/...`; `folds` takes the
-    first so many (default: all). An upstream that cannot be had is left out with a line that says why. Raises
-    TaskDataError or ProtocolError for input that cannot be used, and BenchmarkError at the end when cells failed.
-    """
-    run_tasks([task], recipe, data_dir, exp_dir, upstreams, models_dir, protocol, seeds, folds, overrides,
-              jobs=jobs, device=device)  # fmt: skip
+def run(task: str, recipe: str, data_dir: Path, exp_dir: Path, upstreams: Sequence[str], models_dir: Path,
+        protocol: str = "light", **options: Any) -> None:  # fmt: skip
+    """`run_tasks` for one task."""
+    run_tasks([task], recipe, data_dir, exp_dir, upstreams, models_dir, protocol, **options)
 
 
 def run_tasks(
@@ -108,41 +65,62 @@ def run_tasks(
     folds: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     *,
+    finetune: Sequence[str] = ("probe",),
+    budgets: Sequence[str] = ("all",),
     jobs: int | None = None,
     device: str = "auto",
+    shard: Shard | None = None,
+    cache_gb: float | None = None,
+    dry_run: bool = False,
 ) -> None:
-    """`run` for several tasks with one progress bar; features of one upstream serve all of them."""
+    """Fill `<exp_dir>/results.csv`: upstreams x tasks x fine-tunings x budgets x seeds (x folds where there are some).
+
+    `folds` takes the first so many (default: all). An upstream that cannot be had is left out, and a line says why.
+    `shard` runs a part of the grid; several may write at once. `cache_gb` bounds the stored features (GB); `dry_run`
+    prints the plan and starts nothing. Raises TaskDataError, ProtocolError, FinetuneError or BudgetError for input that
+    cannot be used, and BenchmarkError at the end when cells failed.
+    """
     exp_dir = Path(exp_dir)
-    available = _available(upstreams, Path(models_dir))
     if not seeds:
         raise BenchmarkError("no seeds; give at least one")
-    sets = [
-        (load(task, protocol, overrides), fold, data)
-        for task in tasks
-        for fold, data in _read(task, Path(data_dir), load(task, protocol, overrides), folds)
-    ]
+    grid = Grid(
+        tuple(tasks), recipe, Path(data_dir), exp_dir, protocol, tuple(seeds), folds, dict(overrides or {}),
+        parse_tunings(finetune), parse_budgets(budgets),
+    )  # fmt: skip
+    available = _available(upstreams, Path(models_dir))
+    sets = grid.sets()
     _report_left_out(sets)
-    settings = Settings(recipe, exp_dir, recipe, device, shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     work: list[tuple[Upstream, list[Cell]]] = []
     complete: list[Cell] = []
+    number = 0
     for upstream in available:
-        cells = [
-            _cell(upstream, config, fold, data, seed, exp_dir) for config, fold, data in sets for seed in seeds
-        ]
+        own, number = (shard or Shard()).pick(grid.cells(upstream, sets), number)
+        if not own and not all(tuning.frozen for tuning in grid.tunings) and upstream.path is None:
+            _say(f"left out: {upstream.name} has no weights to fine-tune")
         todo = []
-        for cell in cells:
-            (complete if _is_complete(cell) else todo).append(cell)
+        for cell in own:
+            (complete if cell.is_complete else todo).append(cell)
         if todo:
             work.append((upstream, todo))
+    if dry_run:
+        from downstream.estimate import describe
+
+        print(describe(work, len(complete), exp_dir, Machine.of(device, jobs)))
+        return
     _drop_stale(recipe, available, complete, [cell for _, cells in work for cell in cells], exp_dir)
     _restore(complete, exp_dir)
     if complete:
         _say(f"{len(complete)} cells are complete already")
     if not work:
         return
-    from downstream.workers import run_jobs
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    cache_bytes = None if cache_gb is None else int(cache_gb * 1e9)
+    _run(work, Settings(recipe, exp_dir, device, command, cache_bytes), jobs)
 
+
+def _run(work: list[tuple[Upstream, list[Cell]]], settings: Settings, jobs: int | None) -> None:
     count = sum(len(cells) for _, cells in work)
+    table = settings.exp_dir / "results.csv"
     _say(f"{count} cells to run: {', '.join(f'{u.name} {len(c)}' for u, c in work)}")
     failed = []
     with tqdm(total=count, desc="probes", unit="cell", dynamic_ncols=True, mininterval=0.5) as bar:
@@ -155,13 +133,13 @@ def run_tasks(
                 continue
             bar.update(event.cells)
             if event.kind == "rows":
-                results.upsert(exp_dir / "results.csv", _with_model_columns(event.rows, exp_dir))
+                results.upsert(table, _with_model_columns(event.rows, settings.exp_dir))
             else:
                 failed.append(event.text)
                 tqdm.write(event.text, file=sys.stderr)
     if failed:
         raise BenchmarkError(
-            f"{len(failed)} of {count} cells failed, the others are in {exp_dir / 'results.csv'}; the same command "
+            f"{len(failed)} of {count} cells failed, the others are in {table}; the same command "
             f"runs the failed ones again. First: {failed[0]}"
         )
 
@@ -181,49 +159,14 @@ def _available(names: Sequence[str], models_dir: Path) -> list[Upstream]:
     return found
 
 
-def _read(
-    task: str, data_dir: Path, protocol: Protocol, folds: int | None
-) -> list[tuple[int | None, TaskData]]:
-    folder = data_dir / task
-    if not folder.is_dir():
-        raise TaskDataError(
-            f"{task}: no data directory {folder}; make the corpus (./run.sh --stage 1 --stop_stage 1), or leave "
-            f"{task} out of --tasks"
-        )
-    present = folds_of(folder)
-    if not present:
-        return [(None, load_task(folder, protocol))]
-    wanted = present if folds is None else list(range(1, folds + 1))
-    absent = sorted(set(wanted) - set(present))
-    if absent:
-        raise TaskDataError(f"{task}: {folder} has folds {present}, fold{absent[0]} is not there; lower --folds")
-    return [(fold, load_task(folder / f"fold{fold}", protocol)) for fold in wanted]
-
-
-def _report_left_out(sets: Sequence[tuple[Protocol, int | None, TaskData]]) -> None:
-    for protocol, fold, data in sets:
+def _report_left_out(sets: Sequence[tuple[Protocol, int | None, Budget | None, TaskData]]) -> None:
+    for protocol, fold, budget, data in sets:
+        if budget is not None:
+            continue
         count = sum(len(names) for names in data.left_out.values())
         if count:
             where = protocol.task if fold is None else f"{protocol.task} fold {fold}"
             _say(f"{where}: {count} utterances left out for every upstream (listed in each run's log)")
-
-
-def _cell(
-    upstream: Upstream, protocol: Protocol, fold: int | None, data: TaskData, seed: int, exp_dir: Path
-) -> Cell:
-    name = f"seed{seed}" + ("" if fold is None else f"_fold{fold}")
-    run_dir = exp_dir / "probes" / f"{protocol.task}_{protocol.name}" / upstream.name / name
-    key = sha256_json([_FORM, protocol.hash, upstream.key, data.hash, seed, fold])
-    return Cell(protocol.task, seed, fold, data, protocol, run_dir, key)
-
-
-def _is_complete(cell: Cell) -> bool:
-    path = cell.run_dir / "cell.json"
-    return (
-        path.is_file()
-        and (cell.run_dir / "predictions.csv").is_file()
-        and read_json(path)["key"] == cell.key
-    )
 
 
 def _drop_stale(

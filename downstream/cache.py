@@ -6,7 +6,7 @@
 Two kinds. `pooled`: the mean over time of every layer, float32 (layers, width) an utterance; enough for heads that are
 linear before mean pooling, since the mean of W x + b is W mean(x) + b. `frames`: every frame, (layers, frames, width)
 an utterance, half precision times one scale a layer. Both over the lengths of S3PRL's own wrapper, through which all
-features come. A shard is written whole or not at all; any of them may be deleted at any time and is made again.
+features come. A shard is written whole or not at all; any that nobody uses may be deleted and is made again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
 from corpora.audio import AudioError, read_audio
 from corpora.files import BadFileTally, atomic_dir, read_json, sha256_json, write_json
+from downstream import shards
 from downstream.data import Item
 from downstream.upstreams import Upstream
 
@@ -40,6 +41,10 @@ _FORM = 1
 
 class CacheError(RuntimeError):
     """Features that cannot be stored or used; the message names the upstream and the utterance or the disk."""
+
+
+class CacheFull(CacheError):
+    """Features for which there is no place: neither on the disk nor below the limit that was set."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,17 @@ class Extractor(Protocol):
 
 @dataclass
 class Features:
-    """The features of one upstream and kind; `features[item.key]` is (layers, width) or (layers, frames, width)."""
+    """The features of one upstream and kind; `features[item.key]` is (layers, width) or (layers, frames, width).
+
+    While it lives, no process removes these features from the disk.
+    """
 
     info: Info
     kind: str
     normalised: bool
     where: dict[str, tuple[Any, int]]
     bad: set[str]
+    hold: IO[str] | None = None
 
     def __contains__(self, key: str) -> bool:
         return key in self.where
@@ -148,19 +157,22 @@ def prepare(
     build: Callable[[], Extractor],
     *,
     normalised: bool = False,
+    limit_bytes: int | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Features:
     """Features of `items`, computing those that are not stored; `build` is called only when some are missing.
 
     `normalised` stores what S3PRL's featurizer makes of each frame with its option `normalize` (`layer_norm`).
     An utterance whose audio cannot be read is left out, counted and listed; too many of them stop the run
-    (`corpora.files.TooManyBadFiles`). Raises CacheError for features that are not finite, naming the utterance, and
-    for a disk that cannot hold them.
+    (`corpora.files.TooManyBadFiles`). `limit_bytes` bounds all that lies under `root`: what nobody uses goes, the
+    longest unused first. Two processes that ask for the same features share the work. Raises CacheError for features
+    that are not finite, naming the utterance, and CacheFull where the disk or the limit cannot hold them.
     """
     if kind not in KINDS:
         raise ValueError(f"kind of features `{kind}`: choose from {', '.join(KINDS)}")
     folder = folder_of(root, upstream)
     store = folder / (f"{kind}_normalised" if normalised else kind)
+    hold = shards.use(store)
     # One entry a content: folds and tasks share utterances.
     wanted = {item.key: item for item in sorted(items, key=lambda i: (i.samples, i.utt_id), reverse=True)}
     stored, unreadable = _stored(store)
@@ -172,15 +184,23 @@ def prepare(
         extractor = build()
         info = extractor.info
         _write_info(folder, upstream, info)
-        _announce(folder, upstream, kind, missing, info)
-        done, total = 0, sum(item.samples for item in missing)
-        for shard in _shards(sorted(missing, key=lambda i: (i.samples, i.utt_id)), kind, info):
-            _write_shard(store, shard, kind, upstream, _Normalised(extractor) if normalised else extractor, tally)
-            done += sum(item.samples for item in shard)
-            progress(done / total)
+        _announce(folder, upstream, kind, missing, info, limit_bytes)
+        parts = _shards(sorted(missing, key=lambda i: (i.samples, i.utt_id)), kind, info)
+        by_name = {sha256_json([item.key for item in part])[:16]: part for part in parts}
+        total = sum(item.samples for item in missing)
+        done = [0]
+
+        def write(name: str) -> None:
+            taken = _Normalised(extractor) if normalised else extractor
+            _write_shard(store / name, by_name[name], kind, upstream, taken, tally)
+            done[0] += sum(item.samples for item in by_name[name])
+            progress(done[0] / total)
+
+        shards.write_each(store, by_name, write)
     tally.check()
     info = Info(**{k: v for k, v in read_json(folder / "info.json").items() if k in Info.__annotations__})
-    where = _index(store, kind, info, set(wanted))
+    where, read = _index(store, kind, info, set(wanted))
+    shards.mark_used(read)
     _, unreadable = _stored(store)
     bad = {key for key in wanted if key not in where}
     if lost := sorted(bad - set(unreadable)):
@@ -188,58 +208,61 @@ def prepare(
             f"{upstream.name}: {store} lacks {len(lost)} of the features that were just made; delete the "
             "folder and run again"
         )
-    return Features(info, kind, normalised, where, bad)
+    return Features(info, kind, normalised, where, bad, hold)
 
 
 def _stored(folder: Path) -> tuple[set[str], dict[str, str]]:
     """Keys of what is stored, and of the audio that could not be read, with the reason."""
     keys: set[str] = set()
     unreadable: dict[str, str] = {}
-    for path in _folders(folder):
-        listing = read_json(path / "keys.json")
+    for path in shards.complete(folder):
+        listing = read_json(path / shards.LISTING)
         keys.update(listing["keys"])
         unreadable.update(listing["unreadable"])
     return keys, unreadable
 
 
-def _folders(folder: Path) -> list[Path]:
-    # A name with a leading dot is a shard that was never finished.
-    return sorted(folder.glob("[!.]*")) if folder.is_dir() else []
-
-
-def _index(folder: Path, kind: str, info: Info, wanted: set[str]) -> dict[str, tuple[Any, int]]:
+def _index(
+    folder: Path, kind: str, info: Info, wanted: set[str]
+) -> tuple[dict[str, tuple[Any, int]], list[Path]]:
+    """Where each key lies, and the shards that hold any."""
     where: dict[str, tuple[Any, int]] = {}
-    for path in _folders(folder):
-        keys = read_json(path / "keys.json")["keys"]
+    read: list[Path] = []
+    for path in shards.complete(folder):
+        keys = read_json(path / shards.LISTING)["keys"]
         if wanted.isdisjoint(keys):
             continue
         shard = _PooledShard(path) if kind == "pooled" else _FramesShard(path, info)
         where.update({key: (shard, row) for row, key in enumerate(keys) if key in wanted})
-    return where
+        read.append(path)
+    return where, read
 
 
 def _shards(items: list[Item], kind: str, info: Info) -> list[list[Item]]:
     """Runs of items, short ones first, cut by size alone: a killed run goes on with the very same shards."""
-    shards: list[list[Item]] = []
+    parts: list[list[Item]] = []
     size = 0
     for item in items:
-        own = _bytes(item, kind, info)
-        if not shards or size + own > _SHARD_BYTES or len(shards[-1]) >= _SHARD_ITEMS:
-            shards.append([])
+        own = bytes_of(item, kind, info)
+        if not parts or size + own > _SHARD_BYTES or len(parts[-1]) >= _SHARD_ITEMS:
+            parts.append([])
             size = 0
-        shards[-1].append(item)
+        parts[-1].append(item)
         size += own
-    return shards
+    return parts
 
 
-def _bytes(item: Item, kind: str, info: Info) -> int:
+def bytes_of(item: Item, kind: str, info: Info) -> int:
+    """Bytes on disk of the features of one utterance."""
     if kind == "pooled":
         return info.layers * info.width * 4
     return info.layers * (info.frames(item.samples) * info.width * 2 + 4)
 
 
-def _announce(folder: Path, upstream: Upstream, kind: str, items: list[Item], info: Info) -> None:
-    need = sum(_bytes(item, kind, info) for item in items)
+def _announce(
+    folder: Path, upstream: Upstream, kind: str, items: list[Item], info: Info, limit: int | None
+) -> None:
+    need = sum(bytes_of(item, kind, info) for item in items)
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     hours = sum(item.samples for item in items) / 16000 / 3600
@@ -249,15 +272,19 @@ def _announce(folder: Path, upstream: Upstream, kind: str, items: list[Item], in
         kind,
         len(items),
         hours,
-        _size(need),
+        size_text(need),
         folder,
-        _size(free),
+        size_text(free),
     )
-    if need + _SPARE_BYTES > free:
-        raise CacheError(
-            f"{upstream.name}: its {kind} features of {hours:.2f} h of audio take {_size(need)}, but the disk of "
-            f"{folder} has {_size(free)} free; make room (older folders beside it may be deleted, they are made "
-            "again when needed), or use another --exp folder"
+    what = f"{upstream.name}: its {kind} features of {hours:.2f} h of audio take {size_text(need)}"
+    if limit is not None and (there := shards.make_room(folder.parent, need, limit)) + need > limit:
+        raise CacheFull(
+            f"{what}, but --cache_gb allows {size_text(limit)}, of which {size_text(there)} are in use; raise it"
+        )
+    if need + _SPARE_BYTES > (free := shutil.disk_usage(folder).free):
+        raise CacheFull(
+            f"{what}, but the disk of {folder} has {size_text(free)} free; make room (older folders beside it may be "
+            "deleted, they are made again when needed), or use another --exp folder"
         )
 
 
@@ -292,18 +319,17 @@ def _write_shard(
     if not kept:
         return
     write = _write_pooled if kind == "pooled" else _write_frames
-    name = sha256_json([item.key for item in items])[:16]
     listing = {"keys": [item.key for item in kept], "unreadable": unreadable}
     try:
-        with atomic_dir(folder / name) as temporary:
+        with atomic_dir(folder) as temporary:
             write(temporary, kept, waves, upstream, extractor)
-            write_json(temporary / "keys.json", listing)
+            write_json(temporary / shards.LISTING, listing)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise CacheError(
             f"{upstream.name}: the disk is full while writing features to {folder}; make room (older folders in "
-            f"{folder.parent.parent} may be deleted) and run again, what is complete is kept"
+            f"{folder.parents[2]} may be deleted) and run again, what is complete is kept"
         ) from error
 
 
@@ -361,7 +387,8 @@ def _extract(
             yield row, hidden
 
 
-def _size(count: float) -> str:
+def size_text(count: float) -> str:
+    """Bytes for people: 12.3 MB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -26,16 +26,30 @@ class PooledLinear(MeanPoolingLinear):
 
 
 class ClassificationTask(UtteranceClassificationTask):
-    """S3PRL's task with UA and macro-F1; `predictions` holds (utt_id, reference, hypothesis) of the last pass."""
+    """S3PRL's task with UA and macro-F1.
+
+    Of the last pass, `predictions` holds (utt_id, reference, hypothesis), and `scores` the log posteriors of each
+    utterance in the order of the classes.
+    """
 
     def __init__(self, model: Any, category: CategoryEncoder):
         super().__init__(model, category)
         self.predictions: list[tuple[str, str, str]] = []
+        self.scores: dict[str, list[float]] = {}
+
+    def predict(self, x: Tensor, x_len: Tensor) -> tuple[Tensor, list[str]]:
+        self._logits, predictions = super().predict(x, x_len)
+        return self._logits, predictions
+
+    def forward(self, _mode: str, **batch: Any) -> tuple[Tensor, dict[str, Any]]:
+        loss, cacheable = super().forward(_mode, **batch)
+        return loss, cacheable | {"scores": self._logits.detach().float().log_softmax(-1).tolist()}
 
     def reduction(self, _mode: str, cached_results: list[dict], _dump_dir: str | None = None) -> dict[str, float]:
         results = self.parse_cached_results([{**r, "unique_name": list(r["unique_name"])} for r in cached_results])
         references, hypotheses = results["label"], results["prediction"]
         self.predictions = list(zip(results["unique_name"], references, hypotheses, strict=True))
+        self.scores = dict(zip(results["unique_name"], results["scores"], strict=True))
         values = {name: metrics.value(name, references, hypotheses) for name in ("accuracy", "ua", "macro_f1")}
         return {"loss": float(sum(results["loss"]) / len(results["loss"])), **values}
 

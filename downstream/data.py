@@ -5,19 +5,25 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from corpora.audio import SAMPLE_RATE
+from corpora.audio import SAMPLE_RATE, AudioError, read_audio
 from corpora.datadir import Utterance, read_datadir
-from corpora.files import sha256_file, sha256_json
+from corpora.files import BadFileTally, read_json, sha256_file, sha256_json, write_json
+from corpora.provenance import NAME as SOURCES
+from corpora.provenance import read_sources
+from corpora.tables import read_table
 from downstream.metrics import tidy
 from downstream.protocols import Protocol
 
 logger = logging.getLogger(__name__)
 
 LABELS = {"asr": "text", "ser": "emotion", "did": "dialect"}
+# Letters that the profile mgb turns into others; among so many letters of any Arabic text some of them occur.
+_MERGED_BY_MGB = frozenset("أإآةىؤئ")
+_ENOUGH_LETTERS = 2000
 LABEL_FILES = {"asr": "text", "ser": "utt2emotion", "did": "utt2dialect"}
 
 
@@ -27,7 +33,10 @@ class TaskDataError(ValueError):
 
 @dataclass(frozen=True)
 class Item:
-    """One labelled utterance; `key` names its audio content, `start` and `end` are samples."""
+    """One labelled utterance; `key` names its audio content, `start` and `end` are samples.
+
+    `others`: further transcriptions of the same speech, in the same text profile.
+    """
 
     utt_id: str
     speaker: str
@@ -37,15 +46,20 @@ class Item:
     end: int | None
     samples: int
     key: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """Splits (`train`, `dev`, then every `test*`) of one task or one fold, and what was left out of them."""
+    """Splits (`train`, `dev`, then every `test*`) of one task or one fold, and what was left out of them.
+
+    `corpus` names where the test sets come from (their `sources.tsv`); empty where they do not say.
+    """
 
     task: str
     splits: dict[str, list[Item]]
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    corpus: str = ""
 
     @property
     def tests(self) -> list[str]:
@@ -54,8 +68,12 @@ class TaskData:
     @property
     def hash(self) -> str:
         """Changes with any id, speaker, label or audio content."""
-        rows = {s: [(i.utt_id, i.speaker, i.label, i.key) for i in items] for s, items in self.splits.items()}
-        return sha256_json(rows)
+        return sha256_json(
+            {
+                split: [(i.utt_id, i.speaker, i.label, i.key, *i.others) for i in items]
+                for split, items in self.splits.items()
+            }
+        )
 
     @property
     def items(self) -> list[Item]:
@@ -95,7 +113,31 @@ def load_task(folder: Path, protocol: Protocol) -> TaskData:
         _check_classes(splits, folder, protocol.task)
     if protocol.config["speaker_disjoint"]:
         _check_speakers(splits, folder)
-    return TaskData(protocol.task, splits, left_out)
+    _check_audio(splits, folder)
+    return TaskData(protocol.task, splits, left_out, _corpus_of([folder / name for name in names[2:]]))
+
+
+def readable(data: TaskData, folder: Path) -> TaskData:
+    """The data without utterances whose audio cannot be read: what the feature cache leaves out where it is used.
+
+    Every file is decoded once; `folder` keeps the outcome. Raises TooManyBadFiles past the limit.
+    """
+    items = {item.key: item for item in data.items}
+    path = Path(folder) / "unreadable" / f"{sha256_json(sorted(items))[:16]}.json"
+    bad = read_json(path) if path.is_file() else None
+    if bad is None:
+        bad = {}
+        for key, item in items.items():
+            try:
+                read_audio(item.audio, item.start or 0, item.end)
+            except AudioError as error:
+                bad[key] = f"{error} (utterance {item.utt_id})"
+        write_json(path, bad)
+    tally = BadFileTally(len(items))
+    for key, reason in bad.items():
+        tally.skip(items[key].audio, reason)
+    tally.check()
+    return replace(data, splits={s: [i for i in own if i.key not in bad] for s, own in data.splits.items()})
 
 
 def ctc_frames_needed(text: str) -> int:
@@ -104,16 +146,23 @@ def ctc_frames_needed(text: str) -> int:
     return len(text) + 1 + repeats
 
 
+def _corpus_of(folders: Iterable[Path]) -> str:
+    present = [folder for folder in folders if (folder / SOURCES).is_file()]
+    return "+".join(sorted({row.corpus for folder in present for row in read_sources(folder)}))
+
+
 def _items(folder: Path, protocol: Protocol) -> list[Item]:
     task, profile = protocol.task, protocol.config["text_profile"]
     utterances = read_datadir(folder)
     if not utterances:
         raise TaskDataError(f"{folder}: no utterances; {_make_it(folder.parent)}")
     items = []
+    texts: dict[str, str] = {}
     for utterance in utterances:
         label = getattr(utterance, LABELS[task])
         if label is None:
             raise TaskDataError(f"{folder}: no file {LABEL_FILES[task]}, which {task} needs")
+        texts[utterance.utt_id] = label
         label = tidy(label, profile) if profile else label.strip()
         if not label:
             raise TaskDataError(
@@ -121,7 +170,31 @@ def _items(folder: Path, protocol: Protocol) -> list[Item]:
                 f"{f' in text profile {profile}' if profile else ''}; remove the utterance or give it one"
             )
         items.append(_item(utterance, label))
-    return items
+    if task != "asr":
+        return items
+    _check_profile(items, profile, texts, folder)
+    return _with_others(items, folder, profile)
+
+
+def _with_others(items: list[Item], folder: Path, profile: str) -> list[Item]:
+    """Further transcriptions, from the files `text.<name>` or `text_<name>` beside `text` (MGB-3, MGB-5)."""
+    problems: list[str] = []
+    files = sorted(p for p in folder.glob("text[._]*") if p.is_file())
+    tables = [read_table(path, problems, "transcript") for path in files]
+    if problems:
+        raise TaskDataError(problems[0])
+    known = {item.utt_id for item in items}
+    for table in tables:
+        for utt_id in table:
+            if utt_id not in known:
+                raise TaskDataError(f"{table.where(utt_id)}: utterance {utt_id} is not in {folder / 'text'}")
+    texts = {
+        item.utt_id: tuple(dict.fromkeys(tidy(table[item.utt_id], profile) for table in tables if item.utt_id in table))
+        for item in items
+    }
+    return [
+        replace(item, others=tuple(text for text in texts[item.utt_id] if text != item.label)) for item in items
+    ]
 
 
 def _item(utterance: Utterance, label: str) -> Item:
@@ -229,15 +302,47 @@ def _check_characters(splits: dict[str, list[Item]], protocol: Protocol, folder:
 
 
 def _check_speakers(splits: dict[str, list[Item]], folder: Path) -> None:
-    trained = {item.speaker for item in splits["train"]}
+    """No speaker on two sides: not of training and anything else, and not of dev, which chooses, and a test set.
+
+    For dialect a speaker is whoever the corpus can tell apart: the programme or video that an utterance comes from.
+    """
+    for first, others in (("train", set(splits) - {"train"}), ("dev", set(splits) - {"train", "dev"})):
+        known = {item.speaker for item in splits[first]}
+        for name in sorted(others):
+            shared = sorted(known & {item.speaker for item in splits[name]})
+            if shared:
+                count = Counter(item.speaker for item in splits[name])[shared[0]]
+                raise TaskDataError(
+                    f"{folder / name}: speaker {shared[0]} ({count} utterances) is also in {first}; this task is "
+                    "scored on unseen speakers, so split by speaker (programme or video for dialect)"
+                )
+
+
+def _check_audio(splits: dict[str, list[Item]], folder: Path) -> None:
+    """No recording on two sides, whatever the ids say."""
+    where: dict[str, tuple[str, str]] = {}
     for name, items in splits.items():
-        shared = sorted(trained & {item.speaker for item in items}) if name != "train" else []
-        if shared:
-            count = Counter(item.speaker for item in items)[shared[0]]
-            raise TaskDataError(
-                f"{folder / name}: speaker {shared[0]} ({count} utterances) is also in train; this task is scored on "
-                "unseen speakers, so split by speaker"
-            )
+        for item in items:
+            side = "test" if name.startswith("test") else name
+            other, utt_id = where.setdefault(item.key, (side, item.utt_id))
+            if other != side:
+                raise TaskDataError(
+                    f"{folder / name}: utterance {item.utt_id} is the very recording of {utt_id} in {other}; "
+                    "remove one of them"
+                )
+
+
+def _check_profile(items: list[Item], profile: str, texts: dict[str, str], folder: Path) -> None:
+    """Text that was brought to the form of `mgb` before cannot be scored in another profile any more."""
+    if profile in ("mgb", None):
+        return
+    raw = "".join(texts[item.utt_id] for item in items)
+    if len(raw) > _ENOUGH_LETTERS and not _MERGED_BY_MGB.intersection(raw) and "ه" in raw and "ا" in raw:
+        raise TaskDataError(
+            f"{folder / 'text'}: {len(raw)} characters without any of {' '.join(sorted(_MERGED_BY_MGB))}: the text was "
+            f"normalised to the profile mgb before, and its rates would not be those of {profile}; prepare it with its "
+            "original text, or score it as mgb"
+        )
 
 
 def _some(names: Iterable[str], most: int = 5) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from corpora.audio import SAMPLE_RATE, read_audio
 from corpora.files import write_json
+from downstream import finetune
 from downstream.cache import Features, Info
 from downstream.data import Item
 from downstream.upstreams import ENTRY, Upstream
@@ -103,9 +104,10 @@ class CachedDataset:
         self.items = list(items)
         self.targets = list(targets)
         self.features = features
-        self.pooled = None
+        self.stacked = None
         if features.kind == "pooled":
-            self.pooled = torch.from_numpy(np.stack([features[item.key] for item in items], axis=1))
+            # (layers, N, 1, D): every mean is an utterance of one frame.
+            self.stacked = torch.from_numpy(np.stack([features[item.key] for item in items], axis=1))[:, :, None]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -114,8 +116,8 @@ class CachedDataset:
         batch = default_collate_fn(
             [self.targets[row] | {"unique_name": self.items[row].utt_id} for row in rows]
         )
-        if self.pooled is not None:
-            x, lengths = self.pooled[:, rows, None], [1] * len(rows)
+        if self.stacked is not None:
+            x, lengths = self.stacked[:, rows], [1] * len(rows)
         else:
             packed = [self.features.packed(self.items[row].key) for row in rows]
             lengths = [states.shape[1] for states, _ in packed]
@@ -166,20 +168,49 @@ class ProbeMixin:
         return collate
 
     def build_upstream(self, build_upstream: dict) -> nn.Module:
-        """The upstream, or with the key `cached` (`CachedUpstream`'s arguments) its stand-in."""
+        """The upstream, or with the key `cached` (`CachedUpstream`'s arguments) its stand-in.
+
+        The key `finetune` (`downstream.finetune`) makes a part of it trainable.
+        """
         build = dict(build_upstream)
         cached = build.pop("cached", None)
-        return build_s3prl_upstream(build) if cached is None else CachedUpstream(**cached)
+        tuning = finetune.parse(build.pop("finetune", "probe"))
+        if cached is not None:
+            return CachedUpstream(**cached)
+        self.upstream = build_s3prl_upstream(build)
+        if not tuning.frozen:
+            finetune.apply(finetune.encoder_of(self.upstream), tuning)
+        return self.upstream
+
+    def build_optimizer(self, build_optimizer: dict, parameters: Any) -> torch.optim.Optimizer:
+        """S3PRL's optimiser; with the key `upstream_lr`, what learns of the upstream has that rate of its own."""
+        build = dict(build_optimizer)
+        upstream_lr = build.pop("upstream_lr", None)
+        if upstream_lr is None:
+            return super().build_optimizer(build, parameters)
+        theirs = [p for p in self.upstream.parameters() if p.requires_grad]
+        known = {id(p) for p in self.upstream.parameters()}
+        head = [p for p in parameters if id(p) not in known]
+        return super().build_optimizer(build, [{"params": head}, {"params": theirs, "lr": upstream_lr}])
+
+    def build_scheduler(self, build_scheduler: dict, optimizer: torch.optim.Optimizer) -> Any:
+        """S3PRL's scheduler; a cycle has its peak at the rate of each group of parameters."""
+        build = dict(build_scheduler)
+        if build.get("name") == "OneCycleLR":
+            build["conf"] = {**build["conf"], "max_lr": [group["lr"] for group in optimizer.param_groups]}
+        return super().build_scheduler(build, optimizer)
 
     def build_featurizer(self, build_featurizer: dict, upstream: nn.Module) -> LayerSum:
         return LayerSum(upstream, **build_featurizer)
 
     def save_model(self, save_model: dict, model_ckpt_dir: str, build_model_all_args: dict, model: nn.Module) -> None:
-        """Featurizer and head as safetensors beside the arguments that rebuild them; never the upstream."""
+        """Featurizer and head as safetensors beside the arguments that rebuild them; of the upstream what learns."""
         folder = Path(model_ckpt_dir)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         save_file(head_state(model), folder / "head.safetensors")
+        if learned := finetune.learned(model.upstream):
+            save_file(learned, folder / finetune.DELTA)
         write_json(folder / "arguments.json", build_model_all_args)
 
     def load_model(self, model_ckpt_dir: str) -> nn.Module:
@@ -189,6 +220,8 @@ class ProbeMixin:
         missing = [name for name in missing if not name.startswith("upstream.")]
         if missing or unexpected:
             raise ValueError(f"{folder}: a head of another form ({[*missing, *unexpected][0]})")
+        if (folder / finetune.DELTA).is_file():
+            finetune.put_delta(model.upstream, load_file(folder / finetune.DELTA), folder)
         return model
 
     def save_task(self, save_task: dict, task_ckpt_dir: str, build_task_all_args_except_model: dict, task: Any) -> None:
@@ -206,6 +239,14 @@ class ProbeMixin:
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with _bars_hidden():
             return super().evaluate(*args, **kwargs)
+
+
+def scheduler_arguments(conf: dict[str, Any]) -> dict[str, Any]:
+    """S3PRL's scheduler arguments; a cycle is told its length, which the protocol holds elsewhere."""
+    scheduler = conf.get("build_scheduler") or {}
+    if scheduler.get("name") == "OneCycleLR":
+        return {**scheduler, "conf": {**scheduler["conf"], "total_steps": conf["train"]["total_steps"]}}
+    return scheduler
 
 
 def head_state(model: nn.Module) -> dict[str, Tensor]:

@@ -85,6 +85,9 @@ def _check(config: dict[str, Any], path: Path) -> None:
             f"{path}: problem.train.total_steps ({train['total_steps']}) is below eval_step ({train['eval_step']}), "
             "so no checkpoint would ever be chosen on dev; lower eval_step or train longer"
         )
+    share = config["search_share"]
+    if share is not None and not 0 < share <= 1:
+        raise ProtocolError(f"{path}: search_share is {share}; give a share of the steps, or null to train every rate")
     if not config["learning_rates"]:
         raise ProtocolError(f"{path}: learning_rates is empty; give at least one")
 

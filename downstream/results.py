@@ -8,18 +8,19 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from corpora.files import write_text
+from corpora.files import write_json, write_text
 
 COLUMNS = tuple(
     "recipe,upstream,front_end,iteration,task,corpus,split,protocol,head,metric,value,ci_low,ci_high,n,seed,fold,"
     "finetune,budget,lr,params_m,macs_g_per_s,rtf_cpu,text_profile,wall_s,commit,run_dir".split(",")
 )
 MODEL_COLUMNS = ("front_end", "iteration", "params_m", "macs_g_per_s", "rtf_cpu")
+CURVE_COLUMNS = ("lr", "step", "train_loss", "dev_loss", "metric", "dev")
 PREDICTION_COLUMNS = ("utt_id", "speaker", "split", "reference", "hypothesis")
 
 
@@ -36,6 +37,17 @@ class Prediction:
     split: str
     reference: str
     hypothesis: str
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One value of a learning curve: `split` train or dev, `metric` loss or what dev is chosen by."""
+
+    lr: float
+    step: int
+    split: str
+    metric: str
+    value: float
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -81,6 +93,47 @@ def read_predictions(path: Path) -> list[Prediction]:
     """Read what `write_predictions` wrote."""
     with open(path, encoding="utf-8", newline="") as stream:
         return [Prediction(*(row[name] or "" for name in PREDICTION_COLUMNS)) for row in csv.DictReader(stream)]
+
+
+def write_curve(path: Path, points: Iterable[CurvePoint]) -> None:
+    """Write curve.csv: lr, step, train_loss, dev_loss, metric (what dev is chosen by), dev; a row a rate and step."""
+    table: dict[tuple[float, int], dict[str, str]] = {}
+    for point in points:
+        row = table.setdefault((point.lr, point.step), dict.fromkeys(CURVE_COLUMNS, ""))
+        row |= {"lr": f"{point.lr:g}", "step": str(point.step)}
+        if point.metric == "loss":
+            row[f"{point.split}_loss"] = f"{point.value:.6g}"
+        else:
+            row |= {"metric": point.metric, "dev": f"{point.value:.6g}"}
+    write_text(path, _csv(CURVE_COLUMNS, [table[key] for key in sorted(table)]))
+
+
+def write_scores(path: Path, labels: Sequence[str], scores: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Write scores.csv: split and utt_id, then the log posterior of each class."""
+    rows = [
+        {"split": split, "utt_id": utt_id, **{x: f"{v:.5g}" for x, v in zip(labels, values, strict=True)}}
+        for split, own in scores.items()
+        for utt_id, values in own.items()
+    ]
+    write_text(path, _csv(["split", "utt_id", *labels], rows))
+
+
+def write_confusion(path: Path, labels: Sequence[str], table: Sequence[Sequence[int]]) -> None:
+    """Write confusion_<split>.csv: a row for each class that was said, a column for each that was heard."""
+    rows = [
+        {"said": label, **dict(zip(labels, map(str, counts), strict=True))}
+        for label, counts in zip(labels, table, strict=True)
+    ]
+    write_text(path, _csv(["said", *labels], rows))
+
+
+def write_layer_weights(path: Path, weights: Sequence[float], *, normalised: bool) -> None:
+    """Write layer_weights.json: the weight of each hidden state in the sum, adding up to 1.
+
+    `normalised`: whether the states were normalised before the sum; else a weight also makes up for their size.
+    """
+    rounded = [round(float(weight), 6) for weight in weights]
+    write_json(path, {"layers": list(range(len(rounded))), "weights": rounded, "normalised": normalised})
 
 
 def model_columns(exp_dir: Path) -> dict[str, dict[str, str]]:

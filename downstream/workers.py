@@ -1,138 +1,45 @@
-"""Running the cells of a grid: one process an upstream at a time, S3PRL imported once in each."""
+"""What one process does: the features of an upstream, then its cells and what they leave in their folders."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
+import math
 import os
-import queue
 import shutil
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora.files import TooManyBadFiles, write_json, write_text
-from downstream import cache, metrics, results, stats
+from downstream import cache, metrics, results
+from downstream.data import Item, readable
+from downstream.plan import POOLED, UNCACHED, Cell, groups
+from downstream.pool import Event
 from downstream.revision import commit
+from downstream.scoring import score_split
 from downstream.upstreams import Upstream
 
 if TYPE_CHECKING:
-    from downstream.benchmark import Cell, Settings
+    from downstream.benchmark import Settings
+    from downstream.cell import Outcome
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Event:
-    """What a worker tells: `note` what it does, `say` a line to keep, `rows` of a cell that is done, `failed` cells."""
-
-    kind: str
-    text: str = ""
-    cells: int = 0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-
-def run_jobs(
-    work: Sequence[tuple[Upstream, tuple[Cell, ...]]], settings: Settings, jobs: int | None
-) -> Iterator[Event]:
-    """Run all cells and yield events; with one job in this process, else in spawned ones that end with it."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    on_gpu = _device(settings.device) != "cpu"
-    wanted = jobs if jobs is not None else 1 if on_gpu else cores
-    processes = min(len(work), wanted)
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    # Not from `processes`: a run that is killed and has one upstream left must compute with as many threads as before.
-    threads = int(asked) if asked.isdecimal() else max(1, cores // wanted)
-    if processes <= 1:
-        for upstream, cells in work:
-            yield from _in_this_process(upstream, cells, settings, threads)
-        return
-    context = multiprocessing.get_context("spawn")
-    tasks, events = context.Queue(), context.Queue()
-    # The longest first, so that none is left over at the end.
-    for upstream, cells in sorted(work, key=lambda entry: -_weight(entry[0])):
-        tasks.put((upstream, cells))
-    for _ in range(processes):
-        tasks.put(None)
-    workers = [
-        context.Process(target=_serve, args=(tasks, events, settings, threads, os.getpid()), daemon=True)
-        for _ in range(processes)
-    ]
-    for worker in workers:
-        worker.start()
-    try:
-        yield from _collect(workers, events, sum(len(cells) for _, cells in work))
-    finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
-
-
-def _collect(workers: list[Any], events: Any, pending: int) -> Iterator[Event]:
-    while pending:
-        try:
-            event = events.get(timeout=1.0)
-        except queue.Empty:
-            if any(worker.is_alive() for worker in workers):
-                continue
-            codes = ", ".join(str(worker.exitcode) for worker in workers)
-            yield Event(
-                "failed", f"worker processes ended early (exit codes {codes}); -9 means too little memory", pending
-            )
-            return
-        pending -= event.cells
-        yield event
-
-
-def _serve(tasks: Any, events: Any, settings: Settings, threads: int, parent: int) -> None:
-    """The loop of a spawned process; it ends itself when its parent is gone, however that was killed."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-    while (task := tasks.get()) is not None:
-        _run_upstream(*task, settings, threads, events.put)
-
-
-def _in_this_process(
-    upstream: Upstream, cells: tuple[Cell, ...], settings: Settings, threads: int
-) -> Iterator[Event]:
-    events: queue.Queue[Event | None] = queue.Queue()
-    # A thread, so that the bar moves while cells run.
-    problem: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            _run_upstream(upstream, cells, settings, threads, events.put)
-        except BaseException as error:
-            problem.append(error)
-        finally:
-            events.put(None)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    while (event := events.get()) is not None:
-        yield event
-    thread.join()
-    if problem:
-        raise problem[0]
-
-
-def _run_upstream(
+def run_upstream(
     upstream: Upstream,
     cells: tuple[Cell, ...],
     settings: Settings,
     threads: int,
+    device: str,
     tell: Callable[[Event], None],
 ) -> None:
+    """Run all these cells of one upstream: features first, which they share, then the heads."""
     tell(Event("note", f"{upstream.name}: starting"))
     import torch
 
@@ -140,123 +47,209 @@ def _run_upstream(
     torch.set_num_threads(1 if upstream.path is None else threads)
     # Gates that saturate make gradients too small for normal numbers, with which a CPU is ten times slower.
     torch.set_flush_denormal(True)
-    device = _device(settings.device)
-    with _quiet():
+    with quiet():
         from downstream.cell import problem_of
-        from downstream.probe import UpstreamExtractor
 
         for task in {cell.task for cell in cells}:
             problem_of(task)
 
-    extractor: list[UpstreamExtractor] = []
-
-    def build() -> UpstreamExtractor:
-        if not extractor:
-            extractor.append(UpstreamExtractor(upstream, device))
-        return extractor[0]
-
-    features: dict[tuple[str, bool], cache.Features] = {}
-    broken: dict[tuple[str, bool], str] = {}
-    for kind, normalised in sorted({_kind(cell) for cell in cells} - {_UNCACHED}):
-        items = [item for cell in cells if _kind(cell) == (kind, normalised) for item in cell.data.items]
-
-        def progress(share: float, kind: str = kind) -> None:
-            tell(Event("note", f"{upstream.name}: {kind} features {share:.0%}"))
-
-        try:
-            progress(0.0)
-            with _logging_to(_Teller(tell), "downstream.cache", "corpora.files"):
-                features[kind, normalised] = cache.prepare(
-                    settings.exp_dir / "cache",
-                    upstream,
-                    kind,
-                    items,
-                    build,
-                    normalised=normalised,
-                    progress=progress,
-                )
-        except Exception as error:
-            broken[kind, normalised] = _line(error)
-            if not isinstance(error, (cache.CacheError, TooManyBadFiles)):
-                tell(Event("say", traceback.format_exc()))
-    extractor.clear()
-    for cell in cells:
-        kind = _kind(cell)
-        place = f"{upstream.name} {cell.place}"
-        if kind in broken:
-            tell(Event("failed", f"{place}: {broken[kind]}", 1))
+    stores = _Stores(upstream, cells, settings, device, tell)
+    for group in groups(cells):
+        kind = group[0].kind
+        if kind in stores.broken:
+            for cell in group:
+                tell(Event("failed", f"{upstream.name} {cell.place}: {stores.broken[kind]}", 1))
             continue
-        tell(Event("note", place))
+        features = stores.features.get(kind)
         # Steps on pooled features take microseconds: a second thread would only wait for the first.
-        torch.set_num_threads(1 if kind[0] == "pooled" else threads)
-        try:
-            rows = _run_cell(upstream, cell, settings, features.get(kind), device)
-        except Exception as error:
-            tell(Event("failed", f"{place}: {_line(error)} (log: {cell.run_dir / 'log'})", 1))
-        else:
-            tell(Event("rows", place, 1, rows))
+        torch.set_num_threads(1 if features is not None and features.kind == POOLED else threads)
+        # Without stored features the seeds of a fold have nothing to share.
+        for part in [group] if features is not None else [[cell] for cell in group]:
+            _run_group(upstream, part, settings, features, stores.seconds_a_cell.get(kind, 0.0), device, tell)
+
+
+class _Stores:
+    """The features that the cells of one upstream are trained on, and what it took to have them.
+
+    `features` by kind; a kind that is missing is one that does not fit on the disk, and streams. `broken` kinds have no
+    features at all. `seconds_a_cell` is the time of extraction, shared out among the cells that use it.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        cells: tuple[Cell, ...],
+        settings: Settings,
+        device: str,
+        tell: Callable[[Event], None],
+    ):
+        self.upstream, self.settings, self.device, self.tell = upstream, settings, device, tell
+        self.features: dict[tuple[str, bool], cache.Features] = {}
+        self.broken: dict[tuple[str, bool], str] = {}
+        self.seconds_a_cell: dict[tuple[str, bool], float] = {}
+        self._extractor: Any = None
+        for kind in sorted({cell.kind for cell in cells}):
+            users = [cell for cell in cells if cell.kind == kind]
+            begin = time.monotonic()
+            try:
+                with _logging_to(_Teller(tell), "downstream.cache", "corpora.files"):
+                    self._prepare(kind, [item for cell in users for item in cell.data.items])
+            except cache.CacheFull as error:
+                tell(Event("say", f"{_line(error)}. Until then it streams: the upstream runs at every step"))
+            except Exception as error:
+                self.broken[kind] = _line(error)
+                if not isinstance(error, (cache.CacheError, TooManyBadFiles)):
+                    tell(Event("say", traceback.format_exc()))
+            self.seconds_a_cell[kind] = (time.monotonic() - begin) / len(users)
+        self._extractor = None
+
+    def _prepare(self, kind: tuple[str, bool], items: list[Item]) -> None:
+        stored, normalised = kind
+        if stored == UNCACHED:
+            return
+
+        def progress(share: float) -> None:
+            self.tell(Event("note", f"{self.upstream.name}: {stored} features {share:.0%}"))
+
+        progress(0.0)
+        self.features[kind] = cache.prepare(
+            self.settings.exp_dir / "cache",
+            self.upstream,
+            stored,
+            items,
+            self._build,
+            normalised=normalised,
+            limit_bytes=self.settings.cache_bytes,
+            progress=progress,
+        )
+
+    def _build(self) -> Any:
+        from downstream.probe import UpstreamExtractor
+
+        if self._extractor is None:
+            self._extractor = UpstreamExtractor(self.upstream, self.device)
+        return self._extractor
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """S3PRL's import prints deprecations of others and failed downloads that nothing here needs."""
     with open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
         yield
 
 
-_UNCACHED = ("", False)
+def _run_group(
+    upstream: Upstream,
+    group: list[Cell],
+    settings: Settings,
+    features: cache.Features | None,
+    extraction_s: float,
+    device: str,
+    tell: Callable[[Event], None],
+) -> None:
+    from downstream.cell import run_cell, run_pooled
+
+    first = group[0]
+    place = f"{upstream.name} {first.place}" + (f" and {len(group) - 1} more seeds" if len(group) > 1 else "")
+    tell(Event("note", place))
+    data, protocol = first.data, first.protocol
+    with ExitStack() as stack:
+        done: list[Cell] = []
+        try:
+            folders = [stack.enter_context(_run_dir(cell, settings)) for cell in group]
+            if features is None:
+                data = readable(data, settings.exp_dir / "cache")
+            if features is not None and features.kind == POOLED:
+                seeds = [cell.seed for cell in group]
+                outcomes = run_pooled(data, upstream, features, protocol, seeds, folders, device)
+            else:
+                search_dir = first.run_dir.parent / ("search" if first.fold is None else f"search_fold{first.fold}")
+                outcomes = [
+                    run_cell(
+                        data,
+                        upstream,
+                        features,
+                        protocol,
+                        first.seed,
+                        folders[0],
+                        device,
+                        tuning=first.tuning,
+                        search_dir=search_dir,
+                    )
+                ]
+            for cell, folder, outcome in zip(group, folders, outcomes, strict=True):
+                outcome = replace(outcome, wall_s=outcome.wall_s + extraction_s)
+                rows = _keep(upstream, cell, settings, folder, outcome)
+                done.append(cell)
+                tell(Event("rows", f"{upstream.name} {cell.place}", 1, rows))
+        except Exception as error:
+            logger.error("%s", traceback.format_exc())
+            for cell in group:
+                if cell not in done:
+                    where = f"{upstream.name} {cell.place}"
+                    tell(Event("failed", f"{where}: {_line(error)} (log: {cell.run_dir / 'log'})", 1))
 
 
-def _kind(cell: Cell) -> tuple[str, bool]:
-    """Kind of features that a cell is trained on, and whether each frame is normalised."""
-    config = cell.protocol.config
-    if config["cached"] is None:
-        return _UNCACHED
-    return config["cached"], bool(config["problem"]["build_featurizer"]["normalize"])
-
-
-def _run_cell(
-    upstream: Upstream, cell: Cell, settings: Settings, features: cache.Features | None, device: str
+def _keep(
+    upstream: Upstream, cell: Cell, settings: Settings, folder: Path, outcome: Outcome
 ) -> list[dict[str, Any]]:
-    from downstream.cell import run_cell
-
-    with _run_dir(cell, settings) as folder:
-        outcome = run_cell(cell.data, upstream, features, cell.protocol, cell.seed, folder, device)
-        results.write_predictions(folder / "predictions.csv", outcome.predictions)
-        rows = _rows(upstream, cell, settings, outcome)
-        # Last: a run directory with this file is complete.
-        write_json(
-            folder / "cell.json",
-            {"key": cell.key, "upstream_key": upstream.key, "dev": outcome.dev, "rows": rows},
-        )
+    """Write what a cell found; its rows."""
+    results.write_predictions(folder / "predictions.csv", outcome.predictions)
+    results.write_curve(folder / "curve.csv", outcome.curve)
+    normalised = bool(cell.protocol.config["problem"]["build_featurizer"]["normalize"])
+    results.write_layer_weights(folder / "layer_weights.json", outcome.layer_weights, normalised=normalised)
+    if outcome.labels:
+        results.write_scores(folder / "scores.csv", outcome.labels, outcome.scores)
+        for split in cell.data.tests:
+            own = [p for p in outcome.predictions if p.split == split]
+            table = metrics.confusion([p.reference for p in own], [p.hypothesis for p in own], outcome.labels)
+            results.write_confusion(folder / f"confusion_{split}.csv", outcome.labels, table)
+    rows = _rows(upstream, cell, settings, outcome)
+    # Last: a run directory with this file is complete.
+    write_json(
+        folder / "cell.json",
+        {"key": cell.key, "upstream_key": upstream.key, "dev": outcome.dev, "rows": rows},
+    )
     return rows
 
 
-def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Any) -> list[dict[str, Any]]:
+def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Outcome) -> list[dict[str, Any]]:
     config = cell.protocol.config
+    # Posteriors over the shares of the classes in training are likelihoods, up to a constant.
+    shares = Counter(item.label for item in cell.data.splits["train"])
+    priors = [math.log(shares[label] / shares.total()) for label in outcome.labels]
     rows = []
     for split in cell.data.tests:
-        own = [p for p in outcome.predictions if p.split == split]
-        speakers, references, hypotheses = zip(*((p.speaker, p.reference, p.hypothesis) for p in own), strict=True)
-        for metric in config["metrics"]:
-            scored = stats.score(metric, speakers, references, hypotheses)
-            interval = stats.bootstrap_ci(scored, metric)
+        likelihoods = {
+            utt_id: [score - prior for score, prior in zip(scores, priors, strict=True)]
+            for utt_id, scores in outcome.scores[split].items()
+        }
+        found = score_split(
+            config["metrics"],
+            [p for p in outcome.predictions if p.split == split],
+            {item.utt_id: item for item in cell.data.splits[split]},
+            likelihoods,
+            outcome.labels,
+            config["duration_bins_s"],
+        )
+        for score in found:
             row = {
                 "recipe": settings.recipe,
                 "upstream": upstream.name,
                 "task": cell.task,
-                "corpus": settings.corpus,
+                "corpus": cell.data.corpus or settings.recipe,
                 "split": split,
                 "protocol": cell.protocol.tag,
                 "head": config["head"],
-                "metric": metric,
-                "value": metrics.value(metric, references, hypotheses),
-                "ci_low": interval.low,
-                "ci_high": interval.high,
-                "n": len(own),
+                "metric": score.metric,
+                "value": score.value,
+                "ci_low": score.low,
+                "ci_high": score.high,
+                "n": score.n,
                 "seed": cell.seed,
                 "fold": cell.fold,
-                "finetune": "probe",
+                "finetune": cell.tuning.tag,
+                "budget": cell.budget,
                 "lr": outcome.lr,
                 "text_profile": config["text_profile"],
                 "wall_s": round(outcome.wall_s, 2),
@@ -264,7 +257,7 @@ def _rows(upstream: Upstream, cell: Cell, settings: Settings, outcome: Any) -> l
                 "run_dir": _shown(cell.run_dir),
             }
             rows.append(results.as_text(row))
-            logger.info("%s %s %.4f [%.4f, %.4f]", split, metric, row["value"], interval.low, interval.high)
+            logger.info("%s %s %.4f [%.4f, %.4f]", split, score.metric, score.value, score.low, score.high)
     return rows
 
 
@@ -278,7 +271,16 @@ def _run_dir(cell: Cell, settings: Settings) -> Iterator[Path]:
     folder.mkdir(parents=True)
     write_text(folder / "command", settings.command + "\n")
     OmegaConf.save(
-        OmegaConf.create({"protocol": cell.protocol.tag, "seed": cell.seed, "fold": cell.fold, **cell.protocol.config}),
+        OmegaConf.create(
+            {
+                "protocol": cell.protocol.tag,
+                "seed": cell.seed,
+                "fold": cell.fold,
+                "finetune": cell.tuning.tag,
+                "budget": cell.budget or None,
+                **cell.protocol.config,
+            }
+        ),
         folder / "config.yaml",
     )
     handler = logging.FileHandler(folder / "log", encoding="utf-8")
@@ -287,11 +289,7 @@ def _run_dir(cell: Cell, settings: Settings) -> Iterator[Path]:
         for split, names in cell.data.left_out.items():
             for name in names:
                 logger.info("left out of %s: %s", split, name)
-        try:
-            yield folder
-        except Exception:
-            logger.error("%s", traceback.format_exc())
-            raise
+        yield folder
 
 
 @contextmanager
@@ -324,24 +322,11 @@ class _Teller(logging.Handler):
         self.tell(Event("say", record.getMessage()))
 
 
-def _device(asked: str) -> str:
-    if asked != "auto":
-        return asked
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _shown(path: Path) -> str:
     """A path as it is written into results: relative where it lies under the current folder."""
     path = Path(path)
     here = Path.cwd()
     return str(path.resolve().relative_to(here)) if path.resolve().is_relative_to(here) else str(path)
-
-
-def _weight(upstream: Upstream) -> int:
-    weights = None if upstream.path is None else upstream.path / "model.safetensors"
-    return weights.stat().st_size if weights is not None and weights.is_file() else 0
 
 
 def _line(error: BaseException) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +19,7 @@ import pytest
 from corpora.files import read_json
 from downstream import benchmark, results
 from downstream.__main__ import main
+from downstream.plan import Shard
 
 SIZES = {"train": 18, "dev": 6, "test": 6}
 FAST = {"problem.train.total_steps": 20, "problem.train.eval_step": 10, "learning_rates": [1e-2]}
@@ -67,7 +71,8 @@ def test_a_grid_its_rows_and_run_directories(
     run_dir = Path(row["run_dir"])
     assert run_dir == exp / "probes" / "ser_light" / "tiny_a" / "seed1"
     assert {p.name for p in run_dir.iterdir()} == {
-        "command", "config.yaml", "log", "predictions.csv", "cell.json", "head", "tensorboard",
+        "command", "config.yaml", "log", "predictions.csv", "curve.csv", "layer_weights.json", "scores.csv",
+        "confusion_test.csv", "cell.json", "head",
     }  # fmt: skip
     predictions = results.read_predictions(run_dir / "predictions.csv")
     assert len(predictions) == 6
@@ -212,3 +217,121 @@ def test_rows_of_older_weights_leave_the_table(data: Path, tiny_models: Path, tm
     grid(data, exp, models, upstreams=["m", "fbank"], seeds=[0])
     left = {(row["upstream"], row["seed"]) for row in results.read_rows(exp / "results.csv")}
     assert left == {("m", "0"), ("fbank", "0"), ("fbank", "1")}
+
+
+def test_shards_fill_one_table(data: Path, tiny_models: Path, tmp_path: Path):
+    """Two array jobs at once: every row once, none lost."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    whole = tmp_path / "whole"
+    grid(data, whole, tiny_models)
+    exp = tmp_path / "exp"
+    for index in (1, 2):
+        grid(data, exp, tiny_models, shard=Shard(index, 2))
+    drop = {"run_dir": "", "commit": ""}
+    assert [r | drop for r in stable(exp / "results.csv")] == [r | drop for r in stable(whole / "results.csv")]
+    rows = results.read_rows(whole / "results.csv")
+    path = tmp_path / "table.csv"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda row: results.upsert(path, [row | {"run_dir": row["run_dir"] + row["metric"]}]), rows))
+    assert len(results.read_rows(path)) == len(rows)
+
+
+def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(
+    data: Path, tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    exp = tmp_path / "exp"
+    grid(data, exp, tiny_models, finetune=["probe", "lora-2"], dry_run=True)
+    printed = capsys.readouterr().out
+    assert "0 cells are complete, 6 are to run" in printed  # fbank has no weights to tune
+    assert re.search(r"tiny_a +4 +[\d.]+ kB +\d+ s +\d+ s", printed)
+    assert re.search(r"disk: [\d.]+ kB of features, [\d.]+ GB free", printed)
+    assert not exp.exists()
+
+
+def test_features_that_find_no_place_are_computed_at_every_step(
+    data: Path, tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    grid(data, tmp_path / "stored", tiny_models, upstreams=["tiny_a"])
+    grid(data, tmp_path / "streams", tiny_models, upstreams=["tiny_a"], cache_gb=1e-6)
+    assert "--cache_gb allows 1.0 kB" in (said := capsys.readouterr().err) and "it streams" in said
+    assert not list((tmp_path / "streams" / "cache").glob("*/*/[!.]*/keys.json"))
+    drop = {"run_dir": "", "commit": ""}
+    tables = [[r | drop for r in stable(tmp_path / x / "results.csv")] for x in ("stored", "streams")]
+    assert tables[0] == tables[1]
+
+
+def test_fine_tuning_and_budgets_have_rows_of_their_own(data: Path, tiny_models: Path, tmp_path: Path):
+    exp = tmp_path / "exp"
+    grid(data, exp, tiny_models, upstreams=["fbank", "tiny_a"], seeds=[0], finetune=["probe", "top-1"],
+         budgets=["0.5", "all"])  # fmt: skip
+    rows = {(r["upstream"], r["finetune"], r["budget"]) for r in results.read_rows(exp / "results.csv")}
+    kinds = {("tiny_a", f, b) for f in ("probe", "top-1") for b in ("0.5", "")}
+    assert rows == kinds | {("fbank", "probe", "0.5"), ("fbank", "probe", "")}
+    delta = exp / "probes" / "ser_light_top-1_0.5" / "tiny_a" / "seed0" / "head" / "delta.safetensors"
+    assert delta.is_file()
+
+
+def test_a_run_leaves_what_a_report_needs(make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path):
+    data = make_set("did", SIZES).parent
+    exp = tmp_path / "exp"
+    grid(data, exp, tiny_models, task="did", upstreams=["tiny_a"], seeds=[0], overrides={
+        **FAST, "learning_rates": [1e-3, 1e-2], "problem.train.log_step": 5, "duration_bins_s": [0.5],
+    })  # fmt: skip
+    rows = {r["metric"]: r for r in results.read_rows(exp / "results.csv")}
+    assert set(rows) == {"accuracy", "macro_f1", "ua", "cavg", "accuracy_under_0.5s", "accuracy_over_0.5s"}
+    assert int(rows["accuracy_under_0.5s"]["n"]) + int(rows["accuracy_over_0.5s"]["n"]) == 6
+    run_dir = Path(rows["ua"]["run_dir"])
+    weights = read_json(run_dir / "layer_weights.json")
+    assert sum(weights["weights"]) == pytest.approx(1, abs=1e-5) and weights["layers"] == [0, 1, 2]
+    with open(run_dir / "curve.csv", encoding="utf-8", newline="") as stream:
+        curve = list(csv.DictReader(stream))
+    assert [(c["lr"], c["step"]) for c in curve] == [(lr, str(s)) for lr in ("0.001", "0.01") for s in (5, 10, 15, 20)]
+    assert all(c["train_loss"] for c in curve)
+    assert [c["dev"] != "" for c in curve] == [False, True, False, True] * 2
+    chosen = read_json(run_dir / "cell.json")["dev"]
+    assert set(chosen) == {"0.001", "0.01"}
+    best = max(float(c["dev"]) for c in curve if c["dev"] and c["lr"] == f"{float(rows['ua']['lr']):g}")
+    assert best == pytest.approx(max(chosen.values()), abs=1e-5)
+    predictions = results.read_predictions(run_dir / "predictions.csv")
+    with open(run_dir / "confusion_test.csv", encoding="utf-8", newline="") as stream:
+        table = {row.pop("said"): {k: int(v) for k, v in row.items()} for row in csv.DictReader(stream)}
+    assert sum(sum(row.values()) for row in table.values()) == 6
+    assert sum(table[label][label] for label in table) == sum(p.reference == p.hypothesis for p in predictions)
+    with open(run_dir / "scores.csv", encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            posteriors = {label: float(row[label]) for label in table}
+            assert sum(math.exp(v) for v in posteriors.values()) == pytest.approx(1, abs=1e-3)
+            said = next(p.hypothesis for p in predictions if p.utt_id == row["utt_id"])
+            assert said == max(posteriors, key=posteriors.get)
+
+
+def test_rates_are_tried_once_for_all_seeds(
+    make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from downstream import cell
+
+    data = make_set("asr", SIZES).parent
+    exp = tmp_path / "exp"
+    tried: list[tuple] = []
+    real = cell._Bench.train
+
+    def counted(self: object, lr: float, seed: int, folder: Path, conf: dict | None = None) -> object:
+        tried.append((lr, seed, (conf or self.conf)["train"]["total_steps"]))
+        return real(self, lr, seed, folder, conf)
+
+    monkeypatch.setattr(cell._Bench, "train", counted)
+    small = {
+        "learning_rates": [1e-9, 3e-3],
+        "problem.train.total_steps": 40,
+        "problem.train.eval_step": 40,
+        "problem.build_downstream.model_conf.hidden_size": [16],
+    }
+    for _ in range(2):
+        grid(data, exp, tiny_models, task="asr", upstreams=["tiny_a"], overrides=small)
+    lrs = {float(row["lr"]) for row in results.read_rows(exp / "results.csv")}
+    assert len(lrs) == 1
+    chosen = lrs.pop()
+    assert tried == [(1e-9, 0, 10), (3e-3, 0, 10), (chosen, 0, 40), (chosen, 1, 40)]
+    dev = read_json(exp / "probes" / "asr_light" / "tiny_a" / "search" / "search.json")["dev"]
+    assert read_json(exp / "probes" / "asr_light" / "tiny_a" / "seed1" / "cell.json")["dev"] == dev

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -179,7 +182,7 @@ def test_the_disk_is_asked_before_anything_is_written(
     with pytest.raises(CacheError, match=r"toy: its frames features of .* take .* but the disk .* 1.0 kB free"):
         cache.prepare(tmp_path / "c", TOY, "frames", items, Toy)
     assert "toy: frames features of 21 utterances" in caplog.text
-    assert not list(cache.folder_of(tmp_path / "c", TOY).glob("frames/*"))
+    assert not list(cache.folder_of(tmp_path / "c", TOY).glob("frames/[!.]*"))
 
 
 def test_a_disk_that_fills_up_says_so_and_keeps_what_is_whole(
@@ -200,3 +203,116 @@ def test_a_disk_that_fills_up_says_so_and_keeps_what_is_whole(
     toy = Toy()
     cache.prepare(tmp_path / "c", TOY, "pooled", items, lambda: toy)
     assert toy.seen == len(items) - 7
+
+
+def size_of(root: Path) -> int:
+    return sum(p.stat().st_size for p in root.glob("*/*/[!.]*/*"))
+
+
+def used_at(features_root: Path, upstream: Upstream, when: float) -> None:
+    for listing in cache.folder_of(features_root, upstream).glob("*/[!.]*/keys.json"):
+        os.utime(listing, (when, when))
+
+
+def test_the_longest_unused_features_go_first(items: list[Item], tmp_path: Path):
+    root = tmp_path / "c"
+    others = [replace(TOY, name=name, key=name * 64) for name in "abc"]
+    for number, upstream in enumerate(others):
+        cache.prepare(root, upstream, "frames", items, Toy)
+        used_at(root, upstream, 1000 + number)
+    one = size_of(root) // 3
+    cache.prepare(root, others[0], "frames", items, never)  # reading makes it the newest
+    kept = cache.prepare(root, TOY, "frames", items, Toy, limit_bytes=int(3.2 * one))
+    present = {u.name for u in [*others, TOY] if list(cache.folder_of(root, u).glob("frames/[!.]*"))}
+    assert present == {"a", "c", "toy"}
+    assert size_of(root) <= 3.2 * one and kept[items[0].key].shape
+
+
+def test_what_a_grid_reads_is_never_removed(items: list[Item], tmp_path: Path):
+    root = tmp_path / "c"
+    reading = cache.prepare(root, replace(TOY, name="a", key="a" * 64), "frames", items, Toy)
+    one = size_of(root)
+    with pytest.raises(cache.CacheFull, match=r"toy: its frames features .* --cache_gb allows .* are in use; raise it"):
+        cache.prepare(root, TOY, "frames", items, Toy, limit_bytes=int(1.5 * one))
+    assert all(np.isfinite(reading[item.key]).all() for item in items)
+    reading.hold.close()
+    cache.prepare(root, TOY, "frames", items, Toy, limit_bytes=int(1.5 * one))
+    assert {p.parents[2].name[:3] for p in root.glob("*/*/[!.]*/keys.json")} == {"toy"}
+
+
+def test_what_has_no_listing_is_no_shard(items: list[Item], tmp_path: Path):
+    """The listing goes first when room is made: a process that is killed there leaves the rest behind."""
+    cache.prepare(tmp_path / "c", TOY, "frames", items, Toy)
+    for listing in cache.folder_of(tmp_path / "c", TOY).glob("frames/[!.]*/keys.json"):
+        listing.unlink()
+    toy = Toy()
+    features = cache.prepare(tmp_path / "c", TOY, "frames", items, lambda: toy)
+    assert toy.seen == len(items) and all(item.key in features for item in items)
+
+
+WRITER = """
+import json, sys, time
+from pathlib import Path
+import numpy as np
+from downstream import cache
+from downstream.cache import Info
+from downstream.data import load_task
+from downstream.protocols import load
+from downstream.upstreams import Upstream
+
+folder, root, log = map(Path, sys.argv[1:4])
+cache._SHARD_ITEMS = 3
+
+class Slow:
+    info = Info(layers=2, width=2, stride=160)
+    def __call__(self, waves):
+        time.sleep(0.15)
+        with open(log, "a") as stream:
+            stream.write(f"{len(waves)}\\n")
+        return [np.full((2, self.info.frames(len(w)), 2), w.mean(), np.float32) for w in waves]
+
+items = load_task(folder, load("ser", "light")).items
+features = cache.prepare(root, Upstream("toy", "toy", None, "0" * 64, True), "frames", items, Slow)
+print(json.dumps({item.utt_id: float(features[item.key].sum()) for item in items}))
+"""
+
+
+def writer(root: Path, folder: Path, log: Path, repository: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder), str(root), str(log)],
+        cwd=repository,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def computed(log: Path) -> int:
+    return sum(map(int, log.read_text().split())) if log.is_file() else 0
+
+
+def test_two_writers_share_the_work(make_set: Callable[..., Path], tmp_path: Path, root: Path):
+    folder = make_set("ser", {"train": 18, "dev": 6, "test": 6})
+    both = [writer(tmp_path / "c", folder, tmp_path / f"log{i}", root) for i in range(2)]
+    printed = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert printed[0] == printed[1] != ""
+    assert sum(computed(tmp_path / f"log{i}") for i in range(2)) == 30
+
+
+def test_a_writer_that_is_killed_leaves_whole_shards_only(make_set: Callable[..., Path], tmp_path: Path, root: Path):
+    folder = make_set("ser", {"train": 18, "dev": 6, "test": 6})
+    killed = writer(tmp_path / "c", folder, tmp_path / "log", root)
+    deadline = time.monotonic() + 60
+    while computed(tmp_path / "log") < 10 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    killed.kill()  # SIGKILL: nothing is cleaned up, locks end with the process
+    killed.wait()
+    done = computed(tmp_path / "log")
+    assert 10 <= done < 30
+    again = writer(tmp_path / "c", folder, tmp_path / "again", root)
+    whole = writer(tmp_path / "whole", folder, tmp_path / "plain", root)
+    texts = [process.communicate(timeout=120)[0] for process in (again, whole)]
+    assert texts[0] == texts[1] != ""
+    assert 30 - done <= computed(tmp_path / "again") <= 30 - done + 3  # at most the shard that was in the making
+    names = [sorted(p.name for p in (tmp_path / x).glob("*/frames/[!.]*")) for x in ("c", "whole")]
+    assert names[0] == names[1]

@@ -158,3 +158,86 @@ def test_folds_are_numbers(tmp_path: Path):
     for name in ("fold1", "fold10", "fold2", "folded", "train"):
         (tmp_path / name).mkdir()
     assert folds_of(tmp_path) == [1, 2, 10]
+
+
+def test_a_speaker_of_dev_in_test_is_refused(make_set: Callable[..., Path]):
+    """Dev chooses checkpoint and learning rate: a test on its speakers is no test on unseen ones."""
+    folder = make_set("did", SIZES)
+    utterances = [
+        replace(u, utt_id=u.utt_id.replace("test", "dev") + "x", speaker=u.speaker.replace("test", "dev"))
+        for u in read_datadir(folder / "test")
+    ]
+    write_datadir(folder / "test", utterances)
+    with pytest.raises(TaskDataError, match=r"speaker dev0 .* is also in dev; .*programme or video for dialect"):
+        load_task(folder, load("did", "light"))
+
+
+def test_one_recording_under_two_ids_is_refused(make_set: Callable[..., Path]):
+    """The same video uploaded twice, or a speaker with two numbers: the ids say nothing."""
+    folder = make_set("did", SIZES)
+    known = read_datadir(folder / "train")[0]
+    one = read_datadir(folder / "test")[0]
+    shutil.copyfile(known.audio, one.audio)
+    utt_id = change(folder / "test", 0, samples=known.samples)
+    with pytest.raises(TaskDataError, match=f"utterance {utt_id} is the very recording of {known.utt_id} in train"):
+        load_task(folder, load("did", "light"))
+
+
+def test_other_transcriptions_are_read_beside_the_text(make_set: Callable[..., Path]):
+    folder = make_set("asr", SIZES)
+    first, second = read_datadir(folder / "test")[:2]
+    (folder / "test" / "text.omar").write_text(f"{first.utt_id} أَب تاج\n", encoding="utf-8")
+    (folder / "test" / "text_ali").write_text(f"{first.utt_id} {first.text}\n{second.utt_id} تاب\n", encoding="utf-8")
+    before = load_task(folder, load("asr", "light"))
+    others = {item.utt_id: item.others for item in before.splits["test"]}
+    assert others[first.utt_id] == ("اب تاج",) and others[second.utt_id] == ("تاب",)
+    assert others[read_datadir(folder / "test")[2].utt_id] == ()
+    (folder / "test" / "text.omar").write_text(f"{first.utt_id} أَب\n", encoding="utf-8")
+    assert load_task(folder, load("asr", "light")).hash != before.hash
+    (folder / "test" / "text.omar").write_text("nobody-1 أَب\n", encoding="utf-8")
+    with pytest.raises(TaskDataError, match=r"text.omar:1: utterance nobody-1 is not in"):
+        load_task(folder, load("asr", "light"))
+
+
+def test_normalised_text_cannot_be_scored_in_another_profile(
+    make_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+):
+    from downstream import data
+
+    folder = make_set("asr", SIZES)
+    for split in SIZES:
+        for number in range(SIZES[split]):
+            change(folder / split, number, text="هاب")
+    monkeypatch.setattr(data, "_ENOUGH_LETTERS", 10)
+    load_task(folder, load("asr", "light"))
+    with pytest.raises(TaskDataError, match="was normalised to the profile mgb before, .* not be those of leaderboard"):
+        load_task(folder, load("asr", "light", {"text_profile": "leaderboard"}))
+    change(folder / "train", 0, text="هابة")
+    for split in ("dev", "test"):
+        change(folder / split, 0, text="هابة")
+    load_task(folder, load("asr", "light", {"text_profile": "leaderboard", "max_left_out": 0.5}))
+
+
+def test_the_corpus_is_what_the_test_set_says(make_set: Callable[..., Path]):
+    from corpora.provenance import Provenance, write_sources
+
+    folder = make_set("ser", SIZES)
+    assert load_task(folder, load("ser", "light")).corpus == ""
+    write_sources(folder / "test", [Provenance("test0-000", "baved", "0/a.wav", "0" * 64)])
+    write_sources(folder / "train", [Provenance("train0-000", "eyase", "0/b.wav", "1" * 64)])
+    assert load_task(folder, load("ser", "light")).corpus == "baved"
+
+
+def test_audio_that_cannot_be_read_is_found_once(
+    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from downstream import data
+
+    loaded = load_task(make_set("ser", {**SIZES, "train": 30}), load("ser", "light"))
+    bad = loaded.splits["train"][3]
+    bad.audio.write_bytes(bad.audio.read_bytes()[:-200])  # truncated after it was listed
+    kept = data.readable(loaded, tmp_path)
+    assert kept.splits["train"] == [item for item in loaded.splits["train"] if item is not bad]
+    assert kept.splits["test"] == loaded.splits["test"]
+    monkeypatch.setattr(data, "read_audio", None)
+    assert data.readable(loaded, tmp_path) == kept
