@@ -37,7 +37,7 @@ from upstream.modeldir import load_model, model_sha256, save_model
 from upstream.module import Pretraining, UnitTask
 from upstream.recorder import Recorder, load_state
 from upstream.regression import FeatureHeads
-from upstream.targets.labelsets import Labels, LabelSet, open_labels
+from upstream.targets.labelsets import Labels, LabelSet, label_sets, open_labels
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +91,13 @@ def initial_model(geometry: Geometry, utterances: list[Utterance], init: InitCon
 
 
 def training_utterances(
-    data_dir: Path, sets: Sequence[LabelSet], split: str
+    data_dir: Path, units: Path | Sequence[LabelSet], split: str
 ) -> tuple[list[Utterance], Labels]:
-    """The utterances of a split that have units in all sets, and the units.
+    """The utterances of a split that have units in all label sets (or in the one folder given), and the units.
 
     Raises UnitsError when a label is missing, too large, or of another length than its utterance.
     """
-    return open_labels(sets, usable(read_datadir(data_dir / split), split), split)
+    return open_labels(label_sets(units), usable(read_datadir(data_dir / split), split), split)
 
 
 def pretrain(
@@ -121,7 +121,7 @@ def pretrain(
     than its utterance, or when units are not those expected.
     """
     init = init or InitConfig()
-    sets = [LabelSet("units", units, expected=expected_units or {})] if isinstance(units, Path) else list(units)
+    sets = label_sets(units, expected_units)
     utterances: dict[str, list[Utterance]] = {}
     labels: dict[str, Labels] = {}
     for split in ("train", "dev"):
