@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import HubertModel
 
 from corpora.audio import SAMPLE_RATE, read_audio
-from corpora.batches import length_batches
+from corpora.batches import length_batches, random_share
 from corpora.datadir import Utterance
 from upstream.config import InitConfig
 from upstream.modeldir import load_model
@@ -113,16 +113,10 @@ def _project(
 
 def _sample(utterances: Sequence[Utterance], minutes: float, seed: int) -> list[Utterance]:
     """Random utterances of at most so many minutes in all, at least one; none for 0 minutes."""
-    chosen: list[Utterance] = []
-    room = minutes * 60 * SAMPLE_RATE
-    if room <= 0:
-        return chosen
-    for index in np.random.default_rng([seed, 4]).permutation(len(utterances)):
-        room -= utterances[index].samples
-        if room < 0 and chosen:
-            break
-        chosen.append(utterances[index])
-    return chosen
+    if minutes <= 0:
+        return []
+    rng = np.random.default_rng([seed, 4])
+    return [utterances[i] for i in random_share([u.samples for u in utterances], minutes * 60 * SAMPLE_RATE, rng)]
 
 
 def _batches(utterances: Sequence[Utterance]) -> Iterator[list[Tensor]]:
