@@ -1,4 +1,4 @@
-"""Batches of items of like length whose padded size is bounded."""
+"""Batches of items of like length whose padded size is bounded, and random items up to a bound."""
 
 from __future__ import annotations
 
@@ -30,3 +30,14 @@ def length_batches(
     if rng is not None:
         rng.shuffle(batches)
     return batches
+
+
+def random_share(lengths: Sequence[int], limit: float, rng: np.random.Generator) -> list[int]:
+    """Indices of random items whose lengths add up to at most `limit`, at least one item if there is any."""
+    chosen: list[int] = []
+    for index in rng.permutation(len(lengths)).tolist():
+        limit -= lengths[index]
+        if limit < 0 and chosen:
+            break
+        chosen.append(index)
+    return chosen

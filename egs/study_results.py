@@ -206,7 +206,8 @@ def _table(study: Study, lines: list[Line], columns: list[tuple[str, str, str]],
     people = sorted({line.speakers for line in lines if line.speakers})
     notes = [
         "values in percent with 95 % intervals; differences in percentage points, positive where the row is better, by "
-        f"paired bootstrap over speakers ({', '.join(map(str, people)) or 'none'}) of the mean over seeds",
+        f"paired bootstrap over speakers ({', '.join(map(str, people)) or 'none'}) of the mean over seeds; with fewer "
+        "than about ten speakers it is too narrow",
         "better or worse: the interval lies on one side of 0. It is not corrected for the number of rows: of twenty "
         "rows that change nothing, one is expected to look different",
         "one pre-training run a row: its own chance (seed, order of batches) is in no interval",

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from transformers import HubertModel
 
 from corpora.audio import SAMPLE_RATE, read_audio
-from corpora.batches import length_batches
+from corpora.batches import length_batches, random_share
 from corpora.datadir import Utterance
 from upstream.config import InitConfig
 from upstream.modeldir import load_model
@@ -60,16 +60,19 @@ def initialise(
         choice = config.layers if config.kind == "project" else config.kind
         layers = layer_choice(choice, len(model.encoder.layers), len(source.encoder.layers))
     origin = {f"encoder.layers.{i}.": f"encoder.layers.{layer}." for i, layer in enumerate(layers)}
-    copied, left = [], []
-    for name, tensor in model.state_dict().items():
+    ours = model.state_dict()
+    values: dict[str, Tensor | None] = {}
+    for name, tensor in ours.items():
         prefix = ".".join(name.split(".")[:3]) + "."
         name_there = origin.get(prefix, prefix) + name.removeprefix(prefix) if prefix in origin else name
         value = theirs.get(name_there)
-        if value is not None and value.shape == tensor.shape:
-            tensor.copy_(value)
-            copied.append(name)
-        else:
-            left.append(name)
+        values[name] = value if value is not None and value.shape == tensor.shape else None
+    # A module is copied whole or not at all: a bias, or the gain of a weight norm, means nothing beside random weights.
+    partial = {_module_of(name) for name, value in values.items() if value is None}
+    left = [name for name in ours if _module_of(name) in partial]
+    copied = [name for name in ours if _module_of(name) not in partial]
+    for name in copied:
+        ours[name].copy_(values[name])
     if config.kind == "project":
         copied = sorted({*copied, *_project(model, source, layers, config, utterances, seed)})
         left = [name for name in model.state_dict() if name not in copied]
@@ -82,6 +85,11 @@ def initialise(
         log.warning("init %s from %s: no Transformer layer fits, they stay random", config.kind, config.source)
     log.info("init %s from %s: %d tensors copied, %d random", config.kind, config.source, len(copied), len(left))
     return copied
+
+
+def _module_of(name: str) -> str:
+    """The module that holds a tensor, whatever parametrises it."""
+    return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0] or name
 
 
 def _project(
@@ -105,16 +113,10 @@ def _project(
 
 def _sample(utterances: Sequence[Utterance], minutes: float, seed: int) -> list[Utterance]:
     """Random utterances of at most so many minutes in all, at least one; none for 0 minutes."""
-    chosen: list[Utterance] = []
-    room = minutes * 60 * SAMPLE_RATE
-    if room <= 0:
-        return chosen
-    for index in np.random.default_rng([seed, 4]).permutation(len(utterances)):
-        room -= utterances[index].samples
-        if room < 0 and chosen:
-            break
-        chosen.append(utterances[index])
-    return chosen
+    if minutes <= 0:
+        return []
+    rng = np.random.default_rng([seed, 4])
+    return [utterances[i] for i in random_share([u.samples for u in utterances], minutes * 60 * SAMPLE_RATE, rng)]
 
 
 def _batches(utterances: Sequence[Utterance]) -> Iterator[list[Tensor]]:

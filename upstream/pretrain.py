@@ -41,7 +41,7 @@ from upstream.recorder import Recorder, load_state
 from upstream.regression import FeatureHeads
 from upstream.shard_data import ShardDataset, ShardSampler, check_shards
 from upstream.shards import ShardsError, ShardsInfo, read_shards
-from upstream.targets.labelsets import Labels, LabelSet, open_labels
+from upstream.targets.labelsets import Labels, LabelSet, label_sets, open_labels
 from upstream.targets.units import UnitsError
 
 log = logging.getLogger(__name__)
@@ -110,13 +110,13 @@ def initial_model(
 
 
 def training_utterances(
-    data_dir: Path, sets: Sequence[LabelSet], split: str
+    data_dir: Path, units: Path | Sequence[LabelSet], split: str
 ) -> tuple[list[Utterance], Labels]:
-    """The utterances of a split that have units in all sets, and the units.
+    """The utterances of a split that have units in all label sets (or in the one folder given), and the units.
 
     Raises UnitsError when a label is missing, too large, or of another length than its utterance.
     """
-    return open_labels(sets, usable(read_datadir(data_dir / split), split), split)
+    return open_labels(label_sets(units), usable(read_datadir(data_dir / split), split), split)
 
 
 def pretrain(
@@ -143,7 +143,7 @@ def pretrain(
     """
     here, init = place(), init or InitConfig()
     adopt_slurm()
-    sets = [LabelSet("units", units, expected=expected_units or {})] if isinstance(units, Path) else list(units)
+    sets = label_sets(units, expected_units)
     train = _from_directory(data_dir, sets, config) if shards is None else _from_shards(shards, config)
     dev, dev_labels = training_utterances(data_dir, sets, "dev")
     infos = {name: asdict(own.info) for name, own in dev_labels.sets.items()}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpora.batches import length_batches
+from corpora.batches import length_batches, random_share
 
 LENGTHS = [400 * (1 + i % 100) for i in range(1000)]
 
@@ -35,3 +35,13 @@ def test_the_generator_decides_order_and_neighbours():
 
 def test_one_item_over_the_limit_stands_alone():
     assert length_batches([10, 50, 10], 20) == [[0, 2], [1]]
+
+
+def test_a_random_share_stays_below_its_bound_and_is_never_empty():
+    lengths = [30, 10, 20, 40]
+    for seed in range(20):
+        chosen = random_share(lengths, 60, np.random.default_rng(seed))
+        assert len(set(chosen)) == len(chosen) >= 1 and sum(lengths[i] for i in chosen) <= 60
+    assert len(random_share(lengths, 5, np.random.default_rng(0))) == 1
+    assert sorted(random_share(lengths, 1000, np.random.default_rng(0))) == [0, 1, 2, 3]
+    assert random_share([], 10, np.random.default_rng(0)) == []

@@ -49,6 +49,16 @@ def test_thinner_student_takes_only_what_fits(teacher):
     assert torch.equal(student.encoder.layers[0].attention.q_proj.weight, before)
     assert torch.equal(student.feature_extractor.mean, model.feature_extractor.mean)
     assert "feature_projection.layer_norm.weight" in copied
+    # The gain of the weight norm has one entry a tap, whatever the width, and belongs to the teacher's directions.
+    assert not any("pos_conv" in name for name in copied)
+
+
+def test_a_bias_that_fits_does_not_come_without_its_weights(teacher):
+    model, path = teacher
+    student = build_encoder(geometry("mini_hst", ffn=512))
+    assert student.encoder.layers[0].feed_forward.intermediate_dense.bias.shape == (512,)
+    copied = initialise(student, InitConfig("first_n", path))
+    assert not any(name.startswith("encoder.layers") for name in copied)
 
 
 def test_continuing_needs_the_same_geometry(teacher):

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from corpora.audio import write_audio
-from corpora.datadir import Utterance, read_datadir, write_datadir
+from corpora.datadir import read_datadir
 from upstream.config import PretrainConfig
 from upstream.data import PretrainDataset, StepSampler
 from upstream.encoder import frame_count
@@ -29,21 +28,12 @@ def info(k, layer=None):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Noise in three languages; in `fine` the unit of frame t is t modulo 50, in `coarse` it is that divided by 10."""
+def data(tmp_path_factory, noise_corpus):
+    """Three languages, most clips Arabic, one in nine French; in `fine` the unit of frame t is t modulo 50, in `coarse`
+    it is that divided by 10."""
     root = tmp_path_factory.mktemp("sets")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 18), ("dev", 4)):
-        utterances = []
-        for i in range(count):
-            samples = int(rng.integers(9000, 40000))
-            path = root / "audio" / split / f"{i}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_audio(path, (0.1 * rng.standard_normal(samples)).astype(np.float32))
-            # Arabic has most of the clips, French one in nine.
-            language = GROUPS[2 if i % 9 == 8 else int(i % 3 == 2)]
-            utterances.append(Utterance(f"s{i % 2}-{split}{i:02d}", f"s{i % 2}", path, samples, language=language))
-        write_datadir(root / split, utterances)
+    corpus = noise_corpus(root, 18, 4, language=lambda i: GROUPS[2 if i % 9 == 8 else int(i % 3 == 2)])
+    for split, utterances in corpus.items():
         with (
             UnitsWriter(root / "fine", split, info(50)) as fine,
             UnitsWriter(root / "coarse", split, info(5)) as coarse,

@@ -2,11 +2,8 @@
 
 import shutil
 
-import numpy as np
 import pytest
 
-from corpora.audio import write_audio
-from corpora.datadir import Utterance, write_datadir
 from upstream.__main__ import main
 from upstream.config import InitConfig, PretrainConfig, RegressionConfig, TargetConfig
 from upstream.family import geometry
@@ -21,18 +18,10 @@ CONFIG = PretrainConfig(steps=2, batch_seconds=4.0, crop_seconds=2.0, valid_ever
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory):
+def family(tmp_path_factory, noise_corpus):
     """MFCC units -> teacher; units of two of its layers, its weights and its features -> student."""
     root = tmp_path_factory.mktemp("family")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("dev", 2)):
-        utterances = []
-        for i in range(count):
-            path = root / "audio" / split / f"{i}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_audio(path, (0.1 * rng.standard_normal(20000)).astype(np.float32))
-            utterances.append(Utterance(f"s-{split}{i}", "s", path, 20000, language="ar"))
-        write_datadir(root / "data" / split, utterances)
+    noise_corpus(root / "data", 6, 2, samples=(20000, 20001))
     data = {split: root / "data" / split for split in ("train", "dev")}
     make_units(data, root / "it1", TargetConfig(k=4))
     card = {"name": "نموذج_معلم", "iteration": 1, "data": {"corpora": "noise"}}

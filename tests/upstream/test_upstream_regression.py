@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from corpora.audio import write_audio
-from corpora.datadir import Utterance, write_datadir
 from upstream.config import PretrainConfig, RegressionConfig
 from upstream.encoder import build_encoder, encode
 from upstream.family import geometry
@@ -30,19 +28,9 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(tmp_path_factory, noise_corpus):
     root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 10), ("dev", 3)):
-        utterances = []
-        for i in range(count):
-            samples = int(rng.integers(8000, 30000))
-            path = root / "audio" / split / f"{i}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            envelope = np.abs(np.sin(np.arange(samples) / rng.uniform(500, 2000)))
-            write_audio(path, (0.2 * envelope * rng.standard_normal(samples)).astype(np.float32))
-            utterances.append(Utterance(f"s{i % 2}-{split}{i}", f"s{i % 2}", path, samples))
-        write_datadir(root / split, utterances)
+    noise_corpus(root, 10, 3, samples=(8000, 30000))
     return root
 
 

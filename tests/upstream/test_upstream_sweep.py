@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 
-from corpora.audio import write_audio
-from corpora.datadir import Utterance, read_datadir, write_datadir
+from corpora.audio import read_audio
+from corpora.datadir import read_datadir
 from upstream.__main__ import main
 from upstream.encoder import build_encoder
 from upstream.family import geometry
@@ -23,19 +23,9 @@ SHAPE = geometry("mini_hl", layers=3, width=32, heads=2, ffn=64, pos_conv_groups
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, noise_corpus):
     root = tmp_path_factory.mktemp("sweep")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 8), ("dev", 4)):
-        utterances = []
-        for i in range(count):
-            samples = int(rng.integers(16000, 40000))
-            path = root / "audio" / split / f"{i}.wav"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            gain = 0.05 + 0.2 * np.abs(np.sin(np.arange(samples) / 3000))
-            write_audio(path, (gain * rng.standard_normal(samples)).astype(np.float32))
-            utterances.append(Utterance(f"s{i % 2}-{split}{i}", f"s{i % 2}", path, samples))
-        write_datadir(root / "data" / split, utterances)
+    noise_corpus(root / "data", 8, 4, samples=(16000, 40000))
     torch.manual_seed(0)
     save_model(build_encoder(SHAPE), root / "model", {"name": "teacher"})
     return root
@@ -69,8 +59,6 @@ def test_measures_are_those_of_the_definitions(place, swept):
         for layer in (1, 2):
             source = open_source(str(place / "model"), layer)
             utterances = read_datadir(place / "data" / split)
-            from corpora.audio import read_audio
-
             frames[split, layer] = [source.frames([read_audio(u.audio)])[0] for u in utterances]
     codebook = Codebook.fit(np.concatenate(frames["train", 2]), 8, pca=4)
     labels = [codebook.assign(x) for x in frames["dev", 2]]

@@ -29,6 +29,12 @@ class LabelSet:
             raise UnitsError(f"label set {self.name}: weight {self.weight} must be positive; leave the set out instead")
 
 
+def label_sets(units: Path | Sequence[LabelSet], expected: dict[str, Any] | None = None) -> list[LabelSet]:
+    """A folder of units as the one label set `units`, with fields of UnitsInfo that must agree; label sets as they
+    are."""
+    return [LabelSet("units", units, expected=expected or {})] if isinstance(units, Path) else list(units)
+
+
 class Labels(Mapping[str, np.ndarray]):
     """The units of one split from S sets side by side: `labels[utt_id]` -> (T, S) uint16. The first set is the main
     one."""

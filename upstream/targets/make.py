@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from corpora.audio import SAMPLE_RATE
+from corpora.batches import random_share
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import BadFileTally, sha256_json, write_json
 from upstream.config import TargetConfig
@@ -179,14 +180,9 @@ def _fit_sample(source: Source, utterances: Sequence[Utterance], hours: float, c
     """Features (N, D) of random utterances of at most `hours` in all (at least one), thinned to FIT_BYTES."""
     if hours <= 0:
         raise UnitsError(f"fit_hours={hours} must be positive")
-    room = hours * 3600 * SAMPLE_RATE
-    chosen: list[Utterance] = []
-    for i in np.random.default_rng([config.seed, 0]).permutation(len(utterances)):
-        room -= utterances[i].samples
-        if room < 0 and chosen:
-            break
-        chosen.append(utterances[i])
-    chosen.sort(key=lambda u: u.utt_id)
+    rng = np.random.default_rng([config.seed, 0])
+    share_of = random_share([u.samples for u in utterances], hours * 3600 * SAMPLE_RATE, rng)
+    chosen = sorted((utterances[i] for i in share_of), key=lambda u: u.utt_id)
     share = min(1.0, FIT_BYTES / (4 * source.dim * sum(frame_count(u.samples) for u in chosen)))
     kept = [max(1, int(share * frame_count(u.samples))) for u in chosen]
     features = np.empty((sum(kept), source.dim), np.float32)

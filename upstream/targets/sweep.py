@@ -20,6 +20,7 @@ from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 from tqdm import tqdm
 
 from corpora.audio import SAMPLE_RATE
+from corpora.batches import random_share
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import atomic_file, read_json, sha256_json, write_json
 from upstream.encoder import frame_count
@@ -133,14 +134,9 @@ def _sample(path: Path, config: Sweep, stream: int) -> list[Utterance]:
     utterances = [u for u in read_datadir(path) if frame_count(u.samples) > 0]
     if not utterances:
         raise UnitsError(f"{path}: no utterance is as long as one frame (25 ms)")
-    room = config.minutes * 60 * SAMPLE_RATE
-    chosen: list[Utterance] = []
-    for index in np.random.default_rng([config.seed, 5, stream]).permutation(len(utterances)):
-        room -= utterances[index].samples
-        if room < 0 and chosen:
-            break
-        chosen.append(utterances[index])
-    return sorted(chosen, key=lambda u: u.utt_id)
+    rng = np.random.default_rng([config.seed, 5, stream])
+    chosen = random_share([u.samples for u in utterances], config.minutes * 60 * SAMPLE_RATE, rng)
+    return sorted((utterances[i] for i in chosen), key=lambda u: u.utt_id)
 
 
 def _references(source: Source, against: Sequence[int] | None) -> list[int]:
