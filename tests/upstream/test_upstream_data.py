@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from corpora.datadir import Utterance
 from upstream.config import PretrainConfig
@@ -75,23 +77,25 @@ def test_temperature_moves_hours_between_languages():
     assert 9.0 * half["ar"] / (1.0 * half["en"]) == pytest.approx(3.0)
 
 
-def test_crops_start_on_a_frame_and_their_labels_are_those_of_the_whole(tmp_path):
+@settings(max_examples=150, deadline=None)
+@given(samples=st.integers(400, 40000), limit=st.integers(400, 40000), seed=st.integers(0, 2**32 - 1))
+def test_crops_start_on_a_frame_and_their_labels_are_those_of_the_whole(long_file, samples, limit, seed):
     """Sample i*320 carries the value i, unit i is i: whatever is cropped, label and audio name the same frame."""
-    samples = 400 + 320 * 99
-    ramp = (np.arange(samples) // 320 / 200).astype(np.float32)
-    soundfile.write(tmp_path / "a.wav", ramp, 16000, subtype="FLOAT")
-    data = [Utterance("s-0", "s", tmp_path / "a.wav", samples)]
-    units = {"s-0": np.arange(frame_count(samples), dtype=np.uint16)}
-    dataset = PretrainDataset(data, units, CONFIG)
-    rng = np.random.default_rng(0)
-    for step in range(200):
-        clip = crop(0, samples, int(rng.integers(400, samples)), rng)
-        assert clip.first % 320 == 0 and clip.first + clip.samples <= samples
-        batch = dataset[Step(step, [[clip]], [0])].parts[0]
-        frames = frame_count(clip.samples)
-        assert batch.labels.shape == (1, frames) and batch.valid.all()
-        starts = batch.wavs[0][:: 320][:frames]
-        np.testing.assert_allclose(starts.numpy() * 200, batch.labels[0].numpy(), atol=1e-3)
+    data = [Utterance("s-0", "s", long_file, samples, 0, samples)]
+    dataset = PretrainDataset(data, {"s-0": np.arange(frame_count(samples), dtype=np.uint16)}, CONFIG)
+    clip = crop(0, samples, limit, np.random.default_rng(seed))
+    assert clip.first % 320 == 0 and clip.first + clip.samples <= samples and clip.samples == min(limit, samples)
+    batch = dataset[Step(0, [[clip]], [0])].parts[0]
+    frames = frame_count(clip.samples)
+    assert batch.labels.shape == (1, frames) and batch.valid.all() and len(batch.wavs[0]) == clip.samples
+    np.testing.assert_allclose(batch.wavs[0][::320][:frames].numpy() * 200, batch.labels[0].numpy(), atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def long_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("audio") / "a.wav"
+    soundfile.write(path, (np.arange(40000) // 320 / 200).astype(np.float32), 16000, subtype="FLOAT")
+    return path
 
 
 def test_last_frame_of_a_crop_is_reachable():

@@ -21,7 +21,7 @@ INFO = UnitsInfo(50, 4, "mfcc", "mfcc", None, None, "c" * 64, None)
 
 # Trains a tiny model with everything random on; the first process keeps the gradients of every step.
 TRAINING = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from safetensors.torch import save_file
 from upstream import optimise
@@ -35,6 +35,8 @@ real, steps = optimise.nn.utils.clip_grad_norm_, []
 
 def keep(parameters, clip):
     out.mkdir(exist_ok=True)
+    if len(steps) == 4 and os.environ.get("KILL_RANK") == str(place().rank):
+        os.kill(os.getpid(), signal.SIGKILL)
     grads = {str(i): p.grad.clone() for i, p in enumerate(parameters) if p.grad is not None}
     if place().is_first:
         save_file(grads, out / f"gradients{len(steps)}.safetensors")
@@ -53,14 +55,14 @@ if break_rank >= 0:
     PretrainDataset.batch = broken
 config = PretrainConfig(
     steps=6, batch_seconds=3.0, crop_seconds=2.0, valid_every=3, lr=1e-3, precision="fp32", dropout=0.1,
-    layerdrop=0.4, accumulate=accumulate,
+    layerdrop=0.4, accumulate=accumulate, workers=1,
 )
 tiny = geometry("mini_hst", layers=4, width=32, heads=2, ffn=64, pos_conv_groups=4, pos_conv_kernel=8)
 print(pretrain(tiny, data, data / "units", out, config))
 """
 
 
-def run(command, ranks, **env):
+def run(command, ranks, fails=False, **env):
     """A Python command on `ranks` processes of this machine; returns its standard error."""
     start = [sys.executable]
     if ranks > 1:
@@ -73,7 +75,7 @@ def run(command, ranks, **env):
         text=True,
         timeout=300,
     )
-    assert result.returncode == 0, result.stderr[-3000:]
+    assert (result.returncode != 0) == fails, result.stderr[-3000:]
     return result.stderr
 
 
@@ -129,6 +131,15 @@ def test_two_processes_report_and_store_what_one_does(trained):
     weights = [load_file(trained / name / "model" / "model.safetensors") for name in ("one", "two")]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, atol=2e-3, rtol=2e-2)
+
+
+def test_one_of_two_processes_is_killed_and_the_run_goes_on_as_if_nothing_was(data, trained):
+    run([trained / "train.py", data, trained / "killed", 1, -1], 2, fails=True, KILL_RANK="1")
+    assert not (trained / "killed" / "model").exists() and (trained / "killed" / "checkpoints" / "last.pt").exists()
+    run([trained / "train.py", data, trained / "killed", 1, -1], 2)
+    models = [(trained / name / "model" / "model.safetensors").read_bytes() for name in ("two", "killed")]
+    assert models[0] == models[1]
+    assert rows(trained / "killed") == rows(trained / "two")
 
 
 def test_a_bad_batch_of_one_process_is_skipped_by_both(data, trained):

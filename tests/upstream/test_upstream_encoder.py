@@ -19,8 +19,10 @@ def wav(samples, seed=0):
     return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(seed))
 
 
-def test_frame_count_equals_the_real_output_for_every_length():
-    model = build_encoder(geometry("mini_hst", front_end="waveform", conv_channels=16, layers=1)).eval()
+@pytest.mark.parametrize("front_end", ["waveform", "logmel"])
+def test_frame_count_equals_the_real_output_for_every_length(front_end):
+    size = {"conv_channels": 16} if front_end == "waveform" else {}
+    model = build_encoder(geometry("mini_hst", front_end=front_end, layers=1, **size)).eval()
     with torch.no_grad():
         for samples in range(400, 4001):
             assert model.feature_extractor(torch.zeros(1, samples)).shape[2] == frame_count(samples), samples
@@ -115,6 +117,21 @@ def test_zero_length_item_stays_finite_forward_and_backward(model):
     model.zero_grad()
     alone = encode(model, items[:1]).hidden_states[-1][0]
     torch.testing.assert_close(encoded.hidden_states[-1][0], alone, atol=5e-5, rtol=1e-4)
+
+
+def test_attention_backends_agree_on_valid_frames(model):
+    """Plain matrix products against the fused kernels, with an empty item in the batch."""
+    items = [wav(11000), wav(0), wav(6000, 1)]
+    with torch.no_grad():
+        fused = encode(model, items)
+        model.set_attn_implementation("eager")
+        try:
+            plain = encode(model, items)
+        finally:
+            model.set_attn_implementation("sdpa")
+    for ours, theirs in zip(fused.hidden_states, plain.hidden_states, strict=True):
+        for row, frames in enumerate(fused.frames.tolist()):
+            torch.testing.assert_close(ours[row, :frames], theirs[row, :frames], atol=2e-5, rtol=1e-4)
 
 
 def test_lower_states_do_not_depend_on_where_the_walk_stops(model):

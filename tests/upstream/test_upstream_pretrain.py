@@ -100,6 +100,43 @@ def test_killed_and_resumed_equals_undisturbed(data, undisturbed, tmp_path, monk
     assert not leftover.exists()
 
 
+def test_a_full_disk_keeps_the_last_state_and_the_run_goes_on_later(data, undisturbed, tmp_path):
+    """The limit on the size of files fails a write as a full disk does, in the middle of it."""
+    import resource
+    import shutil
+
+    def stopped(self, batches, batch_idx, step=Pretraining.training_step):
+        if batches.number == 6:
+            raise KeyboardInterrupt
+        return step(self, batches, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pretraining, "training_step", stopped)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            pretrain(TINY, data, data / "units", tmp_path, CONFIG)
+    shutil.rmtree(tmp_path / "tensorboard")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(OSError, match="is the disk full|File too large"):
+            pretrain(TINY, data, data / "units", tmp_path, CONFIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
+    assert len(before["last.pt"]) > 100_000
+    pretrain(TINY, data, data / "units", tmp_path, CONFIG)
+    assert model_sha256(tmp_path / "model") == model_sha256(undisturbed / "model")
+
+
+def test_machinery_may_change_when_a_run_goes_on(data, undisturbed, monkeypatch):
+    """Workers, checkpointing and limits decide how fast a run gets there, and start no other run."""
+    from dataclasses import replace
+
+    monkeypatch.setattr("upstream.pretrain._fit", lambda *_: pytest.fail("trained again"))
+    pretrain(TINY, data, data / "units", undisturbed, replace(CONFIG, workers=3, checkpointing=True, bad_steps=9))
+
+
 def dead_process():
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
