@@ -422,7 +422,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = _cases(args)
     with TemporaryDirectory(prefix="harness-bench-") as folder:
         graphs = Path(folder)
-        ratio_rows, lines = ratios(10.0, args.threads, args.rounds, graphs, lambda text: tqdm.write(text, file=sys.stderr))
+        ratio_rows, lines = ratios(
+            10.0, args.threads, args.rounds, graphs, lambda text: tqdm.write(text, file=sys.stderr)
+        )
         rows = {} if args.quick else read_rows(args.out)
         rows |= {row.case: row for row in ratio_rows}
         todo = [] if args.quick else [case for case in cases if case not in rows or rows[case].error]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ SAMPLE_RATE = 16000
 # Programs that write to a pipe cannot know the length beforehand and leave a placeholder of about 2 or 4 GiB.
 _UNKNOWN_RIFF_SIZE = 0x7FFFF000
 _LONGEST_OGG_PAGE = 27 + 255 + 255 * 255
+_BLOCK_SECONDS = 60  # what a long recording holds in memory
 
 
 class AudioError(ValueError):
@@ -75,6 +77,26 @@ def load_any(path: Path) -> np.ndarray:
         if samples.size == 0:
             raise AudioError(f"{path}: no sample is left at {SAMPLE_RATE} Hz")
     return samples
+
+
+def stream_any(path: Path) -> Iterator[np.ndarray]:
+    """The samples of `load_any` in blocks of about a minute, float32 (n,): audio of any length in bounded memory.
+
+    Raises what `load_any` raises, at the block where it shows.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        rate, given = file.samplerate, 0
+        resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
+        for block, last in _blocks(path, file):
+            samples = block.mean(axis=1, dtype=np.float32)
+            if resampler is not None:
+                samples = resampler.resample_chunk(samples, last=last)
+            given += len(samples)
+            if len(samples):
+                yield samples
+        if given == 0:
+            raise AudioError(f"{path}: no sample is left at {SAMPLE_RATE} Hz")
 
 
 def write_audio(path: Path, samples: np.ndarray) -> None:
@@ -159,8 +181,18 @@ def _refuse_truncated_ogg(path: Path) -> None:
         raise AudioError(f"{path}: truncated, its last page is not complete")
 
 
-def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None) -> np.ndarray:
-    """Samples start:end as finite float32 (n, channels)."""
+def _blocks(path: Path, file: soundfile.SoundFile) -> Iterator[tuple[np.ndarray, bool]]:
+    """All samples of a file as finite float32 (n, channels), a minute at a time, each with whether it is the last."""
+    size, total = _BLOCK_SECONDS * file.samplerate, file.frames
+    # soundfile seeks to where it stands after every read, and in MP3 and Opus libsndfile then goes on elsewhere.
+    file.seekable = lambda: False
+    for start in range(0, max(total, 1), size):
+        stop = min(start + size, total)
+        yield _read(path, file, start, stop, seek=False), stop == total
+
+
+def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None, *, seek: bool = True) -> np.ndarray:
+    """Samples start:end as finite float32 (n, channels); without `seek` the file stands at `start` already."""
     total = file.frames
     if total == 0:
         raise AudioError(f"{path}: no samples")
@@ -168,7 +200,7 @@ def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None) ->
     if not 0 <= start < stop or stop > total:
         raise AudioError(f"{path}: samples {start} to {stop} asked for, the file has {total}")
     try:
-        if start:
+        if start and seek:
             file.seek(start)
         samples = file.read(stop - start, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
