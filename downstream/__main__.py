@@ -1,7 +1,8 @@
-"""Compare upstreams on the three tasks, and report.
+"""Compare upstreams on the three tasks, report, and use the trained heads.
 
     python -m downstream benchmark --recipe mini --data data/mini --exp exp/mini --upstreams fbank,harness_l
     python -m downstream report --recipe mini --exp exp/mini
+    python -m downstream transcribe talk.mp3 --model exp/mini/probes/asr_light/harness_st/seed0/head
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NoReturn
 
 from corpora.datadir import DataDirError
 from corpora.files import TooManyBadFiles
-from downstream import benchmark
+from downstream import answers, benchmark
 from downstream.protocols import TASKS, parse_overrides
 
 UPSTREAMS = "fbank,random_l,harness_l_it1,harness_l,harness_s,harness_st"
@@ -32,10 +33,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it is done, 1 when cells failed, 2 after one line that says what is wrong."""
+    """Run one command; 0 when it is done, 1 when cells or files failed, 2 after one line that says what is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
     except benchmark.BenchmarkError as error:
         print(f"downstream: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -45,10 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("downstream: interrupted; complete cells are kept, the same command goes on", file=sys.stderr)
         return 130
-    return 0
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str]) -> int:
     parser = _parser()
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -60,7 +60,9 @@ def _run(arguments: list[str]) -> None:
         from downstream import report
 
         report.build(parsed.exp, parsed.recipe)
-        return
+        return 0
+    if parsed.command in answers.TASKS:
+        return answers.run(parsed)
     benchmark.run_tasks(
         _names(parsed.tasks, "--tasks", TASKS),
         parsed.recipe,
@@ -75,6 +77,7 @@ def _run(arguments: list[str]) -> None:
         jobs=parsed.jobs,
         device=parsed.device,
     )
+    return 0
 
 
 def _parser() -> _Parser:
@@ -102,7 +105,8 @@ def _parser() -> _Parser:
     page = commands.add_parser("report", help="tables and plots from results.csv")
     page.add_argument("--recipe", required=True, help="name in the table")
     page.add_argument("--exp", type=Path, required=True, help="folder of results.csv")
-    parser.options = [o for p in (grid, page) for action in p._actions for o in action.option_strings]
+    predictors = answers.add_commands(commands)
+    parser.options = [o for p in (grid, page, *predictors) for action in p._actions for o in action.option_strings]
     return parser
 
 
