@@ -24,7 +24,7 @@ from corpora.audio import SAMPLE_RATE, read_audio
 from corpora.files import write_json
 from downstream.cache import Features, Info
 from downstream.data import Item
-from downstream.upstreams import ENTRY, Upstream
+from downstream.upstreams import BASELINES, Upstream
 
 
 class UpstreamExtractor:
@@ -46,7 +46,7 @@ class UpstreamExtractor:
 
 def build_s3prl_upstream(build: dict[str, Any]) -> S3PRLUpstream:
     """S3PRL's wrapper around an entry of its hub; our names are registered first."""
-    if build["name"] == ENTRY:
+    if build["name"] not in BASELINES:
         from upstream import register
 
         register("s3prl")

@@ -4,6 +4,7 @@
     python -m upstream pretrain --data data/mini/ssl --units exp/my/units --out exp/my/hl --geometry mini_hl steps=300
     python -m upstream info     exp/my/hl/model
     python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
+    python -m upstream baselines
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        {"units": _units, "pretrain": _pretrain, "info": _info, "cost": _cost}[args.command](args)
+        run = {"units": _units, "pretrain": _pretrain, "info": _info, "cost": _cost, "baselines": _baselines}
+        run[args.command](args)
     except (ValueError, KeyError, OSError) as error:
         print(f"upstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     cost = commands.add_parser("cost", help="parameters, MACs, compression and real-time factor on this CPU")
     cost.add_argument("models", type=Path, nargs="+")
     cost.add_argument("--out", type=Path, required=True, help="table to write (CSV)")
+    commands.add_parser("baselines", help="published encoders: name, size, licence, at hand or how to get them")
     return parser
 
 
@@ -95,6 +98,12 @@ def _cost(args: argparse.Namespace) -> None:
     from upstream.compression import measure, table
 
     print(table(measure({path.name: path for path in args.models}, args.out)))
+
+
+def _baselines(args: argparse.Namespace) -> None:
+    from upstream.baselines import listing
+
+    print(listing())
 
 
 if __name__ == "__main__":
