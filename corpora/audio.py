@@ -122,6 +122,26 @@ def hash_audio(path: Path) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
+def stream_any(path: Path) -> Iterator[np.ndarray]:
+    """The samples of `load_any` in blocks of about a minute, float32 (n,): audio of any length in bounded memory.
+
+    Raises what `load_any` raises, at the block where it shows.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        rate, given = file.samplerate, 0
+        resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
+        for block, last in _blocks(path, file):
+            samples = block.mean(axis=1, dtype=np.float32)
+            if resampler is not None:
+                samples = resampler.resample_chunk(samples, last=last)
+            given += len(samples)
+            if len(samples):
+                yield samples
+        if given == 0:
+            raise AudioError(f"{path}: no sample is left at {SAMPLE_RATE} Hz")
+
+
 def write_audio(path: Path, samples: np.ndarray) -> None:
     """Write 16 kHz mono samples (n,) in [-1, 1], clipped, as 16-bit PCM; FLAC if the suffix is .flac, else WAV.
 
@@ -236,6 +256,8 @@ def _refuse_shorten(path: Path) -> None:
 def _blocks(path: Path, file: soundfile.SoundFile) -> Iterator[tuple[np.ndarray, bool]]:
     """All samples of a file as finite float32 (n, channels), a minute at a time, each with whether it is the last."""
     size, total = _BLOCK_SECONDS * file.samplerate, file.frames
+    # soundfile seeks to where it stands after every read, and in MP3 and Opus libsndfile then goes on elsewhere.
+    file.seekable = lambda: False
     for start in range(0, max(total, 1), size):
         stop = min(start + size, total)
         yield _read(path, file, start, stop, seek=False), stop == total

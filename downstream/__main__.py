@@ -1,7 +1,8 @@
-"""Compare upstreams on the three tasks, and report.
+"""Compare upstreams on the three tasks, report, and use the trained heads.
 
     python -m downstream benchmark --recipe mini --data data/mini --exp exp/mini --upstreams fbank,harness_l
     python -m downstream report --recipe mini --exp exp/mini
+    python -m downstream transcribe talk.mp3 --model exp/mini/probes/asr_light/harness_st/seed0/head
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NoReturn
 
 from corpora.datadir import DataDirError
 from corpora.files import TooManyBadFiles
-from downstream import benchmark
+from downstream import answers, benchmark
 from downstream.plan import parse_shard
 from downstream.protocols import TASKS, parse_overrides
 
@@ -33,10 +34,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it is done, 1 when cells failed, 2 after one line that says what is wrong."""
+    """Run one command; 0 when it is done, 1 when cells or files failed, 2 after one line that says what is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
     except benchmark.BenchmarkError as error:
         print(f"downstream: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -46,10 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("downstream: interrupted; complete cells are kept, the same command goes on", file=sys.stderr)
         return 130
-    return 0
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str]) -> int:
     parser = _parser()
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -61,7 +61,9 @@ def _run(arguments: list[str]) -> None:
         from downstream import report
 
         report.build(parsed.exp, parsed.recipe, reference=parsed.reference)
-        return
+        return 0
+    if parsed.command in answers.TASKS:
+        return answers.run(parsed)
     benchmark.run_tasks(
         _names(parsed.tasks, "--tasks", TASKS),
         parsed.recipe,
@@ -81,6 +83,7 @@ def _run(arguments: list[str]) -> None:
         cache_gb=parsed.cache_gb,
         dry_run=parsed.dry_run,
     )
+    return 0
 
 
 def _parser() -> _Parser:
@@ -126,7 +129,8 @@ def _parser() -> _Parser:
     page.add_argument("--recipe", required=True, help="name in the table")
     page.add_argument("--exp", type=Path, required=True, help="folder of results.csv; the page goes to its report/")
     page.add_argument("--reference", default="harness_l", help="has 1000 in the SUPERB-like score, where fbank has 0")
-    parser.options = [o for p in (grid, page) for action in p._actions for o in action.option_strings]
+    predictors = answers.add_commands(commands)
+    parser.options = [o for p in (grid, page, *predictors) for action in p._actions for o in action.option_strings]
     return parser
 
 

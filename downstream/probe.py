@@ -25,7 +25,7 @@ from corpora.files import write_json
 from downstream import finetune
 from downstream.cache import Features, Info
 from downstream.data import Item
-from downstream.upstreams import ENTRY, Upstream
+from downstream.upstreams import BASELINES, Upstream
 
 
 class UpstreamExtractor:
@@ -47,7 +47,7 @@ class UpstreamExtractor:
 
 def build_s3prl_upstream(build: dict[str, Any]) -> S3PRLUpstream:
     """S3PRL's wrapper around an entry of its hub; our names are registered first."""
-    if build["name"] == ENTRY:
+    if build["name"] not in BASELINES:
         from upstream import register
 
         register("s3prl")

@@ -12,6 +12,8 @@ from corpora.files import read_json, sha256_json
 # zeros from the padding of their companions.
 BASELINES = ("fbank", "mfcc", "mel", "linear", "spectrogram", "fbank_no_cmvn")
 ENTRY = "harness_custom"
+# Encoders of other families in Transformers form (upstream.foreign).
+FOREIGN_ENTRY = "harness_transformers"
 
 
 class UpstreamMissing(FileNotFoundError):
@@ -38,7 +40,8 @@ class Upstream:
 
 
 def resolve(name: str, models_dir: Path) -> Upstream:
-    """An upstream by name: an S3PRL baseline, the model directory `<models_dir>/<name>`, or `name=path` of one.
+    """An upstream by name: an S3PRL baseline, the model directory `<models_dir>/<name>`, `name=path` of one, or a row
+    of `upstream/baselines.yaml`, which is fetched where it is not at hand.
 
     Raises UpstreamMissing where there is no such model directory.
     """
@@ -47,11 +50,34 @@ def resolve(name: str, models_dir: Path) -> Upstream:
         key = sha256_json({"entry": label, "s3prl": metadata.version("s3prl")})
         return Upstream(label, label, None, key, batched=False)
     path = Path(given) if given else Path(models_dir) / label
+    if not given and not path.is_dir() and (published := _published(label)) is not None:
+        if isinstance(published, Upstream):
+            return published
+        path = published
     for file in ("config.json", "model.safetensors"):
         if not (path / file).is_file():
             what = f"{path} has no {file}" if path.is_dir() else f"no model directory {path}"
             raise UpstreamMissing(f"{label}: {what}; {_how(label, given)}")
-    return Upstream(label, ENTRY, path, _model_key(path), batched=True)
+    from upstream.foreign import FOREIGN
+
+    entry = FOREIGN_ENTRY if read_json(path / "config.json").get("model_type") in FOREIGN else ENTRY
+    return Upstream(label, entry, path, _model_key(path), batched=True)
+
+
+def _published(label: str) -> Path | Upstream | None:
+    """A row of the table of baselines: its folder, or S3PRL's own entry where S3PRL is to fetch it; else None."""
+    from upstream.baselines import at_hand, locate, table
+
+    row = table().get(label)
+    if row is None:
+        return None
+    if row.s3prl is not None and at_hand(row) is None:
+        key = sha256_json({"entry": row.s3prl, "s3prl": metadata.version("s3prl")})
+        return Upstream(label, label, None, key, batched=False)
+    try:
+        return locate(row)
+    except FileNotFoundError as error:
+        raise UpstreamMissing(str(error)) from error
 
 
 def _model_key(path: Path) -> str:

@@ -10,10 +10,10 @@ DOORS = ("s3prl", "transformers")
 def register(*doors: str) -> list[str]:
     """Make our models known to other libraries; returns the doors that are open now.
 
-    `s3prl` puts the names of `upstream/harness/hubconf.py` on `s3prl.hub` (S3PRL and ESPnet look them up
-    there); `transformers` puts the log-mel configuration and model on the auto classes. Without arguments
-    both are opened, S3PRL only where it is installed (importing it takes seconds). Calling it again changes
-    nothing. Every new process needs its own call: names registered in a parent do not reach spawned workers.
+    `s3prl` puts the names of `upstream/harness/hubconf.py` and of `upstream/baselines.yaml` on `s3prl.hub` (S3PRL
+    and ESPnet look them up there); `transformers` puts the log-mel configuration and model on the auto classes.
+    Without arguments both are opened, S3PRL only where it is installed (importing it takes seconds). Calling it again
+    changes nothing. Every new process needs its own call: names registered in a parent do not reach spawned workers.
     Raises ValueError for an unknown door and ImportError when a door that was asked for has no library.
     """
     from importlib.util import find_spec
@@ -46,8 +46,9 @@ def _register_s3prl() -> None:
             f"S3PRL cannot be imported ({error}); install the pinned stack: pip install -r requirements.txt"
         ) from error
 
+    from upstream import baselines
     from upstream.harness import hubconf
 
-    for name, entry in vars(hubconf).items():
-        if callable(entry) and not name.startswith("_"):
-            setattr(s3prl.hub, name, entry)
+    ours = {name: entry for name, entry in vars(hubconf).items() if callable(entry) and not name.startswith("_")}
+    for name, entry in {**ours, **baselines.entries(s3prl.hub)}.items():
+        setattr(s3prl.hub, name, entry)

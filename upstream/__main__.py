@@ -7,6 +7,7 @@
     python -m upstream info     exp/my/hl/model
     python -m upstream lineage  exp/my/hl/model
     python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
+    python -m upstream baselines
 """
 
 from __future__ import annotations
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     cost = commands.add_parser("cost", help="parameters, MACs, compression and real-time factor on this CPU")
     cost.add_argument("models", type=Path, nargs="+")
     cost.add_argument("--out", type=Path, required=True, help="table to write (CSV)")
+    commands.add_parser("baselines", help="published encoders: name, size, licence, at hand or how to get them")
     return parser
 
 
@@ -243,6 +245,12 @@ def _cost(args: argparse.Namespace) -> None:
     print(table(measure({path.name: path for path in args.models}, args.out)))
 
 
+def _baselines(args: argparse.Namespace) -> None:
+    from upstream.baselines import listing
+
+    print(listing())
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "units": _units,
     "shards": _shards,
@@ -251,6 +259,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "info": _info,
     "lineage": _lineage,
     "cost": _cost,
+    "baselines": _baselines,
 }
 
 

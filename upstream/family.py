@@ -13,6 +13,7 @@ CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
 RECEPTIVE_FIELD = 400  # samples that one frame sees, in either front end
 HOP = 320  # samples from one frame to the next
 SAMPLE_RATE = 16000
+NARROW_CHANNELS = 256  # of the narrow convolutional encoder, where HuBERT has 512
 FFT_SIZE = 512  # of the log-mel front end: 257 bins, each from 400 samples
 
 
@@ -63,8 +64,17 @@ def _table() -> dict[str, Geometry]:
         Geometry("mini_hs", 2, 128, 4, 512, "logmel", pos_conv_kernel=32),
         Geometry("mini_hst", 2, 64, 2, 256, "logmel", pos_conv_kernel=32),
     ]
+    # Half the channels are a quarter of the products: between the full convolutions and log-mel.
+    students = [g for g in full if g.name != "hl"]
+    narrow = [replace(g, name=f"{g.name}_narrow", conv_channels=NARROW_CHANNELS) for g in students]
     logmel = [replace(g, name=f"{g.name}_logmel", front_end="logmel") for g in full]
-    return {g.name: g for g in [*full, *logmel, *small]}
+    # The price of each front end on real speech: one Transformer behind all three.
+    open_hst = next(g for g in small if g.name == "open_hst")
+    fronts = [
+        replace(open_hst, name="open_hst_waveform", front_end="waveform"),
+        replace(open_hst, name="open_hst_narrow", front_end="waveform", conv_channels=NARROW_CHANNELS),
+    ]
+    return {g.name: g for g in [*full, *narrow, *logmel, *small, *fronts]}
 
 
 FAMILY: dict[str, Geometry] = _table()

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from corpora.audio import SAMPLE_RATE, AudioError, audio_info, encode_audio, load_any, read_audio, write_audio
+import corpora.audio
+from corpora.audio import (
+    SAMPLE_RATE,
+    AudioError,
+    audio_info,
+    encode_audio,
+    load_any,
+    read_audio,
+    stream_any,
+    write_audio,
+)
 
 
 def tone(samples: int, rate: int = SAMPLE_RATE, frequency: float = 440.0) -> np.ndarray:
@@ -209,3 +219,24 @@ for module in pkgutil.iter_modules(corpora.__path__):
         importlib.import_module(f"corpora.{module.name}")
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name, rate", [("a.wav", 16000), ("a.flac", 44100), ("a.ogg", 48000), ("a.mp3", 22050)])
+def test_a_stream_is_the_whole_file(tmp_path: Path, monkeypatch, name: str, rate: int) -> None:
+    monkeypatch.setattr(corpora.audio, "_BLOCK_SECONDS", 1)
+    samples = np.stack([tone(5 * rate + 123, rate), 0.3 * tone(5 * rate + 123, rate, 1200.0)], axis=1)
+    options = {"format": "OGG", "subtype": "OPUS"} if name.endswith(".ogg") else {}
+    soundfile.write(tmp_path / name, samples, rate, **options)
+    blocks = list(stream_any(tmp_path / name))
+    assert len(blocks) > 4 and max(len(block) for block in blocks) < 2 * SAMPLE_RATE
+    whole = load_any(tmp_path / name)
+    assert np.concatenate(blocks).shape == whole.shape
+    assert np.abs(np.concatenate(blocks) - whole).max() < 1e-4
+
+
+def test_a_stream_names_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match="no such file"):
+        next(stream_any(tmp_path / "none.wav"))
+    soundfile.write(tmp_path / "nan.wav", np.array([0.1, np.nan], np.float32), 16000, subtype="FLOAT")
+    with pytest.raises(AudioError, match="NaN or infinity"):
+        list(stream_any(tmp_path / "nan.wav"))

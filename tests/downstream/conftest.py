@@ -32,12 +32,17 @@ def spoken(text: str, seed: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-@pytest.fixture
-def make_set(tmp_path: Path) -> Callable[..., Path]:
-    """make_set("asr", {"train": 12, ...}) -> folder with a data directory for each split; two speakers a split."""
+@pytest.fixture(scope="session")
+def speak() -> Callable[[str, int], np.ndarray]:
+    """speak(text, seed) -> its samples, a tone for each letter."""
+    return spoken
 
-    def make(task: str, sizes: dict[str, int], name: str = "data") -> Path:
-        folder = tmp_path / name / task
+
+@pytest.fixture(scope="session")
+def write_set() -> Callable[..., Path]:
+    """write_set(folder, "asr", {"train": 12, ...}) -> folder with a data directory a split; two speakers each."""
+
+    def write(folder: Path, task: str, sizes: dict[str, int]) -> Path:
         for number, (split, size) in enumerate(sizes.items()):
             utterances = []
             for i in range(size):
@@ -62,7 +67,13 @@ def make_set(tmp_path: Path) -> Callable[..., Path]:
             write_datadir(folder / split, utterances)
         return folder
 
-    return make
+    return write
+
+
+@pytest.fixture
+def make_set(tmp_path: Path, write_set: Callable[..., Path]) -> Callable[..., Path]:
+    """make_set("asr", {"train": 12, ...}) -> the same in a folder of the test."""
+    return lambda task, sizes, name="data": write_set(tmp_path / name / task, task, sizes)
 
 
 @pytest.fixture(scope="session")

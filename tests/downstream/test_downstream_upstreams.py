@@ -54,3 +54,22 @@ def test_a_folder_with_pickled_weights_only_is_missing_and_not_a_crash(tmp_path:
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UpstreamMissing, match="has no model.safetensors; give the folder"):
         resolve(f"hubert={tmp_path}", tmp_path)
+
+
+def test_published_encoders_are_found_by_name_and_by_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from corpora.files import write_json
+
+    folder = tmp_path / "published" / "whisper_base"
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", {"model_type": "whisper"})
+    (folder / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HARNESS_BASELINES", str(tmp_path / "published"))
+    named, given = resolve("whisper_base", tmp_path), resolve(f"mine={folder}", tmp_path)
+    assert (named.entry, named.path, named.key) == ("harness_transformers", folder, given.key) and named.batched
+    theirs = resolve("hubert_base", tmp_path)  # not at hand: S3PRL's own entry fetches it in the worker
+    assert (theirs.entry, theirs.path, theirs.batched) == ("hubert_base", None, False)
+    monkeypatch.delenv("HARNESS_BASELINES")
+    with pytest.raises(UpstreamMissing, match="HARNESS_BASELINES/whisper_base") as failed:
+        resolve("whisper_base", tmp_path)
+    assert "\n" not in str(failed.value)

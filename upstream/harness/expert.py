@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from upstream.encoder import encode
+from upstream.encoder import Encoded, encode
 from upstream.family import HOP, RECEPTIVE_FIELD
 from upstream.modeldir import load_model
 
@@ -42,6 +42,10 @@ class UpstreamExpert(nn.Module):
         """Train mode if asked for and something can be trained, else eval mode."""
         return super().train(mode and not self.frozen)
 
+    def encode(self, wavs: Sequence[Tensor]) -> Encoded:
+        """Hidden states of waveforms of at least 400 samples, each with its valid frames."""
+        return encode(self.model, wavs)
+
     def forward(self, wavs: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         """Unpadded 1-D 16 kHz waveforms -> `hidden_states`: L+1 tensors (B, ceil(n_max / 320), D).
 
@@ -60,7 +64,7 @@ class UpstreamExpert(nn.Module):
             self.eval()
         samples = max(len(wav) for wav in wavs)
         padded = [nn.functional.pad(wav, (0, max(0, RECEPTIVE_FIELD - len(wav)))) for wav in wavs]
-        encoded = encode(self.model, padded)
+        encoded = self.encode(padded)
         length = max(1, -(-samples // HOP))
         steps = torch.arange(length, device=encoded.frames.device)
         index = torch.minimum(steps[None, :], encoded.frames[:, None] - 1)

@@ -1,0 +1,451 @@
+"""How fast, how large: encoders of the family beside HuBERT-Base and XLS-R-300M, random weights, one run.
+
+    python bench/inference.py --quick                # the two ratios: 10 s, batch 1, CPU, two threads
+    python bench/inference.py                        # the whole table; goes on where it was stopped
+    python bench/inference.py --models hl,hst_logmel --seconds 60 --batch 8
+
+Every case runs in a process of its own, so that its peak memory is its own; one that measures ONNX Runtime never loads
+PyTorch. RTF is wall time over seconds of audio (all items of the batch together), the median of the passes. A pass
+takes raw waveforms and gives hidden states: normalisation and front end are inside. The last two lines are
+
+    ratio inference_fp32 R        time of HuBERT-Base in its faster fp32 engine / time of HST log-mel in its faster one
+    ratio inference_int8 R        the same HuBERT-Base / HST log-mel in ONNX Runtime, int8
+
+whose cases are always measured anew, in alternating rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # `python bench/inference.py` puts bench/ there, not the repository
+    sys.path.insert(0, str(ROOT))
+
+from corpora.files import atomic_file  # noqa: E402
+from upstream.family import FAMILY, SAMPLE_RATE, Geometry, macs_per_second  # noqa: E402
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import HubertModel
+
+PEERS = {
+    "hubert_base": Geometry("hubert_base", 12, 768, 12, 3072),
+    "xls_r_300m": Geometry("xls_r_300m", 24, 1024, 16, 4096),
+}
+MODELS = (*PEERS, "hl", "hs", "hst", "hs_narrow", "hst_narrow", "hs_logmel", "hst_logmel")
+# `plain` engines run our models as Transformers has them, the others after `upstream.fast.accelerate`; peers never are.
+ENGINES = ("torch_fp32", "torch_bf16", "onnx_fp32", "onnx_int8", "plain_torch_fp32", "plain_onnx_fp32")
+TABLE_ENGINES = ENGINES[:4]
+PEER, STUDENT = "hubert_base", "hst_logmel"
+_LEAST_PASSES, _LEAST_SECONDS, _MOST_PASSES = 3, 4.0, 15
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement; `seconds` is the length of each of `batch` clips."""
+
+    model: str
+    engine: str
+    seconds: float
+    batch: int
+    threads: int
+    device: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measured case; times in seconds for one pass. `error` says why there are none."""
+
+    model: str
+    engine: str
+    seconds: float
+    batch: int
+    threads: int
+    device: str
+    params_m: float = 0.0
+    macs_g_per_s: float = 0.0
+    rtf: float = 0.0
+    pass_s: float = 0.0
+    pass_min_s: float = 0.0
+    pass_max_s: float = 0.0
+    passes: int = 0
+    peak_mb: float = 0.0
+    error: str = ""
+
+    @property
+    def case(self) -> Case:
+        return Case(**{f.name: getattr(self, f.name) for f in fields(Case)})
+
+
+def geometry_named(name: str) -> Geometry:
+    """The geometry of a model of this benchmark."""
+    return PEERS[name] if name in PEERS else FAMILY[name]
+
+
+def build(name: str) -> HubertModel:
+    """The model with random weights; HuBERT-Base and XLS-R-300M with the configurations that were published."""
+    import torch
+    from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
+
+    from upstream.encoder import build_encoder
+
+    torch.manual_seed(0)
+    if name == "hubert_base":  # the defaults of Transformers are this model
+        return HubertModel(HubertConfig(layerdrop=0.0, apply_spec_augment=False, do_normalize=False)).eval()
+    if name == "xls_r_300m":
+        shape = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+        shape |= {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True, "do_normalize": True}
+        return Wav2Vec2Model(Wav2Vec2Config(layerdrop=0.0, apply_spec_augment=False, **shape)).eval()
+    return build_encoder(FAMILY[name]).eval()
+
+
+def is_accelerated(case: Case) -> bool:
+    """Whether the case runs the accelerated form; peers in the table are run as they come."""
+    return case.model not in PEERS and not case.engine.startswith("plain_")
+
+
+def measure(case: Case, graph: Path | None) -> Row:
+    """Time a case in this process; `graph` is its ONNX file."""
+    passing, parameters = _torch_pass(case) if graph is None else _onnx_pass(case, graph)
+    passing()
+    times: list[float] = []
+    while len(times) < _MOST_PASSES and (len(times) < _LEAST_PASSES or sum(times) < _LEAST_SECONDS):
+        start = time.perf_counter()
+        passing()
+        times.append(time.perf_counter() - start)
+    return Row(
+        **asdict(case),
+        params_m=round(parameters / 1e6, 3),
+        macs_g_per_s=round(macs_per_second(geometry_named(case.model), case.seconds) / 1e9, 4),
+        rtf=round(statistics.median(times) / (case.seconds * case.batch), 5),
+        pass_s=round(statistics.median(times), 5),
+        pass_min_s=round(min(times), 5),
+        pass_max_s=round(max(times), 5),
+        passes=len(times),
+        peak_mb=round(_peak_mb(case.device), 1),
+    )
+
+
+def _signal(case: Case) -> np.ndarray:
+    """(batch, samples) of noise: the work does not depend on the content."""
+    import numpy as np
+
+    samples = int(case.seconds * SAMPLE_RATE)
+    return 0.1 * np.random.default_rng(0).standard_normal((case.batch, samples)).astype(np.float32)
+
+
+def _torch_pass(case: Case) -> tuple[Callable[[], None], int]:
+    import torch
+
+    from upstream.encoder import encode
+    from upstream.fast import accelerate
+
+    torch.set_num_threads(case.threads)
+    model = build(case.model).to(case.device)
+    parameters = sum(p.numel() for p in model.parameters())
+    if is_accelerated(case):
+        model = accelerate(model)
+    wavs = list(torch.from_numpy(_signal(case)))
+    half = case.engine.endswith("bf16")
+
+    def passing() -> None:
+        with torch.inference_mode(), torch.autocast(case.device, torch.bfloat16, enabled=half):
+            encode(model, wavs)
+        if case.device == "cuda":
+            torch.cuda.synchronize()
+
+    return passing, parameters
+
+
+def _onnx_pass(case: Case, graph: Path) -> tuple[Callable[[], None], int]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = case.threads
+    session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    wavs = _signal(case)
+    facts = session.get_modelmeta().custom_metadata_map
+    normalised = facts["normalised"] == "yes"
+
+    def passing() -> None:
+        x = wavs
+        if normalised:
+            x = (x - x.mean(1, keepdims=True)) / (x.var(1, keepdims=True) + 1e-7) ** 0.5
+        session.run(None, {"waveform": x})
+
+    return passing, int(facts["parameters"])
+
+
+def _peak_mb(device: str) -> float:
+    """Largest resident memory of this process so far, on a GPU what PyTorch took of it (MB)."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 1e6
+    status = Path("/proc/self/status")
+    if status.is_file():  # `getrusage` would count what the parent held when it started us
+        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def export(case: Case, path: Path) -> None:
+    """Write the ONNX graph of a case: waveforms (B, N) -> top state (B, T, D), both axes free."""
+    import logging
+    import warnings
+
+    import onnx
+    import torch
+
+    from upstream.encoder import normalises_waveform, run_layers
+    from upstream.fast import accelerate
+
+    model = build(case.model)
+    facts = {
+        "parameters": str(sum(p.numel() for p in model.parameters())),
+        "normalised": "yes" if normalises_waveform(model) else "no",
+    }
+    if is_accelerated(case):
+        model = accelerate(model)
+
+    class Graph(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+            return run_layers(self.model, waveform)[0][-1]
+
+    for module in model.modules():
+        if torch.nn.utils.parametrize.is_parametrized(module, "weight"):
+            torch.nn.utils.parametrize.remove_parametrizations(module, "weight")
+    traced = path.with_suffix(".traced.onnx")
+    axes = {"waveform": {0: "batch", 1: "samples"}, "states": {0: "batch", 1: "frames"}}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Graph().eval(),
+            (torch.zeros(2, SAMPLE_RATE),),
+            str(traced),
+            input_names=["waveform"],
+            output_names=["states"],
+            dynamic_axes=axes,
+            opset_version=17,
+            dynamo=False,
+        )
+    target = path.with_suffix(".out.onnx")
+    if case.engine == "onnx_int8":
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        logging.getLogger().setLevel(logging.ERROR)  # it advises a pre-processing that changes nothing here
+        nodes = onnx.load(traced, load_external_data=False).graph.node
+        # Energies of the front end and spectra of the positional convolution span too many orders for eight bits.
+        spectral = ("/feature_extractor/", "/pos_conv_embed/")
+        quantize_dynamic(
+            traced,
+            target,
+            op_types_to_quantize=["MatMul"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            nodes_to_exclude=[node.name for node in nodes if any(part in node.name for part in spectral)],
+            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+        traced.unlink()
+    else:
+        traced.rename(target)
+    graph = onnx.load(target)
+    onnx.helper.set_model_props(graph, facts)
+    onnx.save(graph, target)
+    target.rename(path)
+
+
+def run(case: Case, graphs: Path) -> Row:
+    """Measure a case in a fresh process, its graph made in another one where it is not there."""
+    graph = None
+    if "onnx" in case.engine:
+        graph = graphs / f"{case.model}-{case.engine}.onnx"
+        if not graph.is_file():
+            _child("--export", case, graph)
+    return Row(**json.loads(_child("--case", case, graph)))
+
+
+def _child(what: str, case: Case, graph: Path | None) -> str:
+    command = [sys.executable, str(Path(__file__).resolve()), what, json.dumps(asdict(case))]
+    environment = os.environ | {"OMP_NUM_THREADS": str(case.threads), "HF_HUB_OFFLINE": "1"}
+    if graph is not None:
+        command += ["--graph", str(graph)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        killed = " (killed: too little memory?)" if done.returncode < 0 else ""
+        raise RuntimeError(f"{last[:300]}{killed}")
+    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+
+def read_rows(path: Path) -> dict[Case, Row]:
+    """Rows of an earlier run; empty where there is none."""
+    if not path.is_file():
+        return {}
+    with open(path, encoding="utf-8", newline="") as stream:
+        records = list(csv.DictReader(stream))
+    rows = [Row(**{f.name: _typed(f.type, record[f.name]) for f in fields(Row)}) for record in records]
+    return {row.case: row for row in rows}
+
+
+def _typed(kind: Any, text: str) -> Any:
+    return {"float": float, "int": int, "str": str}[kind](text)
+
+
+def write_rows(path: Path, rows: dict[Case, Row]) -> None:
+    """The table, whole or not at all."""
+    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, [f.name for f in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows.values())
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    head = "| model | engine | audio (s) | batch | params (M) | GMAC/s | RTF | pass (s), min to max | peak (MB) |"
+    lines = [head, "|---|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for r in sorted(rows, key=lambda r: (r.device, r.seconds, r.batch, MODELS.index(r.model), ENGINES.index(r.engine))):
+        if r.error:
+            lines.append(f"| {r.model} | {r.engine} | {r.seconds:g} | {r.batch} | | | not run: {r.error} | | |")
+            continue
+        lines.append(
+            f"| {r.model} | {r.engine}{' (GPU)' if r.device == 'cuda' else ''} | {r.seconds:g} | {r.batch} "
+            f"| {r.params_m:.2f} | {r.macs_g_per_s:.3f} | {r.rtf:.4f} "
+            f"| {r.pass_s:.3f}, {r.pass_min_s:.3f} to {r.pass_max_s:.3f} | {r.peak_mb:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def ratios(
+    seconds: float, threads: int, count: int, graphs: Path, say: Callable[[str], None]
+) -> tuple[list[Row], list[str]]:
+    """Measure the cases of the ratios in `count` alternating rounds: rows of the median rounds, lines to print."""
+    cases = [
+        *(Case(PEER, engine, seconds, 1, threads, "cpu") for engine in ("torch_fp32", "onnx_fp32")),
+        *(Case(STUDENT, e, seconds, 1, threads, "cpu") for e in ("torch_fp32", "torch_bf16", "onnx_fp32", "onnx_int8")),
+        *(Case(STUDENT, engine, seconds, 1, threads, "cpu") for engine in ("plain_torch_fp32", "plain_onnx_fp32")),
+    ]
+    rounds: dict[Case, list[Row]] = {case: [] for case in cases}
+    for number in range(count):
+        for case in cases:
+            row = run(case, graphs)
+            rounds[case].append(row)
+            say(f"round {number + 1} of {count}  {case.model} {case.engine}: RTF {row.rtf:.4f}")
+    rows = [sorted(found, key=lambda row: row.pass_s)[len(found) // 2] for found in rounds.values()]
+    time_of = {(row.model, row.engine): row.pass_s for row in rows}
+    peer = min(time_of[PEER, engine] for engine in ("torch_fp32", "onnx_fp32"))
+    fp32 = min(time_of[STUDENT, engine] for engine in ("torch_fp32", "onnx_fp32"))
+    plain = min(time_of[STUDENT, engine] for engine in ("plain_torch_fp32", "plain_onnx_fp32"))
+    lines = [
+        f"{STUDENT} without upstream.fast: {peer / plain:.2f}; torch bf16: {peer / time_of[STUDENT, 'torch_bf16']:.2f}",
+        f"ratio inference_fp32 {peer / fp32:.2f}",
+        f"ratio inference_int8 {peer / time_of[STUDENT, 'onnx_int8']:.2f}",
+    ]
+    return rows, lines
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the cases of the two ratios only")
+    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated (default: all)")
+    parser.add_argument("--engines", default=",".join(TABLE_ENGINES), help=f"of {', '.join(ENGINES)}")
+    parser.add_argument("--seconds", default="2,10,60", help="lengths of a clip (default: 2,10,60)")
+    parser.add_argument("--batch", default="1,8", help="batch sizes (default: 1,8)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the ratios' cases (default: 3)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto adds a GPU if there is one")
+    parser.add_argument("--out", type=Path, default=ROOT / "exp/bench/inference.csv", help="table (CSV)")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--export", help=argparse.SUPPRESS)
+    parser.add_argument("--graph", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def _cases(args: argparse.Namespace) -> list[Case]:
+    parser = _parser()
+    chosen = {}
+    for option, known in (("models", MODELS), ("engines", ENGINES)):
+        chosen[option] = [name.strip() for name in getattr(args, option).split(",") if name.strip()]
+        for name in chosen[option]:
+            if name not in known:
+                parser.error(f"--{option}: unknown `{name}` (known: {', '.join(known)})")
+    try:
+        lengths, sizes = [float(s) for s in args.seconds.split(",")], [int(s) for s in args.batch.split(",")]
+    except ValueError as error:
+        parser.error(f"--seconds and --batch take numbers: {error}")
+    cases = [
+        Case(model, engine, seconds, batch, args.threads, "cpu")
+        for seconds in lengths
+        for batch in sizes
+        for model in chosen["models"]
+        for engine in chosen["engines"]
+    ]
+    if args.device == "auto" and not args.quick:
+        import torch
+
+        if torch.cuda.is_available():
+            cases += [Case(**(asdict(c) | {"device": "cuda"})) for c in cases if c.engine.startswith("torch")]
+    return cases
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 0 when every case was measured, 1 when some could not be."""
+    args = _parser().parse_args(arguments)
+    if args.export:
+        export(Case(**json.loads(args.export)), args.graph)
+        return 0
+    if args.case:
+        print(json.dumps(asdict(measure(Case(**json.loads(args.case)), args.graph))))
+        return 0
+
+    from tqdm import tqdm
+
+    cases = _cases(args)
+    with TemporaryDirectory(prefix="harness-bench-") as folder:
+        graphs = Path(folder)
+        ratio_rows, lines = ratios(
+            10.0, args.threads, args.rounds, graphs, lambda text: tqdm.write(text, file=sys.stderr)
+        )
+        rows = {} if args.quick else read_rows(args.out)
+        rows |= {row.case: row for row in ratio_rows}
+        todo = [] if args.quick else [case for case in cases if case not in rows or rows[case].error]
+        # One model after another, so that its graphs can be deleted when it is done.
+        todo.sort(key=lambda case: (MODELS.index(case.model), case.engine))
+        for number, case in enumerate(tqdm(todo, desc="cases", unit="case")):
+            try:
+                rows[case] = run(case, graphs)
+            except RuntimeError as error:
+                rows[case] = Row(**asdict(case), error=" ".join(str(error).split()))
+            write_rows(args.out, rows)
+            left = {(c.model, c.engine) for c in todo[number + 1 :]}
+            if (case.model, case.engine) not in left:
+                (graphs / f"{case.model}-{case.engine}.onnx").unlink(missing_ok=True)
+    if not args.quick:
+        write_rows(args.out, rows)
+    shown = [row for case, row in rows.items() if args.quick or case in {*cases, *(r.case for r in ratio_rows)}]
+    print(table(shown))
+    print("\n".join(lines))
+    return 1 if any(row.error for row in shown) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
