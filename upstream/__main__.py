@@ -1,9 +1,10 @@
 """Make units, train a model, or look at one, from the command line.
 
-    python -m upstream units    --data data/mini/ssl --out exp/my/units  source=mfcc k=100
-    python -m upstream pretrain --data data/mini/ssl --units exp/my/units --out exp/my/hl --geometry mini_hl steps=300
-    python -m upstream info     exp/my/hl/model
-    python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
+python -m upstream units    --data data/mini/ssl --out exp/my/units  source=mfcc k=100
+python -m upstream pretrain --data data/mini/ssl --units exp/my/units --out exp/my/hl --geometry mini_hl steps=300
+python -m upstream info     exp/my/hl/model
+python -m upstream export   exp/my/hl/model --format onnx --out hl.onnx
+python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        {"units": _units, "pretrain": _pretrain, "info": _info, "cost": _cost}[args.command](args)
+        COMMANDS[args.command](args)
     except (ValueError, KeyError, OSError) as error:
         print(f"upstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -52,6 +53,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--init-source", help="model directory that the weights come from")
     info = commands.add_parser("info", help="what a model directory holds and where it comes from")
     info.add_argument("model", type=Path)
+    export = commands.add_parser("export", help="a model directory as one file for ONNX Runtime")
+    export.add_argument("model", type=Path)
+    export.add_argument("--format", choices=["onnx"], default="onnx")
+    export.add_argument("--out", type=Path, required=True, help="file to write (.onnx)")
+    export.add_argument("--int8", action="store_true", help="8-bit weights in matrix products; convolutions stay fp32")
+    export.add_argument("--all-states", action="store_true", help="also give every hidden state, (L+1, B, T, D)")
+    export.add_argument("--no-lengths", action="store_true", help="no `lengths` input: every clip fills its row")
     cost = commands.add_parser("cost", help="parameters, MACs, compression and real-time factor on this CPU")
     cost.add_argument("models", type=Path, nargs="+")
     cost.add_argument("--out", type=Path, required=True, help="table to write (CSV)")
@@ -91,11 +99,23 @@ def _info(args: argparse.Namespace) -> None:
     print(json.dumps(facts | read_card(args.model), indent=2, ensure_ascii=False))
 
 
+def _export(args: argparse.Namespace) -> None:
+    from upstream.onnx import export_onnx
+
+    parity = export_onnx(args.model, args.out, int8=args.int8, all_states=args.all_states, lengths=not args.no_lengths)
+    print(
+        f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB; against PyTorch: largest relative difference "
+        f"{parity.max_difference:.2g}, mean cosine {parity.cosine:.5f}"
+    )
+
+
 def _cost(args: argparse.Namespace) -> None:
     from upstream.compression import measure, table
 
     print(table(measure({path.name: path for path in args.models}, args.out)))
 
+
+COMMANDS = {"units": _units, "pretrain": _pretrain, "info": _info, "export": _export, "cost": _cost}
 
 if __name__ == "__main__":
     sys.exit(main())
