@@ -60,6 +60,18 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--int8", action="store_true", help="8-bit weights in matrix products; convolutions stay fp32")
     export.add_argument("--all-states", action="store_true", help="also give every hidden state, (L+1, B, T, D)")
     export.add_argument("--no-lengths", action="store_true", help="no `lengths` input: every clip fills its row")
+    load = commands.add_parser("import", help="a checkpoint of Transformers, torchaudio, ESPnet or fairseq")
+    load.add_argument("source", type=Path, help="file, or for Transformers the folder")
+    load.add_argument(
+        "--kind", default="auto", help="auto, transformers, torchaudio, espnet or fairseq (default: auto)"
+    )
+    load.add_argument("--out", type=Path, required=True, help="model directory to write")
+    facts = load.add_argument_group("what the file does not say (default: as models of its kind have it)")
+    facts.add_argument("--heads", type=int, help="attention heads")
+    facts.add_argument(
+        "--layer-norm-first", action=argparse.BooleanOptionalAction, help="norms before attention and FFN"
+    )
+    facts.add_argument("--normalise", action=argparse.BooleanOptionalAction, help="waveforms to mean 0 and variance 1")
     cost = commands.add_parser("cost", help="parameters, MACs, compression and real-time factor on this CPU")
     cost.add_argument("models", type=Path, nargs="+")
     cost.add_argument("--out", type=Path, required=True, help="table to write (CSV)")
@@ -99,6 +111,14 @@ def _info(args: argparse.Namespace) -> None:
     print(json.dumps(facts | read_card(args.model), indent=2, ensure_ascii=False))
 
 
+def _import(args: argparse.Namespace) -> None:
+    from upstream.importing.convert import import_model
+    from upstream.importing.shape import Settings
+
+    settings = Settings(args.heads, args.layer_norm_first, args.normalise)
+    print(import_model(args.source, args.out, args.kind, settings))
+
+
 def _export(args: argparse.Namespace) -> None:
     from upstream.onnx import export_onnx
 
@@ -115,7 +135,7 @@ def _cost(args: argparse.Namespace) -> None:
     print(table(measure({path.name: path for path in args.models}, args.out)))
 
 
-COMMANDS = {"units": _units, "pretrain": _pretrain, "info": _info, "export": _export, "cost": _cost}
+COMMANDS = {"units": _units, "pretrain": _pretrain, "info": _info, "import": _import, "export": _export, "cost": _cost}
 
 if __name__ == "__main__":
     sys.exit(main())
