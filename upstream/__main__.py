@@ -23,11 +23,15 @@ from upstream.family import FAMILY, geometry
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it is done, 2 after one line that says what is wrong."""
-    args = _parser().parse_args(arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Everything after `s3prl` is S3PRL's, its --help included, so argparse gets no more than the name.
+    rest = arguments[1:] if arguments[:1] == ["s3prl"] else []
+    args = _parser().parse_args(arguments[: len(arguments) - len(rest)])
+    args.rest = rest
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        COMMANDS[args.command](args)
-    except (ValueError, KeyError, OSError) as error:
+        _COMMANDS[args.command](args)
+    except (ValueError, KeyError, OSError, ImportError) as error:
         print(f"upstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -53,6 +57,20 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--init-source", help="model directory that the weights come from")
     info = commands.add_parser("info", help="what a model directory holds and where it comes from")
     info.add_argument("model", type=Path)
+    info.add_argument("--json", action="store_true", help="all facts as JSON")
+    compare = commands.add_parser("compare", help="similarity (linear CKA) of two models' hidden states, with a plot")
+    compare.add_argument("first", type=Path, help="model directory (rows)")
+    compare.add_argument("second", type=Path, help="model directory (columns)")
+    compare.add_argument("--audio", type=Path, nargs="+", required=True, help="files, folders, or data directories")
+    compare.add_argument("--frames", type=int, default=4000, help="frames drawn from all of it (default: 4000)")
+    compare.add_argument(
+        "--out", type=Path, default=Path("cka.png"), help="heat map; its CSV beside it (default: cka.png)"
+    )
+    push = commands.add_parser("push", help="upload a model directory with its card to the Hugging Face Hub")
+    push.add_argument("model", type=Path)
+    push.add_argument("repo", metavar="OWNER/NAME")
+    push.add_argument("--private", action="store_true", help="a new repository is visible to its owner alone")
+    push.add_argument("--revision", default="main", help="branch (default: main)")
     export = commands.add_parser("export", help="a model directory as one file for ONNX Runtime")
     export.add_argument("model", type=Path)
     export.add_argument("--format", choices=["onnx"], default="onnx")
@@ -75,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     cost = commands.add_parser("cost", help="parameters, MACs, compression and real-time factor on this CPU")
     cost.add_argument("models", type=Path, nargs="+")
     cost.add_argument("--out", type=Path, required=True, help="table to write (CSV)")
+    commands.add_parser(
+        "s3prl", help="S3PRL's own commands, with our names registered: s3prl PROBLEM ..., s3prl -m ..."
+    )
     return parser
 
 
@@ -104,11 +125,29 @@ def _pretrain(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from upstream.modeldir import load_model, model_sha256, read_card
+    from upstream.describe import describe, facts
 
-    model = load_model(args.model)
-    facts = {"parameters": sum(p.numel() for p in model.parameters()), "sha256": model_sha256(args.model)}
-    print(json.dumps(facts | read_card(args.model), indent=2, ensure_ascii=False))
+    print(json.dumps(facts(args.model), indent=2, ensure_ascii=False) if args.json else describe(args.model))
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from upstream.compare import compare, table, write
+
+    similarity = compare(args.first, args.second, args.audio, frames=args.frames)
+    print(table(similarity))
+    print(f"{args.out} and {write(similarity, args.out)}")
+
+
+def _push(args: argparse.Namespace) -> None:
+    from upstream.push import push
+
+    print(push(args.model, args.repo, private=args.private, revision=args.revision))
+
+
+def _s3prl(args: argparse.Namespace) -> None:
+    from upstream.harness.launch import launch
+
+    launch(args.rest)
 
 
 def _import(args: argparse.Namespace) -> None:
@@ -135,7 +174,17 @@ def _cost(args: argparse.Namespace) -> None:
     print(table(measure({path.name: path for path in args.models}, args.out)))
 
 
-COMMANDS = {"units": _units, "pretrain": _pretrain, "info": _info, "import": _import, "export": _export, "cost": _cost}
+_COMMANDS = {
+    "units": _units,
+    "pretrain": _pretrain,
+    "info": _info,
+    "compare": _compare,
+    "push": _push,
+    "s3prl": _s3prl,
+    "import": _import,
+    "export": _export,
+    "cost": _cost,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -26,6 +26,7 @@ from upstream.encoder import LogMelHubertConfig, LogMelHubertModel, front_end_of
 
 CARD_KEY = "harness"
 LICENCE = "apache-2.0"
+FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
 MODEL_TYPES = {
     "hubert": (HubertConfig, HubertModel),
     "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
