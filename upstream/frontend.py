@@ -100,4 +100,3 @@ class LogMelFrontEnd(nn.Module):
 
     def _freeze_parameters(self) -> None:
         """Part of what Transformers expects of a feature encoder; there is nothing to train here."""
-

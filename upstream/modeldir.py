@@ -7,13 +7,17 @@ Four files: `config.json` (Transformers' configuration, our card under the key `
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from transformers.utils import logging
 
@@ -22,11 +26,24 @@ from upstream.encoder import LogMelHubertConfig, LogMelHubertModel, front_end_of
 
 CARD_KEY = "harness"
 LICENCE = "apache-2.0"
+FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
 MODEL_TYPES = {
     "hubert": (HubertConfig, HubertModel),
     "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
     LogMelHubertConfig.model_type: (LogMelHubertConfig, LogMelHubertModel),
 }
+# Keys of config.json that send Transformers elsewhere for code, quantisers or kernels, and layers that we do not walk.
+IGNORED_KEYS = {
+    *("add_adapter", "attn_implementation", "_attn_implementation", "auto_map", "dtype", "torch_dtype"),
+    *("experts_implementation", "quantization_config"),
+}
+# Sizes that a tensor shows: the key of config.json, the tensor, the axis.
+SIZES = (
+    ("hidden_size", r"encoder\.layer_norm\.weight", 0),
+    ("intermediate_size", r"encoder\.layers\.0\.feed_forward\.intermediate_dense\.weight", 0),
+    ("num_conv_pos_embeddings", r"pos_conv_embed\.conv\.(parametrizations\.weight\.original1|weight_v)", 2),
+    ("mels", r"feature_extractor\.mel", 1),
+)
 
 
 class ModelDirError(ValueError):
@@ -56,32 +73,72 @@ def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
 
 
 def load_model(path: Path | str) -> HubertModel:
-    """The encoder of a model directory (ours, or HuBERT / wav2vec 2.0 / XLS-R in Transformers form), in eval mode."""
+    """The encoder of a model directory (ours, or HuBERT / wav2vec 2.0 / XLS-R in Transformers form), in eval mode.
+
+    Nothing but `config.json`, `model.safetensors` and `preprocessor_config.json` is opened: neither code nor adapters
+    nor pickles that lie beside them. Raises ModelDirError with the reason for whatever cannot be loaded.
+    """
     path = Path(path)
     config_json = _config(path)
     config_class, model_class = MODEL_TYPES[config_json["model_type"]]
     if not (path / "model.safetensors").is_file():
         raise ModelDirError(f"{path}: model.safetensors is missing (pickled weights are never loaded)")
-    config = config_class.from_dict(config_json)
-    config.layerdrop, config.apply_spec_augment = 0.0, False
     try:
+        _check_shapes(path, config_json)
+        # Handed over as a state dict: given a folder, Transformers also follows an `adapter_config.json` in it.
+        weights = load_file(path / "model.safetensors")
+        config = config_class.from_dict({k: v for k, v in config_json.items() if k not in IGNORED_KEYS})
+        config.layerdrop, config.apply_spec_augment = 0.0, False
         with _no_progress_bar():
             model, report = model_class.from_pretrained(
-                path,
+                None,
                 config=config,
+                state_dict=weights,
                 attn_implementation="sdpa",
-                use_safetensors=True,
-                local_files_only=True,
+                dtype=torch.float32,
                 output_loading_info=True,
             )
-    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+    except ModelDirError:
+        raise
+    except (SafetensorError, StrictDataclassError, RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
         raise ModelDirError(f"{path}: the weights do not fit the configuration: {error}") from error
     missing = sorted(key for key in report["missing_keys"] if key != "masked_spec_embed")
     if missing:
         raise ModelDirError(f"{path}: model.safetensors lacks {len(missing)} tensors, first `{missing[0]}`")
     if "do_normalize" not in config_json:
-        model.config.do_normalize = read_json(path / "preprocessor_config.json").get("do_normalize", True)
+        preprocessor = path / "preprocessor_config.json"
+        if not preprocessor.is_file():
+            raise ModelDirError(
+                f"{path}: preprocessor_config.json is missing; it says whether waveforms are normalised"
+            )
+        model.config.do_normalize = bool(read_json(preprocessor).get("do_normalize", True))
     return model.eval()
+
+
+def _check_shapes(path: Path, config: dict[str, Any]) -> None:
+    """Compare the sizes in config.json with the header of the weights, before anything of those sizes is built."""
+    with safe_open(path / "model.safetensors", "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    held: dict[str, Any] = {}
+    for name, shape in shapes.items():
+        for key, pattern, axis in SIZES:
+            if re.search(rf"(^|\.){pattern}$", name) and len(shape) > axis:
+                held[key] = shape[axis]
+    layers = {m[1] for name in shapes if (m := re.search(r"encoder\.layers\.(\d+)\.attention\.q_proj\.weight$", name))}
+    conv = [
+        m for name in shapes if (m := re.search(r"conv_layers\.(\d+)\.conv\.weight$", name)) and len(shapes[name]) == 3
+    ]
+    conv_shapes = [shapes[m.string] for m in sorted(conv, key=lambda m: int(m[1]))]
+    if layers:
+        held["num_hidden_layers"] = len(layers)
+    if conv_shapes:
+        held |= {"conv_dim": [s[0] for s in conv_shapes], "conv_kernel": [s[2] for s in conv_shapes]}
+    for key, size in held.items():
+        stated = config.get(key, size)
+        if stated != size or isinstance(stated, bool):
+            verb = "lacks layers: it holds" if key == "num_hidden_layers" else "and config.json do not fit: it holds"
+            said = repr(stated)[:80]
+            raise ModelDirError(f"{path}: model.safetensors {verb} {key} = {size}, config.json says {said}")
 
 
 def read_card(path: Path | str) -> dict[str, Any]:
@@ -112,6 +169,8 @@ def _config(path: Path) -> dict[str, Any]:
     if not (path / "config.json").is_file():
         raise ModelDirError(f"{path}: config.json is missing, so this is not a model directory")
     config = read_json(path / "config.json")
+    if not isinstance(config, dict):
+        raise ModelDirError(f"{path}: config.json is not a JSON object")
     if config.get("model_type") not in MODEL_TYPES:
         raise ModelDirError(
             f"{path}: model type `{config.get('model_type')}` is not one of {', '.join(sorted(MODEL_TYPES))}"

@@ -5,20 +5,52 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import HubertConfig, HubertModel
 
 from upstream.__main__ import _label_set, main
 from upstream.encoder import build_encoder
-from upstream.family import geometry, parameters
+from upstream.family import geometry, macs_per_second, parameters
 from upstream.modeldir import save_model
 from upstream.targets.labelsets import LabelSet
+
+CARD = {
+    "name": "نموذج", "iteration": 3, "delta_s": 85.95, "hours": 0.498, "steps": 300, "valid_masked_accuracy": 0.1357,
+    "units": {"k": 100, "layer": 3, "pca_dim": 32, "source": "harness_l", "codebook_sha256": "45" * 32},
+    "init": {"kind": "first_n", "source_sha256": "5e" * 32}, "init_source": "hl_it2", "data": {"corpora": "mini"},
+}  # fmt: skip
 
 
 def test_info_prints_what_the_directory_holds(tmp_path, capsys):
     torch.manual_seed(0)
-    save_model(build_encoder(geometry("mini_hst")), tmp_path / "m", {"name": "نموذج", "iteration": 3})
-    assert main(["info", str(tmp_path / "m")]) == 0
+    save_model(build_encoder(geometry("mini_hst")), tmp_path / "m", CARD)
+    assert main(["info", "--json", str(tmp_path / "m")]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["name"] == "نموذج" and facts["parameters"] == parameters(geometry("mini_hst"))
+    assert facts["macs_g_per_s"] == round(macs_per_second(geometry("mini_hst")) / 1e9, 4)
+    assert main(["info", str(tmp_path / "m")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["model"] == "نموذج" and lines["size"] == "0.12 M parameters, ΔS 85.95 % against HL"
+    assert lines["encoder"] == "logmel front end, 2 layers of width 64, 2 heads, FFN 256"
+    for fact in ("iteration 3", "300 steps", "0.498 h of audio", "corpora mini", "0.1357"):
+        assert fact in lines["training"]
+    assert lines["units"].startswith("100 clusters of harness_l, state 3, PCA to 32 dimensions, codebook 4545")
+    assert lines["start"].startswith("first_n, from hl_it2, 5e5e")
+
+
+def test_info_of_a_directory_without_a_card_says_what_its_weights_show(tmp_path, capsys):
+    torch.manual_seed(0)
+    model = HubertModel(
+        HubertConfig(
+            hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=[8, 16],
+            conv_kernel=[400, 1], conv_stride=[320, 1], num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+        )
+    )  # fmt: skip
+    model.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "preprocessor_config.json").write_text('{"do_normalize": false}')
+    assert main(["info", str(tmp_path / "theirs")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("model     theirs\nencoder   waveform front end, 2 layers")
+    assert "None" not in out and "cost" not in out
 
 
 @pytest.mark.parametrize(
@@ -54,5 +86,6 @@ def test_imports_without_s3prl_espnet_and_torchaudio():
         "import sys\n"
         "for name in ('s3prl', 'espnet', 'espnet2', 'torchaudio'): sys.modules[name] = None\n"
         "import upstream.pretrain, upstream.targets.make, upstream.modeldir, upstream.compression, upstream.__main__\n"
+        "import upstream.compare, upstream.describe, upstream.importing.convert, upstream.onnx, upstream.push\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

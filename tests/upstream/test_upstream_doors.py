@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import upstream
 from upstream.encoder import build_encoder, encode, frame_count
@@ -152,6 +153,61 @@ def test_espnet_front_end_reloads_its_checkpoint(model_dir, wavs, tmp_path):
     with torch.no_grad():
         original = espnet_frontend(model_dir).eval()(*padded(wavs))[0]
         torch.testing.assert_close(second(*padded(wavs))[0], original)
+
+
+def espnet_asr(model_dir: Path, folder: Path):
+    """ESPnet's own recogniser with our front end, built from a configuration as its trainer builds it."""
+    from espnet2.tasks.asr import ASRTask
+
+    config = {
+        "frontend": "s3prl",
+        "frontend_conf": {
+            "frontend_conf": {"upstream": "harness_custom", "path_or_url": str(model_dir)},
+            "multilayer_feature": True,
+        },
+        "freeze_param": ["frontend.upstream"],
+        "specaug": None,
+        "normalize": None,
+        "preencoder": "linear",
+        "preencoder_conf": {"input_size": 32, "output_size": 16},
+        "encoder": "rnn",
+        "encoder_conf": {"hidden_size": 8, "output_size": 8, "num_layers": 1},
+        "decoder": "rnn",
+        "model_conf": {"ctc_weight": 1.0},
+        "token_type": "char",
+        "token_list": ["<blank>", "<unk>", "<space>", "ا", "ب", "<sos/eos>"],
+        "output_dir": str(folder),
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    args = ASRTask.get_parser().parse_args(["--config", str(folder / "config.yaml")])
+    return ASRTask, args, ASRTask.build_model(args)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_an_espnet_recogniser_trains_saves_and_reloads(model_dir, wavs, tmp_path, frozen):
+    task, args, model = espnet_asr(model_dir, tmp_path)
+    if frozen:  # as the trainer does for `freeze_param`
+        for name, parameter in model.named_parameters():
+            if any(name.startswith(f"{prefix}.") for prefix in args.freeze_param):
+                parameter.requires_grad = False
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    speech, lengths = padded(wavs[:2])
+    text, text_lengths = torch.tensor([[3, 4, 2], [4, 3, 0]]), torch.tensor([3, 2])
+    loss, _, _ = model.train()(speech=speech, speech_lengths=lengths, text=text, text_lengths=text_lengths)
+    loss.backward()
+    optimiser.step()
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert any("frontend.upstream" in name for name in changed) is not frozen
+    assert "frontend.featurizer.weights" in changed and any(name.startswith("ctc.") for name in changed)
+
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(vars(args), allow_unicode=True), encoding="utf-8")
+    again, _ = task.build_model_from_file(tmp_path / "config.yaml", tmp_path / "model.pth")
+    model.eval(), again.eval()
+    with torch.no_grad():
+        for mine, theirs in zip(model.encode(speech, lengths), again.encode(speech, lengths), strict=True):
+            assert torch.equal(mine, theirs)
 
 
 @torch.no_grad()

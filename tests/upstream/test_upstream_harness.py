@@ -19,8 +19,8 @@ from upstream.encoder import build_encoder, encode, frame_count
 from upstream.family import Geometry
 from upstream.harness import hubconf
 from upstream.harness.expert import UpstreamExpert
-from upstream.harness.locate import FILES, LocateError, cache_folder, parse_sums
-from upstream.modeldir import ModelDirError, load_model, save_model
+from upstream.harness.locate import LocateError, cache_folder, parse_sums
+from upstream.modeldir import FILES, ModelDirError, load_model, save_model
 
 NAMES = {"harness_l", "harness_s", "harness_st", "harness_l_it1", "random_l"}
 

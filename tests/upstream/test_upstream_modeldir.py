@@ -122,3 +122,95 @@ def test_a_failed_save_leaves_the_old_model_whole(saved, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         save_model(model, path, {})
     assert model_sha256(path) == before and {file.name for file in path.iterdir()} == FILES
+
+
+def edited(path, **changes):
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    (path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("num_hidden_layers", 10**9),
+        ("hidden_size", 10**7),
+        ("intermediate_size", 10**9),
+        ("num_conv_pos_embeddings", 10**8),
+        ("hidden_size", "64"),
+        ("num_hidden_layers", -1),
+        ("conv_dim", [10**9] * 7),
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_built(saved, key, value, monkeypatch):
+    model, path = saved
+    if key == "conv_dim" and model.config.model_type != "hubert":
+        key, value = "mels", 10**9
+    edited(path, **{key: value})
+    monkeypatch.setattr(HubertModel, "from_pretrained", lambda *a, **k: pytest.fail("the model was built"))
+    with pytest.raises(ModelDirError, match=key):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    "key, value", [("feat_extract_activation", "no_such"), ("num_attention_heads", 7), ("hidden_act", {"a": 1})]
+)
+def test_other_lies_of_a_configuration_end_in_one_kind_of_error(saved, key, value):
+    model, path = saved
+    if key == "feat_extract_activation" and model.config.model_type != "hubert":
+        key = "hidden_act"
+    edited(path, **{key: value})
+    with pytest.raises(ModelDirError, match="do not fit"):
+        load_model(path)
+
+
+def test_code_adapters_and_quantisers_beside_a_model_are_never_opened(saved):
+    model, path = saved
+    expected = states(load_model(path))
+    mark = path / "executed"
+    (path / "modeling_evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass Evil: pass\n")
+    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "elsewhere"}))
+    edited(
+        path,
+        auto_map={"AutoModel": "modeling_evil.Evil", "AutoConfig": "modeling_evil.Evil"},
+        quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True},
+        attn_implementation="evil/kernel",
+        dtype="float16",
+        add_adapter=True,
+    )
+    loaded = load_model(path)
+    assert not mark.exists() and next(loaded.parameters()).dtype == torch.float32
+    for ours, theirs in zip(states(loaded), expected, strict=True):
+        assert torch.equal(ours, theirs)
+    again = save_model(loaded, path.parent / "again", {})
+    config = json.loads((again / "config.json").read_text(encoding="utf-8"))
+    assert not {"auto_map", "quantization_config"} & set(config)
+
+
+def test_both_spellings_of_weight_norm_load(saved):
+    from safetensors.torch import load_file, save_file
+
+    model, path = saved
+    weights = load_file(path / "model.safetensors")
+    spelled = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): value
+        for name, value in weights.items()
+    }
+    assert set(spelled) != set(weights)
+    save_file(spelled, path / "model.safetensors", {"format": "pt"})
+    for ours, theirs in zip(states(load_model(path)), states(model), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_a_configuration_that_is_no_object_or_lacks_its_preprocessor_is_named(saved):
+    _, path = saved
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    del config["do_normalize"]
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (path / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelDirError, match="preprocessor_config.json is missing"):
+        load_model(path)
+    (path / "config.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(ModelDirError, match="not a JSON object"):
+        load_model(path)

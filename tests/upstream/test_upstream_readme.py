@@ -61,10 +61,17 @@ def test_family_table_is_the_code():
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
 def test_python_snippets_run_and_give_what_they_say(number, models):
     names: dict = {}
+    if "hst.onnx" in blocks("python")[number]:
+        from upstream.__main__ import main
+
+        (command,) = [words for words in commands() if words[:4] == ["python", "-m", "upstream", "export"]]
+        assert main(command[3:]) == 0
     exec(compile(blocks("python")[number], f"README.md, python block {number}", "exec"), names)
     if "hidden_states" in names:
         states = names["hidden_states"]
         assert [s.shape for s in states] == [(1, 50, 16)] * 3 and names["lengths"][0].tolist() == [50]
+    elif "session" in names:
+        assert names["last_hidden_state"].shape == (2, 49, 16) and names["frames"].tolist() == [49, 15]
     elif "features" in names:
         assert names["features"].shape == (1, 49, 16)
     else:
@@ -103,6 +110,27 @@ def test_options_of_run_sh_exist():
     used = {word for words in commands() if words[0] == "./run.sh" for word in words if word.startswith("--")}
     used |= set(re.findall(r"--[a-z_]+", " ".join(re.findall(r"`(\./run\.sh[^`]*)`", README))))
     assert used and used <= known
+
+
+def test_info_prints_the_model_of_the_snippets(models, capsys):
+    from upstream.__main__ import main
+
+    (command,) = [words for words in commands() if words[:4] == ["python", "-m", "upstream", "info"]]
+    assert main(command[3:]) == 0 and capsys.readouterr().out.startswith("model     harness_st")
+
+
+def test_every_door_takes_at_most_five_lines():
+    section = README.partition("## Use a model")[2].partition("\n## ")[0]
+    doors = blocks("python", section) + blocks("yaml", section) + blocks("bash", section)
+    assert len(doors) >= 7 and max(len(block.splitlines()) for block in doors) <= 5
+
+
+@pytest.mark.parametrize("words", [w for w in commands() if w[:3] == ["python", "-m", "upstream"]])
+def test_upstream_commands_are_understood(words):
+    from upstream.__main__ import _parser
+
+    parsed, unknown = _parser().parse_known_args(words[3:])
+    assert parsed.command == words[3] and not unknown
 
 
 @pytest.mark.parametrize("words", [w for w in commands() if w[:3] == ["python", "-m", "downstream"]])

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from corpora.files import sha256_file
+from upstream.modeldir import FILES
 
-FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
 SUMS = "sha256sums"
 MODELS_VARIABLE = "HARNESS_MODELS"
 CACHE_VARIABLE = "HARNESS_CACHE"

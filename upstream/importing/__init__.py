@@ -1,0 +1,1 @@
+"""Checkpoints that others wrote (Transformers, torchaudio, ESPnet, fairseq) as model directories."""
