@@ -188,6 +188,12 @@ def _ssl(arguments: list[str]) -> int:
         default=ssl.MIN_TEXT_WORDS,
         help="a held-out text of fewer words may be trained on (default: %(default)s)",
     )
+    add(
+        "--keep-speakers",
+        dest="held_out_speakers",
+        action="store_false",
+        help="train on other utterances of held-out speakers too (default: no)",
+    )
     add("--seed", type=int, default=0, help="seed of the dev part (default: %(default)s)")
     options = vars(parser.parse_args(arguments))
     ssl.prepare(options.pop("out"), **options)

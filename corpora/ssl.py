@@ -74,6 +74,7 @@ def prepare(
     min_seconds: float = 0.5,
     dev_share: float = DEV_SHARE,
     min_text_words: int = MIN_TEXT_WORDS,
+    held_out_speakers: bool = True,
     seed: int = 0,
 ) -> None:
     """Write `<out_dir>/ssl/{train,dev}`.
@@ -81,7 +82,8 @@ def prepare(
     sets: data directories with `sources.tsv`, each as `DIR` or `DIR:LANGUAGE` where it has no utt2lang.  held_out:
     directories of what is scored.  max_seconds: longer utterances are cut into equal segments.  min_seconds: shorter
     ones are left out.  dev_share: of the utterances of each language.  min_text_words: a held-out text of fewer words
-    is no reason to leave an utterance out.
+    is no reason to leave an utterance out.  held_out_speakers: whether the other utterances of held-out speakers are
+    left out too; not where a corpus is scored on the speakers that it is trained on, as one with a single reciter is.
     Raises CorpusError for directories that cannot be used and for a language that is one group, LeakError if anything
     held out were in the result.
     """
@@ -97,7 +99,7 @@ def prepare(
     guarded = [Path(path) for path in held_out]
     scored = [member for path in guarded for member in _read(path, None, scored=True)]
     members = [member for entry in sets for member in _read(*_parse(entry))]
-    kept, excluded = _exclude(members, scored, min_text_words, min_seconds)
+    kept, excluded = _exclude(members, scored, min_text_words, min_seconds, held_out_speakers)
     parts = _divide(kept, dev_share, min_text_words, seed)
     names = name_utterances(_ids(member) for own in parts.values() for member in own)
     summary = {}
@@ -114,7 +116,7 @@ def prepare(
         {
             "from": list(sets), "held_out": list(map(str, held_out)), "seed": seed, "max_seconds": max_seconds,
             "min_seconds": min_seconds, "dev_share": dev_share, "min_text_words": min_text_words,
-            "excluded": reasons, "sets": summary,
+            "held_out_speakers": held_out_speakers, "excluded": reasons, "sets": summary,
         },
     )  # fmt: skip
     for split, entry in summary.items():
@@ -147,11 +149,11 @@ def _read(path: Path, language: str | None, *, scored: bool = False) -> Iterator
 
 
 def _exclude(
-    members: Iterable[Member], scored: Sequence[Member], min_text_words: int, min_seconds: float
+    members: Iterable[Member], scored: Sequence[Member], min_text_words: int, min_seconds: float, by_speaker: bool
 ) -> tuple[list[Member], list[tuple[Member, str]]]:
     """The members that may be trained on, and the others with the reason for each."""
     recordings = {key for member in scored for key in member.recordings()}
-    speakers = {(member.corpus, member.utterance.speaker) for member in scored}
+    speakers = {(member.corpus, member.utterance.speaker) for member in scored if by_speaker}
     texts = {text for member in scored if (text := member.text(min_text_words))}
     kept, excluded = [], []
     seen: set[object] = set()
@@ -174,7 +176,11 @@ def _exclude(
             continue
         excluded.append((member, reason))
     if not kept:
-        raise CorpusError("ssl: nothing is left to train on: all of it is held out or too short")
+        each = ", ".join(f"{reason}: {count}" for reason, count in Counter(reason for _, reason in excluded).items())
+        raise CorpusError(
+            f"ssl: nothing is left to train on ({each}); where training and held-out sets share speakers on purpose, "
+            f"give --keep-speakers"
+        )
     return kept, excluded
 
 

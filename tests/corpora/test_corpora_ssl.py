@@ -96,6 +96,9 @@ def test_what_is_held_out_stays_out(tmp_path, write_clip):
     assert reasons == expected | {"test00-900": "its speaker is held out"}
     sizes = [len(read_datadir(tmp_path / "out/ssl" / split)) for split in ("train", "dev")]
     assert sum(sizes) == 36
+    sets, held_out = [str(tmp_path / "mgb/train")], [str(test)]
+    ssl.prepare(tmp_path / "out", sets=sets, held_out=held_out, dev_share=0.1, held_out_speakers=False)
+    assert "its speaker is held out" not in (tmp_path / "out/excluded.tsv").read_text()
 
 
 def test_short_texts_are_vocabulary(tmp_path, write_clip):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,33 +12,6 @@ from corpora import registry
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/asr1/run.sh"))
 LINKS = {"asr.sh": "TEMPLATE/asr1/asr.sh", "path.sh": "TEMPLATE/path.sh", "cmd.sh": "TEMPLATE/cmd.sh"}
-# Python that runs short scripts, and otherwise says what it was called with and makes the files that stages ask for.
-STAND_IN = """#!/usr/bin/env bash
-if [ "$1" = -c ]; then exec {python} "$@"; fi
-printf 'CALLED'
-printf ' %q' "$@"
-echo
-"""
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import sys
-
-    folder = tmp_path_factory.mktemp("venv") / "bin"
-    folder.mkdir()
-    (folder / "python").write_text(STAND_IN.format(python=sys.executable))
-    (folder / "python").chmod(0o755)
-    return folder.parent
-
-
-def call(recipe: Path, environment: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": "/usr/bin:/bin", "HARNESS_VENV": str(environment), **variables}
-    return subprocess.run(["./run.sh", *arguments], cwd=recipe, env=env, capture_output=True, text=True, timeout=60)
-
-
-def calls(done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line.removeprefix("CALLED ") for line in done.stdout.splitlines() if line.startswith("CALLED")]
 
 
 def test_there_are_recipes() -> None:
@@ -47,14 +19,14 @@ def test_there_are_recipes() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parent.name)
-def test_every_recipe_walks_all_stages(recipe: Path, environment: Path, tmp_path: Path) -> None:
+def test_every_recipe_walks_all_stages(recipe: Path, call, calls, tmp_path: Path) -> None:
     for name, target in LINKS.items():
         assert (recipe / name).resolve() == ROOT / "egs" / target
     corpus = re.search(r"--corpus (\w+)", (recipe / "run.sh").read_text())[1]
     own_data = (recipe / "local" / "data.sh").is_file()
     variables = {} if own_data else {registry.load(corpus).INFO.variable: "/a corpus"}
     first = "2" if own_data else "1"
-    done = call(recipe, environment, "--stage", first, "--exp", str(tmp_path / "exp"), **variables)
+    done = call(recipe, "--stage", first, "--exp", str(tmp_path / "exp"), **variables)
     assert done.returncode == 0, done.stderr
     lines = calls(done)
     steps = [words[2] for line in lines if (words := line.split())[1] == "downstream.espnet"]
@@ -71,10 +43,10 @@ def test_every_recipe_walks_all_stages(recipe: Path, environment: Path, tmp_path
     assert "downstream.espnet asr_train --ngpu 0" in log and "--resume true" in log
 
 
-def test_options_reach_their_commands(environment: Path, tmp_path: Path) -> None:
+def test_options_reach_their_commands(call, calls, tmp_path: Path) -> None:
     recipe = ROOT / "egs/everyayah/asr1"
     done = call(
-        recipe, environment, "--stage=2", "--exp", str(tmp_path), "--upstream", "harness_custom", "--upstream_path",
+        recipe, "--stage=2", "--exp", str(tmp_path), "--upstream", "harness_custom", "--upstream_path",
         "/m/hst", "--finetune", "--token_type", "bpe", "--pieces", "99", "--speeds", "0.9,1", "--set", "max_epoch=3",
         "--jobs", "2",
         "--lm_config", "conf/train_lm.yaml", "--ngpu", "1",
@@ -88,18 +60,18 @@ def test_options_reach_their_commands(environment: Path, tmp_path: Path) -> None
     assert (tmp_path / "hst_finetuned_train_asr_ctc_bpe99_sp").is_dir()
 
 
-def test_jobs_go_to_slurm(environment: Path, tmp_path: Path) -> None:
+def test_jobs_go_to_slurm(call, calls, tmp_path: Path) -> None:
     srun = tmp_path / "bin" / "srun"
     srun.parent.mkdir()
     srun.write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift 2; done\necho "SRUN $*"\nexec "$@"\n')
     srun.chmod(0o755)
     env = {"PATH": f"{srun.parent}:/usr/bin:/bin", "EVERYAYAH": "/c", "cmd_backend": "slurm"}
-    done = call(ROOT / "egs/everyayah/asr1", environment, "--exp", str(tmp_path / "exp"), "--ngpu", "2", **env)
+    done = call(ROOT / "egs/everyayah/asr1", "--exp", str(tmp_path / "exp"), "--ngpu", "2", **env)
     assert done.returncode == 0, done.stderr
     assert "SRUN python -m corpora everyayah" in done.stdout
     assert "SRUN python -m downstream.espnet asr_train --ngpu 2" in next(tmp_path.glob("exp/*/train.log")).read_text()
     assert "--launcher srun\\ --job-name\\ decode" in done.stdout
-    done = call(ROOT / "egs/everyayah/asr1", environment, EVERYAYAH="/c", cmd_backend="pbs")
+    done = call(ROOT / "egs/everyayah/asr1", EVERYAYAH="/c", cmd_backend="pbs")
     assert done.returncode == 2 and "cmd_backend pbs is unknown" in done.stderr
 
 
@@ -112,8 +84,8 @@ def test_jobs_go_to_slurm(environment: Path, tmp_path: Path) -> None:
         (["--stop_stage", "1"], "EVERYAYAH is not set"),
     ],
 )
-def test_what_is_wrong_is_said(environment: Path, arguments: list[str], message: str) -> None:
-    done = call(ROOT / "egs/everyayah/asr1", environment, *arguments)
+def test_what_is_wrong_is_said(call, arguments: list[str], message: str) -> None:
+    done = call(ROOT / "egs/everyayah/asr1", *arguments)
     assert done.returncode == 2 and message in done.stderr
 
 

@@ -2,7 +2,6 @@
 # ASR on ESPnet, stage by stage, on one corpus. A recipe's run.sh names the corpus and calls this: ./run.sh --help
 
 set -euo pipefail
-here=$(pwd)
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../.." && pwd)
 # shellcheck source=egs/TEMPLATE/options.sh
 . "${root}/egs/TEMPLATE/options.sh"
@@ -93,18 +92,8 @@ EOH
 
 parse_options "$@"
 check_stages 8
-[ -n "${corpus}" ] || fail "no corpus: a recipe's run.sh names it, or --corpus NAME"
-
-# shellcheck source=egs/TEMPLATE/path.sh
-. "${here}/path.sh"
-# shellcheck source=egs/TEMPLATE/cmd.sh
-. "${here}/cmd.sh"
-if [ -f db.sh ]; then
-    set -a
-    # shellcheck source=/dev/null
-    . ./db.sh
-    set +a
-fi
+# shellcheck source=egs/TEMPLATE/corpus.sh
+. "${root}/egs/TEMPLATE/corpus.sh"
 
 data=${data:-${root}/data/${corpus}}
 exp=${exp:-${root}/exp/${corpus}/asr1}
@@ -125,16 +114,7 @@ work=${exp}/${tag}
 asr() { python -m downstream.espnet "$@"; }
 
 if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
-    log "stage 1: data directories of ${corpus}"
-    if [ -f local/data.sh ]; then
-        local/data.sh "${data}" "${nj}"
-    else
-        variable=$(python -c 'import sys; from corpora import registry
-print(registry.load(sys.argv[1]).INFO.variable)' "${corpus}")
-        [ -n "${!variable:-}" ] || fail "${variable} is not set: name the folder of the corpus in db.sh or the environment"
-        # shellcheck disable=SC2086  # a command and its options
-        ${prepare_cmd} python -m corpora "${corpus}" --corpus "${!variable}" --out "${data}" --jobs "${nj}"
-    fi
+    prepare_data "${data}"
 fi
 
 if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Speech emotion recognition on S3PRL's problems, on one corpus. A recipe's run.sh names the corpus and calls this: ./run.sh --help
+
+set -euo pipefail
+# shellcheck disable=SC2034  # read by probe.sh
+task=ser
+# shellcheck source=egs/TEMPLATE/probe.sh
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../probe.sh"

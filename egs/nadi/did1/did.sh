@@ -1,0 +1,1 @@
+../../TEMPLATE/did1/did.sh
