@@ -5,6 +5,8 @@
     python -m upstream shards   --data data/mini/ssl --out exp/my/shards --units exp/my/units
     python -m upstream info     exp/my/hl/model
     python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
+
+units and pretrain also run on several processes: torchrun --nproc_per_node 2 -m upstream pretrain ..., or under srun.
 """
 
 from __future__ import annotations
