@@ -9,6 +9,8 @@
     python -m upstream export   exp/my/hl/model --format onnx --out hl.onnx
     python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
     python -m upstream baselines
+
+units and pretrain also run on several processes: torchrun --nproc_per_node 2 -m upstream pretrain ..., or under srun.
 """
 
 from __future__ import annotations
