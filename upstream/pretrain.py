@@ -137,12 +137,11 @@ def pretrain(
     """
     here, init = place(), init or InitConfig()
     adopt_slurm()
-    dev, dev_units = training_utterances(data_dir, units_dir, "dev", **(expected_units or {}))
+    expected = expected_units or {}
+    train = _from_directory(data_dir, units_dir, config, expected) if shards is None else None
+    dev, dev_units = training_utterances(data_dir, units_dir, "dev", **expected)
     info = asdict(dev_units.info)
-    if shards is None:
-        train = _from_directory(data_dir, units_dir, config, expected_units or {})
-    else:
-        train = _from_shards(shards, info, config)
+    train = train or _from_shards(shards, info, config)
     if train.units != info:
         raise UnitsError(f"{units_dir}: train and dev have units of different origin; make them together")
     facts = {
