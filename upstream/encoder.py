@@ -155,6 +155,8 @@ def run_layers(
         x = x * valid.unsqueeze(-1)
         # A row without a single key gives NaN: an empty item attends to its first frame, whatever it holds.
         attend = (valid | (steps == 0))[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+        if model.config._attn_implementation == "eager":  # adds its mask to the scores, where SDPA takes a choice
+            attend = torch.zeros_like(attend, dtype=x.dtype).masked_fill(~attend, torch.finfo(x.dtype).min)
 
     encoder = model.encoder
     x = x + encoder.pos_conv_embed(x)
