@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         _COMMANDS[args.command](args)
+    except ModuleNotFoundError as error:
+        print(f"upstream: error: {error}; install the pinned stack: pip install -r requirements.txt", file=sys.stderr)
+        return 2
     except (ValueError, KeyError, OSError, ImportError) as error:
         print(f"upstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
