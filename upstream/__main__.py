@@ -1,10 +1,14 @@
 """Make units, train a model, or look at one, from the command line.
 
-python -m upstream units    --data data/mini/ssl --out exp/my/units  source=mfcc k=100
-python -m upstream pretrain --data data/mini/ssl --units exp/my/units --out exp/my/hl --geometry mini_hl steps=300
-python -m upstream info     exp/my/hl/model
-python -m upstream export   exp/my/hl/model --format onnx --out hl.onnx
-python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
+    python -m upstream units    --data data/mini/ssl --out exp/my/units  source=mfcc k=100
+    python -m upstream pretrain --data data/mini/ssl --units exp/my/units --out exp/my/hl --geometry mini_hl steps=300
+    python -m upstream info     exp/my/hl/model
+    python -m upstream compare  exp/mini/models/harness_l exp/mini/models/harness_st --audio data/mini/asr/test
+    python -m upstream import   hubert_base_ls960.pt --out exp/hubert_base
+    python -m upstream export   exp/my/hl/model --format onnx --out hl.onnx
+    python -m upstream push     exp/my/hl/model OWNER/NAME
+    python -m upstream s3prl    SuperbER --help
+    python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
 """
 
 from __future__ import annotations
