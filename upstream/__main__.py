@@ -6,7 +6,11 @@
     python -m upstream sweep    --data data/mini/ssl --model exp/mini/models/harness_l --out exp/my/sweep
     python -m upstream info     exp/my/hl/model
     python -m upstream lineage  exp/my/hl/model
+    python -m upstream compare  exp/mini/models/harness_l exp/mini/models/harness_st --audio data/mini/asr/test
+    python -m upstream import   hubert_base_ls960.pt --out exp/hubert_base
     python -m upstream export   exp/my/hl/model --format onnx --out hl.onnx
+    python -m upstream push     exp/my/hl/model OWNER/NAME
+    python -m upstream s3prl    SuperbER --help
     python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
     python -m upstream baselines
 
@@ -44,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         _COMMANDS[args.command](args)
+    except ModuleNotFoundError as error:
+        print(f"upstream: error: {error}; install the pinned stack: pip install -r requirements.txt", file=sys.stderr)
+        return 2
     except (ValueError, KeyError, OSError, ImportError, TrainingError, TooManyBadFiles) as error:
         print(f"upstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +47,16 @@ class Similarity:
     clips: int
 
 
-def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Linear CKA of (n, p) and (n, q) features of the same frames; 0 where one of them is constant."""
-    x, y = (f.double() - f.double().mean(0) for f in (x, y))
-    scale = torch.linalg.matrix_norm(x.T @ x) * torch.linalg.matrix_norm(y.T @ y)
-    return float(torch.linalg.matrix_norm(y.T @ x) ** 2 / scale) if scale > 0 else 0.0
+def linear_cka(first: Sequence[Tensor], second: Sequence[Tensor]) -> np.ndarray:
+    """Linear CKA of every (n, p) with every (n, q), features of the same n frames; 0 where one of them is constant."""
+    left, right = ([f.double() - f.double().mean(0) for f in side] for side in (first, second))
+    norms = [[torch.linalg.matrix_norm(f.T @ f) for f in side] for side in (left, right)]
+    found = np.zeros((len(left), len(right)))
+    for i, x in enumerate(tqdm(left, unit="state", desc="CKA")):
+        for j, y in enumerate(right):
+            scale = norms[0][i] * norms[1][j]
+            found[i, j] = torch.linalg.matrix_norm(y.T @ x) ** 2 / scale if scale > 0 else 0.0
+    return found
 
 
 def audio_clips(paths: Sequence[Path]) -> list[tuple[str, Path, int | None, int | None]]:
@@ -106,25 +111,9 @@ def compare(first: Path, second: Path, audio: Sequence[Path], *, frames: int = 4
     if len(features[0]) < 3:
         raise CompareError(f"{len(features[0])} frames are too few to compare anything; give more audio")
     depth = len(models[0].encoder.layers) + 1
-    matrix = _matrix(features[:depth], features[depth:])
+    matrix = linear_cka(features[:depth], features[depth:])
     names = _names(first, second)
     return Similarity(*names, matrix, len(features[0]), used)
-
-
-def _matrix(first: Sequence[Tensor], second: Sequence[Tensor]) -> np.ndarray:
-    """`linear_cka` of all pairs, with the parts that pairs share computed once."""
-
-    def centred(features: Iterable[Tensor]) -> list[Tensor]:
-        return [f.double() - f.double().mean(0) for f in features]
-
-    left, right = centred(first), centred(second)
-    norms = [[torch.linalg.matrix_norm(f.T @ f) for f in side] for side in (left, right)]
-    found = np.zeros((len(left), len(right)))
-    for i, x in enumerate(tqdm(left, unit="state", desc="CKA")):
-        for j, y in enumerate(right):
-            scale = norms[0][i] * norms[1][j]
-            found[i, j] = torch.linalg.matrix_norm(y.T @ x) ** 2 / scale if scale > 0 else 0.0
-    return found
 
 
 def _names(first: Path, second: Path) -> tuple[str, str]:

@@ -11,7 +11,8 @@ import torch
 from corpora.audio import write_audio
 from corpora.datadir import Utterance, write_datadir
 from upstream.__main__ import main
-from upstream.compare import CompareError, _matrix, audio_clips, compare, linear_cka, table
+from upstream.compare import CompareError, audio_clips, compare, table
+from upstream.compare import linear_cka as cka_matrix
 from upstream.encoder import build_encoder
 from upstream.family import geometry
 from upstream.modeldir import save_model
@@ -21,6 +22,10 @@ def features(n: int, width: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     mixing = torch.randn(width, width, generator=generator).double()
     return torch.randn(n, width, generator=generator).double() @ mixing + 3
+
+
+def linear_cka(x: torch.Tensor, y: torch.Tensor) -> float:
+    return float(cka_matrix([x], [y])[0, 0])
 
 
 def kernel_cka(x: np.ndarray, y: np.ndarray) -> float:
@@ -35,7 +40,7 @@ def test_cka_equals_its_kernel_form():
     x, y = features(60, 7, 0), features(60, 11, 1)
     y[:, :7] += x
     assert linear_cka(x, y) == pytest.approx(kernel_cka(x.numpy(), y.numpy()), abs=1e-9)
-    assert _matrix([x, y], [y])[:, 0] == pytest.approx([linear_cka(x, y), 1.0], abs=1e-9)
+    assert cka_matrix([x, y], [y])[:, 0] == pytest.approx([linear_cka(x, y), 1.0], abs=1e-9)
 
 
 def test_cka_ignores_rotation_scale_and_shift_but_not_a_stretch():
