@@ -69,7 +69,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
             Wav2Vec2BertModel(Wav2Vec2BertConfig(**SHAPE, layerdrop=0.1, apply_spec_augment=True)),
             SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80),
         ),
-        "wavlm": (WavLMModel(WavLMConfig(**SHAPE, **CONV, num_buckets=16)), None),
+        "wavlm": (WavLMModel(WavLMConfig(**SHAPE, **CONV, num_buckets=16, do_stable_layer_norm=True)), None),
         "wav2vec2": (Wav2Vec2Model(Wav2Vec2Config(**SHAPE, **CONV, do_stable_layer_norm=True)), None),
     }
     for name, (model, extractor) in made.items():
