@@ -66,15 +66,9 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Row:
+class Row(Case):
     """A measured case; times in seconds for one pass. `error` says why there are none."""
 
-    model: str
-    engine: str
-    seconds: float
-    batch: int
-    threads: int
-    device: str
     params_m: float = 0.0
     macs_g_per_s: float = 0.0
     rtf: float = 0.0

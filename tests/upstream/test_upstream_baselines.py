@@ -69,7 +69,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
             Wav2Vec2BertModel(Wav2Vec2BertConfig(**SHAPE, layerdrop=0.1, apply_spec_augment=True)),
             SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80),
         ),
-        "wavlm": (WavLMModel(WavLMConfig(**SHAPE, **CONV, num_buckets=16)), None),
+        "wavlm": (WavLMModel(WavLMConfig(**SHAPE, **CONV, num_buckets=16, do_stable_layer_norm=True)), None),
         "wav2vec2": (Wav2Vec2Model(Wav2Vec2Config(**SHAPE, **CONV, do_stable_layer_norm=True)), None),
     }
     for name, (model, extractor) in made.items():
@@ -254,15 +254,21 @@ class Hub(http.server.BaseHTTPRequestHandler):
         cls = type(self)
         path = self.path.split("?")[0]
         if path.startswith("/api/models/"):
-            files = []
+            files, tree = [], []
             for file in sorted(self.folder.iterdir()):
-                entry = {"rfilename": file.name, "size": file.stat().st_size}
+                size = file.stat().st_size
+                files.append({"rfilename": file.name, "size": size})
+                tree.append({"type": "file", "path": file.name, "size": size, "oid": "0" * 40})
                 if file.suffix == ".safetensors":
-                    entry["lfs"] = {"sha256": cls.sha256, "size": file.stat().st_size, "pointerSize": 134}
-                files.append(entry)
+                    files[-1]["lfs"] = {"sha256": cls.sha256, "size": size, "pointerSize": 134}
+                    tree[-1]["lfs"] = {"oid": cls.sha256, "size": size, "pointerSize": 134}
+            if "/tree/" in path:
+                return self.send(200, json.dumps(tree).encode(), {}, body)
             facts = {"id": "openai/whisper-base", "sha": self.commit, "siblings": files, "private": False}
             return self.send(200, json.dumps(facts | {"tags": [], "downloads": 0, "likes": 0}).encode(), {}, body)
         file = self.folder / path.rsplit("/", 1)[-1]
+        if "/resolve/" not in path or not file.is_file():
+            return self.send(404, b"{}", {}, body)
         content = file.read_bytes()
         start = int(re.match(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])
         if body:
@@ -290,10 +296,16 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub(models):
-    """A local stand-in for the hub that serves the tiny Whisper."""
-    Hub.folder, Hub.asked, Hub.cut = models["whisper"], [], 0
-    Hub.sha256 = hashlib.sha256((models["whisper"] / "model.safetensors").read_bytes()).hexdigest()
+def hub(tmp_path):
+    """A local stand-in for the hub with one repository; its weights are more than the client keeps in memory."""
+    Hub.folder, Hub.asked, Hub.cut = tmp_path / "hub", [], 0
+    Hub.folder.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "README.md"):
+        write_json(Hub.folder / name, {})
+    content = bytes(range(256)) * (24 << 12)
+    (Hub.folder / "model.safetensors").write_bytes(content)
+    (Hub.folder / "pytorch_model.bin").write_bytes(b"never asked for")
+    Hub.sha256 = hashlib.sha256(content).hexdigest()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -308,33 +320,35 @@ def start(hub: str, cache: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, **pipes)
 
 
-def test_two_processes_fetch_once_go_on_after_a_break_and_need_no_network_again(hub, models, tmp_path):
+def test_two_processes_fetch_once_go_on_after_a_break_and_need_no_network_again(hub, tmp_path):
     Hub.cut = 1
-    both = [start(hub, tmp_path) for _ in range(2)]
+    cache = tmp_path / "cache"
+    both = [start(hub, cache) for _ in range(2)]
     outputs = [process.communicate(timeout=180) for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     folders = {out.strip().splitlines()[-1] for out, _ in outputs}
     (folder,) = map(Path, folders)
-    assert (folder / "model.safetensors").read_bytes() == (models["whisper"] / "model.safetensors").read_bytes()
+    assert (folder / "model.safetensors").read_bytes() == (Hub.folder / "model.safetensors").read_bytes()
+    assert {name for name, _ in Hub.asked} == {"config.json", "preprocessor_config.json", "model.safetensors"}
     weights = [asked for name, asked in Hub.asked if name == "model.safetensors"]
     assert len(weights) == 2 and not weights[0] and re.match(r"bytes=\d+-", weights[1]), "once, and on from the break"
     assert json.loads((folder / "fetched.json").read_text())["revision"] == Hub.commit
     Hub.asked.clear()
-    third = start("http://127.0.0.1:9", tmp_path)
+    third = start("http://127.0.0.1:9", cache)
     out, errors = third.communicate(timeout=180)
     assert third.returncode != 0, "another endpoint is another source"
     assert "cannot be fetched from http://127.0.0.1:9/openai/whisper-base" in errors
-    again = start(hub, tmp_path)
+    again = start(hub, cache)
     out, _ = again.communicate(timeout=180)
     assert out.strip() == str(folder) and not Hub.asked
 
 
 def test_a_file_that_is_not_the_stated_one_is_not_used(hub, tmp_path):
     Hub.sha256 = "0" * 64
-    process = start(hub, tmp_path)
+    process = start(hub, tmp_path / "cache")
     _, errors = process.communicate(timeout=180)
     assert process.returncode != 0 and "expected 0000" in errors
-    assert not list(tmp_path.rglob("fetched.json")) and not list(tmp_path.glob("*/model.safetensors"))
+    assert not list(tmp_path.rglob("fetched.json")) and not list(tmp_path.glob("cache/*/model.safetensors"))
 
 
 def test_names_reach_s3prl_and_its_own_entries_stay_behind_ours(models, tmp_path, monkeypatch):
