@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--their_epochs", type=int, default=None, help="epochs of their loop to time (None: all)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--layers", type=int, default=12, help="12 is HuBERT-Base; 1 to try the script out")
+    parser.add_argument("--utterances", type=int, default=None, help="of each split, to try the script out (None: all)")
     parser.add_argument("--part", choices=("prepare", "ours", "theirs", "all"), default="all")
     given = parser.parse_args()
     if given.corpus is None or not given.corpus.is_dir():
@@ -49,7 +51,7 @@ def main() -> None:
     theirs = given.their_epochs or given.epochs
     torch.set_num_threads(given.threads)
     torch.set_flush_denormal(True)
-    bench = _Bench(given.corpus, given.work, given.threads, given.layers)
+    bench = _Bench(given.corpus, given.work, given.threads, given.layers, given.utterances)
     if given.part in ("ours", "all"):
         bench.part(f"ours_{given.epochs}", lambda: bench.ours(given.epochs, theirs))
     if given.part in ("theirs", "all"):
@@ -58,9 +60,9 @@ def main() -> None:
 
 
 class _Bench:
-    def __init__(self, corpus: Path, work: Path, threads: int, layers: int):
+    def __init__(self, corpus: Path, work: Path, threads: int, layers: int, utterances: int | None):
         self.work = work
-        self.setting = f"layers{layers}_threads{threads}"
+        self.setting = f"layers{layers}_threads{threads}" + ("" if utterances is None else f"_utterances{utterances}")
         if not (work / "ser" / "fold1" / "test").is_dir():
             from corpora.baved import prepare
 
@@ -70,7 +72,9 @@ class _Bench:
             _save_model(work / "models" / name, layers)
         self.upstream: Upstream = resolve(name, work / "models")
         self.protocol = load("ser", "light", {"learning_rates": list(RATES)})
-        self.data: TaskData = load_task(work / "ser" / "fold1", self.protocol)
+        data = load_task(work / "ser" / "fold1", self.protocol)
+        few = {name: items[:: max(1, len(items) // (utterances or len(items)))] for name, items in data.splits.items()}
+        self.data: TaskData = replace(data, splits=few)
         # What both need before they can begin: S3PRL's import takes many seconds.
         from downstream.cell import problem_of
 

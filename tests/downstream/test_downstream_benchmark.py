@@ -276,11 +276,11 @@ def test_a_run_leaves_what_a_report_needs(make_set: Callable[..., Path], tiny_mo
     data = make_set("did", SIZES).parent
     exp = tmp_path / "exp"
     grid(data, exp, tiny_models, task="did", upstreams=["tiny_a"], seeds=[0], overrides={
-        **FAST, "learning_rates": [1e-3, 1e-2], "problem.train.log_step": 5, "duration_bins_s": [0.5],
+        **FAST, "learning_rates": [1e-3, 1e-2], "problem.train.log_step": 5, "duration_bins_s": [0.425],
     })  # fmt: skip
     rows = {r["metric"]: r for r in results.read_rows(exp / "results.csv")}
-    assert set(rows) == {"accuracy", "macro_f1", "ua", "cavg", "accuracy_under_0.5s", "accuracy_over_0.5s"}
-    assert int(rows["accuracy_under_0.5s"]["n"]) + int(rows["accuracy_over_0.5s"]["n"]) == 6
+    assert set(rows) == {"accuracy", "macro_f1", "ua", "cavg", "accuracy_under_0.425s", "accuracy_over_0.425s"}
+    assert int(rows["accuracy_under_0.425s"]["n"]) + int(rows["accuracy_over_0.425s"]["n"]) == 6
     run_dir = Path(rows["ua"]["run_dir"])
     weights = read_json(run_dir / "layer_weights.json")
     assert sum(weights["weights"]) == pytest.approx(1, abs=1e-5) and weights["layers"] == [0, 1, 2]
