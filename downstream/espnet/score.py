@@ -112,7 +112,7 @@ def write_results(exp_dir: Path, title: str, facts: Mapping[str, str]) -> Path:
     """
     import pandas
 
-    from downstream.report.page import hardware, versions
+    from downstream.report.provenance import hardware, versions
     from downstream.revision import commit
 
     found = sorted(exp_dir.glob("*/decode_*/*/scores.csv"))
