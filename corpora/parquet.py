@@ -19,9 +19,11 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict
 
     Raises CorpusError for a file that is damaged or lacks a column.
     """
-    import pyarrow
-    import pyarrow.parquet
-
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise CorpusError(f"{path}: pyarrow reads Parquet files and is missing: pip install pyarrow") from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
