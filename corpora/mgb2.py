@@ -57,7 +57,7 @@ def prepare(
     for name in ("dev", "test"):
         if name in folders:
             add_scored_set(work, name, folders[name], script=script)
-    work.write(_published(max_wmer))
+    work.write({name: count for name, count in INFO.published.items() if name != "train" or max_wmer == MAX_WMER})
 
 
 def _transcripts(folder: Path, script: str) -> tuple[str, list[Path]]:
@@ -70,7 +70,3 @@ def _transcripts(folder: Path, script: str) -> tuple[str, list[Path]]:
     expected = " or ".join(f"{name}/<GUID>.xml" for name in names)
     found = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
     raise CorpusError(f"{folder}: expected {expected}; found {found or 'nothing'}")
-
-
-def _published(max_wmer: float) -> dict[str, int]:
-    return {name: count for name, count in INFO.published.items() if name != "train" or max_wmer == MAX_WMER}

@@ -22,9 +22,11 @@ def read_parquet(
     optional: columns that are read where they are there. Raises CorpusError for a file that is damaged or lacks one
     of `columns`.
     """
-    import pyarrow
-    import pyarrow.parquet
-
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise CorpusError(f"{path}: pyarrow reads Parquet files and is missing: pip install pyarrow") from error
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names

@@ -63,4 +63,5 @@ def prepare(
     for name in ("dev", "test"):
         if name in folders:
             add_scored_set(work, name, folders[name], script=script)
-    work.write()
+    whole = max_wmer == float("inf")
+    work.write({name: count for name, count in INFO.published.items() if name != "train" or whole})

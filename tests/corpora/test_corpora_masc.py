@@ -10,7 +10,6 @@ from corpora import masc
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.files import TooManyBadFiles
 from corpora.ingest import CorpusError
-from corpora.subtitles import read_cues
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 
@@ -91,14 +90,3 @@ def test_broken_trees(corpus, tmp_path):
     (corpus / "audios").rename(corpus / "audio")
     with pytest.raises(CorpusError, match=r"expected audios/<video>.wav.*found audio/, subsets/, subtitles/"):
         masc.prepare(corpus, tmp_path / "out")
-
-
-def test_subtitles_that_are_none(tmp_path):
-    path = tmp_path / "x.vtt"
-    path.write_text("1\n00:00:00,000 --> 00:00:01,000\nنعم\n")
-    with pytest.raises(CorpusError, match=r"x.vtt:1: expected WEBVTT, found '1'"):
-        read_cues(path, lambda *_: None)
-    path.write_text("WEBVTT\n\n0:0 --> 1\nنعم\n\n01:00:00.000 --> 01:00:01.000\nلا\n")
-    bad = []
-    assert [(cue.start, cue.text) for cue in read_cues(path, lambda *own: bad.append(own))] == [(3600.0, "لا")]
-    assert bad[0][0] == f"{path}:3"

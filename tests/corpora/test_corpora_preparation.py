@@ -149,6 +149,9 @@ def test_a_second_run_reads_only_what_has_changed(corpus, tmp_path, monkeypatch)
     _noise(corpus / "a.wav", 1.5, seed=3)
     run()
     assert read_datadir(tmp_path / "out/train")[0].samples == 24000
+    monkeypatch.setattr("corpora.ingest.hash_audio", lambda path: pytest.fail(f"{path} is read again"))
+    run()  # the torn line has swallowed nothing
+    monkeypatch.setattr("corpora.ingest.hash_audio", hash_audio)
     (tmp_path / "out/audio/b c.wav.wav").unlink()
     run()
     assert (tmp_path / "out/audio/b c.wav.wav").exists()

@@ -8,7 +8,7 @@ import pytest
 
 from corpora import qasr
 from corpora.datadir import read_datadir, validate_datadir
-from corpora.files import TooManyBadFiles
+from corpora.files import TooManyBadFiles, read_json
 from corpora.ingest import CorpusError
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
@@ -53,6 +53,14 @@ def test_unconfirmed_names_are_options_and_errors_show_both(corpus, tmp_path):
     (corpus / "v1/train_20210109").rename(corpus / "v1/train")
     qasr.prepare(corpus, tmp_path / "out", release="v1", train_folder="train")
     assert len(read_datadir(tmp_path / "out/train")) == 2
+
+
+def test_a_threshold_is_not_compared_with_the_published_count(corpus, tmp_path):
+    qasr.prepare(corpus, tmp_path / "out")
+    assert read_json(tmp_path / "out/summary.json")["sets"]["train"]["published"] == 1592226
+    qasr.prepare(corpus, tmp_path / "other", max_wmer=90.0)  # every segment here has 95
+    sets = read_json(tmp_path / "other/summary.json")["sets"]
+    assert "train" not in sets and sets["dev"]["published"] == 5002
 
 
 def test_a_broken_transcript_names_its_line(corpus, tmp_path):
