@@ -218,7 +218,6 @@ def _table(study: Study, lines: list[Line], columns: list[tuple[str, str, str]],
 
 def _page(study: Study, job: Job, table: str, *, curves: bool) -> str:
     from downstream.report.provenance import SYNTHETIC_BANNER
-
     from downstream.report.rows import SYNTHETIC
     from downstream.revision import commit
 
