@@ -9,9 +9,10 @@ from pathlib import Path
 
 from corpora.datadir import read_datadir
 from corpora.files import atomic_file, write_text
-from downstream.metrics import ERROR_RATES, MetricError, tidy, value
+from downstream.metrics import MetricError, tidy, value
 from downstream.stats import bootstrap_ci, score
 
+METRICS = ("wer", "cer")
 EXAMPLES = 5
 COLUMNS = ("system", "set", "text_profile", "metric", "value", "ci_low", "ci_high", "unit", "n", "speakers")
 
@@ -68,7 +69,7 @@ def score_set(decoded: Decoded, profile: str) -> list[dict[str, str]]:
         raise MetricError(f"{decoded.name}: no reference holds text under the profile {profile}")
     speakers, references, hypotheses = (list(column) for column in zip(*pairs, strict=True))
     rows = []
-    for metric in ERROR_RATES:
+    for metric in METRICS:
         interval = bootstrap_ci(score(metric, speakers, references, hypotheses), metric)
         rows.append(
             {
@@ -139,7 +140,7 @@ def _markdown(rows) -> str:
     lines = ["| system | WER | CER | utterances | speakers | text profile |", "|---|---:|---:|---:|---:|---|"]
     for system, own in rows.groupby("system", sort=True):
         cells = {row.metric: row for row in own.itertuples()}
-        shown = [_percent(cells[metric]) for metric in ERROR_RATES]
+        shown = [_percent(cells[metric]) for metric in METRICS]
         first = cells["wer"]
         lines.append(f"| {system} | {shown[0]} | {shown[1]} | {first.n} | {first.speakers} | {first.text_profile} |")
     units = sorted(set(rows["unit"]))

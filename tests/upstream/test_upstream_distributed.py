@@ -150,7 +150,7 @@ def test_a_bad_batch_of_one_process_is_skipped_by_both(data, trained):
     tensors = load_file(trained / "bad" / "bad_batches" / kept[1])
     assert told["step"] == 2 and "nan" in told["reason"] and told["utterances"][0]["utt_id"].startswith("s-train")
     assert len(tensors["wav.0"]) == told["utterances"][0]["samples"]
-    assert tensors["labels"].shape == tensors["mask"].shape == tensors["valid"].shape
+    assert tensors["labels"].shape == (*tensors["mask"].shape, 1) and tensors["mask"].shape == tensors["valid"].shape
     assert rows(trained / "bad")[-1]["bad_steps"] == 1
     weights = load_file(trained / "bad" / "model" / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in weights.values())

@@ -53,7 +53,7 @@ def data(tmp_path_factory):
 
 def write(data, folder, **options):
     units = Units.open(data / "units", "train")
-    options = {"shard_seconds": 8.0, "units": units, "units_info": asdict(units.info)} | options
+    options = {"shard_seconds": 8.0, "units": units, "units_info": {"units": asdict(units.info)}} | options
     return write_shards(read_datadir(data / "train"), folder, "train", **options)
 
 
@@ -118,7 +118,7 @@ shards.encode_audio = die
 units = Units.open(Path(sys.argv[1]) / "units", "train")
 shards.write_shards(
     read_datadir(Path(sys.argv[1]) / "train"), Path(sys.argv[2]), "train", shard_seconds=8.0, units=units,
-    units_info=asdict(units.info),
+    units_info={"units": asdict(units.info)},
 )
 """
 
@@ -143,8 +143,8 @@ def test_other_units_replace_the_labels_and_nothing_else(data, tmp_path):
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "train").iterdir()}
     units = Units.open(data / "units", "train")
     other = {utt_id: (K - 1 - units[utt_id]) for utt_id in list(units)[1:]}
-    second = write(data, tmp_path, units=other, units_info=asdict(units.info) | {"layer": 9})
-    assert second.sha256 == first.sha256 and second.units["layer"] == 9
+    second = write(data, tmp_path, units=other, units_info={"units": asdict(units.info) | {"layer": 9}})
+    assert second.sha256 == first.sha256 and second.units["units"]["layer"] == 9
     assert all((p.stat().st_mtime_ns == t) == (not p.name.startswith("units")) for p, t in times.items())
     items = {item.utt_id: item.units for n in range(len(second.shards)) for item in read_shards(second, [n])}
     assert items.keys() == other.keys(), "an utterance without units has nothing to train on"
@@ -152,13 +152,13 @@ def test_other_units_replace_the_labels_and_nothing_else(data, tmp_path):
     bare = write(data, tmp_path, units=None, units_info=None)
     assert bare.units is None and not list((tmp_path / "train").glob("units*"))
     with pytest.raises(ShardsError, match="hold no units"):
-        check_shards(bare, asdict(INFO))
+        check_shards(bare, {"units": asdict(INFO)})
 
 
 def test_units_of_another_origin_or_length_are_refused(data, shards, tmp_path):
-    check_shards(shards, asdict(INFO))
+    check_shards(shards, {"units": asdict(INFO)})
     with pytest.raises(ShardsError, match="layer"):
-        check_shards(shards, asdict(INFO) | {"layer": 3})
+        check_shards(shards, {"units": asdict(INFO) | {"layer": 3}})
     short = dict(Units.open(data / "units", "train"))
     short["s-train.04"] = short["s-train.04"][:-1]
     with pytest.raises(ShardsError, match=r"utterance s-train.04: \d+ units"):
