@@ -112,6 +112,16 @@ def test_the_graph_is_folded_and_has_nothing_random(model_dir, files):
     assert facts["source_sha256"] == model_sha256(model_dir) and facts["precision"] == "fp32"
 
 
+@torch.no_grad()
+def test_folding_weight_norm_leaves_one_plain_weight_and_the_same_states(model_dir):
+    plain, folded = load_model(model_dir), door.fold_weight_norm(load_model(model_dir))
+    assert [name for name, _ in plain.named_parameters() if "original" in name]
+    assert not [name for name, _ in folded.named_parameters() if "original" in name]
+    wavs = clips(5043)
+    for ours, theirs in zip(encode(folded, wavs).hidden_states, encode(plain, wavs).hidden_states, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
 def test_int8_quantises_products_with_weights_only(model_dir, files):
     graph = onnx.load(files["int8"]).graph
     before, after = (Counter(n.op_type for n in onnx.load(files[k]).graph.node) for k in ("fp32", "int8"))
