@@ -53,8 +53,20 @@ def test_the_command_prints_a_table_and_refuses_nonsense(capsys) -> None:
 def test_the_tables_of_the_page_are_those_of_its_commands(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     page = (ROOT / "docs/scale.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```bash\npython -m egs (estimate .*?)\n```\n\n((?:\|.*\n)+)", page, re.DOTALL)
-    assert len(blocks) >= 2
+    blocks = re.findall(r"```bash\npython -m egs (estimate [^`]*?)\n```\n\n((?:\|[^\n]*\n)+)", page)
+    assert len(blocks) == 3
     for command, table in blocks:
         assert main(shlex.split(command.replace("\\\n", " "))) == 0
         assert capsys.readouterr().out.startswith(table)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("egs/*/ssl1/conf/*.yaml")), ids=lambda path: path.name)
+def test_a_schedule_says_what_it_costs(path: Path) -> None:
+    head = " ".join(line.strip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
+    ranks, hours = re.search(r"--ranks (\d+) --hours (\d+)", head).groups()
+    told = re.search(r"(\d+) h on H100, (\d+) GB of memory a GPU, (\d+) GB of disk", head)
+    costs = estimate(load_recipe("harness", config=path), float(hours), Machine(int(ranks)))
+    sums = [sum(cost.hours for cost in costs), max(cost.memory for cost in costs) / 1e9]
+    assert [int(number) for number in told.groups()] == [
+        round(value) for value in [*sums, sum(cost.disk for cost in costs) / 1e9]
+    ]  # fmt: skip
