@@ -195,16 +195,6 @@ def test_a_schedule_that_is_wrong_is_refused(change: str, message: str) -> None:
         load_recipe("harness", [change], config=path)
 
 
-def test_help_names_every_option_with_its_default() -> None:
-    script = (ROOT / "egs/TEMPLATE/ssl1/ssl.sh").read_text()
-    block = script[script.index("# Every variable of this block") : script.index("options=(")]
-    text = script[script.index("cat <<'EOH'") : script.index("\nEOH\n")]
-    for name, default in re.findall(r"^(\w+)=(.*)$", block, re.MULTILINE):
-        entry = re.search(rf"^    --{name} .*?\(default: ([^;)]*)", text, re.MULTILINE | re.DOTALL)
-        assert entry, f"--{name} is not in --help"
-        assert not default or entry[1] == default, name
-
-
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stages 1 to 3 of a tiny schedule through the script: two corpora, units and training on two processes, shards."""
