@@ -98,7 +98,7 @@ def prepare(
         )
     guarded = [Path(path) for path in held_out]
     scored = [member for path in guarded for member in _read(path, None, scored=True)]
-    members = [member for entry in sets for member in _read(*_parse(entry))]
+    members = [member for entry in sets for member in _read(*parse_set(entry))]
     kept, excluded = _exclude(members, scored, min_text_words, min_seconds, held_out_speakers)
     parts = _divide(kept, dev_share, min_text_words, seed)
     names = name_utterances(_ids(member) for own in parts.values() for member in own)
@@ -126,7 +126,7 @@ def prepare(
         _log.info("ssl: %d utterances left out: %s", count, reason)
 
 
-def _parse(entry: str) -> tuple[Path, str | None]:
+def parse_set(entry: str) -> tuple[Path, str | None]:
     """Folder and language of "DIR" or "DIR:LANGUAGE"."""
     folder, colon, language = entry.rpartition(":")
     if not colon or "/" in language or not language:

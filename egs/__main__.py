@@ -17,7 +17,8 @@ from egs.sources import StageError
 from egs.stages import STAGES, Job, stages_of
 from egs.stamps import RecipeLocked, file_name
 from egs.study import load_study
-from egs.walk import Range, Walk
+from egs.walk import Launchers, Range, Walk
+from upstream.distributed import place as process_place
 
 log = logging.getLogger("egs")
 
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "study":
             return _study(args)
         job = _job(args)
-        return {"run": _run, "stage": _stage, "show": _show}[args.command](job, args)
+        return {"run": _run, "stage": _stage, "show": _show, "estimate": _estimate}[args.command](job, args)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -64,10 +65,14 @@ def _parser() -> argparse.ArgumentParser:
         ("run", "walk the stages of a recipe"),
         ("stage", "the work of one stage, without looking at stamps (what `run` starts)"),
         ("show", "which stages are complete"),
+        ("estimate", "hours, memory and disk that the schedule will need, by arithmetic (docs/scale.md)"),
         ("study", "the variants of egs/<recipe>/study.yaml, trained, probed and compared; goes on where it was"),
     ):
         command = commands.add_parser(name, help=text, allow_abbrev=False)
         command.add_argument("--recipe", default="mini", help="folder below egs/ (default: mini)")
+        if name != "study":
+            command.add_argument("--config", type=Path, help="the schedule, instead of egs/<recipe>/recipe.yaml")
+            command.add_argument("--called", default="", help="the script that the user started, for messages")
         command.add_argument("--data", type=Path, default=Path("data"), help="default: data")
         command.add_argument("--exp", type=Path, default=Path("exp"), help="default: exp")
         command.add_argument("--jobs", type=int, help="processes that prepare data (default: number of cores)")
@@ -78,10 +83,20 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--stage", type=int, help="first stage; runs again what is complete")
             command.add_argument("--stop_stage", type=int, default=len(STAGES), help="last stage (default: 13)")
             command.add_argument("--force", action="store_true", help="start the stages from nothing")
+            for option, what in (("train", "units and training"), ("prepare", "the other stages and shards")):
+                text = f"words that start Python for {what} (torchrun, srun), instead of this interpreter"
+                command.add_argument(f"--{option}_launcher", default="", metavar="WORDS", help=text)
+        if name == "estimate":
+            command.add_argument("--hours", type=float, required=True, help="of audio in the training set")
+            command.add_argument("--ranks", type=int, default=1, help="GPUs (default: 1)")
+            command.add_argument("--peak", type=float, default=989.0, help="dense bf16 TFLOP/s of one (default: 989)")
+            command.add_argument("--mfu", type=float, default=0.25, help="share of it that is reached (default: 0.25)")
+            command.add_argument("--price", type=float, default=0.0, help="of a GPU hour (default: none)")
         if name == "study":
             command.add_argument("--rows", help="comma-separated rows to work on beside the base row (default: all)")
             command.add_argument("--report", action="store_true", help="tables and figures from what is there, no work")
         if name == "stage":
+            command.add_argument("--shards", action="store_true", help="write the shards that the stage reads")
             command.add_argument("--study", action="store_true", help="the place is one of the recipe's study.yaml")
             command.add_argument("place", metavar="N", help="a number, or the name of what the recipe makes besides")
     return parser
@@ -98,7 +113,7 @@ def _job(args: argparse.Namespace) -> Job:
     if getattr(args, "study", False):
         recipe = load_study(args.recipe, args.set, local).recipe
     else:
-        recipe = load_recipe(args.recipe, args.set, local)
+        recipe = load_recipe(args.recipe, args.set, local, args.config)
     return _job_of(recipe, args, ["./run.sh"])
 
 
@@ -106,7 +121,8 @@ def _job_of(recipe: Recipe, args: argparse.Namespace, command: list[str]) -> Job
     from egs.machine import cores
 
     shown = shlex.join([*command, *_shared_arguments(args)])
-    return Job(recipe, args.data / recipe.name, args.exp / recipe.name, args.jobs or cores(), shown)
+    called = getattr(args, "called", "")
+    return Job(recipe, args.data / recipe.name, args.exp / recipe.name, args.jobs or cores(), shown, called)
 
 
 def _shared_arguments(args: argparse.Namespace) -> list[str]:
@@ -114,6 +130,9 @@ def _shared_arguments(args: argparse.Namespace) -> list[str]:
     defaults = {"data": Path("data"), "exp": Path("exp"), "jobs": None, "hubert": None, "xlsr": None}
     for name, default in defaults.items():
         if getattr(args, name) != default:
+            shared += [f"--{name}", str(getattr(args, name))]
+    for name in ("config", "called"):
+        if getattr(args, name, None):
             shared += [f"--{name}", str(getattr(args, name))]
     for item in args.set:
         shared += ["--set", item]
@@ -123,7 +142,8 @@ def _shared_arguments(args: argparse.Namespace) -> list[str]:
 def _run(job: Job, args: argparse.Namespace) -> int:
     child = [sys.executable, "-m", "egs", "stage", *_shared_arguments(args)]
     first = 1 if args.stage is None else args.stage
-    ran = Walk(job).run(Range(first, args.stop_stage, args.stage is not None, args.force), child)
+    launchers = Launchers(*(tuple(shlex.split(words)) for words in (args.prepare_launcher, args.train_launcher)))
+    ran = Walk(job, launchers).run(Range(first, args.stop_stage, args.stage is not None, args.force), child)
     if args.stop_stage == len(STAGES) and len(STAGES) not in ran:
         print((job.exp / "results.txt").read_text(encoding="utf-8"), end="")
     return 0
@@ -158,14 +178,26 @@ def _show(job: Job, args: argparse.Namespace) -> int:
     return 0
 
 
+def _estimate(job: Job, args: argparse.Namespace) -> int:
+    from egs.estimate import Machine, estimate, table
+
+    if min(args.hours, args.ranks, args.peak, args.mfu) <= 0 or args.mfu > 1 or args.price < 0:
+        raise RecipeError("estimate: --hours, --ranks, --peak and --mfu must be positive, --mfu at most 1")
+    machine = Machine(args.ranks, args.peak * 1e12, args.mfu, args.price)
+    print(table(estimate(job.recipe, args.hours, machine), machine))
+    return 0
+
+
 def _stage(job: Job, args: argparse.Namespace) -> int:
     _die_with_parent()
     place = int(args.place) if args.place.isdecimal() else args.place
     this = {part.place: part for part in stages_of(job.recipe)}.get(place)
     if this is None:
         raise RecipeError(f"stage {args.place}: recipe {job.recipe.name} has none of this number or name")
+    if not process_place().is_first:
+        logging.getLogger().setLevel(logging.WARNING)  # what all of them do, one of them tells
     try:
-        this.run(job)
+        (this.write_shards if args.shards else this.run)(job)
     except (StageError, KeyboardInterrupt):
         raise
     except Exception as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from corpora import registry
 from corpora.records import RecordError as RecipeError
 from corpora.records import check_keys, convert, nearest, record
 from egs.graph import MADE_BY, GraphError, plan
@@ -21,7 +22,7 @@ UNITS = ("it1", "it2", "student")
 MODELS = ("hl_it1", "hl_it2", "hs", "hst")
 MEMBER_OF = {"hl_it1": "hl", "hl_it2": "hl", "hs": "hs", "hst": "hst"}
 UNITS_OF = {"hl_it1": "it1", "hl_it2": "it2", "hs": "student", "hst": "student"}
-RESERVED = ("units", "models", "logs", "probes", "cache", "study")  # folders of exp/<recipe>
+RESERVED = ("units", "models", "logs", "probes", "cache", "study", "shards")  # folders of exp/<recipe>
 TASKS = ("asr", "ser", "did")
 LOCAL_UPSTREAMS = ("hubert", "xlsr")
 UPSTREAMS = ("fbank", "random_l", "harness_l_it1", "harness_l", "harness_s", "harness_st", *LOCAL_UPSTREAMS)
@@ -29,11 +30,30 @@ UPSTREAMS = ("fbank", "random_l", "harness_l_it1", "harness_l", "harness_s", "ha
 
 @dataclass(frozen=True)
 class CorporaConfig:
-    """`corpora.<module>.prepare(out_dir, **options)`; `sources` are environment variables that name corpus folders."""
+    """`corpora.<module>.prepare(out_dir, **options)`; `sources` are environment variables that name corpus folders.
+
+    `prepare` names corpora of `corpora.registry`, each with its options, that are written beside the recipe's data
+    first, into `data/<corpus>`; the `sets` and `held_out` of the module `ssl` count from there (`mgb2/train`).
+    """
 
     module: str
     sources: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    prepare: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShardsConfig:
+    """Training reads shards in place of single files; `codec` is flac or opus (lossy), `minutes` the audio of one."""
+
+    codec: str = "flac"
+    minutes: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.codec not in ("flac", "opus"):
+            raise ValueError(f"codec `{self.codec}` is unknown; choose flac or opus")
+        if self.minutes <= 0:
+            raise ValueError(f"minutes={self.minutes} must be positive")
 
 
 @dataclass(frozen=True)
@@ -72,6 +92,7 @@ class Recipe:
     tasks: dict[str, TaskConfig]
     upstreams: list[str]
     local_upstreams: dict[str, Path]
+    shards: ShardsConfig | None = None
 
 
 def known_recipes() -> list[str]:
@@ -79,20 +100,26 @@ def known_recipes() -> list[str]:
     return sorted(path.parent.name for path in EGS.glob("*/recipe.yaml"))
 
 
-def load_recipe(name: str, overrides: Iterable[str] = (), local_upstreams: Mapping[str, Path] | None = None) -> Recipe:
-    """Read `egs/<name>/recipe.yaml` with `key=value` overrides. Raises RecipeError."""
-    mapping, where = recipe_mapping(name, overrides)
+def load_recipe(
+    name: str,
+    overrides: Iterable[str] = (),
+    local_upstreams: Mapping[str, Path] | None = None,
+    config: Path | None = None,
+) -> Recipe:
+    """Read `egs/<name>/recipe.yaml`, or the schedule `config`, with `key=value` overrides. Raises RecipeError."""
+    mapping, where = recipe_mapping(name, overrides, config)
     return build_recipe(mapping, name=name, where=where, local_upstreams=dict(local_upstreams or {}))
 
 
-def recipe_mapping(name: str, overrides: Iterable[str] = ()) -> tuple[Any, str]:
-    """What `egs/<name>/recipe.yaml` with overrides holds, unchecked, and how to call it in messages."""
-    path = EGS / name / "recipe.yaml"
-    if not path.is_file():
+def recipe_mapping(name: str, overrides: Iterable[str] = (), config: Path | None = None) -> tuple[Any, str]:
+    """What `egs/<name>/recipe.yaml` (or `config`) with overrides holds, unchecked, and how to call it in messages."""
+    path = EGS / name / "recipe.yaml" if config is None else config
+    if config is None and not path.is_file():
         known = known_recipes()
         raise RecipeError(f"no recipe named `{name}`{nearest(name, known)} (known: {', '.join(known)})")
     overrides = list(overrides)
-    where = f"egs/{name}/recipe.yaml" + (f" with {' '.join(overrides)}" if overrides else "")
+    where = f"egs/{name}/recipe.yaml" if config is None else str(config)
+    where += f" with {' '.join(overrides)}" if overrides else ""
     return read_yaml(path, overrides, where), where
 
 
@@ -116,7 +143,7 @@ def read_yaml(path: Path, overrides: Iterable[str], where: str) -> Any:
 def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[str, Path]) -> Recipe:
     """Check a mapping as YAML gives it and make it a Recipe. Raises RecipeError."""
     known = ("corpora", "family", "units", "pretrain", "tasks", "upstreams")
-    check_keys(mapping, known, where, "")
+    check_keys(mapping, (*known, "shards"), where, "")
     for key in known:
         if key not in mapping:
             raise RecipeError(f"{where}: `{key}` is missing")
@@ -138,7 +165,9 @@ def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[s
         tasks=_tasks(mapping["tasks"], where, further),
         upstreams=upstreams,
         local_upstreams=local_upstreams,
+        shards=record(ShardsConfig, mapping["shards"], where, "shards") if mapping.get("shards") else None,
     )
+    _check_prepared(recipe, where)
     _check_sources(recipe, where)
     return recipe
 
@@ -243,6 +272,35 @@ def _upstreams(names: Any, where: str, prefix: str, further: Iterable[str]) -> l
             near, known = nearest(name, allowed), ", ".join(allowed)
             raise RecipeError(f"{where}: `{prefix}`: unknown upstream `{name}`{near} (known: {known})")
     return names
+
+
+def prepared_options(config: CorporaConfig, corpus: str) -> dict[str, Any]:
+    """The options under which a corpus is prepared, as its module takes them. Raises ValueError."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, list | tuple):
+            return ",".join(map(text, value))
+        return str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
+
+    settings = (config.prepare[corpus] or {}).items()
+    return registry.parse_options(registry.load(corpus), [f"{key}={text(value)}" for key, value in settings])
+
+
+def _check_prepared(recipe: Recipe, where: str) -> None:
+    """The corpora that are prepared first must be known, with options that they take."""
+    for corpus in recipe.corpora.prepare:
+        prefix = f"corpora.prepare.{corpus}"
+        if corpus not in registry.MODULES:
+            near = nearest(corpus, registry.MODULES)
+            raise RecipeError(f"{where}: `{prefix}`: no such corpus{near} (all: python -m corpora --list)")
+        if corpus == recipe.name:
+            raise RecipeError(f"{where}: `{prefix}`: recipe and corpus have one name, and one folder; use another name")
+        if not isinstance(recipe.corpora.prepare[corpus] or {}, dict):
+            raise RecipeError(f"{where}: `{prefix}` must be a mapping of the corpus's options, empty for none")
+        try:
+            prepared_options(recipe.corpora, corpus)
+        except ValueError as error:
+            raise RecipeError(f"{where}: `{prefix}`: {str(error).removeprefix('--set ')}") from error
 
 
 def _check_sources(recipe: Recipe, where: str) -> None:

@@ -14,21 +14,18 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from corpora.files import atomic_dir, sha256_file, write_text
-from egs.graph import MADE_BY, dependencies, iteration, plan
+from egs.graph import MADE_BY, dependencies, plan
 from egs.recipe import LOCAL_UPSTREAMS, TASKS, Recipe
 from egs.sources import StageError, prepare
+from egs.training import EXPORT_NAME, label_set, train, write_shards
 from upstream.config import S3PRL
-
-if TYPE_CHECKING:
-    from upstream.targets.labelsets import LabelSet
 
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parent.parent
-EXPORT_NAME = {"hl_it1": "harness_l_it1", "hl_it2": "harness_l", "hs": "harness_s", "hst": "harness_st"}
 RANDOM = "random_l"
 TASK_STAGES = {10: "asr", 11: "ser", 12: "did"}
 SPLITS = ("train", "dev")
@@ -37,18 +34,30 @@ SPLITS = ("train", "dev")
 @dataclass(frozen=True)
 class Job:
     """One recipe and where it works: `data` and `exp` are the recipe's own folders, `jobs` counts processes, `command`
-    is what the user would type to get here."""
+    is what the user typed or would type to get here,
+    `called` how messages name a script that is not the root's run.sh."""
 
     recipe: Recipe
     data: Path
     exp: Path
     jobs: int = 1
     command: str = "./run.sh"
+    called: str = ""
+
+    @property
+    def again(self) -> str:
+        """What goes on from here."""
+        return self.called or f"./run.sh --recipe {self.recipe.name}"
 
     @property
     def models(self) -> Path:
         """The folder of exported model directories."""
         return self.exp / "models"
+
+    @property
+    def shards(self) -> Path:
+        """The training audio of a recipe that wants shards."""
+        return self.exp / "shards"
 
     def model_dir(self, source: str) -> Path:
         """A model that the recipe names: made by one of its stages, or a path."""
@@ -64,7 +73,8 @@ class Stage:
     """`number`: one of the thirteen; `key`: the name of what is made within it for this recipe alone, else empty;
     `needs`: places whose results it reads; `settings`: what its stamp covers (None: nothing to do for this recipe);
     `outputs`: what must exist; `content`: the files that later stages read; `work`: folders to reset before it starts
-    from nothing; `run`: the work itself."""
+    from nothing; `run`: the work itself; `shared`: whether the processes of torchrun or srun share it;
+    `write_shards`: makes the shards that it reads, where the recipe wants them, in one process."""
 
     number: int
     title: str
@@ -75,6 +85,8 @@ class Stage:
     work: Callable[[Job], list[Path]]
     run: Callable[[Job], None]
     key: str = ""
+    shared: bool = False
+    write_shards: Callable[[Job], None] | None = None
 
     @property
     def place(self) -> Place:
@@ -117,6 +129,7 @@ def _units_stage(key: str, title: str, number: int | None = None) -> Stage:
         content=content,
         work=lambda job: [job.exp / "units" / key],
         run=run,
+        shared=True,
     )
 
 
@@ -135,6 +148,8 @@ def _model_stage(key: str, title: str, number: int | None = None) -> Stage:
         geometry = dataclasses.asdict(job.recipe.family[run.geometry])
         own = {"geometry": geometry, "init": dataclasses.asdict(run.init), "train": dataclasses.asdict(run.train)}
         own |= {"units": run.units, "regression": dataclasses.asdict(run.regression) if run.regression else None}
+        if job.recipe.shards is not None:
+            own["shards"] = dataclasses.asdict(job.recipe.shards)
         return own
 
     return Stage(
@@ -146,45 +161,10 @@ def _model_stage(key: str, title: str, number: int | None = None) -> Stage:
         outputs=lambda job: [job.exp / key / "model" / name for name in ("config.json", "model.safetensors")],
         content=lambda job: [job.exp / key / "model" / "model.safetensors"],
         work=lambda job: [job.exp / key],
-        run=lambda job: _train(job, key),
+        run=lambda job: train(job, key),
+        shared=True,
+        write_shards=lambda job: write_shards(job, key),
     )
-
-
-def _train(job: Job, key: str) -> None:
-    from upstream.family import delta_s
-    from upstream.pretrain import pretrain
-
-    # Lightning tells of its devices and its maker's products at every start.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    recipe, run = job.recipe, job.recipe.pretrain[key]
-    geometry = recipe.family[run.geometry]
-    init, regression = run.init, run.regression
-    if init.source is not None:
-        init = dataclasses.replace(init, source=str(job.model_dir(init.source)))
-    if regression is not None:
-        regression = dataclasses.replace(regression, source=str(job.model_dir(regression.source)))
-    card = {
-        "name": EXPORT_NAME.get(key, key),
-        "recipe": recipe.name,
-        "iteration": iteration(recipe, key),
-        "data": {"corpora": recipe.corpora.module, "sources": recipe.corpora.sources},
-        "init_source": run.init.source,
-        "delta_s": round(delta_s(geometry, recipe.family["hl"]), 2),
-    }
-    sets = [_label_set(job, name, weight) for name, weight in run.units.items()]
-    pretrain(geometry, job.data / "ssl", sets, job.exp / key, run.train, init, card, regression=regression)
-
-
-def _label_set(job: Job, name: str, weight: float) -> LabelSet:
-    """Units of the recipe, to be refused when they are of another model or k than the recipe says."""
-    from upstream.modeldir import model_sha256
-    from upstream.targets.labelsets import LabelSet
-
-    config = job.recipe.units[name]
-    expected: dict[str, Any] = {"k": config.k}
-    if not config.source.startswith(S3PRL):  # whose weights only S3PRL can look at
-        expected["model_sha256"] = None if config.source == "mfcc" else model_sha256(job.model_dir(config.source))
-    return LabelSet(name, job.exp / "units" / name, weight, expected)
 
 
 def _trained(recipe: Recipe) -> dict[str, str]:
@@ -230,7 +210,7 @@ def _save_random(job: Job) -> None:
 
     recipe = job.recipe
     seed = recipe.pretrain["hl_it1"].train.seed
-    sets = [_label_set(job, name, weight) for name, weight in recipe.pretrain["hl_it1"].units.items()]
+    sets = [label_set(job, name, weight) for name, weight in recipe.pretrain["hl_it1"].units.items()]
     utterances, _ = training_utterances(job.data / "ssl", sets, "train")
     model = initial_model(recipe.family["hl"], utterances, InitConfig(), seed)
     card = {
@@ -335,7 +315,8 @@ STAGES: tuple[Stage, ...] = (
         number=1,
         title="corpora",
         needs=lambda recipe: (),
-        settings=lambda job: dataclasses.asdict(job.recipe.corpora),
+        # Without what is empty, so that data made before there was such a key is still complete.
+        settings=lambda job: {k: v for k, v in dataclasses.asdict(job.recipe.corpora).items() if k != "prepare" or v},
         outputs=lambda job: [job.data / "ssl" / split / "wav.scp" for split in SPLITS],
         content=lambda job: [job.data],
         work=lambda job: [job.data],

@@ -40,11 +40,31 @@ class Range:
     anew: bool = False
 
 
+@dataclass(frozen=True)
+class Launchers:
+    """Words that start a stage's Python in place of the interpreter: `shared` for the stages that several processes
+    work on (torchrun, srun), `alone` for the others. Empty: this interpreter, here."""
+
+    alone: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
+
+    def commands(self, job: Job, this: Stage, command: Sequence[str]) -> list[list[str]]:
+        """What a stage starts, one after the other; `command` begins with an interpreter."""
+
+        def started(words: tuple[str, ...], *arguments: str) -> list[str]:
+            return [*(words or command[:1]), *command[1:], *arguments]
+
+        sharded = job.recipe.shards is not None and this.write_shards is not None
+        first = [started(self.alone, "--shards")] if sharded else []
+        return [*first, started(self.shared if this.shared else self.alone)]
+
+
 class Walk:
     """The state of one recipe's stages, as its stamps tell it."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, launchers: Launchers | None = None) -> None:
         self.job = job
+        self.launchers = launchers or Launchers()
         self.stamps = StampFolder(job.exp / ".stamps")
         self._sources: dict[str, str] | None = None
         self._reasons: dict[Place, str | None] = {}
@@ -53,8 +73,9 @@ class Walk:
     def run(self, stages: Range, child: Sequence[str], places: Collection[Place] | None = None) -> list[Place]:
         """Bring every stage of the range up to date; returns those that had to run. Raises StageError or RecipeLocked.
 
-        `child` is the command that runs one stage when its number, or the name of what it makes, is appended. `places`
-        leaves out all others of the range.
+        `child` is the command (an interpreter first) that runs one stage when its number, or the name of what it makes,
+        is appended; with `--shards` behind it, the one that writes the shards that it reads. `places` leaves out all
+        others of the range.
         """
         ran = []
         with locked(self.stamps.folder):
@@ -97,7 +118,7 @@ class Walk:
         """Fingerprints of the corpora; where they are not at hand, those of the last time they were."""
         if self._sources is None:
             path = self.stamps.folder / "sources.json"
-            self._sources = fingerprints(self.job.recipe)
+            self._sources = fingerprints(self.job.recipe, self.job.data)
             if self._sources is None and path.is_file():
                 self._sources = read_json(path)
         return self._sources
@@ -110,8 +131,8 @@ class Walk:
         digest = self._digest(this)
         if digest.reason:
             raise StageError(
-                f"stage {this.number} ({this.title}) cannot start: {digest.reason}; "
-                f"./run.sh --recipe {job.recipe.name} without --stage makes it"
+                f"stage {this.number} ({this.title}) cannot start: {digest.reason}; {job.again} without --stage "
+                "makes it"
             )
         reason = self.incomplete(this.place)
         if reason is None and not (stages.explicit or stages.anew):
@@ -126,14 +147,15 @@ class Walk:
         if not continues:
             _reset(job, this, anew=stages.explicit or stages.anew)
         started = time.monotonic()
-        _run(job, this, command)
+        for part in self.launchers.commands(job, this, command):
+            _run(job, this, part)
         seconds = round(time.monotonic() - started, 1)
         missing = [str(path) for path in this.outputs(job) if not path.exists()]
         if missing:
             raise StageError(f"stage {this.number} ({this.title}) ended without {', '.join(missing)}")
         self._reasons.clear()
         if this.number == 1:  # a download may have brought the sources into being
-            self._sources = fingerprints(job.recipe)
+            self._sources = fingerprints(job.recipe, job.data)
             write_json(self.stamps.folder / "sources.json", self._sources)
             digest = self._digest(this)
         self.stamps.finish(
@@ -233,7 +255,7 @@ def _run(job: Job, this: Stage, command: list[str]) -> None:
     full = f" The disk of {job.exp} is full: {free // 2**20} MB free." if free < 200 * 2**20 else ""
     raise StageError(
         f"stage {this.number} ({this.title}) {what}.{full} Log: {stem.with_suffix('.log')}. "
-        f"./run.sh --recipe {job.recipe.name} goes on from here."
+        f"{job.again} goes on from here."
     )
 
 

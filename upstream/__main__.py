@@ -258,26 +258,11 @@ def _pretrain(args: argparse.Namespace) -> None:
 
 
 def _shards(args: argparse.Namespace) -> None:
-    from dataclasses import asdict
+    from upstream.pretrain import shard_training_data
 
-    from corpora.datadir import read_datadir
-    from upstream.pretrain import training_utterances
-    from upstream.shards import write_shards
-
-    utterances, labels, origin = read_datadir(args.data / "train"), None, None
-    if args.units:
-        _, labels = training_utterances(args.data, [_label_set(text) for text in args.units], "train")
-        origin = {name: asdict(own.info) for name, own in labels.sets.items()}
-    info = write_shards(
-        utterances,
-        args.out,
-        "train",
-        codec=args.codec,
-        shard_seconds=60 * args.shard_minutes,
-        units=labels,
-        units_info=origin,
-        jobs=args.jobs,
-    )
+    sets = [_label_set(text) for text in args.units]
+    seconds = 60 * args.shard_minutes
+    info = shard_training_data(args.data, sets, args.out, codec=args.codec, shard_seconds=seconds, jobs=args.jobs)
     print(f"{args.out}: {len(info.shards)} shards, {sum(info.hours.values()):.2f} h of {info.codec}")
 
 

@@ -40,7 +40,7 @@ from upstream.module import Pretraining, UnitTask
 from upstream.recorder import Recorder, load_state
 from upstream.regression import FeatureHeads
 from upstream.shard_data import ShardDataset, ShardSampler, check_shards
-from upstream.shards import ShardsError, ShardsInfo, read_shards
+from upstream.shards import ShardsError, ShardsInfo, read_shards, write_shards
 from upstream.targets.labelsets import Labels, LabelSet, label_sets, open_labels
 from upstream.targets.units import UnitsError
 
@@ -117,6 +117,24 @@ def training_utterances(
     Raises UnitsError when a label is missing, too large, or of another length than its utterance.
     """
     return open_labels(label_sets(units), usable(read_datadir(data_dir / split), split), split)
+
+
+def shard_training_data(
+    data_dir: Path, units: Sequence[LabelSet], folder: Path, *, codec: str, shard_seconds: float, jobs: int
+) -> ShardsInfo:
+    """Write `train` of a data folder as shards with the labels of the sets, where any are named. Raises UnitsError,
+    ShardsError, TooManyBadFiles."""
+    labels = training_utterances(data_dir, units, "train")[1] if units else None
+    return write_shards(
+        read_datadir(data_dir / "train"),
+        folder,
+        "train",
+        codec=codec,
+        shard_seconds=shard_seconds,
+        units=labels,
+        units_info={name: asdict(own.info) for name, own in labels.sets.items()} if labels else None,
+        jobs=jobs,
+    )
 
 
 def pretrain(

@@ -138,6 +138,19 @@ def test_a_python_that_does_not_run_is_passed_over(house: Path, tmp_path: Path) 
     assert done.returncode == 2 and "no Python 3.10, 3.11 or 3.12 among" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["asr1/asr.sh", "probe.sh", "ssl1/ssl.sh"])
+def test_help_of_a_template_names_every_option_with_its_default(root: Path, name: str) -> None:
+    script = (root / "egs/TEMPLATE" / name).read_text()
+    block = script[script.index("# Every variable of this block") : script.index("options=(")]
+    text = script[script.index("cat <<'EOH'") : script.index("\nEOH\n")]
+    variables = re.findall(r'^(\w+)="?(.*?)"?$', block, re.MULTILINE)
+    assert len(variables) > 8
+    for option, default in variables:
+        entry = re.search(rf"^    --{option} .*?\(default: ([^;)]*)", text, re.MULTILINE | re.DOTALL)
+        assert entry, f"--{option} is not in --help"
+        assert not default or entry[1] == default, option
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shell_is_clean(root: Path) -> None:
     scripts = [path.relative_to(root).as_posix() for path in [*root.glob("*.sh"), *root.glob("tests/*.sh")]]

@@ -127,13 +127,3 @@ def test_options_reach_their_commands(call, calls, tmp_path: Path) -> None:
 def test_what_is_wrong_is_said(call, arguments: list[str], message: str) -> None:
     done = call(ROOT / "egs/baved/ser1", *arguments)
     assert done.returncode == 2 and message in done.stderr
-
-
-def test_help_names_every_option_with_its_default() -> None:
-    script = (ROOT / "egs/TEMPLATE/probe.sh").read_text()
-    block = script[script.index("# Every variable of this block") : script.index("options=(")]
-    text = script[script.index("cat <<'EOH'") : script.index("\nEOH\n")]
-    for name, default in re.findall(r"^(\w+)=(.*)$", block, re.MULTILINE):
-        entry = re.search(rf"^    --{name} .*?\(default: ([^;)]*)", text, re.MULTILINE | re.DOTALL)
-        assert entry, f"--{name} is not in --help"
-        assert not default or entry[1] == default, name

@@ -97,7 +97,7 @@ def test_a_changed_corpus_is_noticed_and_an_absent_one_taken_as_unchanged(
     assert Walk(job).run(Range(1, 1), ["bash", str(script)]) == [1]
     assert Walk(job).incomplete(1) is None
     monkeypatch.delenv(VARIABLE)
-    assert fingerprints(recipe) is None
+    assert fingerprints(recipe, tmp_path) is None
     assert Walk(job).incomplete(1) is None, "a corpus that is not mounted today has not changed"
     monkeypatch.setenv(VARIABLE, str(corpus))
     (corpus / "b.wav").write_text("two")

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Pre-training and distillation, stage by stage, by a schedule. A recipe's run.sh names it and calls this: ./run.sh --help
+
+set -euo pipefail
+root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../.." && pwd)
+# shellcheck source=egs/TEMPLATE/options.sh
+. "${root}/egs/TEMPLATE/options.sh"
+script=run.sh
+
+# Every variable of this block is an option of the same name.
+recipe=
+config=
+stage=
+stop_stage=9
+force=false
+ranks=1
+num_nodes=1
+nj=4
+data=
+exp=
+
+options=(recipe config stage stop_stage force ranks num_nodes nj data exp)
+switches=(force)
+lists=(set)
+aliases=(jobs:nj)
+
+help() {
+    cat <<'EOH'
+Usage: ./run.sh [options]
+
+    ./run.sh                                        everything that is not complete yet
+    ./run.sh --ranks 8                              eight processes, one a GPU, for units and training
+    ./run.sh --stage 7 --set pretrain.hs.steps=500  stage 7 to the last again
+
+Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
+    --recipe NAME       names data/NAME and exp/NAME (default: set by the recipe)
+    --config FILE       the schedule: corpora, geometries, units, runs (default: set by the recipe)
+    --stage N           first stage; those of the range run again where they are complete, and go on where they are
+                        not (default: none; what is complete is skipped)
+    --stop_stage N      last stage (default: 9)
+    --force true|false  start the stages of the range from nothing (default: false)
+    --ranks N           processes on each machine that make units and train, one a GPU where there are any (default: 1)
+    --num_nodes N       machines, with cmd_backend=slurm (default: 1)
+    --nj N              processes that prepare data and write shards; also written --jobs (default: 4)
+    --set KEY=VALUE     replace a value of the schedule, as often as needed (default: none)
+    --data DIR          data directories: DIR/RECIPE and DIR/CORPUS (default: data in the root)
+    --exp DIR           everything else: DIR/RECIPE (default: exp in the root)
+    --help              print this text
+Paths count from the recipe's folder.
+
+Stages, with the numbers of run.sh in the root:
+     1  corpora, joined to one self-supervised set     6  student units: HL it. 2 layer -> PCA -> k-means
+     2  units, iteration 1: MFCC -> k-means            7  distil HS
+     3  teacher HL, iteration 1                        8  distil HST, and what else the schedule names
+     4  units, iteration 2: HL it. 1 layer -> k-means  9  export of model directories, cost table
+     5  teacher HL, iteration 2
+
+A killed run goes on with the same command. Folders of corpora come from the environment or from db.sh; cmd.sh says where
+jobs run; python -m egs estimate says what a schedule will cost. HARNESS_VENV names another environment than .venv.
+EOH
+}
+
+parse_options "$@"
+check_stages 9
+[ -n "${config}" ] || fail "no schedule: a recipe's run.sh names it, or --config FILE"
+[ -f "${config}" ] || fail "--config ${config}: no such file"
+for name in ranks num_nodes nj; do
+    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "--${name} ${!name}: a number from 1 on is needed"
+done
+corpus=${recipe}
+# shellcheck source=egs/TEMPLATE/corpus.sh
+. "${root}/egs/TEMPLATE/corpus.sh"
+
+arguments=(--recipe "${recipe}" --config "$(readlink -f "${config}")" --stop_stage "${stop_stage}" --jobs "${nj}")
+arguments+=(--data "$(readlink -m "${data:-${root}/data}")" --exp "$(readlink -m "${exp:-${root}/exp}")")
+arguments+=(--called "egs/$(basename "$(dirname "${PWD}")")/$(basename "${PWD}")/run.sh")
+if [ -n "${stage}" ]; then arguments+=(--stage "${stage}"); fi
+if [ "${force}" = true ]; then arguments+=(--force); fi
+# shellcheck disable=SC2154  # cmd.sh sets both
+if [ -n "${prepare_cmd}" ]; then arguments+=(--prepare_launcher "${prepare_cmd} python"); fi
+# shellcheck disable=SC2154
+if [ -n "${ranks_cmd}" ]; then arguments+=(--train_launcher "${ranks_cmd}"); fi
+
+cd "${root}"
+exec python -m egs run "${arguments[@]}" ${settings[@]+"${settings[@]}"}
