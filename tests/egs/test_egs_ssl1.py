@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def _common_voice(root: Path) -> Path:
         rows = ["client_id\tpath\tsentence"]
         for clip in clips:
             _noise(root / "ar/clips" / f"c{clip}.wav", clip)
-            rows.append(f"{clip:032x}\tc{clip}.wav\tقَالَ الوَلَدُ كلامًا {'ابتثجحخدذرزس'[clip]}")
+            rows.append(f"{clip:016x}\tc{clip}.wav\tقَالَ الوَلَدُ كلامًا {'ابتثجحخدذرزس'[clip]}")
         (root / "ar" / f"{split}.tsv").write_text("\r\n".join(rows) + "\r\n", encoding="utf-8", newline="")
     return root
 
@@ -193,6 +194,24 @@ def test_a_schedule_that_is_wrong_is_refused(change: str, message: str) -> None:
     path = ROOT / "egs/harness/ssl1/conf/ssl_8gpu.yaml"
     with pytest.raises(RecipeError, match=re.escape(message)):
         load_recipe("harness", [change], config=path)
+
+
+def test_a_launcher_ends_with_the_walk(tmp_path: Path) -> None:
+    """torchrun outlives its parent, and would train on beside the next run."""
+    launcher = tmp_path / "launcher.sh"
+    launcher.write_text(f"echo $$ >{tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 100\n")
+    command = [sys.executable, "-m", "egs", "run", "--recipe", "mini", "--data", str(tmp_path / "data"), "--exp"]
+    command += [str(tmp_path / "exp"), "--prepare_launcher", f"bash {launcher}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as walk:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "pid").is_file():
+            assert walk.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        walk.kill()
+    pid, deadline = int((tmp_path / "pid").read_text()), time.monotonic() + 10
+    while Path(f"/proc/{pid}/stat").is_file() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
+        assert time.monotonic() < deadline, "the launcher is still at work"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
