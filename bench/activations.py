@@ -2,8 +2,8 @@
 
     python -m bench.activations [--models hl hs hst]
 
-Two clip lengths, so that weights, which are kept once, cancel out. GPU kernels differ in detail: their dropout keeps a byte
-a value where the CPU's keeps a number.
+Two clip lengths, so that weights, which are kept once, cancel out. GPU kernels differ in detail: their dropout keeps a
+byte a value where the CPU's keeps a number.
 """
 
 from __future__ import annotations
