@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import shlex
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -17,7 +15,7 @@ from egs.sources import StageError
 from egs.stages import STAGES, Job, stages_of
 from egs.stamps import RecipeLocked, file_name
 from egs.study import load_study
-from egs.walk import Launchers, Range, Walk
+from egs.walk import Launchers, Range, Walk, die_with_parent
 from upstream.distributed import place as process_place
 
 log = logging.getLogger("egs")
@@ -114,7 +112,7 @@ def _job(args: argparse.Namespace) -> Job:
         recipe = load_study(args.recipe, args.set, local).recipe
     else:
         recipe = load_recipe(args.recipe, args.set, local, args.config)
-    return _job_of(recipe, args, ["./run.sh"])
+    return _job_of(recipe, args, "python -m egs run".split() if args.called else ["./run.sh"])
 
 
 def _job_of(recipe: Recipe, args: argparse.Namespace, command: list[str]) -> Job:
@@ -189,7 +187,7 @@ def _estimate(job: Job, args: argparse.Namespace) -> int:
 
 
 def _stage(job: Job, args: argparse.Namespace) -> int:
-    _die_with_parent()
+    die_with_parent()
     place = int(args.place) if args.place.isdecimal() else args.place
     this = {part.place: part for part in stages_of(job.recipe)}.get(place)
     if this is None:
@@ -207,19 +205,6 @@ def _stage(job: Job, args: argparse.Namespace) -> int:
         place.write_text(traceback.format_exc(), encoding="utf-8")
         raise StageError(f"{type(error).__name__}: {error} (traceback: {place})") from error
     return 0
-
-
-def _die_with_parent() -> None:
-    """On Linux, let the kernel end a stage whose run.sh was killed: a new run must not meet an old one at work."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    set_parent_death_signal = 1
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 if __name__ == "__main__":

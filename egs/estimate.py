@@ -20,10 +20,9 @@ STATE_BYTES = 16  # a parameter: weight, gradient and AdamW's two moments, 32 bi
 CHECKPOINT_BYTES = 12  # a parameter in last.pt and previous.pt: weight and moments
 UNIT_BYTES = 2 * SAMPLE_RATE // HOP * 3600  # an hour of labels
 UNITS_CLIP = 15.0  # seconds of a typical utterance, which only attention depends on
-# What a layer keeps of a frame. Of each value of its width: the input of two norms in 32 bits, their results, query,
-# key, value and attention in 16, masks of dropout. Of each value of its FFN: what stands before and behind GELU in 16.
-LAYER_BYTES, FFN_BYTES = 24, 4
-CONV_BYTES = 12  # a value of a convolution: its product in 16 bits, the norm in 32, the norm's result and GELU's
+# What autograd keeps: of each value of a layer's width and of its FFN in every frame, and of a convolution's outputs,
+# as `python -m bench.activations` counted it on HL, HS and HST.
+LAYER_BYTES, FFN_BYTES, CONV_BYTES = 60, 16, 6.3
 SHARD_BYTES = {"flac": 67.5e6, "opus": 12e6}  # an hour of read speech, as `upstream.shards` writes it
 
 
@@ -53,8 +52,7 @@ class Cost:
 
 
 def kept_bytes(g: Geometry) -> float:
-    """Bytes that the backward pass needs of one second of audio in bf16, without checkpointing; docs/scale.md counts
-    them and says what was measured."""
+    """Bytes that the backward pass needs of one second of audio in bf16, without checkpointing."""
     frames = SAMPLE_RATE / HOP
     kept = g.layers * frames * (LAYER_BYTES * g.width + FFN_BYTES * g.ffn)
     if g.front_end == "waveform":

@@ -6,9 +6,11 @@ goes on after a kill.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # S3PRL calls what torchaudio 2.8 still has and deprecates, at every import and in every worker.
 QUIET = "ignore:torchaudio._backend:UserWarning"
+_SET_PARENT_DEATH_SIGNAL = 1  # of prctl
 PROGRESS_EVERY = 30.0  # seconds between progress lines where the output is not a terminal
 
 
@@ -237,7 +240,10 @@ def _run(job: Job, this: Stage, command: list[str]) -> None:
     }
     with (
         open(stem.with_suffix(".log"), "ab") as log_file,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process,
+        # Stages see to it themselves as well: between them and this process there may be a launcher.
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, preexec_fn=die_with_parent
+        ) as process,
     ):
         assert process.stdout is not None
         try:
@@ -292,3 +298,12 @@ def tee(source: BinaryIO, log_file: BinaryIO) -> None:
             sys.stdout.buffer.write(pending.rpartition(b"\r")[2] + b"\n")
             sys.stdout.buffer.flush()
 
+
+def die_with_parent() -> None:
+    """On Linux, let the kernel end this process when its parent dies: a new run must not meet an old one at work."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
