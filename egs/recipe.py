@@ -22,7 +22,7 @@ UNITS = ("it1", "it2", "student")
 MODELS = ("hl_it1", "hl_it2", "hs", "hst")
 MEMBER_OF = {"hl_it1": "hl", "hl_it2": "hl", "hs": "hs", "hst": "hst"}
 UNITS_OF = {"hl_it1": "it1", "hl_it2": "it2", "hs": "student", "hst": "student"}
-RESERVED = ("units", "models", "logs", "probes", "cache", "study", "shards")  # folders of exp/<recipe>
+RESERVED = ("units", "models", "logs", "probes", "cache", "study", "shards", "report")  # folders of exp/<recipe>
 TASKS = ("asr", "ser", "did")
 LOCAL_UPSTREAMS = ("hubert", "xlsr")
 UPSTREAMS = ("fbank", "random_l", "harness_l_it1", "harness_l", "harness_s", "harness_st", *LOCAL_UPSTREAMS)
@@ -305,9 +305,9 @@ def _check_prepared(recipe: Recipe, where: str) -> None:
 
 def _check_sources(recipe: Recipe, where: str) -> None:
     """Every name must be known, and what it names be made before it is needed."""
-    taken = [name for name in recipe.pretrain if name in RESERVED]
+    taken = [name for name in recipe.pretrain if name in (*RESERVED, *UPSTREAMS)]
     if taken:
-        raise RecipeError(f"{where}: `pretrain.{taken[0]}`: a folder of this name holds something else; choose another")
+        raise RecipeError(f"{where}: `pretrain.{taken[0]}`: this name means something else in exp/; choose another")
     both = sorted(set(recipe.units) & set(recipe.pretrain))
     if both:
         raise RecipeError(f"{where}: `{both[0]}` names both units and a run; choose another name for one of them")

@@ -147,7 +147,9 @@ def _model_stage(key: str, title: str, number: int | None = None) -> Stage:
         run = job.recipe.pretrain[key]
         geometry = dataclasses.asdict(job.recipe.family[run.geometry])
         own = {"geometry": geometry, "init": dataclasses.asdict(run.init), "train": dataclasses.asdict(run.train)}
-        own |= {"units": run.units, "regression": dataclasses.asdict(run.regression) if run.regression else None}
+        # As a list: the order says which set is the main one, and digests sort the keys of mappings.
+        own |= {"units": list(run.units.items())}
+        own |= {"regression": dataclasses.asdict(run.regression) if run.regression else None}
         if job.recipe.shards is not None:
             own["shards"] = dataclasses.asdict(job.recipe.shards)
         return own
@@ -212,13 +214,14 @@ def _save_random(job: Job) -> None:
     seed = recipe.pretrain["hl_it1"].train.seed
     sets = [label_set(job, name, weight) for name, weight in recipe.pretrain["hl_it1"].units.items()]
     utterances, _ = training_utterances(job.data / "ssl", sets, "train")
-    model = initial_model(recipe.family["hl"], utterances, InitConfig(), seed)
+    geometry = recipe.family[recipe.pretrain["hl_it1"].geometry]
+    model = initial_model(geometry, utterances, InitConfig(), seed)
     card = {
         "name": RANDOM,
         "recipe": recipe.name,
         "iteration": 0,
-        "geometry": dataclasses.asdict(recipe.family["hl"]),
-        "front_end": recipe.family["hl"].front_end,
+        "geometry": dataclasses.asdict(geometry),
+        "front_end": geometry.front_end,
         "init": {"kind": "random", "seed": seed},
     }
     save_model(model.eval(), job.models / RANDOM, card)

@@ -139,8 +139,10 @@ def _add_row(
     """Write a row into the sections of the recipe: its geometry, its units where they are new, its run."""
     run = base.pretrain[config.run]
     entry = {**(expanded["pretrain"][config.run] or {}), **config.common}
-    entry |= {key: value for key, value in changes.items() if key not in ("geometry", "units")}
     entry |= {"geometry": run.geometry, "units": list(run.units), "weights": dict(run.units)}
+    entry |= {key: value for key, value in changes.items() if key not in ("geometry", "units")}
+    if "units" in changes and "weights" in changes:
+        raise RecipeError(f"{where}: `rows.{row}`: new units have their own `weight`; leave `weights` out")
     if changes.get("geometry"):
         there = expanded["family"][run.geometry]
         there = {"geometry": there} if isinstance(there, str) else there

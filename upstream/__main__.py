@@ -198,7 +198,9 @@ def _label_set(text: str) -> LabelSet:
     """`[NAME=]DIR[:WEIGHT]` as --units takes it."""
     from upstream.targets.labelsets import LabelSet
 
-    name, _, rest = text.rpartition("=")
+    name, given, rest = text.partition("=")
+    if not given or not name.isidentifier():  # an equals sign in a path
+        name, rest = "", text
     folder, _, weight = rest.rpartition(":")
     try:
         value = float(weight) if folder else 1.0

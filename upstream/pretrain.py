@@ -10,7 +10,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,20 +27,21 @@ from transformers import HubertModel
 from corpora.audio import SAMPLE_RATE, read_audio
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import sha256_json, write_json
+from upstream.bad_batches import TrainingError
 from upstream.config import InitConfig, PretrainConfig, RegressionConfig
 from upstream.data import Position, PretrainDataset, StepBatches, StepSampler, usable
 from upstream.distributed import Place, adopt_slurm, place
 from upstream.encoder import build_encoder
 from upstream.family import Geometry
 from upstream.frontend import LogMelFrontEnd
-from upstream.init import initialise
+from upstream.init import InitError, initialise
 from upstream.lineage import lineage
 from upstream.modeldir import load_model, model_sha256, save_model
 from upstream.module import Pretraining, UnitTask
 from upstream.recorder import Recorder, load_state
 from upstream.regression import FeatureHeads
 from upstream.shard_data import ShardDataset, ShardSampler, check_shards
-from upstream.shards import ShardsError, ShardsInfo, read_shards, write_shards
+from upstream.shards import ShardsInfo, read_shards, write_shards
 from upstream.targets.labelsets import Labels, LabelSet, label_sets, open_labels
 from upstream.targets.units import UnitsError
 
@@ -167,6 +168,8 @@ def pretrain(
     infos = {name: asdict(own.info) for name, own in dev_labels.sets.items()}
     if shards is not None:
         check_shards(ShardsInfo.open(shards, "train"), infos)
+        if init.kind == "project" and init.minutes > 0:
+            train = replace(train, utterances=_beside_shards(data_dir, init))
     elif train.units != infos:
         raise UnitsError(f"{data_dir}: train and dev have units of different origin; make them together")
     facts = {
@@ -187,6 +190,11 @@ def pretrain(
 
     recorder = Recorder(PretrainDataset(dev, dev_labels, config), out_dir, config, fingerprint, here)
     recorder.restore(load_state(out_dir / "checkpoints", fingerprint))
+    if recorder.positions and len(recorder.positions) != here.ranks and recorder.done < config.steps:
+        raise TrainingError(
+            f"{out_dir}: the run was stopped with {len(recorder.positions)} processes, which share the batches of "
+            f"a step; go on with as many (now: {here.ranks})"
+        )
     model = initial_model(geometry, train.utterances, init, config.seed, train.wavs)
     tasks = {s.name: UnitTask(infos[s.name]["k"], s.weight) for s in sets}
     features = None if regression is None else FeatureHeads(geometry.width, regression)
@@ -197,6 +205,8 @@ def pretrain(
     if not here.is_first:
         return out_dir / "model"
     best = torch.load(out_dir / "checkpoints" / "best.pt", map_location="cpu", weights_only=True)
+    if best["fingerprint"] != fingerprint:
+        raise TrainingError(f"{out_dir}: no validation had a finite loss, so there are no best weights; lower lr")
     module.encoder.load_state_dict(best["encoder"])
     facts_of_run = {
         "geometry": asdict(geometry),
@@ -225,8 +235,7 @@ class TrainingData:
     """Where the batches come from: a dataset, and the sampler of its steps from `start` at `positions` on.
 
     `units` are the facts of every label set. `identity` stands for the utterances in the fingerprint of a run; `wavs`
-    is some of the audio where there are no
-    `utterances` to read it from.
+    is some of the audio where there are no `utterances` to read it from.
     """
 
     dataset: PretrainDataset
@@ -236,6 +245,16 @@ class TrainingData:
     identity: str
     utterances: Sequence[Utterance] = ()
     wavs: Iterable[np.ndarray] | None = None
+
+
+def _beside_shards(data_dir: Path, init: InitConfig) -> list[Utterance]:
+    """The utterances that init `project` may look at where training reads shards."""
+    if not (data_dir / "train").is_dir():
+        raise InitError(
+            f"{data_dir / 'train'}: init project looks at {init.minutes:g} minutes of training audio, drawn at "
+            "random, which shards do not give; name a folder with the data directory train, or minutes: 0"
+        )
+    return usable(read_datadir(data_dir / "train"), "train")
 
 
 def _from_directory(data_dir: Path, sets: Sequence[LabelSet], config: PretrainConfig) -> TrainingData:
@@ -259,11 +278,6 @@ def _from_shards(folder: Path, config: PretrainConfig) -> TrainingData:
     info = ShardsInfo.open(folder, "train")
 
     def sampler(start: int, positions: list[Position] | None, here: Place) -> ShardSampler:
-        if positions and len(positions) != here.ranks:
-            raise ShardsError(
-                f"{folder}: the run was stopped with {len(positions)} processes, each in its own shards; go on with "
-                f"as many (now: {here.ranks})"
-            )
         at = positions[here.rank] if positions else None
         return ShardSampler(info, config, start=start, position=at, rank=here.rank, ranks=here.ranks)
 

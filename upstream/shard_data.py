@@ -115,8 +115,13 @@ def check_shards(info: ShardsInfo, units: dict[str, object]) -> None:
     """Raises ShardsError unless the labels in the shards are the `units` of the dev set (UnitsInfo by label set)."""
     if info.units is None:
         raise ShardsError(f"{info.folder}: the shards hold no units; `python -m upstream shards --units ...` adds them")
+    if list(info.units) != list(units) and set(info.units) == set(units):
+        raise ShardsError(
+            f"{info.folder}: the shards hold the label sets {', '.join(info.units)}, in this order; the run names them "
+            f"as {', '.join(units)}. Write the shards again, or name the sets in their order"
+        )
     if info.units != units:
-        differ = [key for key in units if info.units.get(key) != units[key]]
+        differ = [key for key in {**units, **info.units} if info.units.get(key) != units.get(key)]
         raise ShardsError(
             f"{info.folder}: the units in the shards are others than those of the dev set ({', '.join(differ)}: "
             f"{json.dumps({key: info.units.get(key) for key in differ})}); add them with `python -m upstream shards`"

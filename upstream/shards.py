@@ -225,7 +225,8 @@ def _label_shards(
     from lhotse.array import Array, TemporalArray
     from lhotse.shar.writers.array import ArrayTarWriter
 
-    out.keep_if("units.json", info, "units")
+    # A list: the labels of several sets are columns, and JSON objects have no order to compare.
+    out.keep_if("units.json", None if info is None else [[name, info[name]] for name in info], "units")
     if units is None:
         return
     for number, shard in enumerate(tqdm(plan, desc="units of shards", unit="shard")):

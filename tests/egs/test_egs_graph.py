@@ -103,7 +103,7 @@ def test_stamps_of_further_things_have_their_name(tmp_path: Path) -> None:
             ["pretrain.hst.regression.source=hl_it9", "pretrain.hst.regression.layers=[1]"],
             "`pretrain.hst.regression.source`: `hl_it9` is neither",
         ),
-        (["pretrain.models.geometry=hst", "pretrain.models.units=[student]"], "a folder of this name"),
+        (["pretrain.models.geometry=hst", "pretrain.models.units=[student]"], "means something else in exp/"),
         (["units.hst.source=mfcc", "pretrain.hs.units=[hst]"], "`hst` names both units and a run"),
         ([*THIRD, "pretrain.hl_it3.init.source=hs"], "is made from itself: .*hl_it3"),
         (
