@@ -21,7 +21,7 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from corpora.audio import AudioError, read_audio
+from corpora.audio import SAMPLE_RATE, AudioError, read_audio
 from corpora.files import BadFileTally, atomic_dir, read_json, sha256_json, write_json
 from downstream import shards
 from downstream.data import Item
@@ -33,6 +33,7 @@ KINDS = ("pooled", "frames")
 # A shard bounds what an interrupted run loses; a pass bounds memory.
 _SHARD_BYTES = 256 << 20
 _SHARD_ITEMS = 2048
+_SHARD_SECONDS = 900
 _PASS_SECONDS = 24.0
 _SPARE_BYTES = 64 << 20
 # Bump when the meaning of what is stored changes.
@@ -241,14 +242,16 @@ def _index(
 def _shards(items: list[Item], kind: str, info: Info) -> list[list[Item]]:
     """Runs of items, short ones first, cut by size alone: a killed run goes on with the very same shards."""
     parts: list[list[Item]] = []
-    size = 0
+    size = samples = 0
     for item in items:
         own = bytes_of(item, kind, info)
-        if not parts or size + own > _SHARD_BYTES or len(parts[-1]) >= _SHARD_ITEMS:
+        full = size + own > _SHARD_BYTES or samples + item.samples > _SHARD_SECONDS * SAMPLE_RATE
+        if not parts or full or len(parts[-1]) >= _SHARD_ITEMS:
             parts.append([])
-            size = 0
+            size = samples = 0
         parts[-1].append(item)
         size += own
+        samples += item.samples
     return parts
 
 
@@ -265,7 +268,7 @@ def _announce(
     need = sum(bytes_of(item, kind, info) for item in items)
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
-    hours = sum(item.samples for item in items) / 16000 / 3600
+    hours = sum(item.samples for item in items) / SAMPLE_RATE / 3600
     logger.info(
         "%s: %s features of %d utterances (%.2f h) will take %s in %s (%s free)",
         upstream.name,
@@ -366,7 +369,7 @@ def _extract(
     """(row, hidden states) of every item; passes of similar lengths where the upstream allows batches."""
     passes: list[list[int]] = []
     for row, wave in enumerate(waves):
-        full = not passes or (len(passes[-1]) + 1) * len(wave) > _PASS_SECONDS * 16000
+        full = not passes or (len(passes[-1]) + 1) * len(wave) > _PASS_SECONDS * SAMPLE_RATE
         if full or not upstream.batched:
             passes.append([])
         passes[-1].append(row)
