@@ -274,3 +274,11 @@ def test_dropout_stays_out_of_attention_and_ffn():
     layer = model.encoder.layers[0]
     assert layer.dropout.p == layer.feed_forward.output_dropout.p == 0.25
     assert layer.feed_forward.intermediate_dropout.p == layer.attention.dropout == 0.0
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_had(data, tmp_path, monkeypatch):
+    state = {"step": 1, "positions": [(0, 0, 1), (0, 0, 1)], "best": 0.1, "rows": [], "seconds": 1.0}
+    state |= {"bad_steps": 0, "shown": {}}
+    monkeypatch.setattr("upstream.pretrain.load_state", lambda *_: state)
+    with pytest.raises(TrainingError, match="stopped with 2 processes"):
+        pretrain(TINY, data, data / "units", tmp_path, CONFIG)

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -105,7 +105,7 @@ def contents(folder):
 
 KILLED = """
 import os, signal, sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from corpora.datadir import read_datadir
 from upstream import shards
@@ -284,3 +284,14 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
     result = subprocess.run([sys.executable, "-c", STREAM, tmp_path / "out"], capture_output=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert float(result.stdout) < 40, "MiB; the whole corpus in memory would be 90"
+
+
+def test_label_sets_in_another_order_are_refused(shards):
+    """Labels of several sets are columns: the same names in another order would train each head on another's."""
+    own = asdict(INFO)
+    both = replace(shards, units={"fine": own, "coarse": own | {"layer": 3}})
+    check_shards(both, {"fine": own, "coarse": own | {"layer": 3}})
+    with pytest.raises(ShardsError, match="fine, coarse, in this order"):
+        check_shards(both, {"coarse": own | {"layer": 3}, "fine": own})
+    with pytest.raises(ShardsError, match="coarse"):
+        check_shards(both, {"fine": own})
