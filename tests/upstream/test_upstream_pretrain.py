@@ -16,7 +16,7 @@ from upstream.family import geometry
 from upstream.modeldir import load_model, model_sha256, read_card
 from upstream.module import Pretraining, set_dropout
 from upstream.pretrain import initial_model, pretrain
-from upstream.recorder import load_state
+from upstream.recorder import _save, load_state
 from upstream.targets.units import UnitsError, UnitsInfo, UnitsWriter
 
 TINY = geometry("mini_hst", width=32, heads=2, ffn=64, pos_conv_groups=4, pos_conv_kernel=8)
@@ -127,6 +127,23 @@ def test_a_full_disk_keeps_the_last_state_and_the_run_goes_on_later(data, undist
     assert len(before["last.pt"]) > 100_000
     pretrain(TINY, data, data / "units", tmp_path, CONFIG)
     assert model_sha256(tmp_path / "model") == model_sha256(undisturbed / "model")
+
+
+def test_the_state_before_is_put_aside_only_for_a_complete_one(tmp_path):
+    import resource
+
+    for value in (1, 2):
+        _save(tmp_path / "last.pt", {"value": torch.full((50_000,), value)}, keep=tmp_path / "previous.pt")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(OSError, match="last.pt: cannot be written, is the disk full"):
+            _save(tmp_path / "last.pt", {"value": torch.full((50_000,), 3)}, keep=tmp_path / "previous.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert int(torch.load(tmp_path / "previous.pt", weights_only=True)["value"][0]) == 1
 
 
 def test_machinery_may_change_when_a_run_goes_on(data, undisturbed, monkeypatch):
