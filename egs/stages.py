@@ -253,6 +253,8 @@ def _task_stage(number: int, task: str) -> Stage:
             seeds=config.seeds,
             folds=config.folds,
             overrides=dict(_dotted(config.overrides)),
+            finetune=config.finetune,
+            budgets=config.budgets,
             jobs=job.jobs,
         )
 
