@@ -71,13 +71,16 @@ class ModelRun:
 @dataclass(frozen=True)
 class TaskConfig:
     """One downstream task on `data/<recipe>/<task>`. `folds` takes the first so many of `fold1`, `fold2`, ... there;
-    `upstreams` replaces the recipe's list; `overrides` are keys of the protocol with other values."""
+    `upstreams` replaces the recipe's list; `overrides` are keys of the protocol with other values; `finetune` and
+    `budgets` as `--finetune` and `--budget` of `python -m downstream benchmark`."""
 
     protocol: str = "light"
     seeds: list[int] = field(default_factory=lambda: [0])
     folds: int | None = None
     upstreams: list[str] | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    finetune: list[str] = field(default_factory=lambda: ["probe"])
+    budgets: list[str] = field(default_factory=lambda: ["all"])
 
 
 @dataclass(frozen=True)

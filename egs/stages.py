@@ -266,6 +266,8 @@ def _task_stage(number: int, task: str) -> Stage:
             seeds=config.seeds,
             folds=config.folds,
             overrides=dict(dotted(config.overrides)),
+            finetune=config.finetune,
+            budgets=config.budgets,
             jobs=job.jobs,
         )
 
