@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from bench.common import hardware, print_table
+from bench.common import alternate, hardware, print_table
 from corpora.audio import write_audio
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from upstream.config import InitConfig, PretrainConfig, TargetConfig
@@ -34,13 +34,6 @@ from upstream.targets.units import UnitsInfo, UnitsWriter
 
 SIZES = (1, 2, 4)
 RUNS = 3
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds of one run."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def noise(folder: Path, count: int) -> Path:
@@ -116,21 +109,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folders: dict[tuple[Callable, int], Path] = {}
         for name, (make, work, unit) in jobs.items():
-            seconds = []
             for size in SIZES:
-                key = (make, size)
-                if key not in folders:
-                    folders[key] = make(Path(tempfile.mkdtemp(dir=temporary)), unit * size)
-            work(folders[make, 1])  # warm caches
-            for size in SIZES:
-                seconds.append(min(timed(lambda: work(folders[make, size])) for _ in range(RUNS)))  # noqa: B023
+                if (make, size) not in folders:
+                    folders[make, size] = make(Path(tempfile.mkdtemp(dir=temporary)), unit * size)
+            runs = alternate({str(size): partial(work, folders[make, size]) for size in SIZES}, RUNS)
+            seconds = [min(runs[str(size)]) for size in SIZES]
             first, second = seconds[1] - seconds[0], (seconds[2] - seconds[1]) / 2
             line = np.polyval(np.polyfit(SIZES, seconds, 1), SIZES)
             off = 100 * max(abs(np.array(seconds) / line - 1))
             ratios[name] = second / first
             curves[name] = seconds
             rows.append([name, *(f"{s:.2f}" for s in seconds), f"{off:.1f} %", f"{ratios[name]:.2f}"])
-    print(f"{hardware()}; best of {RUNS}; 1x = {args.minutes:g} min of noise, start: {args.utterances} utterances")
+    told = f"1x = {args.minutes:g} min of noise, start: {args.utterances} utterances"
+    print(f"{hardware()}; best of {RUNS} alternating runs; {told}")
     print_table(["seconds", *(f"{size}x" for size in SIZES), "off the line", "2nd / 1st doubling"], rows)
     if args.plot:
         draw(args.plot, curves)
