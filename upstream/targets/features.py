@@ -24,6 +24,8 @@ from upstream.modeldir import load_model, model_sha256, read_card
 from upstream.targets.mfcc import DIM, mfcc
 
 FRAME_RATE = 50  # Hz
+# Longer passes outgrow the caches: HuBERT-Base takes half as long again over 60 s of padded audio as over 16 s.
+CPU_PASS_SECONDS = 16.0
 
 
 class FeatureError(ValueError):
@@ -77,7 +79,8 @@ class LayerSource:
     """Hidden state `layer` of a model directory; the encoder stops there.
 
     `layer` counts as everywhere here (0 = input of the first layer, L = after the final norm); None takes two
-    thirds of the depth. `batch_seconds` bounds the padded audio of one forward pass. Runs on the GPU if there is one.
+    thirds of the depth. `batch_seconds` bounds the padded audio of one forward pass, on a CPU `CPU_PASS_SECONDS` as
+    well. Runs on the GPU if there is one.
     """
 
     def __init__(self, model_dir: Path | str, layer: int | None = None, *, batch_seconds: float = 120.0) -> None:
@@ -90,6 +93,8 @@ class LayerSource:
             raise FeatureError(f"{self.model_dir}: layer {self.layer} is not one of the hidden states 0 to {depth}")
         _check_rate(str(self.model_dir), self.model.config.inputs_to_logits_ratio)
         self.dim: int = self.model.config.hidden_size
+        if device.type == "cpu":
+            batch_seconds = min(batch_seconds, CPU_PASS_SECONDS)
         self._limit = int(batch_seconds * SAMPLE_RATE)
         self._sha256 = model_sha256(self.model_dir)
         # A name and not the path: units and the cards of models trained on them are shared.
