@@ -75,10 +75,11 @@ def run_tasks(
 ) -> None:
     """Fill `<exp_dir>/results.csv`: upstreams x tasks x fine-tunings x budgets x seeds (x folds where there are some).
 
-    `folds` takes the first so many (default: all). An upstream that cannot be had is left out, and a line says why.
-    `shard` runs a part of the grid; several may write at once. `cache_gb` bounds the stored features (GB); `dry_run`
-    prints the plan and starts nothing. Raises TaskDataError, ProtocolError, FinetuneError or BudgetError for input that
-    cannot be used, and BenchmarkError at the end when cells failed.
+    `folds` takes the first so many (default: all). A name that cannot be had is left out, and a line says why. `shard`
+    runs a part of the grid; several may write at once. `cache_gb` bounds the stored features (GB); `dry_run` prints the
+    plan and starts nothing. Raises UpstreamMissing for `name=path` with no model at the path, TaskDataError,
+    ProtocolError, FinetuneError or BudgetError for input that cannot be used, and BenchmarkError at the end when cells
+    failed.
     """
     exp_dir = Path(exp_dir)
     if not seeds:
@@ -150,6 +151,8 @@ def _available(names: Sequence[str], models_dir: Path) -> list[Upstream]:
         try:
             found.append(resolve(name, models_dir))
         except UpstreamMissing as error:
+            if "=" in name:  # a path is given by hand: a slip, not a model that is still to be made
+                raise
             _say(f"left out: {error}")
     if not found:
         raise BenchmarkError(f"none of the upstreams {', '.join(names)} can be had (see the lines above)")

@@ -167,6 +167,7 @@ FAST_OPTIONS = [f"--set={key}={value}" for key, value in FAST.items()]
         (["--set", "min_mss=3"], "did you mean `min_ms`"),
         (["--protocol", "heavy"], "unknown protocol of ser `heavy`"),
         (["--folds", "x"], "invalid int value"),
+        (["--upstreams", "fbank,xlsr=/no/where"], "xlsr: no model directory /no/where; give the folder that holds"),
     ],
 )
 def test_the_command_says_what_is_wrong_in_one_line(
@@ -175,6 +176,7 @@ def test_the_command_says_what_is_wrong_in_one_line(
     assert main([*COMMAND, "--data", str(data), "--exp", str(tmp_path / "exp"), *arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("downstream: error:") and message in error
+    assert not (tmp_path / "exp").exists()
 
 
 def test_a_run_of_two_processes_that_is_killed_goes_on_to_the_same_table(
