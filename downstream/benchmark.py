@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +39,15 @@ class BenchmarkError(RuntimeError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cells of a grid share."""
+    """What all cells of a grid share; `started` is when its command began, in seconds since 1970."""
 
     recipe: str
     exp_dir: Path
     device: str
     command: str
+    started: float
     cache_bytes: int | None = None
+    processes: int = 1
 
 
 def run(task: str, recipe: str, data_dir: Path, exp_dir: Path, upstreams: Sequence[str], models_dir: Path,
@@ -81,6 +84,7 @@ def run_tasks(
     ProtocolError, FinetuneError or BudgetError for input that cannot be used, and BenchmarkError at the end when cells
     failed.
     """
+    started = time.time()
     exp_dir = Path(exp_dir)
     if not seeds:
         raise BenchmarkError("no seeds; give at least one")
@@ -116,7 +120,7 @@ def run_tasks(
         return
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     cache_bytes = None if cache_gb is None else int(cache_gb * 1e9)
-    _run(work, Settings(recipe, exp_dir, device, command, cache_bytes), jobs)
+    _run(work, Settings(recipe, exp_dir, device, command, started, cache_bytes), jobs)
 
 
 def _run(work: list[tuple[Upstream, list[Cell]]], settings: Settings, jobs: int | None) -> None:

@@ -179,7 +179,7 @@ def _run_group(
                 ]
             for cell, folder, outcome in zip(group, folders, outcomes, strict=True):
                 outcome = replace(outcome, wall_s=outcome.wall_s + extraction_s)
-                rows = _keep(upstream, cell, settings, folder, outcome)
+                rows = _keep(upstream, cell, settings, folder, outcome, extraction_s)
                 done.append(cell)
                 tell(Event("rows", f"{upstream.name} {cell.place}", 1, rows))
         except Exception as error:
@@ -191,7 +191,7 @@ def _run_group(
 
 
 def _keep(
-    upstream: Upstream, cell: Cell, settings: Settings, folder: Path, outcome: Outcome
+    upstream: Upstream, cell: Cell, settings: Settings, folder: Path, outcome: Outcome, extraction_s: float
 ) -> list[dict[str, Any]]:
     """Write what a cell found; its rows."""
     results.write_predictions(folder / "predictions.csv", outcome.predictions)
@@ -208,7 +208,18 @@ def _keep(
     # Last: a run directory with this file is complete.
     write_json(
         folder / "cell.json",
-        {"key": cell.key, "upstream_key": upstream.key, "dev": outcome.dev, "rows": rows},
+        {
+            "key": cell.key,
+            "upstream_key": upstream.key,
+            "dev": outcome.dev,
+            "extraction_s": round(extraction_s, 3),
+            "grid": {
+                "started": settings.started,
+                "wall_s": round(time.time() - settings.started, 3),
+                "processes": settings.processes,
+            },
+            "rows": rows,
+        },
     )
     return rows
 

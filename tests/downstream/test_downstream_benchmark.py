@@ -81,6 +81,31 @@ def test_a_grid_its_rows_and_run_directories(
     assert float(wa["value"]) == pytest.approx(share, abs=1e-5)
 
 
+def test_a_cell_tells_its_features_apart_and_when_its_grid_had_it(
+    data: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Extraction is slowed down: whoever pays for it says so, and who finds a warm cache does not."""
+    from downstream.probe import UpstreamExtractor
+
+    extract = UpstreamExtractor.__call__
+
+    def slow(self: UpstreamExtractor, waves: list) -> list:
+        time.sleep(0.2)
+        return extract(self, waves)
+
+    monkeypatch.setattr(UpstreamExtractor, "__call__", slow)
+    cells = {}
+    for seed in (0, 1):
+        begin = time.time()
+        grid(data, tmp_path / "exp", tiny_models, upstreams=["tiny_a"], seeds=[seed])
+        run = tmp_path / "exp" / "probes" / "ser_light" / "tiny_a" / f"seed{seed}"
+        cells[seed] = cell = read_json(run / "cell.json")
+        assert cell["grid"]["processes"] == 1 and begin <= cell["grid"]["started"]
+        assert cell["extraction_s"] < cell["grid"]["wall_s"] <= time.time() - begin
+    assert cells[1]["extraction_s"] < 0.2 < cells[0]["extraction_s"]
+    assert float(cells[0]["rows"][0]["wall_s"]) > cells[0]["extraction_s"]
+
+
 def test_complete_cells_are_left_alone_and_lost_rows_come_back(data: Path, tiny_models: Path, tmp_path: Path):
     exp = tmp_path / "exp"
     grid(data, exp, tiny_models)
