@@ -26,7 +26,7 @@ from downstream import results
 from downstream.budgets import Budget
 from downstream.data import TaskData
 from downstream.plan import Cell, Grid, Shard, parse_budgets, parse_tunings
-from downstream.pool import Machine, run_jobs
+from downstream.pool import run_jobs
 from downstream.protocols import Protocol
 from downstream.upstreams import Upstream, UpstreamMissing, resolve
 
@@ -110,7 +110,7 @@ def run_tasks(
     if dry_run:
         from downstream.estimate import describe
 
-        print(describe(work, len(complete), exp_dir, Machine.of(device, jobs)))
+        print(describe(work, len(complete), exp_dir, device, jobs))
         return
     _drop_stale(recipe, available, complete, [cell for _, cells in work for cell in cells], exp_dir)
     _restore(complete, exp_dir)

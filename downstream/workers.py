@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from downstream import cache, metrics, results
 from downstream.data import Item, readable
 from downstream.plan import POOLED, UNCACHED, Cell, groups
 from downstream.pool import Event
+from downstream.quiet import quiet
 from downstream.revision import commit
 from downstream.scoring import score_split
 from downstream.upstreams import Upstream
@@ -129,13 +129,6 @@ class _Stores:
         if self._extractor is None:
             self._extractor = UpstreamExtractor(self.upstream, self.device)
         return self._extractor
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """S3PRL's import prints deprecations of others and failed downloads that nothing here needs."""
-    with open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
-        yield
 
 
 def _run_group(

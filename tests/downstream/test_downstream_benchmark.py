@@ -264,15 +264,44 @@ def test_shards_fill_one_table(data: Path, tiny_models: Path, tmp_path: Path):
     assert len(results.read_rows(path)) == len(rows)
 
 
+_PLAN = """
+import sys
+from downstream.__main__ import main
+
+def heavy(names):
+    return sorted(names & {name.partition(".")[0] for name in sys.modules})
+
+for arguments in (["--help"], ["benchmark", "--help"], ["transcribe", "--help"]):
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
+print("help imports", heavy({"s3prl", "espnet2", "nltk", "torch", "transformers"}))
+print("status", main(sys.argv[1:]))
+print("plan imports", heavy({"s3prl", "espnet2", "nltk"}))
+"""
+
+
 def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(
-    data: Path, tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    data: Path, make_set: Callable[..., Path], tiny_models: Path, root: Path, tmp_path: Path
 ):
+    """In a process of its own: neither help nor a plan may wait for S3PRL, or for the network that NLTK looks for."""
+    make_set("asr", SIZES)
     exp = tmp_path / "exp"
-    grid(data, exp, tiny_models, finetune=["probe", "lora-2"], dry_run=True)
-    printed = capsys.readouterr().out
-    assert "0 cells are complete, 6 are to run" in printed  # fbank has no weights to tune
-    assert re.search(r"tiny_a +4 +[\d.]+ kB +\d+ s +\d+ s", printed)
-    assert re.search(r"disk: [\d.]+ kB of features, [\d.]+ GB free", printed)
+    command = [*COMMAND, "--data", data, "--models", tiny_models, "--exp", exp, "--finetune=probe,lora-2", "--dry_run"]
+    command[command.index("--tasks") + 1] = "ser,asr"
+    command[command.index("--upstreams") + 1] = "fbank,tiny_a,hubert_base"
+    environment = {k: v for k, v in os.environ.items() if k != "HARNESS_BASELINES"} | {"HARNESS_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _PLAN, *command], cwd=root, env=environment, capture_output=True, text=True, timeout=300
+    )
+    printed = done.stdout
+    assert "help imports []" in printed and "plan imports []" in printed and "status 0" in printed, done.stderr
+    assert "0 cells are complete, 24 are to run" in printed  # fbank has no weights to tune
+    assert re.search(r"tiny_a +12 +[\d.]+ [kM]B +\d+ s +\d+ \w+", printed)
+    assert re.search(r"fbank +6 +[\d.]+ [kM]B +\d+ s +\d+ \w+", printed)
+    assert re.search(r"hubert_base +6 +\? +\? +\?", printed) and "not in the sums: hubert_base" in printed
+    assert re.search(r"disk: [\d.]+ [kM]B of features, [\d.]+ GB free", printed)
     assert not exp.exists()
 
 
