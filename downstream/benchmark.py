@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from downstream import results
 from downstream.budgets import Budget
 from downstream.data import TaskData
 from downstream.plan import Cell, Grid, Shard, parse_budgets, parse_tunings
-from downstream.pool import Machine, run_jobs
+from downstream.pool import run_jobs
 from downstream.protocols import Protocol
 from downstream.upstreams import Upstream, UpstreamMissing, resolve
 
@@ -38,13 +39,15 @@ class BenchmarkError(RuntimeError):
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cells of a grid share."""
+    """What all cells of a grid share; `started` is when its command began, in seconds since 1970."""
 
     recipe: str
     exp_dir: Path
     device: str
     command: str
+    started: float
     cache_bytes: int | None = None
+    processes: int = 1
 
 
 def run(task: str, recipe: str, data_dir: Path, exp_dir: Path, upstreams: Sequence[str], models_dir: Path,
@@ -75,11 +78,13 @@ def run_tasks(
 ) -> None:
     """Fill `<exp_dir>/results.csv`: upstreams x tasks x fine-tunings x budgets x seeds (x folds where there are some).
 
-    `folds` takes the first so many (default: all). An upstream that cannot be had is left out, and a line says why.
-    `shard` runs a part of the grid; several may write at once. `cache_gb` bounds the stored features (GB); `dry_run`
-    prints the plan and starts nothing. Raises TaskDataError, ProtocolError, FinetuneError or BudgetError for input that
-    cannot be used, and BenchmarkError at the end when cells failed.
+    `folds` takes the first so many (default: all). A name that cannot be had is left out, and a line says why. `shard`
+    runs a part of the grid; several may write at once. `cache_gb` bounds the stored features (GB); `dry_run` prints the
+    plan and starts nothing. Raises UpstreamMissing for `name=path` with no model at the path, TaskDataError,
+    ProtocolError, FinetuneError or BudgetError for input that cannot be used, and BenchmarkError at the end when cells
+    failed.
     """
+    started = time.time()
     exp_dir = Path(exp_dir)
     if not seeds:
         raise BenchmarkError("no seeds; give at least one")
@@ -105,7 +110,7 @@ def run_tasks(
     if dry_run:
         from downstream.estimate import describe
 
-        print(describe(work, len(complete), exp_dir, Machine.of(device, jobs)))
+        print(describe(work, len(complete), exp_dir, device, jobs))
         return
     _drop_stale(recipe, available, complete, [cell for _, cells in work for cell in cells], exp_dir)
     _restore(complete, exp_dir)
@@ -115,7 +120,7 @@ def run_tasks(
         return
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     cache_bytes = None if cache_gb is None else int(cache_gb * 1e9)
-    _run(work, Settings(recipe, exp_dir, device, command, cache_bytes), jobs)
+    _run(work, Settings(recipe, exp_dir, device, command, started, cache_bytes), jobs)
 
 
 def _run(work: list[tuple[Upstream, list[Cell]]], settings: Settings, jobs: int | None) -> None:
@@ -150,6 +155,8 @@ def _available(names: Sequence[str], models_dir: Path) -> list[Upstream]:
         try:
             found.append(resolve(name, models_dir))
         except UpstreamMissing as error:
+            if "=" in name:  # a path is given by hand: a slip, not a model that is still to be made
+                raise
             _say(f"left out: {error}")
     if not found:
         raise BenchmarkError(f"none of the upstreams {', '.join(names)} can be had (see the lines above)")

@@ -18,7 +18,6 @@ from typing import Any
 
 import yaml
 
-from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_dir, read_json, write_json
 from downstream import finetune
 from downstream.cache import Features
@@ -138,30 +137,6 @@ def run_pooled(
         curve = [point for head in own.values() for point in head.curve]
         outcomes.append(bench.finish(task, lr, dev, curve, run_dir, seed, time.monotonic() - each))
     return outcomes
-
-
-def step_seconds(
-    data: TaskData, upstream: Upstream, features: Features, protocol: Protocol, device: str, steps: int
-) -> tuple[float, float]:
-    """Seconds of one training step of a head, measured on `steps` of them after a first one, and of audio in a step."""
-    bench = _Bench(data, upstream, features, protocol, PROBE, device)
-    problem = bench.problem
-    model = problem.build_model(**bench.model_arguments)
-    task = problem.build_task(model=model, **bench.arguments).to(device).train()
-    optimizer = problem.build_optimizer(bench.conf["build_optimizer"], task.parameters())
-    dataset = bench.dataset(data.splits["train"], "train")
-    batches = list(problem.sampler(dataset, bench.conf["build_batch_sampler"], "train", 0))
-    chosen = [batches[(number * len(batches)) // (steps + 1)] for number in range(steps + 1)]
-    audio_s = sum(dataset.items[row].samples for rows in chosen[1:] for row in rows) / SAMPLE_RATE
-    for number, rows in enumerate(chosen):
-        if number == 1:
-            begin = time.monotonic()
-        batch = {k: v.to(device) if hasattr(v, "to") else v for k, v in dataset.__getitems__(rows).items()}
-        loss, _ = task("train", **batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return (time.monotonic() - begin) / steps, audio_s / steps
 
 
 class _Bench:

@@ -4,75 +4,49 @@ from __future__ import annotations
 
 import shutil
 import statistics
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from corpora.audio import SAMPLE_RATE
 from corpora.files import read_json
 from downstream import cache, results
 from downstream.cache import Info
-from downstream.data import Item
-from downstream.plan import POOLED, UNCACHED, Cell
+from downstream.plan import UNCACHED, Cell
 from downstream.pool import Machine, Work
 from downstream.upstreams import Upstream
-from downstream.workers import quiet
 
-_NOISE_S = 10.0
-_STEPS = 3
-_ITEMS = 256
 # Gradients through the upstream cost about two forward passes more.
 _BACKWARD = 3.0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one upstream will take: bytes of features to be stored, seconds to make them, seconds of its cells."""
+    """What one upstream will take: bytes of features to be stored, seconds to make them, seconds of its cells; None
+    where nobody can know before its weights are here."""
 
     upstream: str
     cells: int
-    disk: int
-    features_s: float
-    cells_s: float
+    disk: int | None = None
+    features_s: float | None = None
+    cells_s: float | None = None
 
 
-class Noise:
-    """Features of no utterance in particular, in the shapes of `downstream.cache.Features`."""
-
-    def __init__(self, info: Info, kind: str, normalised: bool, items: Sequence[Item]):
-        self.info, self.kind, self.normalised = info, kind, normalised
-        self.frames = {item.key: info.frames(item.samples) for item in items}
-        self.generator = np.random.default_rng(0)
-
-    def usable(self, items: Sequence[Item]) -> list[Item]:
-        return list(items)
-
-    def __getitem__(self, key: str) -> np.ndarray:
-        return self.generator.standard_normal((self.info.layers, self.info.width), np.float32)
-
-    def packed(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        shape = (self.info.layers, self.frames[key], self.info.width)
-        scale = np.ones(self.info.layers, np.float32)
-        return self.generator.standard_normal(shape, np.float32).astype(np.float16), scale
-
-
-def describe(work: Sequence[Work], complete: int, exp_dir: Path, machine: Machine) -> str:
-    """The plan as text; measures each upstream on noise and each kind of head on a few steps."""
+def describe(work: Sequence[Work], complete: int, exp_dir: Path, device: str, jobs: int | None) -> str:
+    """The plan as text; measures each upstream on noise and each kind of head on a few steps, nothing with S3PRL."""
     lines = [f"{complete} cells are complete, {sum(len(cells) for _, cells in work)} are to run"]
-    found = [_estimate(upstream, cells, Path(exp_dir), machine) for upstream, cells in work]
-    if not found:
+    if not work:
         return lines[0]
+    machine = Machine.of(device, jobs)
+    found = [_estimate(upstream, cells, Path(exp_dir), machine) for upstream, cells in work]
     lines.append(f"{'upstream':<18}{'cells':>7}{'features':>12}{'to extract':>12}{'to train':>12}")
     for each in found:
-        lines.append(
-            f"{each.upstream:<18}{each.cells:>7}{cache.size_text(each.disk):>12}{clock(each.features_s):>12}"
-            f"{clock(each.cells_s):>12}"
-        )
-    disk = sum(each.disk for each in found)
+        shown = ["?" if x is None else f(x) for x, f in ((each.disk, cache.size_text), (each.features_s, clock),
+                                                         (each.cells_s, clock))]  # fmt: skip
+        lines.append(f"{each.upstream:<18}{each.cells:>7}" + "".join(f"{text:>12}" for text in shown))
+    if unknown := [each.upstream for each in found if each.disk is None]:
+        lines.append(f"not in the sums: {', '.join(unknown)}; S3PRL fetches the weights when the grid runs")
+    disk = sum(each.disk or 0 for each in found)
     folder = Path(exp_dir)
     while not folder.exists():
         folder = folder.parent
@@ -80,7 +54,7 @@ def describe(work: Sequence[Work], complete: int, exp_dir: Path, machine: Machin
     lines.append(f"disk: {cache.size_text(disk)} of features, {cache.size_text(free)} free in {folder}")
     if disk > free:
         lines.append("  too little: features that find no place are computed at every step instead; see --cache_gb")
-    seconds = sum(each.features_s + each.cells_s for each in found)
+    seconds = sum((each.features_s or 0.0) + (each.cells_s or 0.0) for each in found)
     lines.append(
         f"time: about {clock(seconds / machine.processes)} with {machine.processes} processes of {machine.threads} "
         f"threads on {', '.join(machine.devices)}; most of it in one process: {clock(seconds)}"
@@ -98,25 +72,21 @@ def clock(seconds: float) -> str:
 def _estimate(upstream: Upstream, cells: Sequence[Cell], exp_dir: Path, machine: Machine) -> Estimate:
     import torch
 
-    with quiet():
-        from downstream.probe import UpstreamExtractor
+    from downstream import rehearsal
 
     torch.set_num_threads(machine.threads)
     device = machine.devices[0]
-    with quiet():
-        extractor = UpstreamExtractor(upstream, device)
-    wave = np.random.default_rng(0).standard_normal(int(_NOISE_S * SAMPLE_RATE)).astype(np.float32)
-    extractor([wave[:SAMPLE_RATE]])
-    begin = time.monotonic()
-    extractor([wave])
-    factor = (time.monotonic() - begin) / _NOISE_S
+    measured = rehearsal.extraction(upstream, device)
+    if measured is None:
+        return Estimate(upstream.name, len(cells))
+    info, factor = measured
     disk, features_s = 0, 0.0
     for kind in {cell.kind for cell in cells if cell.kind[0] != UNCACHED}:
         folder = cache.folder_of(exp_dir / "cache", upstream) / (kind[0] + ("_normalised" if kind[1] else ""))
         stored = {key for path in folder.glob("[!.]*/keys.json") for key in read_json(path)["keys"]}
         items = {item.key: item for cell in cells if cell.kind == kind for item in cell.data.items}
         missing = [item for key, item in items.items() if key not in stored]
-        disk += sum(cache.bytes_of(item, kind[0], extractor.info) for item in missing)
+        disk += sum(cache.bytes_of(item, kind[0], info) for item in missing)
         features_s += factor * sum(item.samples for item in missing) / SAMPLE_RATE
     past = results.read_rows(exp_dir / "results.csv")
     seconds: dict[tuple, float] = {}
@@ -127,31 +97,26 @@ def _estimate(upstream: Upstream, cells: Sequence[Cell], exp_dir: Path, machine:
             if known := list(_past(past, upstream, own)):
                 seconds[own] = statistics.median(known)
             else:
-                seconds[own] = _measure(upstream, cell, extractor.info, device, factor)
+                seconds[own] = _measure(cell, info, device, factor)
         total += seconds[own]
     return Estimate(upstream.name, len(cells), disk, features_s, total)
 
 
 def _past(rows: Sequence[dict[str, str]], upstream: Upstream, own: tuple) -> Iterator[float]:
+    """Seconds of training and scoring in earlier cells of this kind."""
     for row in rows:
         if (row["task"], row["protocol"], row["finetune"], row["budget"]) == own and row["upstream"] == upstream.name:
-            yield float(row["wall_s"])
+            path = Path(row["run_dir"]) / "cell.json"
+            yield float(row["wall_s"]) - (read_json(path).get("extraction_s", 0.0) if path.is_file() else 0.0)
 
 
-def _measure(upstream: Upstream, cell: Cell, info: Info, device: str, factor: float) -> float:
+def _measure(cell: Cell, info: Info, device: str, factor: float) -> float:
     """Seconds of a cell of this kind: its steps, and the passes over dev and test; `factor`: s a second of audio."""
-    from downstream.cell import step_seconds
+    from downstream.rehearsal import step_seconds
 
     config = cell.protocol.config
-    splits = {name: items[:_ITEMS] for name, items in cell.data.splits.items()}
-    data = replace(cell.data, splits=splits)
-    kind, normalised = cell.kind
-    # Where features stream, the head is measured on frames, and the upstream adds its own time.
-    noise: Any = Noise(info, kind or "frames", normalised, data.items)
-    if not kind and cell.task != "asr":
-        noise = Noise(info, POOLED, normalised, data.items)
-    step, audio_s = step_seconds(data, upstream, noise, cell.protocol, device, _STEPS)
-    if not kind:
+    step, audio_s = step_seconds(cell, info, device)
+    if cell.kind[0] == UNCACHED:  # the upstream adds its own time
         step += audio_s * factor * (1.0 if cell.tuning.frozen else _BACKWARD)
     train = config["problem"]["train"]
     rates = len(config["learning_rates"])

@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from downstream.plan import Cell, groups
@@ -58,6 +58,7 @@ def run_jobs(work: Sequence[Work], settings: Settings, jobs: int | None) -> Iter
     machine = Machine.of(settings.device, jobs)
     work = spread(work, machine.processes)
     processes = min(len(work), machine.processes)
+    settings = replace(settings, processes=processes)
     if processes <= 1:
         for upstream, cells in work:
             yield from _in_this_process(upstream, cells, settings, machine)

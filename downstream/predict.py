@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from corpora.audio import SAMPLE_RATE, AudioError, audio_info, stream_any
 from corpora.files import read_json
 from downstream.answers import TASKS, Answer, PredictError
+from downstream.quiet import quiet
 from downstream.upstreams import Upstream, resolve
 from upstream.chunked import Windowing, windows
 from upstream.family import HOP
@@ -106,8 +106,7 @@ class Predictor:
         head = read_head(folder, task)
         found = find_upstream(head, folder, upstream)
         self.task_name, self.device = task, device
-        # S3PRL's import prints deprecations of others and failed downloads that nothing here needs.
-        with open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
+        with quiet():
             from downstream.cell import problem_of
             from downstream.probe import UpstreamExtractor
 

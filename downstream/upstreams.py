@@ -9,8 +9,9 @@ from pathlib import Path
 from corpora.files import read_json, sha256_json
 
 # S3PRL's own entries that need no checkpoint. They see one utterance at a time: in a batch S3PRL's baselines get
-# zeros from the padding of their companions.
-BASELINES = ("fbank", "mfcc", "mel", "linear", "spectrogram", "fbank_no_cmvn")
+# zeros from the padding of their companions. Each has one layer of this width, and 100 frames a second.
+WIDTHS = {"fbank": 240, "mfcc": 39, "mel": 80, "linear": 201, "spectrogram": 257, "fbank_no_cmvn": 240}
+BASELINES = tuple(WIDTHS)
 ENTRY = "harness_custom"
 # Encoders of other families in Transformers form (upstream.foreign).
 FOREIGN_ENTRY = "harness_transformers"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import shutil
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from downstream import cache, metrics, results
 from downstream.data import Item, readable
 from downstream.plan import POOLED, UNCACHED, Cell, groups
 from downstream.pool import Event
+from downstream.quiet import quiet
 from downstream.revision import commit
 from downstream.scoring import score_split
 from downstream.upstreams import Upstream
@@ -131,13 +131,6 @@ class _Stores:
         return self._extractor
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """S3PRL's import prints deprecations of others and failed downloads that nothing here needs."""
-    with open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
-        yield
-
-
 def _run_group(
     upstream: Upstream,
     group: list[Cell],
@@ -179,7 +172,7 @@ def _run_group(
                 ]
             for cell, folder, outcome in zip(group, folders, outcomes, strict=True):
                 outcome = replace(outcome, wall_s=outcome.wall_s + extraction_s)
-                rows = _keep(upstream, cell, settings, folder, outcome)
+                rows = _keep(upstream, cell, settings, folder, outcome, extraction_s)
                 done.append(cell)
                 tell(Event("rows", f"{upstream.name} {cell.place}", 1, rows))
         except Exception as error:
@@ -191,7 +184,7 @@ def _run_group(
 
 
 def _keep(
-    upstream: Upstream, cell: Cell, settings: Settings, folder: Path, outcome: Outcome
+    upstream: Upstream, cell: Cell, settings: Settings, folder: Path, outcome: Outcome, extraction_s: float
 ) -> list[dict[str, Any]]:
     """Write what a cell found; its rows."""
     results.write_predictions(folder / "predictions.csv", outcome.predictions)
@@ -208,7 +201,18 @@ def _keep(
     # Last: a run directory with this file is complete.
     write_json(
         folder / "cell.json",
-        {"key": cell.key, "upstream_key": upstream.key, "dev": outcome.dev, "rows": rows},
+        {
+            "key": cell.key,
+            "upstream_key": upstream.key,
+            "dev": outcome.dev,
+            "extraction_s": round(extraction_s, 3),
+            "grid": {
+                "started": settings.started,
+                "wall_s": round(time.time() - settings.started, 3),
+                "processes": settings.processes,
+            },
+            "rows": rows,
+        },
     )
     return rows
 

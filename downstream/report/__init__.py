@@ -43,7 +43,7 @@ def build(
     shown += [*contents.warnings, *(board.table().terminal() for board in contents.boards)]
     if contents.made or contents.unpaired:
         shown.append(comparisons.table(comparisons.headlines(contents.made), contents.unpaired).terminal())
-    shown.append(contents.times.terminal())
+    shown += [table.terminal() for table in contents.times]
     if contents.left:
         shown.append("\n".join(contents.left))
     shown.append(

@@ -15,6 +15,7 @@ from downstream.report.evidence import Predictions
 from downstream.report.rows import SYNTHETIC, ReportError, is_test, read_rows
 from downstream.report.runs import Run, read_runs
 from downstream.report.text import Table
+from downstream.report.times import time_tables
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Contents:
     losses: list[compression.Loss]
     scores: score.Scores | None
     costs: Table | None
-    times: Table
+    times: list[Table]
     left: list[str]
     runs: list[Run]
     figures: list[Figure]
@@ -91,7 +92,7 @@ def gather(exp_dir: Path, recipe: str, left_out: dict[str, str], command: str, r
         losses=losses,
         scores=score.scores(cells, groups[0], reference),
         costs=tables.cost_table(costs) if costs else None,
-        times=tables.time_table(runs, costs),
+        times=time_tables(runs, costs),
         left=provenance.missing(rows, exp_dir, recipe, left_out),
         runs=runs,
         figures=[figure for figure in found if figure is not None],

@@ -18,7 +18,7 @@ from downstream.report.drawing import Figure
 from downstream.report.provenance import SYNTHETIC_BANNER
 from downstream.report.rows import metric_info
 from downstream.report.runs import Run
-from downstream.report.text import Table, number, percent, signed
+from downstream.report.text import Table, percent, signed
 
 _HERE = Path(__file__).parent
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?(?![\w.])")
@@ -115,7 +115,7 @@ def render(contents: Contents) -> str:
         training=plots.get("training"),
         budgets=plots.get("budgets"),
         cost_table=plain("costs", contents.costs) if contents.costs is not None else None,
-        times=plain("wall", contents.times),
+        times=[plain(f"times{i}", table) for i, table in enumerate(contents.times, 1)],
         runs=_runs(contents.runs, commands),
         commands=commands,
         files=[f"{name}.{suffix}" for name in plots for suffix in ("svg", "png")],
@@ -255,7 +255,8 @@ def _runs(runs: list[Run], commands: list[str]) -> Grid:
     heads = [
         Head("upstream", "upstream"), Head("task", "task"), Head("seed", "seed", True), Head("fold", "fold", True),
         Head("results (%)", "results"), Head("lr", "lr", True), Head("fine-tuning", "finetune"),
-        Head("labels", "budget"), Head("protocol", "protocol"), Head("wall (s)", "wall", True),
+        Head("labels", "budget"), Head("protocol", "protocol"),
+        Head("features (s)", "features", True), Head("wall (s)", "wall", True),
         Head("commit", "commit"), Head("command", "command"), Head("run directory", "run_dir"),
     ]  # fmt: skip
     rows = []
@@ -273,7 +274,8 @@ def _runs(runs: list[Run], commands: list[str]) -> Grid:
                 Field(setting.finetune or "–", setting.finetune),
                 Field(setting.budget or ALL_LABELS, setting.budget or ALL_LABELS),
                 Field(setting.protocol, setting.protocol),
-                Field(number(run.wall_s), "" if run.wall_s is None else str(run.wall_s)),
+                _seconds(run.extraction_s),
+                _seconds(run.wall_s),
                 Field(run.rows[0].commit or "–", run.rows[0].commit, kind="code"),
                 Field(f"C{where}" if where else "–", f"C{where}" if where else "", tip=run.command),
                 Field(run.run_dir or "–", run.run_dir, kind="code"),
@@ -289,6 +291,10 @@ def _results(run: Run) -> str:
         shown = ", ".join(f"{metric_info(r.metric).label} {percent(r.value)}" for r in run.rows if r.split == split)
         parts.append(f"{split}: {shown}")
     return "; ".join(parts)
+
+
+def _seconds(value: float | None) -> Field:
+    return Field("–") if value is None else Field(f"{value:.1f}", str(value))
 
 
 def _dev(run: Run) -> str:

@@ -33,8 +33,8 @@ def render(contents: Contents, images: dict[str, str]) -> str:
     if contents.left:
         parts += ["## Left out", "\n".join(f"- {line}" for line in contents.left)]
     parts += [
-        f"## {contents.times.title}",
+        "## Times",
         "These differ from run to run; nothing else here but the header does.",
-        contents.times.markdown(),
+        *(part for table in contents.times for part in (f"### {table.title}", table.markdown())),
     ]
     return "\n\n".join(parts) + "\n"

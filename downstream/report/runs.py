@@ -40,6 +40,16 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class GridTime:
+    """The command that a run was part of: when it began (seconds since 1970), after how many seconds the run was
+    complete, and the processes at work."""
+
+    started: float
+    wall_s: float
+    processes: int
+
+
+@dataclass(frozen=True)
 class Run:
     """One trained head: its rows (a row for each test split and metric), and what its directory tells."""
 
@@ -51,6 +61,7 @@ class Run:
     command: str = ""
     dev: dict[str, float] = field(default_factory=dict)
     extraction_s: float | None = None  # of `wall_s`, for features that were not in the cache
+    grid: GridTime | None = None
     weights: tuple[float, ...] = ()
     normalised: bool = False  # the states, before they were summed
     curve: Curve | None = None
@@ -66,6 +77,12 @@ class Run:
     @property
     def wall_s(self) -> float | None:
         return self.rows[0].wall_s
+
+    @property
+    def head_s(self) -> float | None:
+        """Seconds of training and scoring, without those of the features."""
+        known = self.wall_s is not None and self.extraction_s is not None
+        return max(0.0, self.wall_s - self.extraction_s) if known else None
 
 
 def read_runs(rows: list[Row], exp_dir: Path) -> list[Run]:
@@ -88,6 +105,7 @@ def _run(key: tuple[str, Setting, int, int | None], rows: tuple[Row, ...], exp_d
         command="" if command is None else command.read_text(encoding="utf-8").strip(),
         dev=cell.get("dev", {}),
         extraction_s=cell.get("extraction_s"),
+        grid=GridTime(**cell["grid"]) if "grid" in cell else None,
         weights=() if weights is None else _weights(weights),
         normalised=weights is not None and bool(read_json(weights).get("normalised")),
         curve=None if curve is None else _curve(curve, rows[0].lr),

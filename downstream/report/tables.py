@@ -1,4 +1,4 @@
-"""The tables of the report that need no marks: every metric of a task, costs, and times."""
+"""The tables of the report that need no marks: every metric of a task, and costs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 
 from downstream.report.cells import Cell, Key
 from downstream.report.columns import heading
-from downstream.report.rows import METRICS, TASKS, Row, Setting, upstream_order
-from downstream.report.runs import Run
+from downstream.report.rows import METRICS, Row, Setting, upstream_order
 from downstream.report.text import Table, percent
 
 
@@ -85,46 +84,6 @@ def cost_table(costs: list[dict[str, str]]) -> Table:
         rows,
         ["ΔS: parameters saved against HL; GMAC/s: per second of audio, 10 s clip"],
     )
-
-
-def time_table(runs: list[Run], costs: list[dict[str, str]]) -> Table:
-    """What differs between two identical runs: real-time factors, and wall times of all seeds and folds together.
-
-    Where the runs tell how much of it went into features that were not in the cache, it has columns of its own.
-    """
-    rtf = {c["upstream"]: c for c in costs}
-    tasks = [t for t in TASKS if any(run.setting.task == t for run in runs)]
-    told = [t for t in tasks if any(run.extraction_s is not None for run in runs if run.setting.task == t)]
-    names = upstream_order({run.upstream for run in runs} | set(rtf))
-    body = []
-    for name in names:
-        times = []
-        for task in tasks:
-            own = [run for run in runs if run.upstream == name and run.setting.task == task]
-            times.append(_seconds([run.wall_s for run in own]))
-            if task in told:
-                times.append(_seconds([run.extraction_s for run in own]))
-        body.append([name, f"{float(rtf[name]['rtf_cpu']):.4f}" if name in rtf else "-", *times])
-    header = ["upstream", "RTF"]
-    for task in tasks:
-        header += [f"{task.upper()} wall (s)", *(["of it features (s)"] if task in told else [])]
-    notes = []
-    if costs:
-        c = costs[0]
-        notes.append(
-            f"RTF: seconds of work per second of audio, median of {c.get('runs', '?')} runs on "
-            f"{c.get('seconds', '?')} s, CPU, {c.get('threads', '?')} threads, batch 1"
-        )
-    sums = {t: sum(run.wall_s or 0.0 for run in runs if run.setting.task == t) for t in tasks}
-    parts = ", ".join(f"{task.upper()} {seconds / 60:.1f} min" for task, seconds in sums.items())
-    notes.append(f"wall: {len(runs)} runs (upstreams x seeds x folds), one after the other: {parts}")
-    if told:
-        notes.append("features: what the cache did not hold was computed, and shared out among the runs that use it")
-    return Table("Times", header, body, notes)
-
-
-def _seconds(values: list[float | None]) -> str:
-    return "-" if not values or None in values else f"{sum(values):.0f}"
 
 
 def _show(cell: Cell | None) -> str:

@@ -81,6 +81,31 @@ def test_a_grid_its_rows_and_run_directories(
     assert float(wa["value"]) == pytest.approx(share, abs=1e-5)
 
 
+def test_a_cell_tells_its_features_apart_and_when_its_grid_had_it(
+    data: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Extraction is slowed down: whoever pays for it says so, and who finds a warm cache does not."""
+    from downstream.probe import UpstreamExtractor
+
+    extract = UpstreamExtractor.__call__
+
+    def slow(self: UpstreamExtractor, waves: list) -> list:
+        time.sleep(0.2)
+        return extract(self, waves)
+
+    monkeypatch.setattr(UpstreamExtractor, "__call__", slow)
+    cells = {}
+    for seed in (0, 1):
+        begin = time.time()
+        grid(data, tmp_path / "exp", tiny_models, upstreams=["tiny_a"], seeds=[seed])
+        run = tmp_path / "exp" / "probes" / "ser_light" / "tiny_a" / f"seed{seed}"
+        cells[seed] = cell = read_json(run / "cell.json")
+        assert cell["grid"]["processes"] == 1 and begin <= cell["grid"]["started"]
+        assert cell["extraction_s"] < cell["grid"]["wall_s"] <= time.time() - begin
+    assert cells[1]["extraction_s"] < 0.2 < cells[0]["extraction_s"]
+    assert float(cells[0]["rows"][0]["wall_s"]) > cells[0]["extraction_s"]
+
+
 def test_complete_cells_are_left_alone_and_lost_rows_come_back(data: Path, tiny_models: Path, tmp_path: Path):
     exp = tmp_path / "exp"
     grid(data, exp, tiny_models)
@@ -167,6 +192,7 @@ FAST_OPTIONS = [f"--set={key}={value}" for key, value in FAST.items()]
         (["--set", "min_mss=3"], "did you mean `min_ms`"),
         (["--protocol", "heavy"], "unknown protocol of ser `heavy`"),
         (["--folds", "x"], "invalid int value"),
+        (["--upstreams", "fbank,xlsr=/no/where"], "xlsr: no model directory /no/where; give the folder that holds"),
     ],
 )
 def test_the_command_says_what_is_wrong_in_one_line(
@@ -175,6 +201,7 @@ def test_the_command_says_what_is_wrong_in_one_line(
     assert main([*COMMAND, "--data", str(data), "--exp", str(tmp_path / "exp"), *arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("downstream: error:") and message in error
+    assert not (tmp_path / "exp").exists()
 
 
 def test_a_run_of_two_processes_that_is_killed_goes_on_to_the_same_table(
@@ -237,15 +264,44 @@ def test_shards_fill_one_table(data: Path, tiny_models: Path, tmp_path: Path):
     assert len(results.read_rows(path)) == len(rows)
 
 
+_PLAN = """
+import sys
+from downstream.__main__ import main
+
+def heavy(names):
+    return sorted(names & {name.partition(".")[0] for name in sys.modules})
+
+for arguments in (["--help"], ["benchmark", "--help"], ["transcribe", "--help"]):
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
+print("help imports", heavy({"s3prl", "espnet2", "nltk", "torch", "transformers"}))
+print("status", main(sys.argv[1:]))
+print("plan imports", heavy({"s3prl", "espnet2", "nltk"}))
+"""
+
+
 def test_a_dry_run_says_what_is_to_be_done_and_does_nothing(
-    data: Path, tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    data: Path, make_set: Callable[..., Path], tiny_models: Path, root: Path, tmp_path: Path
 ):
+    """In a process of its own: neither help nor a plan may wait for S3PRL, or for the network that NLTK looks for."""
+    make_set("asr", SIZES)
     exp = tmp_path / "exp"
-    grid(data, exp, tiny_models, finetune=["probe", "lora-2"], dry_run=True)
-    printed = capsys.readouterr().out
-    assert "0 cells are complete, 6 are to run" in printed  # fbank has no weights to tune
-    assert re.search(r"tiny_a +4 +[\d.]+ kB +\d+ s +\d+ s", printed)
-    assert re.search(r"disk: [\d.]+ kB of features, [\d.]+ GB free", printed)
+    command = [*COMMAND, "--data", data, "--models", tiny_models, "--exp", exp, "--finetune=probe,lora-2", "--dry_run"]
+    command[command.index("--tasks") + 1] = "ser,asr"
+    command[command.index("--upstreams") + 1] = "fbank,tiny_a,hubert_base"
+    environment = {k: v for k, v in os.environ.items() if k != "HARNESS_BASELINES"} | {"HARNESS_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _PLAN, *command], cwd=root, env=environment, capture_output=True, text=True, timeout=300
+    )
+    printed = done.stdout
+    assert "help imports []" in printed and "plan imports []" in printed and "status 0" in printed, done.stderr
+    assert "0 cells are complete, 24 are to run" in printed  # fbank has no weights to tune
+    assert re.search(r"tiny_a +12 +[\d.]+ [kM]B +\d+ s +\d+ \w+", printed)
+    assert re.search(r"fbank +6 +[\d.]+ [kM]B +\d+ s +\d+ \w+", printed)
+    assert re.search(r"hubert_base +6 +\? +\? +\?", printed) and "not in the sums: hubert_base" in printed
+    assert re.search(r"disk: [\d.]+ [kM]B of features, [\d.]+ GB free", printed)
     assert not exp.exists()
 
 

@@ -18,7 +18,7 @@ from corpora.files import read_json
 from downstream import cache
 from downstream.data import TaskData, load_task
 from downstream.protocols import Protocol, load
-from downstream.upstreams import Upstream, resolve
+from downstream.upstreams import WIDTHS, Upstream, resolve
 
 SIZES = {"train": 12, "dev": 6, "test": 6}
 
@@ -101,6 +101,27 @@ def test_stored_frames_give_s3prls_own_logits(make_set: Callable[..., Path], tin
             expected, expected_length = plain(wave[None], torch.tensor([len(wave)]))
         assert lengths[row] == expected_length[0] == expected.shape[1]
         assert (got[row, : lengths[row]] - expected[0]).abs().max() < 5e-3  # half precision of the features
+
+
+def test_a_plan_is_measured_on_the_sizes_that_s3prl_has(tiny_models: Path):
+    """`downstream.rehearsal` does without S3PRL: geometry of upstreams and sizes of heads, against S3PRL's."""
+    from downstream import rehearsal
+    from downstream.cell import problem_of
+    from downstream.probe import UpstreamExtractor
+
+    for name in (*WIDTHS, "tiny_a"):
+        upstream = resolve(name, tiny_models)
+        info, factor = rehearsal.extraction(upstream, "cpu")
+        assert info == UpstreamExtractor(upstream, "cpu").info and factor > 0, name
+    for task, protocol, build in (
+        ("asr", "light", rehearsal._recogniser),
+        ("asr", "superb", rehearsal._recogniser),
+        ("ser", "light", rehearsal._classifier),
+    ):
+        conf = load(task, protocol).config["problem"]["build_downstream"]
+        theirs = problem_of(task).build_downstream(conf, info.width, 7, info.stride)
+        sizes = [sum(p.numel() for p in head.parameters()) for head in (build(info, 7, conf), theirs)]
+        assert sizes[0] == sizes[1], (task, protocol)
 
 
 def test_features_do_not_depend_on_their_companions(make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path):

@@ -12,6 +12,7 @@ import jiwer
 import numpy as np
 import pytest
 
+from corpora.files import write_json
 from downstream import metrics, report
 from downstream.report.cells import make_cells
 from downstream.report.evidence import Predictions
@@ -75,7 +76,38 @@ def test_times_stand_in_the_last_section_only(whole):
     page = (whole / "RESULTS.md").read_text(encoding="utf-8")
     tables, times = page.split("## Times")
     assert "RTF" not in tables and "0.0123" not in tables and "wall" not in tables
-    assert "0.0123" in times and "| 25 |" in times, "wall time is counted once per run, not per metric"
+    assert "0.0123" in times
+    assert re.search(r"\| harness_s \| ASR \|.*\| 2 \|.*\| 25\.0 \|", times), "counted once a run, not a metric"
+
+
+def test_times_of_features_heads_and_grids(tmp_path: Path, made_up, capsys: pytest.CaptureFixture):
+    """What was run twice is told apart: cold, and from a warm cache; a run of an older version tells its wall only."""
+    exp = tmp_path / "exp" / "mini"
+    cold, warm = ({"started": 1.8e9 + day * 86400, "processes": 2} for day in (0, 1))
+    for task, seed, grid, features, wall in (
+        ("asr", 0, cold, 10.5, 200.0),
+        ("ser", 0, cold, 0.5, 240.0),
+        ("ser", 1, warm, 0.0, 3.0),
+        ("ser", 2, warm, 0.0, 71.5),
+        ("did", 0, None, None, None),
+    ):
+        run = made_up.add(exp, task, "harness_s", seed=seed)
+        found = {} if grid is None else {"extraction_s": features, "grid": grid | {"wall_s": wall}}
+        write_json(run / "cell.json", {"dev": {}, **found})
+    report.build(exp, "mini")
+    runs, grids = (exp / "RESULTS.md").read_text(encoding="utf-8").split("### Time of the ")[1:]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in runs.splitlines() if "harness_s" in line]
+    light = ["light@aaaa0000"]
+    assert cells == [
+        ["harness_s", "ASR", *light, "1", "10.5", "2.0", "2.0", "12.5"],
+        ["harness_s", "SER", *light, "3", "0.5", "37.0", "12.3", "37.5"],
+        ["harness_s", "DID", *light, "1", "-", "-", "-", "12.5"],
+    ]
+    assert "| ASR+SER | 2027-01-15 08:00:00 UTC | 2 | 2 | 11.0 | 14.0 | 240.0 |" in grids
+    assert "| SER | 2027-01-16 08:00:00 UTC | 2 | 2 | 0.0 | 25.0 | 71.5 |" in grids
+    page = (exp / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Time of the grids" in page and "71.5" in page and "10.5" in page
+    assert "71.5" in capsys.readouterr().out
 
 
 def test_folds_are_pooled_and_seeds_averaged(whole, made_up):
