@@ -174,16 +174,11 @@ def _onnx_pass(case: Case, graph: Path) -> tuple[Callable[[], None], int]:
     options.intra_op_num_threads = case.threads
     session = onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
     wavs = _signal(case)
-    facts = session.get_modelmeta().custom_metadata_map
-    normalised = facts["normalised"] == "yes"
 
     def passing() -> None:
-        x = wavs
-        if normalised:
-            x = (x - x.mean(1, keepdims=True)) / (x.var(1, keepdims=True) + 1e-7) ** 0.5
-        session.run(None, {"waveform": x})
+        session.run(["last_hidden_state"], {"waveform": wavs})
 
-    return passing, int(facts["parameters"])
+    return passing, int(session.get_modelmeta().custom_metadata_map["parameters"])
 
 
 def _peak_mb(device: str) -> float:
@@ -202,73 +197,11 @@ def _peak_mb(device: str) -> float:
 
 
 def export(case: Case, path: Path) -> None:
-    """Write the ONNX graph of a case: waveforms (B, N) -> top state (B, T, D), both axes free."""
-    import logging
-    import warnings
+    """Write the ONNX graph of a case as `python -m upstream export --no-lengths` would: clips fill their rows."""
+    from upstream.onnx import export_model
 
-    import onnx
-    import torch
-
-    from upstream.encoder import normalises_waveform, run_layers
-    from upstream.fast import accelerate
-
-    model = build(case.model)
-    facts = {
-        "parameters": str(sum(p.numel() for p in model.parameters())),
-        "normalised": "yes" if normalises_waveform(model) else "no",
-    }
-    if is_accelerated(case):
-        model = accelerate(model)
-
-    class Graph(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-            return run_layers(self.model, waveform)[0][-1]
-
-    for module in model.modules():
-        if torch.nn.utils.parametrize.is_parametrized(module, "weight"):
-            torch.nn.utils.parametrize.remove_parametrizations(module, "weight")
-    traced = path.with_suffix(".traced.onnx")
-    axes = {"waveform": {0: "batch", 1: "samples"}, "states": {0: "batch", 1: "frames"}}
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Graph().eval(),
-            (torch.zeros(2, SAMPLE_RATE),),
-            str(traced),
-            input_names=["waveform"],
-            output_names=["states"],
-            dynamic_axes=axes,
-            opset_version=17,
-            dynamo=False,
-        )
-    target = path.with_suffix(".out.onnx")
-    if case.engine == "onnx_int8":
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        logging.getLogger().setLevel(logging.ERROR)  # it advises a pre-processing that changes nothing here
-        nodes = onnx.load(traced, load_external_data=False).graph.node
-        # Energies of the front end and spectra of the positional convolution span too many orders for eight bits.
-        spectral = ("/feature_extractor/", "/pos_conv_embed/")
-        quantize_dynamic(
-            traced,
-            target,
-            op_types_to_quantize=["MatMul"],
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-            nodes_to_exclude=[node.name for node in nodes if any(part in node.name for part in spectral)],
-            extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
-        )
-        traced.unlink()
-    else:
-        traced.rename(target)
-    graph = onnx.load(target)
-    onnx.helper.set_model_props(graph, facts)
-    onnx.save(graph, target)
-    target.rename(path)
+    int8 = case.engine == "onnx_int8"
+    export_model(build(case.model), path, int8=int8, lengths=False, accelerated=is_accelerated(case))
 
 
 def run(case: Case, graphs: Path) -> Row:

@@ -112,13 +112,18 @@ class _Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(batch, frames, width)), None
 
 
+def sharing_copy(model: HubertModel) -> HubertModel:
+    """A copy in eval mode whose modules are its own and whose tensors are those of the model."""
+    # A tensor that deepcopy finds in its memo is taken, not copied.
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}).eval()
+
+
 def accelerate(model: HubertModel) -> HubertModel:
     """A copy of a HuBERT or wav2vec 2.0 encoder for inference alone: the same states, fewer products.
 
     It shares the weights that stay as they are, is in eval mode, and is not for training or `save_model`.
     """
-    # A tensor that deepcopy finds in its memo is taken, not copied.
-    fast = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}).eval()
+    fast = sharing_copy(model)
     positional = fast.encoder.pos_conv_embed
     if getattr(positional, "batch_norm", None) is None:
         fast.encoder.pos_conv_embed = _Positional(positional.conv, positional.activation)

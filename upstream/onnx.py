@@ -1,14 +1,15 @@
 """The ONNX door: a model directory as one `.onnx` file for ONNX Runtime, and the small class that runs it.
 
 The graph takes raw 16 kHz samples and their lengths. Everything that a caller could forget lies inside: the front end,
-the normalisation of the waveform, the masks. Weight norm is folded; nothing in it is random.
+the normalisation of the waveform, the masks. What is traced is the accelerated encoder (`upstream.fast`), with its
+positional convolution in the frequency domain. Weight norm is folded; nothing in it is random.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,7 @@ from transformers import HubertModel
 from corpora.files import atomic_file
 from upstream.encoder import encode, front_end_of, normalises_waveform, run_layers
 from upstream.family import RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.fast import accelerate, sharing_copy
 from upstream.modeldir import load_model, model_sha256
 
 OPSET = 17
@@ -31,6 +33,8 @@ LARGEST_BYTES = 2_000_000_000
 TOLERANCE = 1e-3
 # Cosine of int8 and fp32 states, mean over frames: below it the rounding has broken the model, and no file is written.
 LEAST_COSINE = 0.95
+# Parts whose products int8 leaves alone: energies and spectra span too many orders of magnitude for eight bits.
+SPECTRAL = ("/feature_extractor/", "/pos_conv_embed/")
 
 
 class ExportError(ValueError):
@@ -82,57 +86,91 @@ def _normalise(waveform: Tensor, lengths: Tensor | None) -> Tensor:
 def export_onnx(
     model_dir: Path | str, out: Path | str, *, int8: bool = False, all_states: bool = False, lengths: bool = True
 ) -> Parity:
-    """Write a model directory as one ONNX file, whole or not at all, after comparing it with PyTorch.
+    """Write a model directory as one ONNX file: `export_model`, with the hash of its weights in the file's facts.
+
+    Raises ExportError.
+    """
+    model_dir = Path(model_dir)
+    model = load_model(model_dir)
+    try:
+        return export_model(
+            model, out, facts={"source_sha256": model_sha256(model_dir)},
+            int8=int8, all_states=all_states, lengths=lengths,
+        )  # fmt: skip
+    except ExportError as error:
+        raise ExportError(f"{model_dir}: {error}") from error
+
+
+def export_model(
+    model: HubertModel,
+    out: Path | str,
+    *,
+    facts: Mapping[str, str] | None = None,
+    int8: bool = False,
+    all_states: bool = False,
+    lengths: bool = True,
+    accelerated: bool = True,
+) -> Parity:
+    """Write an encoder as one ONNX file, whole or not at all, after comparing the file with the encoder in PyTorch.
 
     Inputs: `waveform` (B, N) float32 at 16 kHz, N at least 400, and `lengths` (B,) int64, the valid samples of each
     item (left out with `lengths=False`: then every item fills its row). Outputs: `last_hidden_state` (B, T, D),
     `frames` (B,), and with `all_states` also `hidden_states` (L+1, B, T, D). `int8` quantises the weights of matrix
-    products, never convolutions and never the log-mel front end. Raises ExportError.
+    products, never convolutions, the log-mel front end or the positional convolution. `accelerated=False` traces the
+    encoder as Transformers has it, for comparison. The model stays as it is. Raises ExportError.
     """
     import onnx
 
-    model_dir, out = Path(model_dir), Path(out)
+    out = Path(out)
     if out.suffix != ".onnx":
-        raise ExportError(f"{out}: the name of an ONNX file must end in .onnx")
-    model = load_model(model_dir)
+        raise ExportError(f"cannot be written as {out}: the name of an ONNX file must end in .onnx")
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     if size > LARGEST_BYTES:
-        raise ExportError(f"{model_dir}: {size / 1e9:.1f} GB of weights do not fit one ONNX file (2 GB)")
+        raise ExportError(f"{size / 1e9:.1f} GB of weights do not fit one ONNX file (2 GB)")
     grouped = getattr(model.config, "feat_extract_norm", "layer") == "group"
-    model = fold_weight_norm(model)
+    model = sharing_copy(model)
+    inference = fold_weight_norm(accelerate(model) if accelerated else sharing_copy(model))
     with TemporaryDirectory() as scratch, atomic_file(out) as temporary:
         traced = Path(scratch) / "traced.onnx"
-        _trace(_Graph(model, all_states), traced, lengths)
+        _trace(_Graph(inference, all_states), traced, lengths)
         if int8:
             _quantise(traced, temporary)
         graph = onnx.load(temporary if int8 else traced)
-        facts = {
-            "source_sha256": model_sha256(model_dir),
+        properties = {
+            **(facts or {}),
             "sampling_rate": str(SAMPLE_RATE),
             "front_end": front_end_of(model),
             "precision": "int8" if int8 else "fp32",
             "layers": str(model.config.num_hidden_layers),
             "width": str(model.config.hidden_size),
+            "parameters": str(sum(p.numel() for p in model.parameters())),
             # A group norm over time sees the padding: such a graph is right on unpadded rows alone.
             "padded_batches": "no" if grouped or not lengths else "yes",
         }
-        onnx.helper.set_model_props(graph, facts)
+        onnx.helper.set_model_props(graph, properties)
         onnx.save(graph, temporary)
         parity = _compare(model, OnnxEncoder(temporary))
         wrong = parity.cosine < LEAST_COSINE if int8 else parity.max_difference > TOLERANCE
         if wrong or not np.isfinite(parity.max_difference):
             raise ExportError(
-                f"{model_dir}: the exported graph differs from the model (largest relative difference "
+                f"the exported graph differs from the model (largest relative difference "
                 f"{parity.max_difference:.2g}, mean cosine {parity.cosine:.4f}); {out} was not written"
             )
     return parity
 
 
 def fold_weight_norm(model: HubertModel) -> HubertModel:
-    """Replace the gain and direction of the positional convolution by their product, in place."""
-    for module in model.modules():
-        if nn.utils.parametrize.is_parametrized(module, "weight"):
-            nn.utils.parametrize.remove_parametrizations(module, "weight")
+    """Replace convolutions with weight norm by plain ones whose weight is gain times direction, in place."""
+    for parent in list(model.modules()):
+        for name, conv in list(parent.named_children()):
+            if isinstance(conv, nn.Conv1d) and nn.utils.parametrize.is_parametrized(conv, "weight"):
+                # Not `remove_parametrizations`: it takes `weight` from a class that copies of the model share.
+                plain = nn.Conv1d(
+                    conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+                    conv.groups, bias=conv.bias is not None, device=conv.weight.device,
+                )  # fmt: skip
+                plain.weight, plain.bias = nn.Parameter(conv.weight.detach()), conv.bias
+                setattr(parent, name, plain)
     return model
 
 
@@ -162,13 +200,13 @@ def _trace(graph: _Graph, path: Path, lengths: bool) -> None:
 
 
 def _quantise(source: Path, target: Path) -> None:
-    """Dynamic int8 for products with a constant weight; the front end's DFT spans ten orders of magnitude: never."""
+    """Dynamic int8 for products with a constant weight, but not in the `SPECTRAL` parts."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     graph = onnx.load(source).graph
-    front = [node.name for node in graph.node if node.op_type == "MatMul" and "/feature_extractor/" in node.name]
+    spectral = [node.name for node in graph.node if any(part in node.name for part in SPECTRAL)]
     inferred = source.with_name("inferred.onnx")
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it says a line about every tensor
@@ -182,7 +220,7 @@ def _quantise(source: Path, target: Path) -> None:
             per_channel=True,
             # Seven bits: with eight, processors without VNNI overflow in silence.
             reduce_range=True,
-            nodes_to_exclude=front,
+            nodes_to_exclude=spectral,
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
         )
     finally:
