@@ -6,7 +6,7 @@
     python -m downstream.espnet shapes  --data exp/x/dump/train --tokens exp/x/char --config F --out exp/x/shapes/train
     python -m downstream.espnet decode  --data exp/x/dump/test --train_config F --model_file F ... --out DIR
     python -m downstream.espnet score   --system NAME --data exp/x/dump/test --hypotheses .../text --out DIR
-    python -m downstream.espnet results --exp exp/x --title TITLE --command COMMAND
+    python -m downstream.espnet results --exp exp/x --title TITLE
     python -m downstream.espnet asr_train|asr_inference|lm_train|... ARGUMENTS OF ESPNET
 """
 
@@ -137,7 +137,6 @@ def _parser() -> argparse.ArgumentParser:
     own = step("results", "RESULTS.md from all scores of an experiment")
     own.add_argument("--exp", type=Path, required=True)
     own.add_argument("--title", required=True)
-    own.add_argument("--command", required=True, help="what was typed")
     return parser
 
 
@@ -198,7 +197,7 @@ def _score(args: argparse.Namespace) -> None:
 def _results(args: argparse.Namespace) -> None:
     from downstream.espnet.score import write_results
 
-    print(write_results(args.exp, args.title, {"command": f"`{args.command}`"}))
+    print(write_results(args.exp, args.title))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -106,10 +106,11 @@ def write_scores(folder: Path, decoded: Decoded, profile: str) -> None:
     write_text(folder / "hypotheses.tsv", "".join(lines))
 
 
-def write_results(exp_dir: Path, title: str, facts: Mapping[str, str]) -> Path:
+def write_results(exp_dir: Path, title: str) -> Path:
     """RESULTS.md of an experiment folder, from every `scores.csv` below it; returns its path.
 
-    The table first, then examples: the same utterances of every set for all systems, evenly spaced.
+    The command of each system (its file `command`), tables, and examples: the same utterances of every set for all
+    systems, evenly spaced.
     """
     import pandas
 
@@ -122,18 +123,25 @@ def write_results(exp_dir: Path, title: str, facts: Mapping[str, str]) -> Path:
     table = pandas.concat([pandas.read_csv(path, dtype=str) for path in found], ignore_index=True)
     head = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        **facts,
         "commit": commit(),
         "versions": versions(),
         "hardware": hardware(),
     }
     parts = [f"# {title}", "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in head.items())])]
+    parts += _commands(exp_dir, sorted(set(table["system"])))
     for name, rows in table.groupby("set", sort=True):
         parts += [f"## {name}", _markdown(rows)]
         parts += _examples([path.parent for path in found if path.parent.name == name])
     path = exp_dir / "RESULTS.md"
     write_text(path, "\n\n".join(parts) + "\n")
     return path
+
+
+def _commands(exp_dir: Path, systems: Sequence[str]) -> list[str]:
+    """What each system was trained with, as a block of shell."""
+    found = [(system, exp_dir / system / "command") for system in systems]
+    lines = [f"{path.read_text(encoding='utf-8').strip()}  # {system}" for system, path in found if path.is_file()]
+    return ["```bash\n" + "\n".join(lines) + "\n```"] if lines else []
 
 
 def _markdown(rows) -> str:
@@ -145,6 +153,8 @@ def _markdown(rows) -> str:
         lines.append(f"| {system} | {shown[0]} | {shown[1]} | {first.n} | {first.speakers} | {first.text_profile} |")
     units = sorted(set(rows["unit"]))
     lines += ["", f"Percent [95 % interval, bootstrap by {' / '.join(units)}]."]
+    if set(rows["speakers"]) == {"1"}:
+        lines[-1] += " All of it is one speaker: the intervals say nothing of other voices."
     return "\n".join(lines)
 
 

@@ -175,9 +175,21 @@ def test_results_page_sets_systems_side_by_side(tmp_path: Path) -> None:
     for system in ("fbank", "harness_st"):
         folder = tmp_path / "exp" / system / "decode_x" / "test"
         write_scores(folder, read_decoded(system, data, tmp_path / "text"), "mgb")
-    text = write_results(tmp_path / "exp", "ASR on a corpus", {"command": "`./run.sh`"}).read_text(encoding="utf-8")
+        (tmp_path / "exp" / system / "command").write_text(f"./asr.sh --upstream {system}\n")
+    text = write_results(tmp_path / "exp", "ASR on a corpus").read_text(encoding="utf-8")
     assert "| fbank | 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] | 2 | 2 | mgb |" in text
     assert text.count("harness_st") >= 3 and 'dir="rtl">سلام عليكم<' in text and "bootstrap by speaker" in text
+    assert "./asr.sh --upstream fbank  # fbank\n./asr.sh --upstream harness_st  # harness_st\n" in text
+    assert "one speaker" not in text
+
+
+def test_results_of_one_speaker_say_so(tmp_path: Path) -> None:
+    data = scored(tmp_path, "a-1 سلام عليكم\nb-1 كتاب\nc-1 \n")
+    rows = [row for row in read_datadir(data) if row.speaker == "a"]
+    write_datadir(data, rows)
+    decoded = read_decoded("fbank", data, tmp_path / "text")
+    write_scores(tmp_path / "exp" / "fbank" / "decode_x" / "test", decoded, "mgb")
+    assert "All of it is one speaker" in write_results(tmp_path / "exp", "x").read_text(encoding="utf-8")
 
 
 @pytest.fixture

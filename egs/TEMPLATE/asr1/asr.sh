@@ -172,7 +172,8 @@ if [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 5 ]; then
     fi
     log "stage 5: training ${tag}, log: ${work}/train.log"
     mkdir -p "${work}"
-    echo "./asr.sh $*" >"${work}/command"
+    typed="./asr.sh $*"
+    echo "${typed//"${root}"\//../../../}" >"${work}/command"
     # shellcheck disable=SC2086
     ${train_cmd} python -m downstream.espnet asr_train --ngpu "${ngpu}" --config "${work}/train.yaml" --resume true \
         --output_dir "${work}" "${text_options[@]}" \
@@ -208,5 +209,5 @@ if [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge 7 ]; then
 fi
 
 if [ "${stage}" -le 8 ] && [ "${stop_stage}" -ge 8 ]; then
-    asr results --exp "${exp}" --title "ASR on ${corpus}" --command "./asr.sh $*"
+    asr results --exp "${exp}" --title "ASR on ${corpus}"
 fi
