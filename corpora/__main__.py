@@ -7,6 +7,7 @@
     python -m corpora open_arabic --out data/open_arabic     # the four folders come from the environment
     python -m corpora ssl --out data/both --from data/mgb2/train --from data/librispeech/train-clean-100
     python -m corpora validate data/open_arabic
+    python -m corpora cuts data/baved/fold1/train --out baved.jsonl.gz   # for Lhotse
 
 A corpus given as `downloads` is fetched from its publisher into the folder `downloads` first; one given as an archive
 (tar, zip) is unpacked into `<out>/unpacked` first.
@@ -15,7 +16,6 @@ A corpus given as `downloads` is fetched from its publisher into the folder `dow
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import logging
 import os
@@ -26,8 +26,10 @@ from types import ModuleType
 from typing import NoReturn
 
 from corpora import download, open_arabic, registry
-from corpora.datadir import validate_datadir
+from corpora.datadir import read_datadir, validate_datadir
+from corpora.files import atomic_file
 from corpora.ingest import CorpusError
+from corpora.records import nearest
 
 DOWNLOADS = "downloads"
 _OTHERS = {
@@ -35,6 +37,7 @@ _OTHERS = {
     "open_arabic": f"self-supervised, ASR and SER data from {', '.join(m.INFO.name for m in open_arabic.CORPORA)}",
     "ssl": "one self-supervised set out of prepared data directories, without what is held out",
     "validate": "check the data directories in a folder",
+    "cuts": "a data directory as a cut set of Lhotse, for its users",
 }
 
 
@@ -72,14 +75,15 @@ def _run(arguments: list[str]) -> int:
     if options.command is None:
         parser.error(f"unknown option {rest[0]}" if rest else "no corpus is named")
     if options.command not in known:
-        near = difflib.get_close_matches(options.command, known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        raise CorpusError(f"unknown corpus or command {options.command!r}: {hint}")
+        hint = nearest(options.command, known) or f"; known are {', '.join(known)}"
+        raise CorpusError(f"unknown corpus or command `{options.command}`{hint}")
     rest += arguments[1:]
     if options.command == "validate":
         return _validate(rest)
     if options.command == "ssl":
         return _ssl(rest)
+    if options.command == "cuts":
+        return _cuts(rest)
     return _prepare(options.command, rest)
 
 
@@ -87,7 +91,7 @@ def _prepare(name: str, arguments: list[str]) -> int:
     module = registry.load(name) if name in registry.MODULES else None
     parser = _Parser(
         prog=f"python -m corpora {name}",
-        description=_describe(module) if module else _OTHERS[name],
+        description=registry.describe(module.INFO) if module else _OTHERS[name],
         epilog=_describe_options(module) if module else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -125,10 +129,6 @@ def _prepare(name: str, arguments: list[str]) -> int:
     return 0
 
 
-def _describe(module: ModuleType) -> str:
-    return registry.describe(module.INFO, downloadable=module.INFO.name in download.DOWNLOADS)
-
-
 def _describe_options(module: ModuleType) -> str | None:
     """The options of `--set` with their defaults, and what `prepare` says about them."""
     own = {key: p for key, p in registry.options(module).items() if key not in ("seed", "jobs")}
@@ -143,7 +143,8 @@ def _folder(name: str, value: str, out_dir: Path) -> Path:
         path = Path(value).expanduser()
         return download.unpack_once(path, out_dir / "unpacked" / name) if path.is_file() else path
     if name not in download.DOWNLOADS:
-        raise CorpusError(f"{name} cannot be fetched by itself; get it: {registry.load(name).INFO.by_hand}")
+        how = registry.how_to_get(registry.load(name).INFO)
+        raise CorpusError(f"{name} cannot be fetched by itself; get it: {how}")
     return download.DOWNLOADS[name](Path(DOWNLOADS))
 
 
@@ -163,6 +164,23 @@ def _validate(arguments: list[str]) -> int:
             print(problem, file=sys.stderr)
         print(f"{data_dir}: {'ok' if not own else f'{len(own)} problems'}")
     return 2 if problems else 0
+
+
+def _cuts(arguments: list[str]) -> int:
+    """Write the utterances of a data directory as cuts."""
+    parser = _Parser(prog="python -m corpora cuts", allow_abbrev=False)
+    parser.add_argument("dir", type=Path, help="a data directory")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, .jsonl or .jsonl.gz")
+    options = parser.parse_args(arguments)
+    if not options.out.name.endswith((".jsonl", ".jsonl.gz")):
+        parser.error(f"--out {options.out}: expected a name that ends in .jsonl or .jsonl.gz")
+    utterances = read_datadir(options.dir)
+    from corpora.cuts import cut_set
+
+    with atomic_file(options.out) as temporary:
+        cut_set(utterances).to_file(temporary)
+    print(f"{options.out}: {len(utterances)} cuts")
+    return 0
 
 
 def _ssl(arguments: list[str]) -> int:
@@ -209,7 +227,7 @@ def _positive(value: str) -> int:
 
 def _print_list() -> None:
     for name in sorted(registry.MODULES):
-        print(_describe(registry.load(name)), end="\n\n")
+        print(registry.describe(registry.load(name).INFO), end="\n\n")
     for name, text in _OTHERS.items():
         if name != "validate":
             print(f"{name}  {text}")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from corpora.audio import SAMPLE_RATE, AudioError, audio_info, convert_audio, hash_audio
 from corpora.files import BadFileTally
-from corpora.registry import CorpusInfo
+from corpora.registry import CorpusInfo, how_to_get
 
 _LARGE = 2**28  # bytes of audio that are worth a spawned process however few the files are
 MIN_SAMPLES = 400  # one frame of a 25 ms window; anything shorter has no frame at all
@@ -57,10 +57,9 @@ def corpus_error(corpus_dir: Path, info: CorpusInfo, expected: str = "") -> Corp
         names = sorted(entry.name + "/" * entry.is_dir() for entry in corpus_dir.iterdir())
         found = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
         found = found or "an empty folder"
-    get = f"get it: {info.by_hand}" if info.by_hand else "or write 'downloads' to fetch it from its publisher"
     return CorpusError(
         f"{corpus_dir}: expected {expected or info.layout}; found {found}. Name the folder that holds the corpus "
-        f"(--corpus, or {info.variable}= in the recipe's db.sh or in the environment); {get}"
+        f"(--corpus, or {info.variable}= in the recipe's db.sh or in the environment). Get it: {how_to_get(info)}"
     )
 
 

@@ -10,16 +10,29 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+# Below, a suggestion has nothing to do with what was meant.
+_ALIKE = 0.6
 
 
 class RecordError(ValueError):
     """A configuration that cannot be used; the message names the place, the key, and what is known."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; the nearest known one is ...` for an error message, empty where nothing is near."""
-    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; the nearest known one is `{close[0]}`" if close else ""
+def nearest(name: str, known: Iterable[str], mark: str = "") -> str:
+    """`; the nearest known one is ...` for an error message, empty where nothing is near; `mark` stands before the
+    name.
+
+    Of dotted names the last parts must be alike, too: what they have in common before that says nothing.
+    """
+
+    def last(text: str) -> str:
+        return text.rpartition(".")[2]
+
+    known = list(known)
+    for close in difflib.get_close_matches(str(name), known, n=max(1, len(known)), cutoff=_ALIKE):
+        if difflib.SequenceMatcher(None, last(close), last(str(name))).ratio() >= _ALIKE:
+            return f"; the nearest known one is `{mark}{close}`"
+    return ""
 
 
 def check_keys(mapping: Any, known: Iterable[str], where: str, prefix: str) -> None:

@@ -144,14 +144,21 @@ def _parse(hint: Any, text: str) -> Any:
     return hint(text) if hint in (str, Path) else text
 
 
-def describe(info: CorpusInfo, *, downloadable: bool) -> str:
+def how_to_get(info: CorpusInfo) -> str:
+    """How a corpus is obtained: `downloads` where we can fetch it, by hand, or both."""
+    from corpora.download import DOWNLOADS  # it loads the modules that it fetches
+
+    fetched = f"--corpus downloads (or {info.variable}=downloads) fetches it" if info.name in DOWNLOADS else ""
+    return "; ".join(filter(None, [fetched, info.by_hand]))
+
+
+def describe(info: CorpusInfo) -> str:
     """A paragraph of `--list`: title, tasks, hours, licence, access, how to get it, and the expected layout."""
     hours = "hours not published" if info.hours is None else f"{info.hours:g} h"
-    get = f"--corpus downloads fetches it{'; ' if info.by_hand else ''}" if downloadable else ""
     return (
         f"{info.name}  {info.title}\n"
         f"    {', '.join(info.tasks)}; {'+'.join(info.languages)}; {hours}; {info.licence}; access: {info.access}\n"
-        f"    get it: {get}{info.by_hand}\n"
+        f"    get it: {how_to_get(info)}\n"
         f"    layout: {info.layout}\n"
         f"    variable: {info.variable}"
     )

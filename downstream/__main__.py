@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import NoReturn
 
 from corpora.datadir import DataDirError
 from corpora.files import TooManyBadFiles
+from corpora.records import nearest
 from downstream import answers, benchmark
 from downstream.plan import parse_shard
 from downstream.protocols import TASKS, parse_overrides
@@ -53,10 +53,9 @@ def _run(arguments: list[str]) -> int:
     parser = _parser()
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
-        known = [option for option in parser.options if option.startswith("--")]
-        close = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UsageError(f"unknown option {unknown[0]}{hint}")
+        known = [option[2:] for option in parser.options if option.startswith("--")]
+        name = unknown[0].partition("=")[0]
+        raise UsageError(f"unknown option {name}{nearest(name.lstrip('-'), known, '--')}")
     if parsed.command == "report":
         from downstream import report
 
@@ -140,9 +139,7 @@ def _names(text: str, option: str, known: Sequence[str] = ()) -> list[str]:
         raise UsageError(f"{option} is empty")
     for name in names:
         if known and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean `{close[0]}`?" if close else ""
-            raise UsageError(f"{option}: unknown `{name}`{hint} (known: {', '.join(known)})")
+            raise UsageError(f"{option}: unknown `{name}`{nearest(name, known)} (known: {', '.join(known)})")
     return names
 
 

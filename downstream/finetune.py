@@ -11,13 +11,13 @@ Parts that stay frozen behave as in evaluation: no dropout in them. What was lea
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corpora.files import atomic_file, read_json, write_json
+from corpora.records import nearest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,9 +56,7 @@ def parse(text: str) -> Tuning:
     """Read `probe`, `top-K`, `lora`, `lora-R` or `full`. Raises FinetuneError."""
     kind, dash, amount = text.strip().lower().partition("-")
     if kind not in KINDS or (dash and kind in ("probe", "full")):
-        close = difflib.get_close_matches(text, ["probe", "top-2", "lora-8", "full"], n=1, cutoff=0.3)
-        hint = f"; did you mean `{close[0]}`?" if close else ""
-        raise FinetuneError(f"unknown fine-tuning `{text}`{hint} (known: probe, top-K, lora-R, full)")
+        raise FinetuneError(f"unknown fine-tuning `{text}`{nearest(kind, KINDS)} (known: probe, top-K, lora-R, full)")
     if kind in ("probe", "full"):
         return Tuning(kind)
     default = DEFAULT_TOP if kind == "top" else DEFAULT_RANK

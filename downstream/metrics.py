@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 ERROR_RATES = ("wer", "cer", "wer_macro", "cer_macro")
-CLASS_METRICS = ("wa", "accuracy", "ua", "macro_f1")
+ACCURACIES = ("wa", "accuracy")
+CLASS_METRICS = (*ACCURACIES, "ua", "macro_f1")
 # What `value` and `counts` compute from references and hypotheses alone.
 METRICS = (*ERROR_RATES, *CLASS_METRICS)
 MULTI_REFERENCE = "mr_wer"
@@ -59,7 +60,7 @@ def value(metric: str, references: Sequence[str], hypotheses: Sequence[str]) -> 
         return float(rate(list(references), list(hypotheses)))
     from sklearn import metrics
 
-    if metric in ("wa", "accuracy"):
+    if metric in ACCURACIES:
         return float(metrics.accuracy_score(references, hypotheses))
     if metric == "ua":
         present = sorted(set(references))
@@ -111,7 +112,7 @@ def from_counts(metric: str, sums: np.ndarray) -> np.ndarray:
     confusion = sums.reshape(*sums.shape[:-1], classes, classes)
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     references, hypotheses = confusion.sum(-1), confusion.sum(-2)
-    if metric in ("wa", "accuracy"):
+    if metric in ACCURACIES:
         return _ratio(hits.sum(-1), references.sum(-1))
     if metric == "ua":
         return _mean_defined(_ratio(hits, references))

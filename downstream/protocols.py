@@ -6,13 +6,13 @@ of S3PRL's own methods under S3PRL's names (`build_downstream`, `train`, ...); t
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from corpora.files import sha256_json
+from corpora.records import nearest
 
 TASKS = ("asr", "ser", "did")
 _HERE = Path(__file__).parent
@@ -108,8 +108,6 @@ def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _unknown(what: str, name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    hint = f"; did you mean `{close[0]}`?" if close else ""
     listed = sorted(known)
     shown = f" (known: {', '.join(listed)})" if len(listed) <= 12 else ""
-    return f"unknown {what} `{name}`{hint}{shown}"
+    return f"unknown {what} `{name}`{nearest(name, known)}{shown}"

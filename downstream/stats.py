@@ -81,78 +81,29 @@ def central(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How much higher a metric is in the first of two runs, with its interval and the probability of chance.
-
-    `p` is two-sided; `test` names what gave it.
-    """
-
-    value: float
-    low: float
-    high: float
-    p: float
-    test: str
-
-
-def paired_bootstrap(
-    first: Scored, second: Scored, metric: str, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95
-) -> Difference:
-    """Two runs over the same utterances, resampled together by speaker; for error rates and any other metric.
-
-    `p` is twice the share of draws on the other side of 0 (at least 1 / draws). Raises ValueError for different
-    utterances.
-    """
-    _check_paired(first, second)
-    unit, one = by_unit(first)
-    _, two = by_unit(second)
-    weights = resample(len(one), draws=draws, seed=seed)
-    values = from_counts(metric, weights @ one) - from_counts(metric, weights @ two)
-    values = values[~np.isnan(values)]
-    plain = float(from_counts(metric, one.sum(0)) - from_counts(metric, two.sum(0)))
+def bootstrap_p(differences: np.ndarray) -> float:
+    """Two-sided probability of chance from paired bootstrap draws of a difference: twice the share on the other side of
+    0, at least one draw's."""
+    values = differences[~np.isnan(differences)]
     tail = min((values <= 0).mean(), (values >= 0).mean())
-    p = float(min(1.0, max(2 * tail, 1 / draws)))
-    return Difference(plain, *central(values, level), p, f"paired bootstrap by {unit}")
+    return float(min(1.0, max(2 * tail, 1 / len(values))))
 
 
-def mcnemar(
-    references: Sequence[str], first: Sequence[str], second: Sequence[str]
-) -> Difference:
-    """Exact McNemar test of two classifiers on the same utterances; the interval is a normal one of the difference.
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided p of the exact McNemar test; each says of every utterance, (N,), whether a classifier was right.
 
-    It takes utterances for independent; where few speakers say many of them, `permutation` is the honest test.
+    It takes utterances for independent; where few speakers say many of them, the bootstrap by speaker is meant.
     """
     from scipy.stats import binomtest
 
-    one = np.array([r == h for r, h in zip(references, first, strict=True)])
-    two = np.array([r == h for r, h in zip(references, second, strict=True)])
-    only_one, only_two = int((one & ~two).sum()), int((two & ~one).sum())
-    p = binomtest(only_one, only_one + only_two).pvalue if only_one + only_two else 1.0
-    count = len(one)
-    value = (only_one - only_two) / count
-    deviation = np.sqrt(max(only_one + only_two - (only_one - only_two) ** 2 / count, 0.0)) / count
-    return Difference(value, value - 1.96 * deviation, value + 1.96 * deviation, float(p), "exact McNemar")
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    apart = only_first + only_second
+    return float(binomtest(only_first, apart).pvalue) if apart else 1.0
 
 
-def permutation(
-    first: Scored, second: Scored, metric: str, *, draws: int = DRAWS, seed: int = 0
-) -> Difference:
-    """Permutation test of any metric: under chance the two runs could be swapped for each speaker.
-
-    The interval is that of `paired_bootstrap`. Raises ValueError for different utterances.
-    """
-    bootstrap = paired_bootstrap(first, second, metric, draws=draws, seed=seed)
-    unit, one = by_unit(first)
-    _, two = by_unit(second)
-    generator = np.random.default_rng(seed)
-    swap = generator.integers(0, 2, (draws, len(one))).astype(np.float64)
-    left, right = swap @ two + (1 - swap) @ one, swap @ one + (1 - swap) @ two
-    values = from_counts(metric, left) - from_counts(metric, right)
-    extreme = np.abs(values) >= abs(bootstrap.value) - 1e-12
-    p = float((extreme.sum() + 1) / (draws + 1))
-    return Difference(bootstrap.value, bootstrap.low, bootstrap.high, p, f"permutation by {unit}")
-
-
-def _check_paired(first: Scored, second: Scored) -> None:
-    if first.speakers != second.speakers or first.counts.shape != second.counts.shape:
-        raise ValueError("the two runs were not scored on the same utterances in the same order, with the same labels")
+def combined_p(values: Sequence[float]) -> float:
+    """One p out of several on the same utterances, which depend on each other in any way: n / k times the k-th smallest
+    of n (Rüger 1978), here the middle one."""
+    ordered = sorted(values)
+    middle = (len(ordered) + 1) // 2
+    return min(1.0, len(ordered) / middle * ordered[middle - 1])

@@ -32,10 +32,9 @@ def build(
     contents = gather(exp_dir, recipe, left_out or {}, command, reference or comparisons.TEACHER)
     comparisons.write(contents.made, exp_dir / "comparisons.csv")
     with atomic_dir(exp_dir / "report") as folder:
-        for figure in contents.figures:
-            drawing.save(figure, folder)
+        panels = {figure.name: drawing.save(figure, folder) for figure in contents.figures}
         write_text(folder / "tables.tex", latex.render(contents))
-        write_text(folder / "index.html", html.render(contents))
+        write_text(folder / "index.html", html.render(contents, panels))
     images = {figure.name: f"report/{figure.name}.png" for figure in contents.figures}
     write_text(exp_dir / "RESULTS.md", markdown.render(contents, images))
 

@@ -12,9 +12,10 @@ import numpy as np
 from corpora.files import atomic_file
 from downstream.report.cells import Cell, Key
 from downstream.report.columns import headline, task_order
+from downstream.report.evidence import Evidence
 from downstream.report.rows import Setting, metric_info
 from downstream.report.text import Table, signed
-from downstream.stats import central
+from downstream.stats import bootstrap_p, central, combined_p, mcnemar
 
 TEACHER = "harness_l"
 STUDENTS = ("harness_s", "harness_st")
@@ -29,7 +30,7 @@ class Comparison:
 
     `better`: the interval of the difference lies above 0. `keeps 90 % of the gain over <baseline>`: so does
     the interval of the difference plus a tenth of what `against` gains over the baseline; `gain_kept` is the
-    share of that gain that `upstream` has.
+    share of that gain that `upstream` has. `p` is that of no difference, by `test`.
     """
 
     recipe: str
@@ -45,6 +46,8 @@ class Comparison:
     difference: float
     ci_low: float
     ci_high: float
+    p: float
+    test: str
     gain_kept: float | None
     verdict: str
     seeds: str
@@ -167,6 +170,7 @@ def _comparison(
     value = {name: sign * v for name, v in values.items()}
     draws = {name: sign * d for name, d in drawn.items()}
     low, high = central(draws[upstream] - draws[against])
+    p, test = _chance(cells[upstream].evidence, cells[against].evidence, seeds, draws[upstream] - draws[against])
     kept = None
     if baseline:
         gain = value[against] - value[baseline]
@@ -190,12 +194,26 @@ def _comparison(
         difference=round(value[upstream] - value[against], 6),
         ci_low=round(low, 6),
         ci_high=round(high, 6),
+        p=float(f"{p:.4g}"),
+        test=test,
         gain_kept=None if kept is None else round(kept, 4),
         verdict="shown" if shown else "not shown",
         seeds=" ".join(map(str, seeds)),
         speakers=len(evidence.speakers),
         utterances=len(evidence.utterances),
     )
+
+
+def _chance(one: Evidence, two: Evidence, seeds: list[int], differences: np.ndarray) -> tuple[float, str]:
+    """The probability of such a difference where there is none, and the test that says so: McNemar's for accuracies."""
+    if one.right and two.right:
+        return combined_p([mcnemar(one.right[seed], two.right[seed]) for seed in seeds]), "McNemar"
+    return bootstrap_p(differences), "bootstrap"
+
+
+def shown_p(p: float) -> str:
+    """A probability for people."""
+    return "<0.001" if p < 1e-3 else f"{p:.3f}"
 
 
 def write(comparisons: list[Comparison], path: Path) -> None:
@@ -208,11 +226,13 @@ def write(comparisons: list[Comparison], path: Path) -> None:
 
 def table(comparisons: list[Comparison], left: list[LeftOut]) -> Table:
     """The comparisons for people, in percentage points."""
-    header = ["upstream", "against", "column", "difference", "95 % interval", "units", "gain kept", "claim", "verdict"]
+    header = ["upstream", "against", "column", "difference", "95 % interval", "p", "units"]
+    header += ["gain kept", "claim", "verdict"]
     rows = [
         [
             *(c.upstream, c.against, f"{c.task.upper()} {c.split} {metric_info(c.metric).label}"),
             *(signed(c.difference), f"[{signed(c.ci_low)}, {signed(c.ci_high)}]"),
+            f"{shown_p(c.p)} {c.test}",
             f"{c.speakers} speakers" if c.speakers > 1 else f"{c.utterances} utterances",
             "-" if c.gain_kept is None else f"{100 * c.gain_kept:.0f} %",
             *(c.claim, c.verdict),
@@ -222,6 +242,9 @@ def table(comparisons: list[Comparison], left: list[LeftOut]) -> Table:
     notes = [
         "difference in percentage points, positive where the upstream is better; paired bootstrap of the mean "
         "over seeds",
+        "p: of no difference. bootstrap: twice the share of its draws on the other side of 0. McNemar: the exact test, "
+        "for accuracies, of all seeds by Rüger's inequality; it takes utterances for independent, so that the interval "
+        "is meant where few speakers say many of them",
         "units: what is resampled; utterances where all are of one speaker, which says nothing about other speakers. "
         "With fewer than about ten speakers a bootstrap interval is too narrow",
         "gain kept: what the upstream gains over the baseline of its claim, as a share of what the other gains",

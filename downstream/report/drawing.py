@@ -22,6 +22,8 @@ SERIES = ("#5a6472", "#b5541c", "#7a4fb5", "#0b6aa8", "#0a7a55", "#b3285e", "#8a
 _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper"} | {c: f"s{i}" for i, c in enumerate(SERIES)}
 # A panel may grow to so many pixels a point: beyond, its letters would be larger than the text around it.
 _LARGEST = 1.45
+# Points around a panel of the page, where the letters of a reader may be wider than ours.
+_MARGIN = 4.0
 _MARKERS = "osD^vP*Xhp"
 
 _STYLE = {
@@ -79,8 +81,12 @@ def marker(number: int) -> str:
     return _MARKERS[number % len(_MARKERS)]
 
 
-def save(figure: Figure, folder: Path) -> list[Path]:
-    """Write `<folder>/<name>.png` and `.svg` with all panels; two identical figures give identical files."""
+def save(figure: Figure, folder: Path) -> list[str]:
+    """Write `<folder>/<name>.png` and `.svg` with all panels; two identical figures give identical files.
+
+    Every panel is drawn and laid out once, for these and for the page: returned are the panels as SVG elements, whose
+    ids are unique among figures of different names.
+    """
     import matplotlib as mpl
 
     columns = min(figure.columns, len(figure.panels))
@@ -90,39 +96,45 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     with mpl.rc_context(_STYLE | {"svg.hashsalt": figure.name, "svg.fonttype": "path"}):
         canvas = _canvas(max(width, 5.0), height)
         grid = canvas.subplots(rows, columns, squeeze=False).ravel()
+        tips = []
         for axes, panel in zip(grid, figure.panels, strict=False):
-            panel.draw(axes)
+            tips.append(panel.draw(axes))
             axes.set_title(panel.title)
         for axes in grid[len(figure.panels) :]:
             axes.remove()
         if figure.legend:
             handles = [_handle(label, number) for label, number in figure.legend.items()]
             canvas.legend(handles=handles, loc="outside lower center", ncols=min(6, max(3, 2 * columns), len(handles)))
-        canvas.suptitle(figure.title, fontsize=11, x=0.01, ha="left", color=MUTED)
-        # Laid out once for both files: it costs as much as drawing them.
-        canvas.draw_without_rendering()
+        title = canvas.suptitle(figure.title, fontsize=11, x=0.01, ha="left", color=MUTED)
+        canvas.get_layout_engine().execute(canvas)
         canvas.set_layout_engine("none")
-        paths = []
-        # Without the writer's version and date two identical runs give identical files.
-        for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-            paths.append(folder / f"{figure.name}.{suffix}")
-            with atomic_file(paths[-1]) as temporary:
-                canvas.savefig(temporary, dpi=150, metadata=metadata)
-    return paths
+        # Without the writer's version and date two identical runs give identical files. Not by `savefig`, which lays
+        # out and draws once more before it draws.
+        with atomic_file(folder / f"{figure.name}.png") as temporary:
+            canvas.set_dpi(150)
+            canvas.canvas.print_png(temporary, metadata={"Software": None})
+        with atomic_file(folder / f"{figure.name}.svg") as temporary:
+            _print_svg(canvas, temporary, {"Date": None, "Creator": None})
+        drawn = canvas.axes
+        around = [title, *canvas.legends, canvas.patch]
+        return [
+            _alone(canvas, axes, [*drawn, *around], panel, f"{figure.name}{number}", own)
+            for number, (axes, panel, own) in enumerate(zip(drawn, figure.panels, tips, strict=True))
+        ]
 
 
-def inline(panel: Panel, key: str) -> str:
-    """A panel as an SVG element; `key` must be unique within the page, since it makes the ids."""
+def _alone(canvas: Any, axes: Any, artists: list[Any], panel: Panel, key: str, tips: dict[str, str]) -> str:
+    """One panel of a figure that is laid out, for the page; `key` makes its ids."""
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": key, "svg.fonttype": "none"}):
-        canvas = _canvas(*panel.size)
-        axes = canvas.subplots()
-        tips = panel.draw(axes)
-        axes.set_title(panel.title)
-        buffer = io.StringIO()
-        canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _for_page(buffer.getvalue(), panel, key, tips)
+    for artist in artists:
+        artist.set_visible(artist is axes)
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": key, "svg.fonttype": "none"}):
+        _print_svg(canvas, buffer, {"Date": None, "Creator": None, "Format": None, "Type": None})
+    box = axes.get_tightbbox().padded(_MARGIN)
+    left, top = box.x0, 72 * canvas.get_figheight() - box.y1
+    return _for_page(buffer.getvalue(), panel.alt, (left, top, box.width, box.height), tips)
 
 
 def _canvas(width: float, height: float) -> Any:
@@ -135,13 +147,20 @@ def _canvas(width: float, height: float) -> Any:
     return canvas
 
 
+def _print_svg(canvas: Any, file: Path | io.StringIO, metadata: dict[str, None]) -> None:
+    """At 72 dots an inch, which the figure keeps: its pixels are then the units of the SVG."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    FigureCanvasSVG(canvas).print_svg(file, metadata=metadata)
+
+
 def _handle(label: str, number: int) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour(number), marker=marker(number), linestyle="-", label=label)
 
 
-def _for_page(svg: str, panel: Panel, key: str, tips: dict[str, str]) -> str:
+def _for_page(svg: str, alt: str, box: tuple[float, float, float, float], tips: dict[str, str]) -> str:
     svg = svg[svg.index("<svg") :].rstrip()
     # A <style> inside would hold for the whole page.
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
@@ -157,8 +176,7 @@ def _for_page(svg: str, panel: Panel, key: str, tips: dict[str, str]) -> str:
         return f'<g class="tip"{rest}><title>{escape(tips[gid])}</title>' if gid in tips else f"<g{rest}>"
 
     svg = re.sub(r'<g id="([^"]*)"([^>]*)>', group, svg)
-    width, height = (72 * inches for inches in panel.size)
-    style = f"max-width:{_LARGEST * width:.0f}px"
-    box = f"0 0 {width:g} {height:g}"
-    head = f'<svg class="plot" role="img" aria-label="{escape(panel.alt)}" viewBox="{box}" style="{style}">'
+    style = f"max-width:{_LARGEST * box[2]:.0f}px"
+    view = " ".join(f"{value:.1f}" for value in box)
+    head = f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{view}" style="{style}">'
     return re.sub(r"<svg[^>]*>", head, svg, count=1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from downstream import stats
-from downstream.metrics import METRICS, counts, from_counts
+from downstream.metrics import ACCURACIES, METRICS, counts, from_counts
 from downstream.report.rows import ReportError, Row
 from downstream.report.runs import find_in_run
 from downstream.results import Prediction, read_predictions
@@ -33,6 +33,7 @@ class Evidence:
     speakers: tuple[str, ...]
     utterances: frozenset[str]
     counts: dict[int, np.ndarray]
+    right: dict[int, np.ndarray] = field(default_factory=dict)  # of accuracies: which utterances, (N,), by id
 
     @property
     def unit(self) -> str:
@@ -92,7 +93,8 @@ class Predictions:
         speakers = tuple(sorted({speaker for _, speaker in first}))
         labels = sorted({x for run in by_seed.values() for p in run for x in (p.reference, p.hypothesis)})
         sums = {seed: _sums(metric, run, labels) for seed, run in by_seed.items()}
-        return Evidence(metric, speakers, frozenset(utt_id for utt_id, _ in first), sums)
+        right = {seed: _right(run) for seed, run in by_seed.items()} if metric in ACCURACIES else {}
+        return Evidence(metric, speakers, frozenset(utt_id for utt_id, _ in first), sums, right)
 
 
 def _sums(metric: str, run: list[Prediction], labels: list[str]) -> np.ndarray:
@@ -100,6 +102,10 @@ def _sums(metric: str, run: list[Prediction], labels: list[str]) -> np.ndarray:
     run = sorted(run, key=lambda p: p.utt_id)
     columns = zip(*((p.speaker, p.reference, p.hypothesis) for p in run), strict=True)
     return stats.by_unit(stats.score(metric, *columns, labels))[1]
+
+
+def _right(run: list[Prediction]) -> np.ndarray:
+    return np.array([p.reference == p.hypothesis for p in sorted(run, key=lambda p: p.utt_id)])
 
 
 def _check(row: Row, predictions: list[Prediction]) -> None:

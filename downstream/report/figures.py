@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from corpora.files import read_json
 from downstream.report.budgets import in_order, shown
 from downstream.report.cells import Cell, Key
 from downstream.report.columns import Column, columns_of, task_order
@@ -20,7 +21,6 @@ from downstream.report.runs import Run
 from downstream.report.tables import Model
 from downstream.report.text import percent
 
-TRAINED = ("hl_it1", "hl_it2", "hs", "hst")
 COSTS = {
     "params_m": ("parameters (M)", "parameters"),
     "macs_g_per_s": ("GMAC per second of audio", "multiply-accumulates"),
@@ -289,10 +289,21 @@ def read_curve(path: Path) -> dict[str, list[float]]:
     return {name: [float(r[name]) for r in records] for name in wanted if records and records[0].get(name)}
 
 
+def _trained(exp_dir: Path) -> list[str]:
+    """Every pre-training run below `exp_dir`, whatever its recipe calls it; earlier iterations first, then by name."""
+
+    def iteration(name: str) -> int:
+        config = exp_dir / name / "model" / "config.json"
+        card = read_json(config).get("harness", {}) if config.is_file() else {}
+        return int(card.get("iteration") or 0)
+
+    return sorted((path.parent.name for path in exp_dir.glob("*/metrics.csv")), key=lambda n: (iteration(n), n))
+
+
 def training(exp_dir: Path, label: str) -> Figure | None:
     """Masked accuracy over steps, one panel for each model that was trained here; None where none was."""
-    curves = {n: read_curve(exp_dir / n / "metrics.csv") for n in TRAINED if (exp_dir / n / "metrics.csv").is_file()}
-    curves = {name: curve for name, curve in curves.items() if len(curve) > 1 and curve["step"]}
+    curves = {name: read_curve(exp_dir / name / "metrics.csv") for name in _trained(exp_dir)}
+    curves = {name: curve for name, curve in curves.items() if len(curve) > 1 and len(curve["step"]) > 1}
     if not curves:
         return None
 

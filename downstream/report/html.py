@@ -81,8 +81,8 @@ class Plot:
     legend: list[tuple[str, int, str]] = field(default_factory=list)
 
 
-def render(contents: Contents) -> str:
-    """The page as one string."""
+def render(contents: Contents, panels: dict[str, list[str]]) -> str:
+    """The page as one string; `panels` holds those of each figure as SVG, by its name."""
     import jinja2
 
     environment = jinja2.Environment(
@@ -92,7 +92,7 @@ def render(contents: Contents) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    plots = {figure.name: _plot(figure) for figure in contents.figures}
+    plots = {figure.name: _plot(figure, panels[figure.name]) for figure in contents.figures}
     commands = list(dict.fromkeys(run.command for run in contents.runs if run.command))
     return environment.get_template("page.html.j2").render(
         contents=contents,
@@ -213,7 +213,7 @@ def _claims(made: list[Comparison]) -> Grid | None:
         return None
     heads = [
         Head("upstream", "upstream"), Head("against", "against"), Head("task", "task"), Head("split", "split"),
-        Head("metric", "metric"), Head("difference", "difference", True, True),
+        Head("metric", "metric"), Head("difference", "difference", True, True), Head("p", "p", True),
         Head("gain kept (%)", "kept", True, True), Head("claim", "claim"),
         Head("verdict", "verdict"), Head("units", "units", True), Head("protocol", "protocol"),
     ]  # fmt: skip
@@ -225,8 +225,9 @@ def _claims(made: list[Comparison]) -> Grid | None:
             Field(c.split, c.split),
             Field(metric_info(c.metric).label, c.metric),
             Field(signed(c.difference), str(c.difference), f"[{signed(c.ci_low)}, {signed(c.ci_high)}]"),
+            Field(comparisons.shown_p(c.p), str(c.p), c.test),
             Field("–") if c.gain_kept is None else Field(f"{100 * c.gain_kept:.0f}", str(c.gain_kept)),
-            Field(c.claim, c.claim),
+            Field(c.claim, c.claim, kind="claim"),
             Field(c.verdict, c.verdict, kind="yes" if c.verdict == "shown" else "no"),
             Field(*_units(c)),
             Field(c.protocol, c.protocol),
@@ -302,7 +303,6 @@ def _dev(run: Run) -> str:
     return ", ".join(f"lr {rate}: dev {value:.4f}" for rate, value in run.dev.items())
 
 
-def _plot(figure: Figure) -> Plot:
-    panels = [drawing.inline(panel, f"{figure.name}{i}") for i, panel in enumerate(figure.panels)]
+def _plot(figure: Figure, panels: list[str]) -> Plot:
     legend = [(label, number % len(drawing.SERIES), drawing.marker(number)) for label, number in figure.legend.items()]
     return Plot(figure.name, figure.title, figure.caption, panels, legend)

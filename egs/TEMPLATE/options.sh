@@ -41,12 +41,15 @@ distance() {
 }
 
 unknown_option() {
-    local known nearest='' least=99 d
+    local known nearest='' least=99 d longer
     for known in "${options[@]}" ${lists[@]+"${lists[@]}"} help; do
         d=$(distance "$1" "${known}")
-        if ((d < least)); then least=${d} nearest=${known}; fi
+        longer=${#known}
+        if ((${#1} > longer)); then longer=${#1}; fi
+        # Two letters in five may differ: beyond, a suggestion has nothing to do with what was meant.
+        if ((d < least && 5 * d <= 2 * longer)); then least=${d} nearest="; the nearest known one is --${known}"; fi
     done
-    fail "unknown option --$1; the nearest known one is --${nearest} (./${script} --help lists all)"
+    fail "unknown option --$1${nearest} (./${script} --help lists all)"
 }
 
 parse_options() {

@@ -85,12 +85,13 @@ def test_every_corpus_says_what_it_is_and_refuses_another_folder(name, tmp_path,
     info = registry.load(name).INFO
     assert info.name == name and info.tasks and info.licence and info.access in ("open", "form", "paid")
     assert info.by_hand or name in download.DOWNLOADS
-    assert info.layout in registry.describe(info, downloadable=False)
+    assert info.layout in registry.describe(info) and registry.how_to_get(info) in registry.describe(info)
     for option in registry.options(registry.load(name)).values():
         assert option.default is not option.empty
     (tmp_path / "other").mkdir()
     line = _error(capsys, [name, "--corpus", str(tmp_path / "other"), "--out", str(tmp_path / "out")])
     assert "expected" in line and "found an empty folder" in line and f"{info.variable}=" in line
+    assert info.by_hand in line and ("--corpus downloads" in line) == (name in download.DOWNLOADS)
     assert not (tmp_path / "out").exists()
     with pytest.raises(SystemExit) as end:
         main([name, "--help"])
@@ -110,7 +111,7 @@ def test_options_are_converted_as_annotated():
     ("arguments", "message"),
     [
         ([], "no corpus is named"),
-        (["beved", "--out", "x"], "did you mean baved?"),
+        (["beved", "--out", "x"], "`beved`; the nearest known one is `baved`"),
         (["baved", "--out", "x"], "--corpus"),
         (["baved", "--corpus", "nowhere", "--out", "x"], "no such folder"),
         (["baved", "--corpus", "nowhere", "--out", "x", "--jobs", "0"], "--jobs"),

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpora import cuts
+from corpora.__main__ import main
 from corpora.audio import read_audio, write_audio
 from corpora.cuts import cut_set
 from corpora.datadir import DataDirError, Utterance, read_datadir, write_datadir
@@ -30,6 +31,23 @@ def test_cuts_of_a_data_directory_give_its_samples(recording, tmp_path):
         segment = cut.supervisions[0]
         assert (cut.num_samples, segment.text, segment.language, segment.speaker) == (b - a, "سَلام عليكم", "ar", "s")
         assert segment.dialect == "egy"
+
+
+def test_a_data_directory_becomes_a_file_of_lhotse(recording, tmp_path, capsys):
+    from lhotse import CutSet
+
+    bounds = [(0, 16001), (12347, 30000)]
+    write_datadir(
+        tmp_path / "data",
+        [Utterance(f"s-{i}", "s", recording, b - a, a, b, text="سَلام") for i, (a, b) in enumerate(bounds)],
+    )
+    out = tmp_path / "cuts.jsonl.gz"
+    assert main(["cuts", str(tmp_path / "data"), "--out", str(out)]) == 0 and "2 cuts" in capsys.readouterr().out
+    for cut, (a, b) in zip(CutSet.from_file(out), bounds, strict=True):
+        np.testing.assert_array_equal(cut.load_audio()[0], read_audio(recording, a, b))
+        assert (cut.num_samples, cut.supervisions[0].text) == (b - a, "سَلام")
+    assert main(["cuts", str(tmp_path / "data"), "--out", str(tmp_path / "cuts.txt")]) == 2
+    assert "ends in .jsonl" in capsys.readouterr().err and not (tmp_path / "cuts.txt").exists()
 
 
 def test_whole_files_are_not_opened(recording, monkeypatch):

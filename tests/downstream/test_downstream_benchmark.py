@@ -186,10 +186,14 @@ FAST_OPTIONS = [f"--set={key}={value}" for key, value in FAST.items()]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sede", "1"], "unknown option --sede; did you mean --seeds?"),
-        (["--tasks", "asr,sre"], "--tasks: unknown `sre`; did you mean `ser`?"),
+        (["--sede=1"], "unknown option --sede; the nearest known one is `--seeds`"),
+        (["--verbose"], "unknown option --verbose\n"),
+        (["--tasks", "asr,sre"], "--tasks: unknown `sre`; the nearest known one is `ser`"),
+        (["--tasks", "speech"], "--tasks: unknown `speech` (known: asr, ser, did)"),
         (["--seeds", "one"], "`one` is not a whole number"),
-        (["--set", "min_mss=3"], "did you mean `min_ms`"),
+        (["--set", "min_mss=3"], "the nearest known one is `min_ms`"),
+        (["--set", "problem.train.colour=3"], "unknown key of protocol ser/light `problem.train.colour`\n"),
+        (["--finetune", "adapters"], "unknown fine-tuning `adapters` (known:"),
         (["--protocol", "heavy"], "unknown protocol of ser `heavy`"),
         (["--folds", "x"], "invalid int value"),
         (["--upstreams", "fbank,xlsr=/no/where"], "xlsr: no model directory /no/where; give the folder that holds"),
@@ -200,7 +204,7 @@ def test_the_command_says_what_is_wrong_in_one_line(
 ):
     assert main([*COMMAND, "--data", str(data), "--exp", str(tmp_path / "exp"), *arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("downstream: error:") and message in error
+    assert error.startswith("downstream: error:") and message in f"{error}\n"
     assert not (tmp_path / "exp").exists()
 
 

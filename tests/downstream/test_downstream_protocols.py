@@ -19,9 +19,9 @@ def test_the_hash_follows_values_that_decide_a_number():
 @pytest.mark.parametrize(
     ("task", "name", "overrides", "message"),
     [
-        ("asr", "lite", {}, "unknown protocol of asr `lite`; did you mean `light`"),
+        ("asr", "lite", {}, "unknown protocol of asr `lite`; the nearest known one is `light`"),
         ("kws", "light", {}, "unknown task `kws`"),
-        ("ser", "light", {"problem.train.total_step": 5}, "did you mean `problem.train.total_steps`"),
+        ("ser", "light", {"problem.train.total_step": 5}, "the nearest known one is `problem.train.total_steps`"),
         ("ser", "light", {"problem.train.total_steps": 5}, "below eval_step"),
         ("ser", "light", {"learning_rates": []}, "learning_rates is empty"),
     ],

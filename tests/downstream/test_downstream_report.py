@@ -172,6 +172,28 @@ def test_verdicts_follow_the_evidence(whole):
         assert verdicts[task, "harness_l", "harness_l_it1", "fbank"][0] == "shown"
 
 
+def test_each_difference_has_the_p_of_its_own_test(whole, made_up):
+    """Accuracies: the exact McNemar test, written out; error rates and UA: the bootstrap."""
+    from scipy.stats import binom
+
+    found = {(c["task"], c["upstream"], c["against"]): (float(c["p"]), c["test"]) for c in comparisons(whole)}
+    values = []
+    for seed in (0, 1):
+        right = {
+            name: {p.utt_id: p.reference == p.hypothesis for p in made_up.predict("did", error, seed, None)}
+            for name, error in made_up.ERRORS.items()
+        }
+        pairs = [(right["harness_l"][utt_id], right["harness_st"][utt_id]) for utt_id in right["harness_l"]]
+        apart = pairs.count((True, False)), pairs.count((False, True))
+        values.append(min(1.0, 2 * binom.cdf(min(apart), sum(apart), 0.5)))
+    p, test = found["did", "harness_st", "harness_l"]
+    assert test == "McNemar" and p == pytest.approx(min(1.0, 2 * min(values)), rel=1e-3)
+    assert found["did", "harness_s", "harness_l"] == (1.0, "McNemar"), "the same predictions"
+    for task in ("asr", "ser"):
+        assert found[task, "harness_l", "fbank"] == (1e-4, "bootstrap")
+    assert "McNemar |" in (whole / "RESULTS.md").read_text(encoding="utf-8")
+
+
 def test_no_gain_is_not_shown(tmp_path, made_up):
     exp = tmp_path / "exp" / "mini"
     for upstream in ("harness_l", "fbank"):

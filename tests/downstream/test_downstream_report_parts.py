@@ -19,7 +19,7 @@ from downstream.report.boards import leaderboard
 from downstream.report.cells import make_cells
 from downstream.report.columns import mixed_protocols, split_settings
 from downstream.report.contents import gather
-from downstream.report.drawing import SERIES, Panel, inline
+from downstream.report.drawing import SERIES, Figure, Panel, save
 from downstream.report.evidence import Predictions
 from downstream.report.rows import ReportError, is_test, read_rows
 from downstream.report.tables import Model
@@ -45,6 +45,21 @@ def cells(exp: Path) -> dict:
 
 
 KNOWN = {"harness_l": Model(delta_s=0.0), "harness_s": Model(delta_s=46.7), "harness_st": Model(delta_s=86.7)}
+
+
+def test_every_training_run_has_a_panel_whatever_its_recipe_calls_it(tmp_path: Path):
+    """Earlier iterations first; what learns no units, or has just begun, has no curve to show."""
+    both = "step,train_masked_accuracy,valid_masked_accuracy\n100,0.2,0.19\n200,0.3,0.28\n"
+    for name, iteration, text in (
+        ("wide", 3, both), ("teacher", 2, both), ("begun", 1, both[:-14]), ("first", 1, both), ("uncarded", None, both),
+        ("regression", 3, "step,train_loss\n100,2\n200,1\n"), ("empty", 3, "step\n"),
+    ):  # fmt: skip
+        (tmp_path / name / "model").mkdir(parents=True)
+        (tmp_path / name / "metrics.csv").write_text(text)
+        if iteration is not None:
+            card = {"harness": {"iteration": iteration}}
+            (tmp_path / name / "model" / "config.json").write_text(json.dumps(card))
+    assert [panel.title for panel in figures.training(tmp_path, "x").panels] == ["uncarded", "first", "teacher", "wide"]
 
 
 def test_a_pareto_front_holds_what_nothing_cheaper_beats():
@@ -228,15 +243,26 @@ def test_the_latex_tables_are_whole(exp, tmp_path):
         assert done.returncode == 0, done.stdout[-2000:]
 
 
-def test_a_panel_of_the_page_follows_its_theme_and_keeps_text():
+def test_a_panel_of_the_page_follows_its_theme_and_keeps_text(tmp_path: Path):
+    drawn = []
+
     def draw(axes: Any) -> dict[str, str]:
+        drawn.append(axes)
         axes.plot([0, 1], [0, 1], color=SERIES[3], gid="tip-1")
         axes.set_xlabel("كِتَاب <باب>")
         return {"tip-1": 'a "tip" <b>'}
 
-    svg = inline(Panel("title", draw, "what & it shows"), "key")
+    panels = [Panel("title", draw, "what & it shows"), Panel("other", draw, "another")]
+    svg, other = save(Figure("key", "of both", "", panels, {"legend": 3}), tmp_path)
+    assert len(drawn) == 2 and {path.name for path in tmp_path.iterdir()} == {"key.png", "key.svg"}
+    assert ">title<" in svg and ">other<" not in svg and ">other<" in other and "of both" not in svg + other
+    assert ">legend<" not in svg and 'aria-label="another"' in other
+    ids = [set(re.findall(r' id="([^"]+)"', text)) for text in (svg, other)]
+    assert ids[0] and ids[1] and not ids[0] & ids[1]
+    left, top, width, height = (float(x) for x in re.search(r'viewBox="([^"]+)"', other)[1].split())
+    assert left > 200 and 150 < width < 72 * 4.1 + 8 and 150 < height < 72 * (3.2 + 0.9) and top < 40
     assert 'aria-label="what &amp; it shows"' in svg and "كِتَاب &lt;باب&gt;" in svg
     assert "<title>a &quot;tip&quot; &lt;b&gt;</title>" in svg and 'class="tip"' in svg
     assert "var(--s3)" in svg and "var(--ink)" in svg and "<style" not in svg and "<metadata" not in svg
     assert re.findall(r"(?:fill|stroke): #\w+", svg) == [], "a colour that no theme changes"
-    assert svg == inline(Panel("title", draw, "what & it shows"), "key")
+    assert [svg, other] == save(Figure("key", "of both", "", panels, {"legend": 3}), tmp_path)

@@ -82,6 +82,12 @@ def test_unknown_option_names_the_nearest(root: Path, arguments: list[str], near
     assert f"nearest known one is --{nearest} " in done.stderr
 
 
+def test_what_is_like_no_option_gets_no_suggestion(root: Path) -> None:
+    done = call(root, "--verbose")
+    assert done.returncode == 2
+    assert "unknown option --verbose (./run.sh --help lists all)" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
