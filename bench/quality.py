@@ -27,7 +27,7 @@ from corpora.audio import SAMPLE_RATE, read_audio, write_audio
 from downstream import metrics, stats
 from downstream.data import Item, load_task
 from downstream.predict import Predictor, read_head
-from downstream.protocols import load_protocol
+from downstream.protocols import load
 from upstream.chunked import Windowing
 from upstream.encoder import encode
 from upstream.modeldir import load_model
@@ -60,7 +60,7 @@ def main() -> None:
     args = parser.parse_args()
     predictor = Predictor(args.head, "asr", args.upstream, device="cpu")
     model_dir = args.upstream or _model_dir(args.head)
-    data = load_task(args.data, load_protocol("asr", args.protocol))
+    data = load_task(args.data, load("asr", args.protocol))
     tests = {name: data.splits[name] for name in data.tests}
     print(hardware())
     with tempfile.TemporaryDirectory() as folder:
@@ -180,13 +180,20 @@ def _print(texts: dict[str, list[str]], recordings: Sequence[Recording], base: s
         whole = metrics.value("cer", references, row)
         reference = metrics.value("cer", references, hypotheses[base])
         change[name] = whole / reference - 1
-        paired = stats.paired_bootstrap(scored[base], scored[name], "cer")
+        low, high = _interval(scored[base], scored[name])
         other = sum(a != b for a, b in zip(row, hypotheses[base], strict=True))
-        told = f"{100 * (whole - reference):+.2f} [{100 * -paired.high:+.2f}, {100 * -paired.low:+.2f}]"
+        told = f"{100 * (whole - reference):+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
         rows.append([name, *cells, f"{100 * whole:.2f}", told, f"{100 * change[name]:+.2f} %", f"{other}/{len(row)}"])
     splits = [f"CER {s}" for s in dict.fromkeys(r.split for r in recordings)]
     print_table(["states from", *splits, "CER all", "difference", "relative", "texts that differ"], rows)
     return change
+
+
+def _interval(base: stats.Scored, other: stats.Scored) -> tuple[float, float]:
+    """95 % interval of the difference in CER, both sides in the same draws."""
+    (_, one), (_, two) = stats.by_unit(base), stats.by_unit(other)
+    weights = stats.resample(len(one))
+    return stats.central(metrics.from_counts("cer", weights @ two) - metrics.from_counts("cer", weights @ one))
 
 
 if __name__ == "__main__":
