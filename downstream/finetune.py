@@ -134,6 +134,17 @@ def load_delta(model: nn.Module, folder: Path) -> None:
     put_delta(model, load_file(folder / DELTA), folder)
 
 
+def merge_adapters(model: nn.Module) -> None:
+    """Fold LoRA's adapters into the linear maps that they adapt, in place, for inference: the same function."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, BaseTunerLayer):
+                child.merge()
+                setattr(parent, name, child.get_base_layer())
+
+
 def put_delta(model: nn.Module, state: dict, where: Path) -> None:
     """Copy learned parameters into an encoder on which `apply` was called; `where` is named in errors."""
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}

@@ -1,9 +1,9 @@
 """Trained heads on new audio: any format that soundfile reads, any rate, any length.
 
-A head directory (`head.json`, `head.safetensors`) and the model directory that its head was trained on are all that is
-opened. A file that fits one window passes in one piece, as in the benchmark, and gives the benchmark's answer; a longer
-one passes in windows (`upstream.chunked`): characters are decoded over the joined frames, classes from the mean over
-all of them.
+A head directory (`head.json`, `head.safetensors`, and `delta.*` where a part of the upstream was fine-tuned) and the
+model directory that its head was trained on are all that is opened. A file that fits one window passes in one piece, as
+in the benchmark, and gives the benchmark's answer; a longer one passes in windows (`upstream.chunked`): characters are
+decoded over the joined frames, classes from the mean over all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from corpora.audio import SAMPLE_RATE, AudioError, audio_info, stream_any
 from corpora.files import read_json
+from downstream import finetune
 from downstream.answers import TASKS, Answer, PredictError
 from downstream.quiet import quiet
 from downstream.upstreams import Upstream, resolve
@@ -46,9 +47,25 @@ def read_head(folder: Path, task: str) -> dict[str, Any]:
         hint = f"; use `{command}`" if command else ""
         raise PredictError(f"{folder}: a head for {head['task']}, not for {task}{hint}")
     if head.get("finetune", "probe") != "probe":
-        kind = head["finetune"]
-        raise PredictError(f"{folder}: its upstream was fine-tuned ({kind}); prediction takes heads of frozen ones")
+        _check_delta(head, folder)
     return head
+
+
+def _check_delta(head: dict[str, Any], folder: Path) -> None:
+    """Raises PredictError where what was learned of a fine-tuned upstream is missing, or belongs to another head."""
+    for name in (finetune.DELTA, finetune.DELTA_INFO):
+        if not (folder / name).is_file():
+            raise PredictError(
+                f"{folder}: {name} is missing, and without it this head reads another upstream than it was trained on "
+                f"(fine-tuned, {head['finetune']}); copy the whole head directory, or train the head again"
+            )
+    info = read_json(folder / finetune.DELTA_INFO)
+    for key in ("finetune", "upstream_key"):
+        if not isinstance(info, dict) or info.get(key) != head[key]:
+            raise PredictError(
+                f"{folder / finetune.DELTA_INFO}: `{key}` is another one than in head.json; the delta belongs to "
+                "another head"
+            )
 
 
 def find_upstream(head: dict[str, Any], folder: Path, given: Path | None) -> Upstream:
@@ -112,6 +129,8 @@ class Predictor:
 
             problem = problem_of(task)
             self.extract = UpstreamExtractor(found, device)
+        if head.get("finetune", "probe") != "probe":
+            _load_delta(self.extract.model, folder, head["finetune"])
         _accelerate(self.extract.model)
         info = self.extract.info
         cached = {"layers": info.layers, "width": info.width, "stride": info.stride}
@@ -186,6 +205,20 @@ class Predictor:
         length = torch.tensor([states.shape[2]], device=self.device)
         x, lengths = self.model.featurizer(states, [length] * len(states))
         return x, lengths
+
+
+def _load_delta(upstream: nn.Module, folder: Path, tag: str) -> None:
+    """Put what was fine-tuned of an upstream on it, LoRA's adapters into its weights: `_accelerate` reads those."""
+    from safetensors import SafetensorError
+
+    try:
+        encoder = finetune.encoder_of(upstream)
+        finetune.load_delta(encoder, folder)
+        if finetune.parse(tag).kind == "lora":
+            finetune.merge_adapters(encoder)
+    except (ValueError, SafetensorError, OSError) as error:
+        raise PredictError(f"{folder}: {finetune.DELTA} cannot be used ({' '.join(str(error).split())})") from error
+    encoder.requires_grad_(False).eval()
 
 
 def _accelerate(model: nn.Module) -> None:

@@ -71,11 +71,11 @@ def _parser() -> argparse.ArgumentParser:
         if name != "study":
             command.add_argument("--config", type=Path, help="the schedule, instead of egs/<recipe>/recipe.yaml")
             command.add_argument("--called", default="", help="the script that the user started, for messages")
+            command.add_argument("--hubert", type=Path, help="a HuBERT in Transformers form to compare with")
+            command.add_argument("--xlsr", type=Path, help="an XLS-R in Transformers form to compare with")
         command.add_argument("--data", type=Path, default=Path("data"), help="default: data")
         command.add_argument("--exp", type=Path, default=Path("exp"), help="default: exp")
         command.add_argument("--jobs", type=int, help="processes that prepare data (default: number of cores)")
-        command.add_argument("--hubert", type=Path, help="a HuBERT in Transformers form to compare with")
-        command.add_argument("--xlsr", type=Path, help="an XLS-R in Transformers form to compare with")
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a recipe value")
         if name == "run":
             command.add_argument("--stage", type=int, help="first stage; runs again what is complete")
@@ -125,11 +125,10 @@ def _job_of(recipe: Recipe, args: argparse.Namespace, command: list[str]) -> Job
 
 def _shared_arguments(args: argparse.Namespace) -> list[str]:
     shared = ["--recipe", args.recipe]
-    defaults = {"data": Path("data"), "exp": Path("exp"), "jobs": None, "hubert": None, "xlsr": None}
-    for name, default in defaults.items():
+    for name, default in {"data": Path("data"), "exp": Path("exp"), "jobs": None}.items():
         if getattr(args, name) != default:
             shared += [f"--{name}", str(getattr(args, name))]
-    for name in ("config", "called"):
+    for name in ("hubert", "xlsr", "config", "called"):
         if getattr(args, name, None):
             shared += [f"--{name}", str(getattr(args, name))]
     for item in args.set:

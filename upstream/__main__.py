@@ -24,14 +24,14 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from corpora.files import TooManyBadFiles
 from corpora.records import RecordError, check_keys, convert, record
 from upstream.bad_batches import TrainingError
-from upstream.config import INIT_KINDS, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
+from upstream.config import INIT_KINDS, LAYER_CHOICES, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
 from upstream.family import FAMILY, geometry
 
 if TYPE_CHECKING:
@@ -83,10 +83,24 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--geometry", required=True, choices=list(FAMILY), metavar="NAME", help=", ".join(FAMILY))
     train.add_argument("--init", default="random", help=f"{', '.join(INIT_KINDS)} (default: random)")
     train.add_argument("--init-source", help="model directory that the weights come from")
+    train.add_argument("--init-layers", choices=LAYER_CHOICES, help="that init project takes (default: every_nth)")
+    train.add_argument(
+        "--init-minutes",
+        type=float,
+        help="of training audio on which init project looks at the source's activations; 0: at its weights alone "
+        "(default: 5)",
+    )
     train.add_argument("--shards", type=Path, help="folder that `shards` wrote: read train from it, sequentially")
     train.add_argument("--teacher", help="model directory whose features are predicted beside units or alone")
     train.add_argument("--teacher-layers", metavar="L,L", help="its hidden states, for instance 4,8,12")
-    train.add_argument("--teacher-weight", type=float, default=1.0, help="weight of this loss (default: 1)")
+    train.add_argument("--teacher-weight", type=float, help="weight of this loss (default: 1)")
+    train.add_argument("--teacher-cosine", type=float, help="weight of its cosine beside its L1 distance (default: 1)")
+    train.add_argument(
+        "--teacher-normalise",
+        action="store_true",
+        default=None,
+        help="bring each frame of a state to mean 0 and variance 1, so that no layer dominates by its norm",
+    )
     shards = commands.add_parser("shards", help="train as Lhotse Shar, for corpora that outgrow a disk; goes on")
     shards.add_argument("--data", type=Path, required=True, help="folder with the data directory train")
     shards.add_argument("--out", type=Path, required=True)
@@ -241,22 +255,43 @@ def _lineage(args: argparse.Namespace) -> None:
 
 
 def _pretrain(args: argparse.Namespace) -> None:
+    config = record(PretrainConfig, _settings(args.settings), "command line")
+    choices = _given(args, "init_layers", "init_minutes")
+    if choices and args.init != "project":
+        raise RecordError(f"{_option(choices)}: of --init project alone, not of --init {args.init}")
+    init = InitConfig(args.init, args.init_source, **{key.removeprefix("init_"): v for key, v in choices.items()})
+    regression = _regression(args)
+    if not args.units and regression is None:
+        raise RecordError("nothing to learn: name --units or --teacher")
+    # Not before: torch takes seconds, and a wrong option is answered at once.
+    sets = [_label_set(text) for text in args.units]
     from upstream.pretrain import pretrain
 
-    config = record(PretrainConfig, _settings(args.settings), "command line")
-    init = InitConfig(args.init, args.init_source)
     card = {"name": args.out.name}
-    sets = [_label_set(text) for text in args.units]
-    regression = None
-    if args.teacher is not None:
-        if args.teacher_layers is None:
-            raise RecordError("--teacher: say which of its hidden states to predict, --teacher-layers L,L")
-        layers = _numbers(args.teacher_layers, "--teacher-layers")
-        regression = RegressionConfig(args.teacher, layers, args.teacher_weight)
-    if not sets and regression is None:
-        raise RecordError("nothing to learn: name --units or --teacher")
     runs = {"regression": regression, "shards": args.shards}
     print(pretrain(geometry(args.geometry), args.data, sets, args.out, config, init, card, **runs))
+
+
+def _regression(args: argparse.Namespace) -> RegressionConfig | None:
+    given = _given(args, "teacher_layers", "teacher_weight", "teacher_cosine", "teacher_normalise")
+    if args.teacher is None:
+        if given:
+            raise RecordError(f"{_option(given)}: name the teacher, --teacher MODEL_DIR")
+        return None
+    layers = given.pop("teacher_layers", None)
+    if layers is None:
+        raise RecordError("--teacher: say which of its hidden states to predict, --teacher-layers L,L")
+    settings = {key.removeprefix("teacher_"): value for key, value in given.items()}
+    return RegressionConfig(args.teacher, _numbers(layers, "--teacher-layers"), **settings)
+
+
+def _given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the options that the command line holds."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def _option(names: Iterable[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in names)
 
 
 def _shards(args: argparse.Namespace) -> None:

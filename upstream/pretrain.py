@@ -156,18 +156,19 @@ def pretrain(
     `expected_units`, fields of UnitsInfo such as `k` and `model_sha256`), or several label sets, the first of which is
     the main one: its accuracy decides which weights are best. With `shards`, which hold units as well, `dev` alone is
     needed of both. With `regression` the model also predicts features of a frozen teacher; then there may be no label
-    set at all. Goes on from `<out_dir>/checkpoints` when they belong to the same configuration. Raises UnitsError
-    before the first step when a label is missing, too large, of another length than its utterance, or when units are
-    not those expected.
+    set at all, nor units in the shards. Goes on from `<out_dir>/checkpoints` when they belong to the same
+    configuration. Raises UnitsError before the first step when a label is missing, too large, of another length than
+    its utterance, or when units are not those expected.
     """
     here, init = place(), init or InitConfig()
     adopt_slurm()
     sets = label_sets(units, expected_units)
-    train = _from_directory(data_dir, sets, config) if shards is None else _from_shards(shards, config)
+    train = _from_directory(data_dir, sets, config) if shards is None else _from_shards(shards, sets, config)
     dev, dev_labels = training_utterances(data_dir, sets, "dev")
     infos = {name: asdict(own.info) for name, own in dev_labels.sets.items()}
     if shards is not None:
-        check_shards(ShardsInfo.open(shards, "train"), infos)
+        if sets:
+            check_shards(ShardsInfo.open(shards, "train"), infos)
         if init.kind == "project" and init.minutes > 0:
             train = replace(train, utterances=_beside_shards(data_dir, init))
     elif train.units != infos:
@@ -274,8 +275,10 @@ def _from_directory(data_dir: Path, sets: Sequence[LabelSet], config: PretrainCo
     )
 
 
-def _from_shards(folder: Path, config: PretrainConfig) -> TrainingData:
+def _from_shards(folder: Path, sets: Sequence[LabelSet], config: PretrainConfig) -> TrainingData:
     info = ShardsInfo.open(folder, "train")
+    if not sets:
+        info = info.without_units()
 
     def sampler(start: int, positions: list[Position] | None, here: Place) -> ShardSampler:
         at = positions[here.rank] if positions else None

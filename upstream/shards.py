@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -44,7 +44,7 @@ class ShardsError(ValueError):
 
 @dataclass(frozen=True)
 class Item:
-    """One utterance of a shard: encoded audio, its length in samples, and its units (T,) or (T, S)."""
+    """One utterance of a shard: encoded audio, its length in samples, and its units (T,) or (T, S), S = 0 for none."""
 
     utt_id: str
     samples: int
@@ -64,6 +64,7 @@ class Item:
 class ShardsInfo:
     """What `<folder>/<split>.json` says: utterances and seconds of every shard, hours by language, origin of the units.
 
+    `audio_hours` are those of all audio in the shards, `hours` those of what is read: with units, where there are some.
     `sha256` stands for the ids and lengths of the utterances, their order, and the codec.
     """
 
@@ -72,6 +73,7 @@ class ShardsInfo:
     codec: str
     shards: list[dict[str, Any]]
     hours: dict[str, float]
+    audio_hours: dict[str, float]
     sha256: str
     units: dict[str, Any] | None
 
@@ -84,7 +86,13 @@ class ShardsInfo:
         content = read_json(path)
         if content.get("format") != FORMAT:
             raise ShardsError(f"{path}: format {content.get('format')} is unknown here (expected {FORMAT})")
-        return cls(folder, split, **{key: content[key] for key in ("codec", "shards", "hours", "sha256", "units")})
+        content.setdefault("audio_hours", content["hours"])  # an index from before they were told apart
+        names = ("codec", "shards", "hours", "audio_hours", "sha256", "units")
+        return cls(folder, split, **{key: content[key] for key in names})
+
+    def without_units(self) -> ShardsInfo:
+        """The same shards for a run that predicts none: all of their audio is read, their units are not."""
+        return replace(self, units=None, hours=self.audio_hours)
 
 
 def write_shards(
@@ -122,13 +130,14 @@ def write_shards(
     list(parallel(partial(_write_shard, out, codec), tasks, jobs=jobs, label="shards", unit="shard", fewest=2))
 
     tally = BadFileTally(sum(map(len, plan)))
-    shards = []
+    shards, held = [], []
     for number, shard in enumerate(plan):
         bad = read_json(out.left_out(number))
         for u in shard:
             if u.utt_id in bad:
                 tally.skip(u.audio, f"utterance {u.utt_id}: {bad[u.utt_id]}")
         kept = [u for u in shard if u.utt_id not in bad]
+        held += kept
         shards.append({"utterances": len(kept), "seconds": round(sum(u.samples for u in kept) / SAMPLE_RATE, 3)})
     tally.check()
     _label_shards(out, plan, units, units_info)
@@ -136,7 +145,8 @@ def write_shards(
         "format": FORMAT,
         "codec": codec,
         "sha256": identity,
-        "hours": group_hours((group_of(u), u.samples) for shard in plan for u in shard),
+        "hours": group_hours((group_of(u), u.samples) for u in held if units is None or u.utt_id in units),
+        "audio_hours": group_hours((group_of(u), u.samples) for u in held),
         "units": units_info,
         "shards": shards,
     }
@@ -265,10 +275,11 @@ def read_shards(info: ShardsInfo, numbers: Sequence[int]) -> Iterator[Item]:
         if not Path(path).is_file():
             raise ShardsError(f"{path}: missing, but {info.split}.json lists it; write the shards again")
     for cut in CutSet.from_shar(fields=paths):
-        labels = np.empty(0, np.uint16)
+        samples = cut.recording.num_samples
+        labels = np.empty((frame_count(samples), 0), np.uint16)
         if info.units is not None:
             if not cut.has_custom("units"):
                 continue
             labels = cut.units.load()
         language = cut.supervisions[0].language or "unknown"
-        yield Item(cut.id, cut.recording.num_samples, language, cut.recording.sources[0].source, labels)
+        yield Item(cut.id, samples, language, cut.recording.sources[0].source, labels)

@@ -129,6 +129,23 @@ def test_a_cell_moves_what_it_names_and_keeps_it_as_a_delta(
         assert any(name.startswith("feature_projection") for name in moved)
 
 
+def test_merged_adapters_are_the_same_function_and_leave_plain_maps():
+    model = model_of()
+    wav = torch.randn(8000)
+    finetune.apply(model, Tuning("lora", 4))
+    names = {name.replace(".base_layer", "") for name, _ in model.named_parameters() if "lora_" not in name}
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+        plain, adapted = encode(model_of().eval(), [wav]).hidden_states, encode(model.eval(), [wav]).hidden_states
+        finetune.merge_adapters(model)
+        merged = encode(model, [wav]).hidden_states
+    assert (adapted[-1] - plain[-1]).abs().max() > 0.05
+    torch.testing.assert_close(merged[-1], adapted[-1], atol=1e-5, rtol=0)
+    assert {name for name, _ in model.named_parameters()} == names
+
+
 def test_a_delta_of_another_geometry_is_refused(tmp_path: Path):
     model = model_of()
     finetune.apply(model, Tuning("top", 1))

@@ -196,6 +196,53 @@ def test_wrong_heads_and_models_are_refused_in_one_line(trained, tiny_models, ca
     assert status == 2 and "cannot be read" in errors
 
 
+@pytest.mark.parametrize("tag", ["top-1", "lora-4", "full"])
+def test_a_head_of_a_fine_tuned_upstream_answers_with_what_was_learned(trained, capsys, tmp_path, tag):
+    from downstream.cell import run_cell
+    from downstream.data import load_task
+    from downstream.finetune import parse
+    from downstream.protocols import load
+    from downstream.upstreams import resolve
+
+    root = trained["root"]
+    small = {"problem.train.total_steps": 8, "problem.train.eval_step": 4, "learning_rates": [1e-2]}
+    small |= {f"upstream_lr.{parse(tag).kind}": 1e-2, "problem.build_batch_sampler.train.batch_size": 8}
+    protocol = load("ser", "light", small)
+    data = load_task(root / "data" / "ser", protocol)
+    upstream = resolve("tiny_a", root / "models")
+    outcome = run_cell(data, upstream, None, protocol, 0, tmp_path / "run", "cpu", tuning=parse(tag))
+    head = tmp_path / "run" / "head"
+    expected = outcome.scores["test"]
+    files = sorted(f for f in (root / "data" / "ser" / "audio").iterdir() if f.stem in expected)
+
+    def farthest(*options: str | Path) -> float:
+        """Largest difference of a class's share from the benchmark's."""
+        status, answers, errors = run(capsys, "emotion", *files, "--model", head, "--upstream", upstream.path, *options)
+        assert status == 0 and len(answers) == len(expected), errors
+        return max(
+            abs(answer["scores"][label] - np.exp(score))
+            for answer in answers
+            for label, score in zip(outcome.labels, expected[Path(answer["audio"]).stem], strict=True)
+        )
+
+    assert farthest() < 1e-4
+    described = read_json(head / "head.json")
+    write_json(head / "head.json", described | {"finetune": "probe"})
+    assert farthest() > 2e-3, "what was learned of the upstream changes nothing here, so the test proves nothing"
+
+    write_json(head / "head.json", described | {"upstream_key": "0" * 64})
+    broken = [("upstream_key", "belongs to another head"), (None, "cannot be used"), ("gone", "is missing, and")]
+    for what, message in broken:
+        if what is None:
+            write_json(head / "head.json", described)
+            (head / "delta.safetensors").write_bytes(b"\x80\x04cos\nsystem\n.")
+        elif what == "gone":
+            (head / "delta.safetensors").unlink()
+        options = ["--model", head, "--upstream", upstream.path]
+        status, answers, errors = run(capsys, "emotion", files[0], *options)
+        assert (status, answers) == (2, []) and message in errors and errors.count("\n") == 1, errors
+
+
 def test_lines_stay_lines():
     answer = Answer("a\tb\n.wav", "x", 1.0, {"x": 0.75}, None)
     assert as_line(answer, "ser", "tsv") == "a b .wav\tx\t0.75\t1.0\t\n"

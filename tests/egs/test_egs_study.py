@@ -9,6 +9,7 @@ import pytest
 
 from downstream import results
 from downstream.results import Prediction
+from egs.__main__ import _job, _parser, _shared_arguments, main
 from egs.recipe import EGS, RecipeError, load_recipe
 from egs.stages import Job
 from egs.study import load_study
@@ -85,6 +86,18 @@ def test_overrides_reach_recipe_and_study() -> None:
 def test_what_is_wrong_is_named(overrides: list[str], only: list[str] | None, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load_study("mini", overrides, only=only)
+
+
+def test_a_study_takes_no_local_upstreams_and_its_stages_get_what_it_was_given(capsys) -> None:
+    for option in ("--hubert", "--xlsr"):
+        with pytest.raises(SystemExit) as left:
+            main(["study", "--recipe", "mini", option, "somewhere"])
+        assert left.value.code == 2 and f"unrecognized arguments: {option} somewhere" in capsys.readouterr().err
+    words = ["--recipe", "mini", "--exp", "my exp", "--jobs", "3", "--set", "study.common.steps=7"]
+    shared = _shared_arguments(_parser().parse_args(["study", *words]))
+    assert shared == words
+    job = _job(_parser().parse_args(["stage", "--study", *shared, "study_base"]))
+    assert job.recipe.pretrain["study_base"].train.steps == 7 and job.exp == Path("my exp/mini") and job.jobs == 3
 
 
 def test_a_recipe_without_a_study_says_which_have_one(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from transformers import HubertConfig, HubertModel
 
 from upstream.__main__ import _label_set, main
+from upstream.config import InitConfig, RegressionConfig
 from upstream.encoder import build_encoder
 from upstream.family import geometry, macs_per_second, parameters
 from upstream.modeldir import save_model
@@ -52,6 +53,8 @@ def test_info_of_a_directory_without_a_card_says_what_its_weights_show(tmp_path,
     assert out.startswith("model     theirs\nencoder   waveform front end, 2 layers")
     assert "None" not in out and "cost" not in out
 
+PRETRAIN = ["pretrain", "--data", "d", "--units", "u", "--out", "o", "--geometry", "mini_hst"]
+
 
 @pytest.mark.parametrize(
     "arguments, message",
@@ -63,6 +66,11 @@ def test_info_of_a_directory_without_a_card_says_what_its_weights_show(tmp_path,
         (["lineage", "nowhere"], "no such model directory"),
         (["pretrain", "--data", "d", "--out", "o", "--geometry", "hst"], "name --units or --teacher"),
         (["pretrain", "--data", "d", "--out", "o", "--geometry", "hst", "--teacher", "t"], "--teacher-layers"),
+        ([*PRETRAIN, "--teacher-layers", "1"], "--teacher-layers: name the teacher"),
+        ([*PRETRAIN, "--teacher-normalise"], "--teacher-normalise: name the teacher"),
+        ([*PRETRAIN, "--init-layers", "first_n"], "--init-layers: of --init project alone, not of --init random"),
+        ([*PRETRAIN, "--init", "model", "--init-source", "m", "--init-minutes", "0"], "--init-minutes: of --init proj"),
+        ([*PRETRAIN, "--init", "project", "--init-source", "m", "--init-minutes", "-1"], "must not be negative"),
         (["pretrain", "--data", "d", "--units", "u:0", "--out", "o", "--geometry", "hst"], "weight 0.0 must be"),
     ],
 )
@@ -73,11 +81,45 @@ def test_errors_are_one_line_with_exit_code_2(arguments, message, capsys, tmp_pa
     assert message in error and len(error.strip().splitlines()) == 1
 
 
+def test_pretrain_hands_on_what_its_options_say(monkeypatch, capsys):
+    import upstream.pretrain
+
+    asked = {}
+    monkeypatch.setattr(
+        upstream.pretrain,
+        "pretrain",
+        lambda geometry, data, sets, out, config, init, card, **runs: asked.update(init=init, **runs),
+    )
+    init = ["--init", "project", "--init-source", "m", "--init-layers", "first_n", "--init-minutes", "0"]
+    teacher = ["--teacher", "t", "--teacher-layers", "1,2", "--teacher-weight", "0.5", "--teacher-cosine", "0"]
+    assert main([*PRETRAIN, *init, *teacher, "--teacher-normalise"]) == 0
+    assert asked["init"] == InitConfig("project", "m", "first_n", 0.0)
+    assert asked["regression"] == RegressionConfig("t", [1, 2], 0.5, 0.0, True)
+    assert main([*PRETRAIN, "--teacher", "t", "--teacher-layers", "1"]) == 0
+    assert asked["init"] == InitConfig() and asked["regression"] == RegressionConfig("t", [1])
+
+
 def test_label_sets_have_a_name_a_folder_and_a_weight():
     assert _label_set("exp/my/units") == LabelSet("units", Path("exp/my/units"))
     assert _label_set("low=exp/l-1:0.5") == LabelSet("low", Path("exp/l-1"), 0.5)
     assert _label_set("exp/l-1").name == "l_1", "a name of columns"
     assert _label_set("x=d:/units").folder == Path("d:/units")
+
+
+def test_help_wrong_options_and_the_table_of_baselines_load_no_heavy_library():
+    """torch takes seconds, S3PRL ten, and ESPnet's tokenizers ask the network."""
+    code = (
+        "import contextlib, io, sys\n"
+        "from upstream.__main__ import main\n"
+        f"wrong = {[*PRETRAIN, '--teacher-layers', '1']}\n"
+        "for words in (['--help'], ['pretrain', '--help'], ['info', '--help'], wrong, ['baselines']):\n"
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "        main(words)\n"
+        "heavy = {'torch', 'transformers', 'lightning', 's3prl', 'espnet2', 'nltk'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_imports_without_s3prl_espnet_and_torchaudio():

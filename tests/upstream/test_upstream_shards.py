@@ -8,14 +8,15 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import torch
 
 from corpora.audio import read_audio, write_audio
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.files import TooManyBadFiles
-from upstream.config import PretrainConfig
-from upstream.encoder import frame_count
+from upstream.config import PretrainConfig, RegressionConfig
+from upstream.encoder import build_encoder, frame_count
 from upstream.family import geometry
-from upstream.modeldir import model_sha256
+from upstream.modeldir import model_sha256, read_card, save_model
 from upstream.module import Pretraining
 from upstream.pretrain import pretrain
 from upstream.shard_data import ShardDataset, ShardSampler, check_shards
@@ -149,6 +150,9 @@ def test_other_units_replace_the_labels_and_nothing_else(data, tmp_path):
     items = {item.utt_id: item.units for n in range(len(second.shards)) for item in read_shards(second, [n])}
     assert items.keys() == other.keys(), "an utterance without units has nothing to train on"
     assert all(np.array_equal(items[utt_id], labels) for utt_id, labels in other.items())
+    left = {u.utt_id: u.samples / 16000 / 3600 for u in read_datadir(data / "train") if u.utt_id not in other}
+    assert sum(second.hours.values()) == pytest.approx(sum(first.hours.values()) - sum(left.values()))
+    assert second.audio_hours == first.audio_hours == first.hours
     bare = write(data, tmp_path, units=None, units_info=None)
     assert bare.units is None and not list((tmp_path / "train").glob("units*"))
     with pytest.raises(ShardsError, match="hold no units"):
@@ -173,7 +177,12 @@ def test_bad_audio_is_left_out_and_too_much_of_it_stops(data, tmp_path):
     bad = [Utterance(u.utt_id, u.speaker, tmp_path / u.audio.name, u.samples) for u in utterances[:2]]
     info = write_shards([bad[0], *utterances[1:]], tmp_path / "one", "train", shard_seconds=8.0)
     assert sum(s["utterances"] for s in info.shards) == 29
-    assert bad[0].utt_id not in {i.utt_id for i in read_shards(info, range(len(info.shards)))}
+    read = list(read_shards(info, range(len(info.shards))))
+    assert bad[0].utt_id not in {item.utt_id for item in read}
+    seconds = {group: 3600 * hours for group, hours in info.hours.items()}
+    assert seconds == pytest.approx(
+        {group: sum(i.samples for i in read if i.language == group) / 16000 for group in ("ar", "en")}
+    ), "hours of what was left out"
     with pytest.raises(TooManyBadFiles, match="2 of 30"):
         write_shards([*bad, *utterances[2:]], tmp_path / "two", "train", shard_seconds=8.0)
 
@@ -244,6 +253,25 @@ def test_training_from_shards_survives_a_kill(data, shards, tmp_path, monkeypatc
     monkeypatch.undo()
     pretrain(TINY, alone, data / "units", tmp_path / "killed", config, shards=shards.folder)
     assert model_sha256(tmp_path / "killed" / "model") == model_sha256(tmp_path / "whole" / "model")
+
+
+def test_features_alone_need_no_units_in_the_shards(data, tmp_path):
+    """The same audio gives the same model, whether the shards hold units of all, of some, or of no utterances."""
+    torch.manual_seed(1)
+    teacher = save_model(build_encoder(TINY), tmp_path / "teacher", {"name": "teacher"})
+    units = Units.open(data / "units", "train")
+    some = {utt_id: units[utt_id] for utt_id in list(units)[::3]}
+    made = {"all": {}, "some": {"units": some}, "none": {"units": None, "units_info": None}}
+    found = {}
+    for name, options in made.items():
+        folder = write(data, tmp_path / f"shards {name}", **options).folder
+        regression = RegressionConfig(str(teacher), [1, 2])
+        config = replace(CONFIG, steps=6)
+        model = pretrain(TINY, data, [], tmp_path / name, config, regression=regression, shards=folder)
+        found[name] = (model_sha256(model), read_card(model)["hours"])
+    assert len(set(found.values())) == 1, found
+    with pytest.raises(ShardsError, match="hold no units; `python -m upstream shards --units"):
+        pretrain(TINY, data, data / "units", tmp_path / "refused", CONFIG, shards=tmp_path / "shards none")
 
 
 # Prints by how much resident memory grows (MiB) while an epoch is read, decoding included. The kernel's own peak would

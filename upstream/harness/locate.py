@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from corpora.files import sha256_file
-from upstream.modeldir import FILES
 
 SUMS = "sha256sums"
 MODELS_VARIABLE = "HARNESS_MODELS"
@@ -56,6 +55,8 @@ def parse_sums(text: str, where: str = SUMS) -> dict[str, str]:
 
 
 def _complete(sums: Mapping[str, str], where: str) -> dict[str, str]:
+    from upstream.modeldir import FILES
+
     missing = [name for name in FILES if name not in sums]
     if missing:
         raise LocateError(
@@ -94,7 +95,7 @@ def download(url: str, *, sha256sums: Mapping[str, str] | str | Path | None = No
                 (folder / SUMS).unlink(missing_ok=True)
             fetch(f"{base}/{SUMS}", folder / SUMS)
             sums = parse_sums((folder / SUMS).read_text(encoding="utf-8"), f"{base}/{SUMS}")
-        for name in FILES:
+        for name in sums:
             file = folder / name
             if refresh and file.is_file() and sha256_file(file) != sums[name]:
                 file.unlink()
