@@ -85,13 +85,14 @@ def _model_dir(head: Path) -> Path:
 def _engines(predictor: Predictor, model_dir: Path, folder: Path) -> Iterator[str]:
     """Put one engine after the other under the head; the name of the one that is there now."""
     fast = predictor.extract
-    plain = load_model(model_dir)
+    plain, info = load_model(model_dir), fast.info
 
     def torch_states(half: bool) -> Extract:
         def extract(waves: Sequence[np.ndarray]) -> list[np.ndarray]:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
                 encoded = encode(plain, [torch.from_numpy(wave) for wave in waves])
-            return _split([state.float().numpy() for state in encoded.hidden_states], encoded.frames.tolist())
+            states = [state.float().numpy() for state in encoded.hidden_states]
+            return _split(states, encoded.frames.tolist(), [info.frames(len(wave)) for wave in waves])
 
         return extract
 
@@ -103,7 +104,8 @@ def _engines(predictor: Predictor, model_dir: Path, folder: Path) -> Iterator[st
         def extract(waves: Sequence[np.ndarray]) -> list[np.ndarray]:
             encoded = graph(waves)
             assert encoded.hidden_states is not None
-            return _split(list(encoded.hidden_states), encoded.frames.tolist())
+            wanted = [info.frames(len(wave)) for wave in waves]
+            return _split(list(encoded.hidden_states), encoded.frames.tolist(), wanted)
 
         return extract
 
@@ -119,9 +121,11 @@ def _engines(predictor: Predictor, model_dir: Path, folder: Path) -> Iterator[st
     predictor.extract = fast
 
 
-def _split(states: Sequence[np.ndarray], frames: Sequence[int]) -> list[np.ndarray]:
+def _split(states: Sequence[np.ndarray], frames: Sequence[int], wanted: Sequence[int]) -> list[np.ndarray]:
+    """(L+1, T, D) of each item; S3PRL, whose counts are `wanted`, repeats the last frame where one is missing."""
     stacked = np.stack(states)
-    return [stacked[:, row, :count] for row, count in enumerate(frames)]
+    rows = [stacked[:, row, :count] for row, count in enumerate(frames)]
+    return [np.pad(x, ((0, 0), (0, n - x.shape[1]), (0, 0)), mode="edge") for x, n in zip(rows, wanted, strict=True)]
 
 
 def _wave(item: Item) -> np.ndarray:
