@@ -12,6 +12,7 @@ over speakers (over utterances where there is one speaker). The last line is the
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,9 @@ from tqdm import tqdm
 from bench.common import hardware, print_table
 from corpora.audio import SAMPLE_RATE, read_audio, write_audio
 from downstream import metrics, stats
+from downstream.answers import PredictError
 from downstream.data import Item, load_task
-from downstream.predict import Predictor, read_head
+from downstream.predict import Predictor, find_upstream, read_head
 from downstream.protocols import load
 from upstream.chunked import Windowing
 from upstream.encoder import encode
@@ -58,28 +60,32 @@ def main() -> None:
     parser.add_argument("--protocol", default="light")
     parser.add_argument("--join", type=float, help="also join utterances to recordings of this many seconds")
     args = parser.parse_args()
-    predictor = Predictor(args.head, "asr", args.upstream, device="cpu")
-    model_dir = args.upstream or _model_dir(args.head)
-    data = load_task(args.data, load("asr", args.protocol))
+    try:
+        head = read_head(args.head, "asr")
+        model_dir = find_upstream(head, args.head, args.upstream).path
+        predictor = Predictor(args.head, "asr", args.upstream, device="cpu")
+    except PredictError as error:
+        sys.exit(f"bench.quality: {error}")
+    if head.get("finetune", "probe") != "probe" or model_dir is None:
+        sys.exit(f"bench.quality: {args.head}: the head of a frozen model directory is needed")
+    # Scored as the head was trained.
+    data = load_task(args.data, load("asr", args.protocol, {"text_profile": head["text_profile"]}))
     tests = {name: data.splits[name] for name in data.tests}
     print(hardware())
     with tempfile.TemporaryDirectory() as folder:
+        joined = list(_join(tests, args.join, Path(folder))) if args.join else []
+        if args.join and not joined:
+            sys.exit(f"bench.quality: no speaker of a test set has {args.join:g} s of speech to join")
         recordings = [_recording(item, name, Path(folder)) for name, items in tests.items() for item in items]
         texts = {name: _texts(predictor, recordings, name) for name in _engines(predictor, model_dir, Path(folder))}
         change = _print(texts, recordings, PLAIN)
         if args.join:
-            joined = list(_join(tests, args.join, Path(folder)))
             windows = _texts(predictor, joined, "windows")
             predictor.windowing = Windowing(window=_NO_WINDOWS_S, frames=predictor.windowing.frames)
             whole = _texts(predictor, joined, WHOLE)
             print(f"\n{len(joined)} recordings of {args.join:g} s and more, {sum(r.seconds for r in joined):.0f} s")
             _print({WHOLE: whole, "windows": windows}, joined, WHOLE)
     print(f"ratio int8_cer {1 + change[INT8]:.4f}")
-
-
-def _model_dir(head: Path) -> Path:
-    name = str(read_head(head, "asr")["upstream"])
-    return next(p / "models" / name for p in head.resolve().parents if (p / "models" / name / "config.json").is_file())
 
 
 def _engines(predictor: Predictor, model_dir: Path, folder: Path) -> Iterator[str]:
@@ -183,7 +189,7 @@ def _print(texts: dict[str, list[str]], recordings: Sequence[Recording], base: s
             cells.append(f"{100 * value:.2f}")
         whole = metrics.value("cer", references, row)
         reference = metrics.value("cer", references, hypotheses[base])
-        change[name] = whole / reference - 1
+        change[name] = whole / reference - 1 if reference else float("nan")
         low, high = _interval(scored[base], scored[name])
         other = sum(a != b for a, b in zip(row, hypotheses[base], strict=True))
         told = f"{100 * (whole - reference):+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"

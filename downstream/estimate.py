@@ -14,6 +14,7 @@ from downstream import cache, results
 from downstream.cache import Info
 from downstream.plan import UNCACHED, Cell
 from downstream.pool import Machine, Work
+from downstream.report.runs import find_in_run
 from downstream.upstreams import Upstream
 
 # Gradients through the upstream cost about two forward passes more.
@@ -94,7 +95,7 @@ def _estimate(upstream: Upstream, cells: Sequence[Cell], exp_dir: Path, machine:
     for cell in cells:
         own = (cell.task, cell.protocol.tag, cell.tuning.tag, cell.budget)
         if own not in seconds:
-            if known := list(_past(past, upstream, own)):
+            if known := list(_past(past, exp_dir, upstream, own)):
                 seconds[own] = statistics.median(known)
             else:
                 seconds[own] = _measure(cell, info, device, factor)
@@ -102,12 +103,12 @@ def _estimate(upstream: Upstream, cells: Sequence[Cell], exp_dir: Path, machine:
     return Estimate(upstream.name, len(cells), disk, features_s, total)
 
 
-def _past(rows: Sequence[dict[str, str]], upstream: Upstream, own: tuple) -> Iterator[float]:
+def _past(rows: Sequence[dict[str, str]], exp_dir: Path, upstream: Upstream, own: tuple) -> Iterator[float]:
     """Seconds of training and scoring in earlier cells of this kind."""
     for row in rows:
         if (row["task"], row["protocol"], row["finetune"], row["budget"]) == own and row["upstream"] == upstream.name:
-            path = Path(row["run_dir"]) / "cell.json"
-            yield float(row["wall_s"]) - (read_json(path).get("extraction_s", 0.0) if path.is_file() else 0.0)
+            path = find_in_run(exp_dir, row["run_dir"], "cell.json")
+            yield float(row["wall_s"]) - (0.0 if path is None else read_json(path).get("extraction_s", 0.0))
 
 
 def _measure(cell: Cell, info: Info, device: str, factor: float) -> float:

@@ -120,7 +120,8 @@ def write_results(exp_dir: Path, title: str) -> Path:
     found = sorted(exp_dir.glob("*/decode_*/*/scores.csv"))
     if not found:
         raise MetricError(f"{exp_dir}: nothing was scored there; decode first")
-    table = pandas.concat([pandas.read_csv(path, dtype=str) for path in found], ignore_index=True)
+    decoded = {path: path.parents[1].name.removeprefix("decode_") for path in found}
+    table = pandas.concat([pandas.read_csv(path, dtype=str).assign(decoding=decoded[path]) for path in found])
     head = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
@@ -145,12 +146,14 @@ def _commands(exp_dir: Path, systems: Sequence[str]) -> list[str]:
 
 
 def _markdown(rows) -> str:
-    lines = ["| system | WER | CER | utterances | speakers | text profile |", "|---|---:|---:|---:|---:|---|"]
-    for system, own in rows.groupby("system", sort=True):
+    lines = ["| system | decoding | WER | CER | utterances | speakers | text profile |"]
+    lines.append("|---|---|---:|---:|---:|---:|---|")
+    for (system, decoding), own in rows.groupby(["system", "decoding"], sort=True):
         cells = {row.metric: row for row in own.itertuples()}
         shown = [_percent(cells[metric]) for metric in METRICS]
         first = cells["wer"]
-        lines.append(f"| {system} | {shown[0]} | {shown[1]} | {first.n} | {first.speakers} | {first.text_profile} |")
+        facts = [system, decoding, *shown, first.n, first.speakers, first.text_profile]
+        lines.append("| " + " | ".join(facts) + " |")
     units = sorted(set(rows["unit"]))
     lines += ["", f"Percent [95 % interval, bootstrap by {' / '.join(units)}]."]
     if set(rows["speakers"]) == {"1"}:

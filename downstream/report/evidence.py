@@ -26,12 +26,13 @@ TOLERANCE = 1e-4
 class Evidence:
     """Counts of one upstream on one split, for one metric: seed -> (units, d), folds put together.
 
-    The units are speakers; where there is one speaker, they are utterances.
+    The units are speakers; where there is one speaker, they are utterances. `utterances` names each as often as folds
+    test it.
     """
 
     metric: str
     speakers: tuple[str, ...]
-    utterances: frozenset[str]
+    utterances: tuple[str, ...]
     counts: dict[int, np.ndarray]
     right: dict[int, np.ndarray] = field(default_factory=dict)  # of accuracies: which utterances, (N,), by id
 
@@ -94,7 +95,7 @@ class Predictions:
         labels = sorted({x for run in by_seed.values() for p in run for x in (p.reference, p.hypothesis)})
         sums = {seed: _sums(metric, run, labels) for seed, run in by_seed.items()}
         right = {seed: _right(run) for seed, run in by_seed.items()} if metric in ACCURACIES else {}
-        return Evidence(metric, speakers, frozenset(utt_id for utt_id, _ in first), sums, right)
+        return Evidence(metric, speakers, tuple(utt_id for utt_id, _ in first), sums, right)
 
 
 def _sums(metric: str, run: list[Prediction], labels: list[str]) -> np.ndarray:

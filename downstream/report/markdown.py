@@ -32,9 +32,7 @@ def render(contents: Contents, images: dict[str, str]) -> str:
         parts += ["## Training", f"![Masked accuracy over steps]({images['training']})"]
     if contents.left:
         parts += ["## Left out", "\n".join(f"- {line}" for line in contents.left)]
-    parts += [
-        "## Times",
-        "These differ from run to run; nothing else here but the header does.",
-        *(part for table in contents.times for part in (f"### {table.title}", table.markdown())),
-    ]
+    if contents.times:
+        parts += ["## Times", "These differ from run to run; nothing else here but the header does."]
+        parts += [part for table in contents.times for part in (f"### {table.title}", table.markdown())]
     return "\n\n".join(parts) + "\n"

@@ -73,4 +73,5 @@ def _grids(runs: list[Run]) -> Table:
 
 
 def _sum(values: list[float | None]) -> float | None:
-    return None if None in values else sum(v for v in values if v is not None)
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

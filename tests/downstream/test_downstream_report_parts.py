@@ -48,14 +48,17 @@ KNOWN = {"harness_l": Model(delta_s=0.0), "harness_s": Model(delta_s=46.7), "har
 
 
 def test_every_training_run_has_a_panel_whatever_its_recipe_calls_it(tmp_path: Path):
-    """Earlier iterations first; what learns no units, or has just begun, has no curve to show."""
+    """Earlier iterations first; what learns no units, has just begun, was trained again, or belongs to a study has no
+    panel."""
     both = "step,train_masked_accuracy,valid_masked_accuracy\n100,0.2,0.19\n200,0.3,0.28\n"
     for name, iteration, text in (
         ("wide", 3, both), ("teacher", 2, both), ("begun", 1, both[:-14]), ("first", 1, both), ("uncarded", None, both),
-        ("regression", 3, "step,train_loss\n100,2\n200,1\n"), ("empty", 3, "step\n"),
+        ("regression", 3, both.replace("0.2", "0.0").replace("0.3", "0.0")), ("empty", 3, "step\n"),
+        ("teacher.old", 2, both), ("study_base", 3, both),
     ):  # fmt: skip
         (tmp_path / name / "model").mkdir(parents=True)
         (tmp_path / name / "metrics.csv").write_text(text)
+        (tmp_path / name / "config.json").write_text(json.dumps({"units": [] if name == "regression" else {"k": 9}}))
         if iteration is not None:
             card = {"harness": {"iteration": iteration}}
             (tmp_path / name / "model" / "config.json").write_text(json.dumps(card))

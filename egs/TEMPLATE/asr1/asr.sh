@@ -172,8 +172,12 @@ if [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 5 ]; then
     fi
     log "stage 5: training ${tag}, log: ${work}/train.log"
     mkdir -p "${work}"
-    typed="./asr.sh $*"
-    echo "${typed//"${root}"\//../../../}" >"${work}/command"
+    typed=./asr.sh
+    for word in "$@"; do
+        word=${word/#"${root}"\//../../../}
+        typed+=" $(printf '%q' "${word/=${root}\//=../../../}")"
+    done
+    echo "${typed}" >"${work}/command"
     # shellcheck disable=SC2086
     ${train_cmd} python -m downstream.espnet asr_train --ngpu "${ngpu}" --config "${work}/train.yaml" --resume true \
         --output_dir "${work}" "${text_options[@]}" \
