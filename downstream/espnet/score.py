@@ -115,7 +115,6 @@ def write_results(exp_dir: Path, title: str) -> Path:
     import pandas
 
     from downstream.report.provenance import hardware, versions
-    from downstream.revision import commit
 
     found = sorted(exp_dir.glob("*/decode_*/*/scores.csv"))
     if not found:
@@ -124,7 +123,6 @@ def write_results(exp_dir: Path, title: str) -> Path:
     table = pandas.concat([pandas.read_csv(path, dtype=str).assign(decoding=decoded[path]) for path in found])
     head = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit(),
         "versions": versions(),
         "hardware": hardware(),
     }
@@ -140,8 +138,8 @@ def write_results(exp_dir: Path, title: str) -> Path:
 
 def _commands(exp_dir: Path, systems: Sequence[str]) -> list[str]:
     """What each system was trained with, as a block of shell."""
-    found = [(system, exp_dir / system / "command") for system in systems]
-    lines = [f"{path.read_text(encoding='utf-8').strip()}  # {system}" for system, path in found if path.is_file()]
+    found = [exp_dir / system / "command" for system in systems]
+    lines = [path.read_text(encoding="utf-8").strip() for path in found if path.is_file()]
     return ["```bash\n" + "\n".join(lines) + "\n```"] if lines else []
 
 

@@ -175,11 +175,11 @@ def test_results_page_sets_systems_side_by_side(tmp_path: Path) -> None:
     for system in ("fbank", "harness_st"):
         folder = tmp_path / "exp" / system / "decode_x" / "test"
         write_scores(folder, read_decoded(system, data, tmp_path / "text"), "mgb")
-        (tmp_path / "exp" / system / "command").write_text(f"./asr.sh --upstream {system}\n")
+        (tmp_path / "exp" / system / "command").write_text(f"./asr.sh --upstream {system}  # {system}, commit 0\n")
     text = write_results(tmp_path / "exp", "ASR on a corpus").read_text(encoding="utf-8")
     assert "| fbank | x | 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] | 2 | 2 | mgb |" in text
     assert text.count("harness_st") >= 3 and 'dir="rtl">سلام عليكم<' in text and "bootstrap by speaker" in text
-    assert "./asr.sh --upstream fbank  # fbank\n./asr.sh --upstream harness_st  # harness_st\n" in text
+    assert "--upstream fbank  # fbank, commit 0\n./asr.sh --upstream harness_st  # harness_st, commit 0\n" in text
     assert "one speaker" not in text
 
 

@@ -177,7 +177,8 @@ if [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 5 ]; then
         word=${word/#"${root}"\//../../../}
         typed+=" $(printf '%q' "${word/=${root}\//=../../../}")"
     done
-    echo "${typed}" >"${work}/command"
+    revision=$(git -C "${root}" describe --always --dirty 2>/dev/null || echo unknown)
+    echo "${typed}  # ${tag}, commit ${revision}" >"${work}/command"
     # shellcheck disable=SC2086
     ${train_cmd} python -m downstream.espnet asr_train --ngpu "${ngpu}" --config "${work}/train.yaml" --resume true \
         --output_dir "${work}" "${text_options[@]}" \
