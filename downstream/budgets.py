@@ -61,7 +61,8 @@ def select(items: Sequence[Item], budget: Budget | None, *, by_label: bool) -> l
     limit = budget.share * total if budget.seconds is None else budget.seconds * SAMPLE_RATE
     if limit > total:
         raise BudgetError(
-            f"budget {budget.tag}: the training set holds {total / SAMPLE_RATE / 60:.1f} min only; leave the budget out"
+            f"budget {budget.tag}: the training set holds {total / SAMPLE_RATE / 60:.1f} min only; leave the budget "
+            "out, or give a share, for instance 0.5"
         )
     chosen: set[str] = set()
     spent = 0

@@ -55,6 +55,8 @@ PROBE = Tuning()
 def parse(text: str) -> Tuning:
     """Read `probe`, `top-K`, `lora`, `lora-R` or `full`. Raises FinetuneError."""
     kind, dash, amount = text.strip().lower().partition("-")
+    if not dash and (close := re.fullmatch(r"(top|lora)(\d+)", kind)):
+        raise FinetuneError(f"unknown fine-tuning `{text}`; write `{close[1]}-{close[2]}`")
     if kind not in KINDS or (dash and kind in ("probe", "full")):
         raise FinetuneError(f"unknown fine-tuning `{text}`{nearest(kind, KINDS)} (known: probe, top-K, lora-R, full)")
     if kind in ("probe", "full"):

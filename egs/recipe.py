@@ -271,9 +271,14 @@ def _upstreams(names: Any, where: str, prefix: str, further: Iterable[str]) -> l
     names = convert(list[str], names, where, prefix)
     allowed = [*UPSTREAMS, *further]
     for name in names:
+        label, given, path = name.partition("=")
+        if given and label and path:  # a model of somebody else's; the grid says whether it can be read
+            continue
         if name not in allowed:
             near, known = nearest(name, allowed), ", ".join(allowed)
-            raise RecipeError(f"{where}: `{prefix}`: unknown upstream `{name}`{near} (known: {known})")
+            raise RecipeError(
+                f"{where}: `{prefix}`: unknown upstream `{name}`{near} (known: {known}, and any NAME=MODEL_DIR)"
+            )
     return names
 
 

@@ -188,9 +188,13 @@ def collate(model: HubertModel, wavs: Sequence[Tensor]) -> tuple[Tensor, Tensor 
     """Normalise each waveform as the model wants it and pad on its device: (B, N) and lengths (B,), or None.
 
     Items shorter than one frame (400 samples) are padded with zeros and have no valid frame. Raises ValueError for
-    anything that is not 1-D.
+    anything that is no 1-D tensor.
     """
+    if not len(wavs):
+        raise ValueError("the encoder got an empty list of waveforms; it needs at least one")
     for i, wav in enumerate(wavs):
+        if not isinstance(wav, Tensor):
+            raise ValueError(f"waveform {i} is a {type(wav).__name__}; expected a tensor (torch.from_numpy makes one)")
         if wav.dim() != 1:
             raise ValueError(f"waveform {i} has shape {tuple(wav.shape)}; expected one dimension (samples)")
     device = next(model.parameters()).device

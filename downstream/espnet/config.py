@@ -57,8 +57,10 @@ def training_config(base: Path, front_end: FrontEnd, overrides: Sequence[str] = 
     except (OmegaConfBaseException, YAMLError, OSError) as error:
         raise ConfigError(f"{base}: {error}") from error
     if config.get("preencoder") == "linear" and "input_size" not in config["preencoder_conf"]:
+        hint = "give its model directory with --upstream_path, or " if front_end.path is None else ""
         raise ConfigError(
-            f"the width of {front_end.upstream} is not known: add --set preencoder_conf.input_size=768 (or its own)"
+            f"the width of {front_end.upstream} is not known: {hint}name it with --set preencoder_conf.input_size=768 "
+            "(or its own)"
         )
     return config
 

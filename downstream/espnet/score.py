@@ -118,7 +118,7 @@ def write_results(exp_dir: Path, title: str) -> Path:
 
     found = sorted(exp_dir.glob("*/decode_*/*/scores.csv"))
     if not found:
-        raise MetricError(f"{exp_dir}: nothing was scored there; decode first")
+        raise MetricError(f"{exp_dir}: nothing was scored there; stages 6 and 7 of run.sh decode and score")
     decoded = {path: path.parents[1].name.removeprefix("decode_") for path in found}
     table = pandas.concat([pandas.read_csv(path, dtype=str).assign(decoding=decoded[path]) for path in found])
     head = {

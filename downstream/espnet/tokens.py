@@ -79,7 +79,7 @@ def open_tokens(folder: Path) -> Tokens:
     """The token list that `make_tokens` wrote into a folder. Raises TokenError when there is none."""
     facts = folder / "tokens.json"
     if not facts.is_file():
-        raise TokenError(f"{folder}: no token list there (tokens.json); make it first")
+        raise TokenError(f"{folder}: no token list there (tokens.json); stage 3 of run.sh makes it")
     return Tokens(folder, read_json(facts)["type"])
 
 

@@ -12,7 +12,7 @@ from downstream.report.columns import mixed_protocols, split_settings, task_orde
 from downstream.report.comparisons import TEACHER, Comparison, LeftOut, compare
 from downstream.report.drawing import Figure
 from downstream.report.evidence import Predictions
-from downstream.report.rows import SYNTHETIC, ReportError, is_test, read_rows
+from downstream.report.rows import SYNTHETIC, ReportError, check_recipe, is_test, read_rows
 from downstream.report.runs import Run, read_runs
 from downstream.report.text import Table
 from downstream.report.times import time_tables
@@ -49,6 +49,7 @@ def gather(exp_dir: Path, recipe: str, left_out: dict[str, str], command: str, r
     rows = [row for row in read_rows(exp_dir / "results.csv") if is_test(row.split)]
     if not rows:
         raise ReportError(f"{exp_dir / 'results.csv'}: no row of a test split; run stages 10 to 12")
+    check_recipe(exp_dir / "results.csv", recipe)
     if reference != TEACHER and reference not in {row.upstream for row in rows}:
         known = ", ".join(sorted({row.upstream for row in rows}))
         raise ReportError(f"reference `{reference}` has no row in {exp_dir / 'results.csv'}; choose from {known}")

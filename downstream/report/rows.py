@@ -111,6 +111,13 @@ def read_rows(path: Path) -> list[Row]:
     return [_row(record, f"{path}, line {i}") for i, record in enumerate(results.read_rows(path), 2)]
 
 
+def check_recipe(path: Path, recipe: str) -> None:
+    """Raises ReportError where a results file holds rows of other recipes only."""
+    there = {record["recipe"] for record in results.read_rows(path)}
+    if recipe not in there:
+        raise ReportError(f"{path}: no row of the recipe `{recipe}` (there: {', '.join(sorted(there))})")
+
+
 def _row(record: dict[str, str], where: str) -> Row:
     def number(column: str) -> float | None:
         text = record[column].strip()

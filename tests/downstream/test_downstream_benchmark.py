@@ -194,6 +194,7 @@ FAST_OPTIONS = [f"--set={key}={value}" for key, value in FAST.items()]
         (["--set", "min_mss=3"], "the nearest known one is `min_ms`"),
         (["--set", "problem.train.colour=3"], "unknown key of protocol ser/light `problem.train.colour`\n"),
         (["--finetune", "adapters"], "unknown fine-tuning `adapters` (known:"),
+        (["--finetune", "top2"], "unknown fine-tuning `top2`; write `top-2`"),
         (["--protocol", "heavy"], "unknown protocol of ser `heavy`"),
         (["--folds", "x"], "invalid int value"),
         (["--upstreams", "fbank,xlsr=/no/where"], "xlsr: no model directory /no/where; give the folder that holds"),

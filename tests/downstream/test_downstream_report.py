@@ -279,6 +279,9 @@ def test_broken_or_absent_results_are_named(tmp_path, made_up):
     with pytest.raises(ReportError, match="no results yet; stages 10 to 12"):
         report.build(exp, "mini")
     made_up.add(exp, "did", "fbank")
+    with pytest.raises(ReportError, match=r"no row of the recipe `nope` \(there: mini\)"):
+        report.build(exp, "nope")
+    assert not (exp / "RESULTS.md").exists()
     text = (exp / "results.csv").read_text(encoding="utf-8")
     (exp / "results.csv").write_text(text.replace(",accuracy,0.123,", ",accuracy,oops,"), encoding="utf-8")
     with pytest.raises(ReportError, match=r"results\.csv, line \d: column `value` holds `oops`"):

@@ -46,6 +46,12 @@ def test_local_upstreams_join_the_list(tmp_path: Path) -> None:
     assert recipe.local_upstreams == {"hubert": tmp_path}
 
 
+def test_models_of_others_are_named_with_their_folder() -> None:
+    assert load_recipe("mini", ["upstreams=[fbank, 'mine=some/where']"]).upstreams == ["fbank", "mine=some/where"]
+    with pytest.raises(RecipeError, match="unknown upstream `mine=`.*any NAME=MODEL_DIR"):
+        load_recipe("mini", ["upstreams=['mine=']"])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

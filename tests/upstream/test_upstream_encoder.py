@@ -197,6 +197,10 @@ def test_log_mel_models_answer_transformers_options():
             model(wav(8000)[None], output_attentions=True)
 
 
-def test_two_dimensional_waveforms_are_refused(model):
+def test_what_is_no_list_of_waveforms_is_refused(model):
     with pytest.raises(ValueError, match="one dimension"):
         encode(model, [torch.zeros(2, 8000)])
+    with pytest.raises(ValueError, match="empty list of waveforms"):
+        encode(model, [])
+    with pytest.raises(ValueError, match="waveform 0 is a ndarray; expected a tensor"):
+        encode(model, [torch.zeros(8000).numpy()])

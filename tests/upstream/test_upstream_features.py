@@ -68,6 +68,8 @@ def test_provenance_names_model_and_layer(model_dir):
 def test_refuses_a_layer_that_is_not_there(model_dir):
     with pytest.raises(FeatureError, match="layer 4 is not one of the hidden states 0 to 3"):
         LayerSource(model_dir, 4)
+    with pytest.raises(FeatureError, match="mfc: no such model directory; the nearest known one is `mfcc`"):
+        open_source("mfc")
     with pytest.raises(FeatureError, match="no layers"):
         open_source("mfcc", 3)
 

@@ -218,4 +218,6 @@ def open_source(
         return MfccSource()
     if source.startswith(S3PRL):
         return S3prlSource(source.removeprefix(S3PRL), layer)
+    if not Path(source).exists() and (near := nearest(source, ["mfcc"])):
+        raise FeatureError(f"{source}: no such model directory{near}")
     return LayerSource(source, layer, batch_seconds=batch_seconds)
