@@ -218,7 +218,8 @@ for module in pkgutil.iter_modules(corpora.__path__):
     if module.name != "__main__":
         importlib.import_module(f"corpora.{module.name}")
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name, rate", [("a.wav", 16000), ("a.flac", 44100), ("a.ogg", 48000), ("a.mp3", 22050)])

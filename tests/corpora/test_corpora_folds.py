@@ -63,6 +63,9 @@ def test_the_last_speaker_of_a_label_stays_in_training(tmp_path, write_clip):
     clips = _clips(tmp_path / "audio", write_clip, speakers, per=2)
     for seed in range(3):
         folds.write_folds("made", clips, tmp_path / "out", folds=3, least=2, seed=seed)
+        for part in read_json(tmp_path / "out/protocol.json")["parts"].values():
+            trained = set(speakers) - {*part["test"], *part["dev"]}
+            assert trained & {"s0", "s1"} and not set(part["test"]) & set(part["dev"])
 
 
 def test_a_label_of_one_speaker_cannot_be_scored(tmp_path, write_clip):
