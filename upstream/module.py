@@ -13,6 +13,7 @@ from transformers import HubertModel
 
 from upstream.bad_batches import TrainingError
 from upstream.config import PretrainConfig
+from upstream.convolution import convolve_frames
 from upstream.data import Batch, StepBatches
 from upstream.encoder import collate, run_layers
 from upstream.objective import FrameTotals, StepLoss, UnitHead, UnitLoss, unit_loss
@@ -61,6 +62,7 @@ class Pretraining(lightning.LightningModule):
             }
         )
         self.regression = regression
+        convolve_frames(encoder)
         set_dropout(encoder, config.dropout, config.layerdrop)
         # The flag freezes nothing: it asks for the gradient of the waveform, a twentieth of a step for nothing.
         encoder.feature_extractor._requires_grad = False
