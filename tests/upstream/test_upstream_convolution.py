@@ -16,8 +16,16 @@ def pair(norm="layer"):
     if norm == "layer":
         theirs = build_encoder(geometry("mini_hst", front_end="waveform", conv_channels=16, layers=1))
     else:
-        theirs = HubertModel(HubertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                                          intermediate_size=32, conv_dim=[16] * 7, num_conv_pos_embedding_groups=4))  # fmt: skip
+        theirs = HubertModel(
+            HubertConfig(
+                hidden_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=32,
+                conv_dim=[16] * 7,
+                num_conv_pos_embedding_groups=4,
+            )
+        )
     for module in theirs.modules():  # norms and biases that begin as 1 and 0 would hide a mistake
         if isinstance(module, (nn.Conv1d, nn.LayerNorm, nn.GroupNorm)) and module.bias is not None:
             nn.init.normal_(module.bias, std=0.3)
