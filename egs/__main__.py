@@ -12,9 +12,9 @@ from pathlib import Path
 from egs.graph import MADE_BY
 from egs.recipe import Recipe, RecipeError, load_recipe
 from egs.sources import StageError
-from egs.stages import STAGES, Job, stages_of
+from egs.stages import STAGES, Job, Place, stages_of
 from egs.stamps import RecipeLocked, file_name
-from egs.study import load_study
+from egs.study import Study, load_study
 from egs.walk import Launchers, Range, Walk, die_with_parent
 from upstream.distributed import place as process_place
 
@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "study":
             command.add_argument("--rows", help="comma-separated rows to work on beside the base row (default: all)")
             command.add_argument("--report", action="store_true", help="tables and figures from what is there, no work")
+            command.add_argument("--dry_run", action="store_true", help="say what there is to make, start nothing")
         if name == "stage":
             command.add_argument("--shards", action="store_true", help="write the shards that the stage reads")
             command.add_argument("--study", action="store_true", help="the place is one of the recipe's study.yaml")
@@ -149,12 +150,17 @@ def _run(job: Job, args: argparse.Namespace) -> int:
 def _study(args: argparse.Namespace) -> int:
     study = load_study(args.recipe, args.set, {}, args.rows.split(",") if args.rows else None)
     job = _job_of(study.recipe, args, [*"python -m egs study".split(), *(["--rows", args.rows] if args.rows else [])])
+    walk = Walk(job)
+    places: list[Place] = [1, *(MADE_BY.get(key, key) for key in study.wanted())]
+    if not args.report:
+        print(_plan(study, walk, places), flush=True)
+    if args.dry_run:
+        return 0
     from egs.study_results import run_probes, write_results
 
     if not args.report:
-        walk = Walk(job)
         child = [sys.executable, "-m", "egs", "stage", "--study", *_shared_arguments(args)]
-        walk.run(Range(), child, {1, *(MADE_BY.get(key, key) for key in study.wanted())})
+        walk.run(Range(), child, places)
     try:
         if not args.report:
             run_probes(study, job)
@@ -162,6 +168,21 @@ def _study(args: argparse.Namespace) -> int:
     except (ValueError, RuntimeError) as error:
         raise StageError(f"{error}. The same command goes on from here.") from error
     return 0
+
+
+def _plan(study: Study, walk: Walk, places: list[Place]) -> str:
+    """What a study consists of, and which of it is still to be made."""
+    recipe = study.recipe
+    lines = [f"study of {recipe.name}: {len(study.rows)} rows ({', '.join(study.rows)})"]
+    missing = [walk.stages[place].title for place in places if walk.incomplete(place)]
+    lines.append(f"  to make: {'; '.join(missing)}" if missing else "  units and models: complete")
+    context = f" and {', '.join(study.config.upstreams)}" if study.config.upstreams else ""
+    for task, config in recipe.tasks.items():
+        seeds = study.config.seeds or config.seeds
+        folds = f", {config.folds} folds" if config.folds else ""
+        many = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}{folds}"
+        lines.append(f"  then {task} probes of every row{context}: protocol {config.protocol}, {many}")
+    return "\n".join(lines)
 
 
 def _show(job: Job, args: argparse.Namespace) -> int:

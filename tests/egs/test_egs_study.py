@@ -100,6 +100,18 @@ def test_a_study_takes_no_local_upstreams_and_its_stages_get_what_it_was_given(c
     assert job.recipe.pretrain["study_base"].train.steps == 7 and job.exp == Path("my exp/mini") and job.jobs == 3
 
 
+def test_a_dry_run_says_what_there_is_to_make_and_makes_nothing(tmp_path: Path, capsys) -> None:
+    from egs.__main__ import main
+
+    folders = ["--data", str(tmp_path / "data"), "--exp", str(tmp_path / "exp")]
+    assert main(["study", "--recipe", "mini", "--rows", "no_pca", "--dry_run", *folders]) == 0
+    told = capsys.readouterr().out
+    assert "2 rows (base, no_pca)" in told
+    assert "units study_units_pca_None; training study_no_pca" in told and "masked_only" not in told
+    assert "asr probes of every row and fbank, hl_it2: protocol light, 1 seed\n" in told
+    assert not list(tmp_path.rglob("*"))
+
+
 def test_a_recipe_without_a_study_says_which_have_one(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no recipe named"):
         load_study("minni")
