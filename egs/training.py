@@ -36,7 +36,7 @@ def train(job: Job, key: str) -> None:
         "iteration": iteration(recipe, key),
         "data": {"corpora": recipe.corpora.module, "sources": recipe.corpora.sources},
         "init_source": run.init.source,
-        "delta_s": round(delta_s(geometry, recipe.family["hl"]), 2),
+        "delta_s": round(delta_s(geometry, recipe.family["hl"]), 4),
     }
     sets = [label_set(job, name, weight) for name, weight in run.units.items()]
     shards = None if recipe.shards is None else job.shards

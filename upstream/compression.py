@@ -117,7 +117,7 @@ def measure(
             width=g.width,
             params_m=round(parameters / 1e6, 4),
             macs_g_per_s=round(macs_per_second(g, seconds) / 1e9, 4),
-            delta_s=round(100 * (1 - parameters / reference), 2),
+            delta_s=round(100 * (1 - parameters / reference), 4),
             rtf_cpu=round(statistics.median(times), 5),
             rtf_min=round(min(times), 5),
             rtf_max=round(max(times), 5),
