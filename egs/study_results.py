@@ -91,6 +91,7 @@ def write_results(study: Study, job: Job) -> str:
     """
     from downstream.report import comparisons
     from downstream.report.cells import make_cells
+    from downstream.report.columns import columns_of
     from downstream.report.evidence import Predictions
     from downstream.report.rows import ReportError, is_test, read_rows
 
@@ -105,7 +106,7 @@ def write_results(study: Study, job: Job) -> str:
         cells, study.recipe.name, lambda names: [(name, base, "") for name in sorted(names - {base}) if base in names]
     )
     compared = {(c.task, c.split, c.metric, c.upstream): c for c in made}
-    columns = list(dict.fromkeys((c.task, c.split, c.metric) for c in comparisons.headlines(made)))
+    columns = list(dict.fromkeys((c.setting.task, c.split, c.metric) for c in columns_of(cells)))
     lines = _lines(study, job, cells, compared, columns)
     with atomic_file(exp / "study.csv") as path, open(path, "w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, [f.name for f in dataclasses.fields(Line)], lineterminator="\n")

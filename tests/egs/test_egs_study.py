@@ -160,3 +160,11 @@ def test_the_table_holds_differences_to_the_base_row_with_intervals(finished: Jo
     assert "synthetic" in page.lower() and "python -m egs study --recipe mini" in page and "curves.png" in page
     assert (finished.exp / "study" / "study.png").stat().st_size > 5000
     assert (finished.exp / "study" / "curves.png").stat().st_size > 5000
+
+
+def test_a_base_row_alone_is_shown_with_nothing_to_compare_it_with(finished: Job) -> None:
+    alone = load_study("mini", only=[])
+    assert list(alone.rows) == ["base"]
+    shown = write_results(alone, finished)
+    assert "base" in shown and "no_pca" not in shown and "worse" not in shown
+    assert (finished.exp / "study" / "study.png").stat().st_size > 5000
