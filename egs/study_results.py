@@ -214,7 +214,8 @@ def _table(study: Study, lines: list[Line], columns: list[tuple[str, str, str]],
         "one pre-training run a row: its own chance (seed, order of batches) is in no interval",
         *notes,
     ]
-    return Table(f"Study of {study.recipe.name}: {study.config.run} in {len(study.rows)} variants", header, rows, notes)
+    many = f"{len(study.rows)} variant{'s' if len(study.rows) > 1 else ''}"
+    return Table(f"Study of {study.recipe.name}: {study.config.run} in {many}", header, rows, notes)
 
 
 def _page(study: Study, job: Job, table: str, *, curves: bool) -> str:
