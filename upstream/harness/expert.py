@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from upstream.convolution import convolve_frames
 from upstream.encoder import Encoded, encode
 from upstream.family import HOP, RECEPTIVE_FIELD
 from upstream.modeldir import load_model
@@ -28,6 +29,7 @@ class UpstreamExpert(nn.Module):
         super().__init__()
         self.name = f"[HArnESS {Path(ckpt).name}]"
         self.model = load_model(ckpt)
+        convolve_frames(self.model)
 
     def get_downsample_rates(self, key: str | None = None) -> int:
         """Samples from one frame to the next (16 kHz), the same for every hidden state."""

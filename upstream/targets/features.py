@@ -17,6 +17,7 @@ from torch import Tensor
 from corpora.batches import length_batches
 from corpora.records import nearest
 from upstream.config import S3PRL
+from upstream.convolution import convolve_frames
 from upstream.encoder import encode, frame_count, front_end_of
 from upstream.family import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
 from upstream.lineage import ancestors
@@ -87,6 +88,7 @@ class LayerSource:
         self.model_dir = Path(model_dir)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_model(self.model_dir).to(device)
+        convolve_frames(self.model)
         self.depth = depth = self.model.config.num_hidden_layers
         self.layer = round(2 * depth / 3) if layer is None else layer
         if not 0 <= self.layer <= depth:
