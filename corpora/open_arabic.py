@@ -4,11 +4,13 @@
                                                         also at other speeds
     <out>/asr/{train,dev,test_keywords,test_quran}      keyword strings and verses, text in one profile
     <out>/ser/fold<k>/{train,dev,test}                  BAVED
+    <out>/traits/{speaker,language}/{train,test}        single words, for `python -m downstream traits`
     <out>/{summary.json,skipped.tsv}                    hours of every set; files that were left out, with reasons
 
 The self-supervised data holds nothing of any task's dev or test: it is drawn from the training speakers of Arabic
 Speech Commands, the training texts of EveryAyah and the training part of Free Spoken Digits; BAVED, which is scored
-by folds, stays out. `prepare` proves it by file and by content before it ends.
+by folds, stays out. `prepare` proves it by file and by content before it ends. The trait sets are no task: most of
+their recordings are in the self-supervised set too, without speaker or language for a label.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from corpora.ingest import CorpusError
 from corpora.provenance import Provenance, check_isolation, write_sources
 from corpora.speed import check_factor, perturb, perturbed_sources, prefix
 from corpora.strings import Word, plan_strings, render_strings, string_sources
+from corpora.traits import language_sets, speaker_sets, write_sets
 
 CORPORA = (arabic_speech_commands, baved, everyayah, free_spoken_digits)
 TEXT_PROFILE = "mgb"
@@ -85,12 +88,25 @@ def prepare(
     summary |= _write_ser(out_dir, clips, folds, seed)
     scored = [out_dir / name for name in summary if name.split("/")[-1] != "train" and not name.startswith("ssl/")]
     check_isolation([out_dir / "ssl/train", out_dir / "ssl/dev", out_dir / "asr/train"], scored)
+    traits = write_traits(out_dir, keywords, digits, seed)
     _write_skipped(out_dir, [keyword_tally, verse_tally, digit_tally, clip_tally])
-    write_json(
-        out_dir / "summary.json", {"seed": seed, "text_profile": text_profile, "folds": folds, "sets": summary}
-    )
+    told = {"seed": seed, "text_profile": text_profile, "folds": folds, "sets": summary, "traits": traits}
+    write_json(out_dir / "summary.json", told)
     for name, entry in summary.items():
         _log.info("%-22s %5d utterances  %3d speakers  %.3f h", name, *list(entry.values())[:3])
+
+
+def write_traits(
+    out_dir: Path, keywords: Mapping[str, Sequence[Word]], digits: Mapping[str, Sequence[Word]], seed: int
+) -> dict[str, dict[str, int]]:
+    """Speaker identification on the keywords, Arabic against English digits; recordings of every set."""
+    arabic = [word for own in keywords.values() for word in own]
+    english = [word for own in digits.values() for word in own]
+    sets = {
+        "speaker": speaker_sets(arabic, "ar", seed=seed),
+        "language": language_sets({"ar": arabic, "en": english}, seed=seed),
+    }
+    return {name: write_sets(out_dir / "traits", name, own) for name, own in sets.items()}
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
     python -m downstream benchmark --recipe mini --data data/mini --exp exp/mini --upstreams fbank,harness_l
     python -m downstream report --recipe mini --exp exp/mini
+    python -m downstream traits --models HL=exp/my/models/harness_l,HST=... --data data/my/traits --out exp/my/traits
     python -m downstream transcribe talk.mp3 --model exp/mini/probes/asr_light/harness_st/seed0/head
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +63,8 @@ def _run(arguments: list[str]) -> int:
 
         report.build(parsed.exp, parsed.recipe, reference=parsed.reference)
         return 0
+    if parsed.command == "traits":
+        return _traits(parsed)
     if parsed.command in answers.TASKS:
         return answers.run(parsed)
     benchmark.run_tasks(
@@ -82,6 +86,22 @@ def _run(arguments: list[str]) -> int:
         cache_gb=parsed.cache_gb,
         dry_run=parsed.dry_run,
     )
+    return 0
+
+
+def _traits(parsed: argparse.Namespace) -> int:
+    from downstream import traits
+
+    models = {}
+    for entry in _names(parsed.models, "--models"):
+        name, _, path = entry.partition("=")
+        if not path or name in models:
+            raise UsageError(f"--models: `{entry}`: NAME=DIR is needed, every name once")
+        models[name] = Path(path)
+    probes = traits.probe_models(models, parsed.data, against=parsed.against, reference=next(iter(models)))
+    words = ["--models", parsed.models, "--data", str(parsed.data), "--out", str(parsed.out)]
+    words += ["--against", parsed.against] if parsed.against else []
+    print(traits.write(probes, parsed.out, shlex.join(["python", "-m", "downstream", "traits", *words])))
     return 0
 
 
@@ -128,8 +148,18 @@ def _parser() -> _Parser:
     page.add_argument("--recipe", required=True, help="name in the table")
     page.add_argument("--exp", type=Path, required=True, help="folder of results.csv; the page goes to its report/")
     page.add_argument("--reference", default="harness_l", help="has 1000 in the SUPERB-like score, where fbank has 0")
+    kept = commands.add_parser(
+        "traits",
+        help="what models keep besides the words: linear probes for speaker and language on every hidden state",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    kept.add_argument("--models", required=True, metavar="NAME=DIR,...", help="model directories; ΔS is to the first")
+    kept.add_argument("--data", type=Path, required=True, help="holds {speaker,language}/{train,test}")
+    kept.add_argument("--out", type=Path, required=True, help="TRAITS.md, traits.csv and traits.png go here")
+    kept.add_argument("--against", default=None, metavar="NAME", help="the model that the others are compared with")
     predictors = answers.add_commands(commands)
-    parser.options = [o for p in (grid, page, *predictors) for action in p._actions for o in action.option_strings]
+    every = (grid, page, kept, *predictors)
+    parser.options = [option for p in every for action in p._actions for option in action.option_strings]
     return parser
 
 

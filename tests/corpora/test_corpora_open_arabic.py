@@ -233,3 +233,21 @@ def test_real_speech_in_part(real_speech, tmp_path):
     assert len(refrain) == 3 and len(set(refrain)) == 1
     assert sum(len(read_sources(out / f"ser/fold1/{split}")) for split in ("train", "dev", "test")) > 300
     assert FOLDS == 5
+
+
+def test_trait_sets_are_apart_by_word_and_by_speaker(prepared):
+    _, out = prepared
+    summary = json.loads((out / "summary.json").read_text())
+    sets = {
+        name: [read_datadir(out / "traits" / name / split) for split in ("train", "test")]
+        for name in ("speaker", "language")
+    }
+    for name, (train, test) in sets.items():
+        assert summary["traits"][name] == {"train": len(train), "test": len(test)}
+        assert not {u.audio for u in train} & {u.audio for u in test}
+    train, test = sets["speaker"]
+    assert {u.speaker for u in train} == {u.speaker for u in test} and len({u.speaker for u in test}) > 1
+    assert not {u.text for u in train} & {u.text for u in test}
+    train, test = sets["language"]
+    assert {u.language for u in train} == {u.language for u in test} == {"ar", "en"}
+    assert not {u.speaker for u in train} & {u.speaker for u in test}

@@ -1,0 +1,276 @@
+"""What a representation keeps besides the words: linear probes for the speaker and the language, on every hidden state.
+
+Low layers of a speech encoder carry speaker, prosody and channel, high ones phones; compression may lose the former
+first. No open corpus of Arabic dialects is at hand, so these are stand-ins for what a dialect is heard by, not for
+dialects. A probe is a multinomial logistic regression (scikit-learn) on mean-pooled, standardised states. Which state
+is reported is decided on a quarter of the training part, whose words (speakers) the other three quarters do not hold.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from tqdm import tqdm
+
+from corpora.audio import read_audio
+from corpora.datadir import Utterance, read_datadir
+from corpora.files import atomic_file, write_text
+from downstream import stats
+from downstream.metrics import from_counts
+from upstream.encoder import encode
+from upstream.family import RECEPTIVE_FIELD
+from upstream.modeldir import load_model
+
+log = logging.getLogger(__name__)
+
+# Recordings of the other label say the same words; speakers of a language say either.
+LABELS = {"speaker": "text", "language": "speaker"}
+METRIC = "ua"  # mean recall of the classes: ten times as many recordings of one language change nothing
+PASS_SECONDS = 16.0  # of audio in a forward pass
+
+
+class TraitsError(ValueError):
+    """Data or models that such probes cannot be trained on."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One state of one model under one probe; `chosen` is the state that stands for the model. Shares of 1, and the
+    difference to the model `against` in the same draws of speakers."""
+
+    model: str
+    delta_s: float
+    params_m: float
+    trait: str
+    state: int
+    chosen: bool
+    held_out: float
+    value: float
+    ci_low: float
+    ci_high: float
+    against: str
+    difference: float | None
+    diff_low: float | None
+    diff_high: float | None
+    classes: int
+    train: int
+    test: int
+    speakers: int
+
+
+@dataclass(frozen=True)
+class _Set:
+    labels: np.ndarray
+    groups: np.ndarray
+    speakers: tuple[str, ...]
+    utterances: list[Utterance]
+
+
+def probe_models(models: Mapping[str, Path], data: Path, *, against: str | None = None, reference: str) -> list[Probe]:
+    """Probes of every state of every model on `<data>/{speaker,language}/{train,test}`, those that are there.
+
+    `against` names the model that all others are compared with, `reference` the one that ΔS refers to. Raises
+    TraitsError for data without classes or a name that is not among the models.
+    """
+    for what, name in (("against", against), ("reference", reference)):
+        if name is not None and name not in models:
+            raise TraitsError(f"{what}: `{name}` is not among the models ({', '.join(models)})")
+    sets = {name: pair for name in LABELS if (pair := _read(data, name)) is not None}
+    if not sets:
+        raise TraitsError(f"{data}: neither speaker/ nor language/ with train and test in it")
+    sizes, scored = {}, {}
+    for name, path in models.items():
+        model = load_model(path).eval()
+        sizes[name] = sum(p.numel() for p in model.parameters())
+        for trait, (train, test) in sets.items():
+            pooled = [_pooled(model, part.utterances, f"{name}: {trait} {split}")
+                      for part, split in ((train, "train"), (test, "test"))]  # fmt: skip
+            scored[name, trait] = _probe(train, test, *pooled)
+    probes: list[Probe] = []
+    for (name, trait), states in scored.items():
+        train, test = sets[trait]
+        best = max(range(len(states)), key=lambda i: states[i][0])
+        other = None if against in (None, name) else scored[against, trait]
+        base = None if other is None else max(other, key=lambda state: state[0])[1]
+        for number, (held_out, run) in enumerate(states):
+            interval = stats.bootstrap_ci(run, METRIC)
+            difference = None if base is None or number != best else _difference(run, base)
+            probes.append(
+                Probe(
+                    model=name,
+                    delta_s=100 * (1 - sizes[name] / sizes[reference]),
+                    params_m=sizes[name] / 1e6,
+                    trait=trait,
+                    state=number,
+                    chosen=number == best,
+                    held_out=held_out,
+                    value=float(from_counts(METRIC, run.counts.sum(0))),
+                    ci_low=interval.low,
+                    ci_high=interval.high,
+                    against=against or "",
+                    difference=difference[0] if difference else None,
+                    diff_low=difference[1] if difference else None,
+                    diff_high=difference[2] if difference else None,
+                    classes=len(set(train.labels)),
+                    train=len(train.labels),
+                    test=len(test.labels),
+                    speakers=len(set(test.speakers)),
+                )
+            )
+    return probes
+
+
+def _read(data: Path, trait: str) -> tuple[_Set, _Set] | None:
+    folders = [data / trait / split for split in ("train", "test")]
+    if not all(folder.is_dir() for folder in folders):
+        return None
+    sets = []
+    for folder in folders:
+        own = [u for u in read_datadir(folder) if u.samples >= RECEPTIVE_FIELD]
+        labels, groups = ([getattr(u, key) for u in own] for key in (trait, LABELS[trait]))
+        if None in labels or len(set(labels)) < 2:
+            raise TraitsError(f"{folder}: every utterance needs its {trait}, and there must be two at least")
+        if None in groups or len(set(groups)) < 2:
+            raise TraitsError(f"{folder}: every utterance needs its {LABELS[trait]}, and there must be two at least")
+        sets.append(_Set(np.array(labels), np.array(groups), tuple(u.speaker for u in own), own))
+    unknown = set(sets[1].labels) - set(sets[0].labels)
+    if unknown:
+        raise TraitsError(f"{folders[1]}: {trait} {sorted(unknown)[0]} is not in {folders[0]}")
+    return sets[0], sets[1]
+
+
+@torch.no_grad()
+def _pooled(model: torch.nn.Module, utterances: list[Utterance], what: str) -> np.ndarray:
+    """Means over time of every hidden state, (states, utterances, D)."""
+    order = sorted(range(len(utterances)), key=lambda i: utterances[i].samples)
+    found: list[list[np.ndarray]] = [[] for _ in utterances]
+    batch: list[int] = []
+
+    def run() -> None:
+        wavs = [torch.from_numpy(read_audio(u.audio, u.start or 0, u.end)) for u in (utterances[i] for i in batch)]
+        encoded = encode(model, wavs)
+        for row, index in enumerate(batch):
+            frames = int(encoded.frames[row])
+            found[index] = [state[row, :frames].mean(0).numpy() for state in encoded.hidden_states]
+
+    for index in tqdm(order, desc=what, unit="clip", mininterval=1.0):
+        # Padded to the longest, which is the next one.
+        if batch and (len(batch) + 1) * utterances[index].samples > PASS_SECONDS * 16000:
+            run()
+            batch = []
+        batch.append(index)
+    run()
+    return np.stack([np.stack(states) for states in zip(*found, strict=True)])
+
+
+def _probe(train: _Set, test: _Set, fit: np.ndarray, scored: np.ndarray) -> list[tuple[float, stats.Scored]]:
+    """For each state the mean recall on the held-out quarter of the training part, and the scores on the test part."""
+    folds = StratifiedGroupKFold(min(4, len(set(train.groups))), shuffle=True, random_state=0)
+    kept, held = next(folds.split(train.labels, train.labels, train.groups))
+    if len(set(train.labels[kept])) < len(set(train.labels)):
+        raise TraitsError("the training part holds a class whose recordings are of one speaker, or of one word")
+    labels = sorted(set(train.labels))
+    states = []
+    for x, y in zip(fit, scored, strict=True):
+        guess = _classifier().fit(x[kept], train.labels[kept]).predict(x[held])
+        counts = stats.score(METRIC, [""] * len(held), list(train.labels[held]), list(guess), labels).counts
+        answers = _classifier().fit(x, train.labels).predict(y)
+        run = stats.score(METRIC, test.speakers, list(test.labels), list(answers), labels)
+        states.append((float(from_counts(METRIC, counts.sum(0))), run))
+    return states
+
+
+def _classifier() -> Pipeline:
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, class_weight="balanced"))
+
+
+def _difference(run: stats.Scored, base: stats.Scored) -> tuple[float, float, float]:
+    """Value of `run` less that of `base`, and its interval over the same draws of speakers."""
+    (_, own), (_, other) = stats.by_unit(run), stats.by_unit(base)
+    weights = stats.resample(len(own))
+    drawn = from_counts(METRIC, weights @ own) - from_counts(METRIC, weights @ other)
+    value = from_counts(METRIC, own.sum(0)) - from_counts(METRIC, other.sum(0))
+    return float(value), *stats.central(drawn)
+
+
+def write(probes: list[Probe], out: Path, command: str) -> str:
+    """Write traits.csv (every state), TRAITS.md (the chosen ones) and traits.png; returns the table as text."""
+    from downstream.report.text import Table, number, percent, signed
+    from downstream.revision import commit
+
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_file(out / "traits.csv") as path, open(path, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, [f.name for f in dataclasses.fields(Probe)], lineterminator="\n")
+        writer.writeheader()
+        for probe in probes:
+            row = dataclasses.asdict(probe)
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    traits = list(dict.fromkeys(probe.trait for probe in probes))
+    against = probes[0].against
+    header = ["model", "params (M)", "ΔS (%)"]
+    for trait in traits:
+        header += [f"{trait} ↑", "state", *([f"against {against}"] if against else [])]
+    rows = []
+    for name in dict.fromkeys(probe.model for probe in probes):
+        own = {probe.trait: probe for probe in probes if probe.model == name and probe.chosen}
+        first = next(iter(own.values()))
+        row = [name, number(first.params_m, 2), number(first.delta_s)]
+        for probe in (own[trait] for trait in traits):
+            row += [percent(probe.value, probe.ci_low, probe.ci_high), str(probe.state)]
+            if against:
+                told = "-" if probe.difference is None else (
+                    f"{signed(probe.difference)} [{signed(probe.diff_low)}, {signed(probe.diff_high)}]")  # fmt: skip
+                row.append(told)
+        rows.append(row)
+    some = {probe.trait: probe for probe in probes}
+    notes = ["mean recall of the classes in percent, 95 % intervals over speakers of the test; differences in points"]
+    notes += [
+        f"{t}: {p.classes} classes, {p.train} recordings to train on, {p.test} of {p.speakers} speakers to test"
+        for t, p in some.items()
+    ]
+    notes.append("state: of highest recall on a held-out quarter of the training part (0: before the first layer)")
+    table = Table("What besides the words is kept", header, rows, notes)
+    figure = "![recall by state, and over ΔS](traits.png)"
+    page = f"Command: `{command}` (commit {commit()}).\n\n{table.markdown()}\n\n{figure}\n"
+    write_text(out / "TRAITS.md", page)
+    _draw(probes, traits, out / "traits.png")
+    return table.terminal()
+
+
+def _draw(probes: list[Probe], traits: Iterable[str], path: Path) -> None:
+    """A row of panels for each trait: recall over depth, a line a model, and the chosen states over ΔS."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    traits = list(traits)
+    figure = Figure(figsize=(12, 4.2 * len(traits)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(traits), 2, squeeze=False, sharey="row")
+    names = list(dict.fromkeys(probe.model for probe in probes))
+    for (left, right), trait in zip(panels, traits, strict=True):
+        for number, name in enumerate(names):
+            own = [probe for probe in probes if probe.model == name and probe.trait == trait]
+            style = {"color": f"C{number % 10}", "marker": "osD^v"[number // 10 % 5], "markersize": 4}
+            left.plot([p.state / max(1, len(own) - 1) for p in own], [100 * p.value for p in own], label=name, **style)
+            best = next(probe for probe in own if probe.chosen)
+            bars = [[100 * (best.value - best.ci_low)], [100 * (best.ci_high - best.value)]]
+            right.errorbar([best.delta_s], [100 * best.value], yerr=bars, capsize=2, linestyle="none", **style)
+        left.set_xlabel("state, as a share of the depth")
+        left.set_ylabel(f"{trait}: mean recall (%)")
+        right.set_xlabel("ΔS (%)")
+        for axis in (left, right):
+            axis.grid(alpha=0.3)
+    panels[0][0].legend(fontsize=7, ncols=2)
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, metadata={"Software": None})
