@@ -28,6 +28,7 @@ from corpora.datadir import Utterance, read_datadir
 from corpora.files import atomic_file, write_text
 from downstream import stats
 from downstream.metrics import from_counts
+from downstream.report.text import Table, number, percent, signed
 from upstream.encoder import encode
 from upstream.family import RECEPTIVE_FIELD
 from upstream.modeldir import load_model
@@ -46,8 +47,8 @@ class TraitsError(ValueError):
 
 @dataclass(frozen=True)
 class Probe:
-    """One state of one model under one probe; `chosen` is the state that stands for the model. Shares of 1, and the
-    difference to the model `against` in the same draws of speakers."""
+    """One state of one model under one probe; `chosen` is the state that stands for the model. Shares of 1; for the
+    chosen and the top state the difference to that of the model `against`, in the same draws of speakers."""
 
     model: str
     delta_s: float
@@ -100,20 +101,21 @@ def probe_models(models: Mapping[str, Path], data: Path, *, against: str | None 
     probes: list[Probe] = []
     for (name, trait), states in scored.items():
         train, test = sets[trait]
-        best = max(range(len(states)), key=lambda i: states[i][0])
-        other = None if against in (None, name) else scored[against, trait]
-        base = None if other is None else max(other, key=lambda state: state[0])[1]
-        for number, (held_out, run) in enumerate(states):
+        best = _best(states)
+        others = None if against in (None, name) else scored[against, trait]
+        for state, (held_out, run) in enumerate(states):
             interval = stats.bootstrap_ci(run, METRIC)
-            difference = None if base is None or number != best else _difference(run, base)
+            difference = None
+            if others is not None and state in (best, len(states) - 1):
+                difference = _difference(run, others[_best(others) if state == best else -1][1])
             probes.append(
                 Probe(
                     model=name,
                     delta_s=100 * (1 - sizes[name] / sizes[reference]),
                     params_m=sizes[name] / 1e6,
                     trait=trait,
-                    state=number,
-                    chosen=number == best,
+                    state=state,
+                    chosen=state == best,
                     held_out=held_out,
                     value=float(from_counts(METRIC, run.counts.sum(0))),
                     ci_low=interval.low,
@@ -129,6 +131,11 @@ def probe_models(models: Mapping[str, Path], data: Path, *, against: str | None 
                 )
             )
     return probes
+
+
+def _best(states: list[tuple[float, stats.Scored]]) -> int:
+    """The state of highest recall on the held-out quarter of the training part; the lowest of equals."""
+    return max(range(len(states)), key=lambda i: states[i][0])
 
 
 def _read(data: Path, trait: str) -> tuple[_Set, _Set] | None:
@@ -205,8 +212,7 @@ def _difference(run: stats.Scored, base: stats.Scored) -> tuple[float, float, fl
 
 
 def write(probes: list[Probe], out: Path, command: str) -> str:
-    """Write traits.csv (every state), TRAITS.md (the chosen ones) and traits.png; returns the table as text."""
-    from downstream.report.text import Table, number, percent, signed
+    """Write traits.csv (every state), TRAITS.md (a table for each trait) and traits.png; returns the tables as text."""
     from downstream.revision import commit
 
     out.mkdir(parents=True, exist_ok=True)
@@ -217,35 +223,42 @@ def write(probes: list[Probe], out: Path, command: str) -> str:
             row = dataclasses.asdict(probe)
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     traits = list(dict.fromkeys(probe.trait for probe in probes))
-    against = probes[0].against
-    header = ["model", "params (M)", "ΔS (%)"]
-    for trait in traits:
-        header += [f"{trait} ↑", "state", *([f"against {against}"] if against else [])]
+    tables = [_table([probe for probe in probes if probe.trait == trait]) for trait in traits]
+    parts = ["# What is kept besides the words", f"Command: `{command}` (commit {commit()})."]
+    parts += [*(table.markdown() for table in tables), "![recall by state, and over ΔS](traits.png)"]
+    write_text(out / "TRAITS.md", "\n\n".join(parts) + "\n")
+    _draw(probes, traits, out / "traits.png")
+    return "\n".join(table.terminal() for table in tables)
+
+
+def _table(probes: list[Probe]) -> Table:
+    """All models under one probe."""
+    some = probes[0]
+    against = [f"against {some.against}"] if some.against else []
+    header = ["model", "params (M)", "ΔS (%)", "chosen state ↑", "state", *against, "top state ↑", *against]
     rows = []
     for name in dict.fromkeys(probe.model for probe in probes):
-        own = {probe.trait: probe for probe in probes if probe.model == name and probe.chosen}
-        first = next(iter(own.values()))
-        row = [name, number(first.params_m, 2), number(first.delta_s)]
-        for probe in (own[trait] for trait in traits):
-            row += [percent(probe.value, probe.ci_low, probe.ci_high), str(probe.state)]
-            if against:
-                told = "-" if probe.difference is None else (
-                    f"{signed(probe.difference)} [{signed(probe.diff_low)}, {signed(probe.diff_high)}]")  # fmt: skip
-                row.append(told)
+        states = [probe for probe in probes if probe.model == name]
+        chosen, top = next(probe for probe in states if probe.chosen), states[-1]
+        row = [name, number(top.params_m, 2), number(top.delta_s)]
+        row += [percent(chosen.value, chosen.ci_low, chosen.ci_high), str(chosen.state), *_told(chosen)]
+        row += [percent(top.value, top.ci_low, top.ci_high), *_told(top)]
         rows.append(row)
-    some = {probe.trait: probe for probe in probes}
-    notes = ["mean recall of the classes in percent, 95 % intervals over speakers of the test; differences in points"]
-    notes += [
-        f"{t}: {p.classes} classes, {p.train} recordings to train on, {p.test} of {p.speakers} speakers to test"
-        for t, p in some.items()
+    notes = [
+        "mean recall of the classes in percent, 95 % intervals over the speakers of the test; differences in points",
+        f"{some.classes} classes, {some.train} recordings to train on, {some.test} of {some.speakers} speakers to test",
+        "chosen: the state of highest recall on a held-out quarter of the training part (0: before the first layer)",
     ]
-    notes.append("state: of highest recall on a held-out quarter of the training part (0: before the first layer)")
-    table = Table("What besides the words is kept", header, rows, notes)
-    figure = "![recall by state, and over ΔS](traits.png)"
-    page = f"Command: `{command}` (commit {commit()}).\n\n{table.markdown()}\n\n{figure}\n"
-    write_text(out / "TRAITS.md", page)
-    _draw(probes, traits, out / "traits.png")
-    return table.terminal()
+    return Table(f"Linear probes for the {some.trait}", header, rows, notes)
+
+
+def _told(probe: Probe) -> list[str]:
+    """The cell of a difference; none where nothing is compared."""
+    if not probe.against:
+        return []
+    if probe.difference is None or probe.diff_low is None or probe.diff_high is None:
+        return ["-"]
+    return [f"{signed(probe.difference)} [{signed(probe.diff_low)}, {signed(probe.diff_high)}]"]
 
 
 def _draw(probes: list[Probe], traits: Iterable[str], path: Path) -> None:
@@ -259,9 +272,9 @@ def _draw(probes: list[Probe], traits: Iterable[str], path: Path) -> None:
     panels = figure.subplots(len(traits), 2, squeeze=False, sharey="row")
     names = list(dict.fromkeys(probe.model for probe in probes))
     for (left, right), trait in zip(panels, traits, strict=True):
-        for number, name in enumerate(names):
+        for index, name in enumerate(names):
             own = [probe for probe in probes if probe.model == name and probe.trait == trait]
-            style = {"color": f"C{number % 10}", "marker": "osD^v"[number // 10 % 5], "markersize": 4}
+            style = {"color": f"C{index % 10}", "marker": "osD^v"[index // 10 % 5], "markersize": 4}
             left.plot([p.state / max(1, len(own) - 1) for p in own], [100 * p.value for p in own], label=name, **style)
             best = next(probe for probe in own if probe.chosen)
             bars = [[100 * (best.value - best.ci_low)], [100 * (best.ci_high - best.value)]]
