@@ -204,11 +204,12 @@ def _table(study: Study, lines: list[Line], columns: list[tuple[str, str, str]],
             mark = "" if line.verdict == "not shown" else f" {line.verdict}"
             cells += [percent(line.value, line.ci_low, line.ci_high), interval + mark]
         rows.append(cells)
-    people = sorted({line.speakers for line in lines if line.speakers})
+    people = {f"{line.task.upper()} {line.split}": line.speakers for line in lines if line.speakers}
+    told = [f"{where} {count}{', whose utterances are drawn' if count == 1 else ''}" for where, count in people.items()]
     notes = [
         "values in percent with 95 % intervals; differences in percentage points, positive where the row is better, by "
-        f"paired bootstrap over speakers ({', '.join(map(str, people)) or 'none'}) of the mean over seeds; with fewer "
-        "than about ten speakers it is too narrow",
+        "paired bootstrap over speakers of the mean over seeds; with fewer than about ten speakers it is too narrow"
+        + (f" (speakers: {'; '.join(told)})" if told else ""),
         "better or worse: the interval lies on one side of 0. It is not corrected for the number of rows: of twenty "
         "rows that change nothing, one is expected to look different",
         "one pre-training run a row: its own chance (seed, order of batches) is in no interval",

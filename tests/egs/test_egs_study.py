@@ -155,7 +155,7 @@ def test_the_table_holds_differences_to_the_base_row_with_intervals(finished: Jo
     assert float(worse["difference"]) == pytest.approx(-0.5) and worse["verdict"] == "worse"
     assert float(worse["diff_low"]) < -0.5 < float(worse["diff_high"]) < 0
     assert worse["changes"] == "units: {pca: null}" and worse["train_s"] == "90.0" and worse["speakers"] == "6"
-    assert "no_pca" in shown and "-50.0" in shown and "worse" in shown
+    assert "no_pca" in shown and "-50.0" in shown and "worse" in shown and "(speakers: ASR test 6)" in shown
     page = (finished.exp / "study" / "STUDY.md").read_text(encoding="utf-8")
     assert "synthetic" in page.lower() and "python -m egs study --recipe mini" in page and "curves.png" in page
     assert (finished.exp / "study" / "study.png").stat().st_size > 5000
