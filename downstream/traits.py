@@ -3,7 +3,7 @@
 Low layers of a speech encoder carry speaker, prosody and channel, high ones phones; compression may lose the former
 first. No open corpus of Arabic dialects is at hand, so these are stand-ins for what a dialect is heard by, not for
 dialects. A probe is a multinomial logistic regression (scikit-learn) on mean-pooled, standardised states. Which state
-is reported is decided on a quarter of the training part, whose words (speakers) the other three quarters do not hold.
+is reported is decided on a quarter of the training recordings, whose words (speakers) the others do not hold.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,6 @@ from corpora.audio import read_audio
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import atomic_file, write_text
 from downstream import stats
-from downstream.metrics import from_counts
 from downstream.report.text import Table, number, percent, signed
 from upstream.encoder import encode
 from upstream.family import RECEPTIVE_FIELD
@@ -35,9 +35,8 @@ from upstream.modeldir import load_model
 
 log = logging.getLogger(__name__)
 
-# Recordings of the other label say the same words; speakers of a language say either.
-LABELS = {"speaker": "text", "language": "speaker"}
-METRIC = "ua"  # mean recall of the classes: ten times as many recordings of one language change nothing
+# Of each trait, what the recordings to train on must not share with those of the test: words, or speakers.
+APART = {"speaker": "text", "language": "speaker"}
 PASS_SECONDS = 16.0  # of audio in a forward pass
 
 
@@ -60,6 +59,7 @@ class Probe:
     value: float
     ci_low: float
     ci_high: float
+    reference: str
     against: str
     difference: float | None
     diff_low: float | None
@@ -68,6 +68,34 @@ class Probe:
     train: int
     test: int
     speakers: int
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a probe got right: for each recording of the test 1 / n where its class has n there, in `weight`, and the
+    same or 0 in `right`. The ratio of their sums is the mean recall of the classes, and stays so when speakers are
+    drawn several times, also where every speaker is a class. `strata` are drawn from apart: languages."""
+
+    speakers: tuple[str, ...]
+    strata: tuple[str, ...]
+    right: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def recall(self) -> float:
+        """Mean recall of the classes."""
+        return float(self.right.sum() / self.weight.sum())
+
+    def drawn(self, *, draws: int = stats.DRAWS) -> np.ndarray:
+        """The recall in each draw of speakers, the same draws for all answers to one test."""
+        total, values = np.zeros((draws, 2)), np.stack([self.right, self.weight], axis=1)
+        strata = np.array(self.strata)
+        for seed, stratum in enumerate(sorted(set(self.strata))):
+            own = strata == stratum
+            speakers = tuple(np.array(self.speakers)[own])
+            _, sums = stats.by_unit(stats.Scored(speakers, values[own]))
+            total += stats.resample(len(sums), draws=draws, seed=seed) @ sums
+        return total[:, 0] / total[:, 1]
 
 
 @dataclass(frozen=True)
@@ -87,7 +115,7 @@ def probe_models(models: Mapping[str, Path], data: Path, *, against: str | None 
     for what, name in (("against", against), ("reference", reference)):
         if name is not None and name not in models:
             raise TraitsError(f"{what}: `{name}` is not among the models ({', '.join(models)})")
-    sets = {name: pair for name in LABELS if (pair := _read(data, name)) is not None}
+    sets = {name: pair for name in APART if (pair := _read(data, name)) is not None}
     if not sets:
         raise TraitsError(f"{data}: neither speaker/ nor language/ with train and test in it")
     sizes, scored = {}, {}
@@ -104,7 +132,7 @@ def probe_models(models: Mapping[str, Path], data: Path, *, against: str | None 
         best = _best(states)
         others = None if against in (None, name) else scored[against, trait]
         for state, (held_out, run) in enumerate(states):
-            interval = stats.bootstrap_ci(run, METRIC)
+            low, high = stats.central(run.drawn())
             difference = None
             if others is not None and state in (best, len(states) - 1):
                 difference = _difference(run, others[_best(others) if state == best else -1][1])
@@ -117,9 +145,10 @@ def probe_models(models: Mapping[str, Path], data: Path, *, against: str | None 
                     state=state,
                     chosen=state == best,
                     held_out=held_out,
-                    value=float(from_counts(METRIC, run.counts.sum(0))),
-                    ci_low=interval.low,
-                    ci_high=interval.high,
+                    value=run.recall,
+                    ci_low=low,
+                    ci_high=high,
+                    reference=reference,
                     against=against or "",
                     difference=difference[0] if difference else None,
                     diff_low=difference[1] if difference else None,
@@ -133,8 +162,8 @@ def probe_models(models: Mapping[str, Path], data: Path, *, against: str | None 
     return probes
 
 
-def _best(states: list[tuple[float, stats.Scored]]) -> int:
-    """The state of highest recall on the held-out quarter of the training part; the lowest of equals."""
+def _best(states: list[tuple[float, Answers]]) -> int:
+    """The state of highest recall on the held-out part of the training recordings; the lowest of equals."""
     return max(range(len(states)), key=lambda i: states[i][0])
 
 
@@ -145,12 +174,15 @@ def _read(data: Path, trait: str) -> tuple[_Set, _Set] | None:
     sets = []
     for folder in folders:
         own = [u for u in read_datadir(folder) if u.samples >= RECEPTIVE_FIELD]
-        labels, groups = ([getattr(u, key) for u in own] for key in (trait, LABELS[trait]))
+        labels, groups = ([getattr(u, key) for u in own] for key in (trait, APART[trait]))
         if None in labels or len(set(labels)) < 2:
             raise TraitsError(f"{folder}: every utterance needs its {trait}, and there must be two at least")
         if None in groups or len(set(groups)) < 2:
-            raise TraitsError(f"{folder}: every utterance needs its {LABELS[trait]}, and there must be two at least")
+            raise TraitsError(f"{folder}: every utterance needs its {APART[trait]}, and there must be two at least")
         sets.append(_Set(np.array(labels), np.array(groups), tuple(u.speaker for u in own), own))
+    shared = sorted(set(sets[0].groups) & set(sets[1].groups))
+    if shared:
+        raise TraitsError(f"{folders[1]}: the {APART[trait]} {shared[0]} is in {folders[0]} too; they must be apart")
     unknown = set(sets[1].labels) - set(sets[0].labels)
     if unknown:
         raise TraitsError(f"{folders[1]}: {trait} {sorted(unknown)[0]} is not in {folders[0]}")
@@ -181,34 +213,51 @@ def _pooled(model: torch.nn.Module, utterances: list[Utterance], what: str) -> n
     return np.stack([np.stack(states) for states in zip(*found, strict=True)])
 
 
-def _probe(train: _Set, test: _Set, fit: np.ndarray, scored: np.ndarray) -> list[tuple[float, stats.Scored]]:
-    """For each state the mean recall on the held-out quarter of the training part, and the scores on the test part."""
-    folds = StratifiedGroupKFold(min(4, len(set(train.groups))), shuffle=True, random_state=0)
-    kept, held = next(folds.split(train.labels, train.labels, train.groups))
-    if len(set(train.labels[kept])) < len(set(train.labels)):
-        raise TraitsError("the training part holds a class whose recordings are of one speaker, or of one word")
-    labels = sorted(set(train.labels))
+def _probe(train: _Set, test: _Set, fit: np.ndarray, scored: np.ndarray) -> list[tuple[float, Answers]]:
+    """For each state the mean recall on the held-out part of the training recordings, and the answers to the test."""
+    kept, held = _held_out(train)
     states = []
     for x, y in zip(fit, scored, strict=True):
-        guess = _classifier().fit(x[kept], train.labels[kept]).predict(x[held])
-        counts = stats.score(METRIC, [""] * len(held), list(train.labels[held]), list(guess), labels).counts
-        answers = _classifier().fit(x, train.labels).predict(y)
-        run = stats.score(METRIC, test.speakers, list(test.labels), list(answers), labels)
-        states.append((float(from_counts(METRIC, counts.sum(0))), run))
+        answer = _classifier().fit(x[kept], train.labels[kept]).predict(x[held])
+        held_out = _answers(train, answer, held).recall
+        answer = _classifier().fit(x, train.labels).predict(y)
+        states.append((held_out, _answers(test, answer)))
     return states
+
+
+def _held_out(train: _Set) -> tuple[np.ndarray, np.ndarray]:
+    """Three quarters of the training part and one, or two halves where there is little, that share no word (or
+    speaker); both hold all classes."""
+    classes, groups = set(train.labels), len(set(train.groups))
+    smallest = min(Counter(train.labels).values())
+    for parts in (n for n in (4, 2) if n <= min(groups, smallest)):
+        folds = StratifiedGroupKFold(parts, shuffle=True, random_state=0)
+        for kept, held in folds.split(train.labels, train.labels, train.groups):
+            if set(train.labels[kept]) == classes == set(train.labels[held]):
+                return kept, held
+    raise TraitsError(
+        "the training part cannot be divided so that both sides hold every class: it has recordings of too few "
+        "speakers or words"
+    )
+
+
+def _answers(part: _Set, given: np.ndarray, index: np.ndarray | None = None) -> Answers:
+    labels = part.labels if index is None else part.labels[index]
+    speakers = part.speakers if index is None else tuple(part.speakers[i] for i in index)
+    names, place, count = np.unique(labels, return_inverse=True, return_counts=True)
+    weight = 1 / count[place]
+    # Where the class is the speaker, drawing within classes would draw nothing.
+    strata = tuple(labels) if len(names) < len(set(speakers)) else ("",) * len(labels)
+    return Answers(speakers, strata, weight * (given == labels), weight)
 
 
 def _classifier() -> Pipeline:
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, class_weight="balanced"))
 
 
-def _difference(run: stats.Scored, base: stats.Scored) -> tuple[float, float, float]:
-    """Value of `run` less that of `base`, and its interval over the same draws of speakers."""
-    (_, own), (_, other) = stats.by_unit(run), stats.by_unit(base)
-    weights = stats.resample(len(own))
-    drawn = from_counts(METRIC, weights @ own) - from_counts(METRIC, weights @ other)
-    value = from_counts(METRIC, own.sum(0)) - from_counts(METRIC, other.sum(0))
-    return float(value), *stats.central(drawn)
+def _difference(run: Answers, base: Answers) -> tuple[float, float, float]:
+    """Recall of `run` less that of `base`, and its interval over the same draws of speakers."""
+    return run.recall - base.recall, *stats.central(run.drawn() - base.drawn())
 
 
 def write(probes: list[Probe], out: Path, command: str) -> str:
@@ -225,7 +274,8 @@ def write(probes: list[Probe], out: Path, command: str) -> str:
     traits = list(dict.fromkeys(probe.trait for probe in probes))
     tables = [_table([probe for probe in probes if probe.trait == trait]) for trait in traits]
     parts = ["# What is kept besides the words", f"Command: `{command}` (commit {commit()})."]
-    parts += [*(table.markdown() for table in tables), "![recall by state, and over ΔS](traits.png)"]
+    parts += [part for table in tables for part in (f"## {table.title}", table.markdown())]
+    parts += ["![recall by state, and over ΔS](traits.png)"]
     write_text(out / "TRAITS.md", "\n\n".join(parts) + "\n")
     _draw(probes, traits, out / "traits.png")
     return "\n".join(table.terminal() for table in tables)
@@ -247,7 +297,8 @@ def _table(probes: list[Probe]) -> Table:
     notes = [
         "mean recall of the classes in percent, 95 % intervals over the speakers of the test; differences in points",
         f"{some.classes} classes, {some.train} recordings to train on, {some.test} of {some.speakers} speakers to test",
-        "chosen: the state of highest recall on a held-out quarter of the training part (0: before the first layer)",
+        "chosen: the state of highest recall on a held-out part of the training recordings (0: before the first layer)",
+        f"ΔS against {some.reference}",
     ]
     return Table(f"Linear probes for the {some.trait}", header, rows, notes)
 

@@ -8,8 +8,7 @@ import torch
 from corpora.audio import write_audio
 from corpora.datadir import Utterance, write_datadir
 from downstream.__main__ import main
-from downstream.metrics import from_counts
-from downstream.traits import TraitsError, probe_models
+from downstream.traits import TraitsError, _answers, _difference, _Set, probe_models
 from upstream.encoder import build_encoder
 from upstream.family import geometry
 from upstream.modeldir import save_model
@@ -113,6 +112,7 @@ def test_the_command_writes_table_states_and_figure(models, data, tmp_path, caps
         rows = list(csv.DictReader(stream))
     assert len(rows) == 10 and sum(row["chosen"] == "True" for row in rows) == 4
     page = (tmp_path / "out" / "TRAITS.md").read_text(encoding="utf-8")
+    assert "## Linear probes for the speaker" in page and "ΔS against large" in page
     assert "--against large" in page and "| small |" in page.replace("  ", "")
     assert (tmp_path / "out" / "traits.png").stat().st_size > 5000
 
@@ -135,7 +135,10 @@ def test_data_without_classes_is_refused(models, data, tmp_path):
     write_datadir(tmp_path / "language/train", two)
     write_datadir(tmp_path / "language/test", read_datadir(data / "language/test"))
     (tmp_path / "speaker").rename(tmp_path / "aside")
-    with pytest.raises(TraitsError, match="of one speaker"):
+    with pytest.raises(TraitsError, match="too few speakers or words"):
+        probe_models(models, tmp_path, reference="large")
+    write_datadir(tmp_path / "language/test", two)
+    with pytest.raises(TraitsError, match="the speaker s0 is in .*train too"):
         probe_models(models, tmp_path, reference="large")
     (tmp_path / "aside").rename(tmp_path / "speaker")
     write_datadir(tmp_path / "speaker/test", [r for r in read_datadir(data / "speaker/test") if r.speaker == "s0"])
@@ -143,15 +146,34 @@ def test_data_without_classes_is_refused(models, data, tmp_path):
         probe_models(models, tmp_path, reference="large")
 
 
-def test_the_difference_is_of_paired_draws():
-    from downstream.stats import score
-    from downstream.traits import METRIC, _difference
+def test_intervals_are_those_of_drawn_speakers():
+    """Where every speaker is a class, a draw is the mean over the speakers drawn, those drawn twice counted twice."""
+    right = np.array([1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0])
+    speakers = tuple(f"s{i // 2}" for i in range(8))
+    run = _answers(_Set(np.array(speakers), np.array(speakers), speakers, []), np.where(right, speakers, "other"))
+    assert run.recall == pytest.approx(right.mean()) and set(run.strata) == {""}
+    shares = np.array([1.0, 0.5, 0.0, 1.0])
+    drawn = run.drawn()
+    assert drawn.mean() == pytest.approx(shares.mean(), abs=0.01)
+    assert drawn.std() == pytest.approx(shares.std() / 2, rel=0.03)  # of a mean of four
 
+
+def test_languages_are_drawn_apart_and_count_alike():
+    labels = np.array(["ar"] * 12 + ["en"] * 4)
+    speakers = tuple(["a", "b", "c"][i % 3] for i in range(12)) + ("x", "x", "y", "y")
+    answers = np.array(["ar"] * 12 + ["ar", "ar", "en", "en"])
+    run = _answers(_Set(labels, np.array(speakers), speakers, []), answers)
+    assert run.recall == pytest.approx(0.75)
+    # All of Arabic is right in every draw; of English none, one or both of two speakers.
+    assert set(np.round(run.drawn(), 6)) == {0.5, 0.75, 1.0}
+
+
+def test_the_difference_is_of_paired_draws():
+    labels = np.array(["x", "y", "x", "y", "x", "y"])
     speakers = ("a", "a", "b", "b", "c", "c")
-    truth = ["x", "y"] * 3
-    good, bad = truth, ["x", "x", "x", "y", "x", "x"]
-    runs = [score(METRIC, speakers, truth, guess, ["x", "y"]) for guess in (good, bad)]
-    value, low, high = _difference(*runs)
-    first, second = (from_counts(METRIC, run.counts.sum(0)) for run in runs)
-    assert value == pytest.approx(first - second) and first == 1 > second
-    assert low <= value <= high and _difference(runs[0], runs[0]) == (0, 0, 0)
+    part = _Set(labels, np.array(speakers), speakers, [])
+    bad = _answers(part, np.array(["x", "x", "x", "y", "y", "x"]))
+    assert _difference(bad, bad) == (0, 0, 0) and np.ptp(bad.drawn()) > 0
+    good = _answers(part, labels)
+    value, low, high = _difference(good, bad)
+    assert value == pytest.approx(0.5) and low < value < high
