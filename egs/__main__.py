@@ -92,8 +92,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--price", type=float, default=0.0, help="of a GPU hour (default: none)")
         if name == "study":
             command.add_argument("--rows", help="comma-separated rows to work on beside the base row (default: all)")
-            command.add_argument("--report", action="store_true", help="tables and figures from what is there, no work")
-            command.add_argument("--dry_run", action="store_true", help="say what there is to make, start nothing")
+            only = command.add_mutually_exclusive_group()
+            only.add_argument("--report", action="store_true", help="tables and figures from what is there, no work")
+            only.add_argument("--dry_run", action="store_true", help="say what there is to make, start nothing")
         if name == "stage":
             command.add_argument("--shards", action="store_true", help="write the shards that the stage reads")
             command.add_argument("--study", action="store_true", help="the place is one of the recipe's study.yaml")
@@ -150,17 +151,17 @@ def _run(job: Job, args: argparse.Namespace) -> int:
 def _study(args: argparse.Namespace) -> int:
     study = load_study(args.recipe, args.set, {}, args.rows.split(",") if args.rows else None)
     job = _job_of(study.recipe, args, [*"python -m egs study".split(), *(["--rows", args.rows] if args.rows else [])])
-    walk = Walk(job)
     places: list[Place] = [1, *(MADE_BY.get(key, key) for key in study.wanted())]
     if not args.report:
-        print(_plan(study, walk, places), flush=True)
+        # A walk of its own: what it found must not outlive the moment, since another process may be at work.
+        print(_plan(study, Walk(job), places), flush=True)
     if args.dry_run:
         return 0
     from egs.study_results import run_probes, write_results
 
     if not args.report:
         child = [sys.executable, "-m", "egs", "stage", "--study", *_shared_arguments(args)]
-        walk.run(Range(), child, places)
+        Walk(job).run(Range(), child, places)
     try:
         if not args.report:
             run_probes(study, job)
@@ -171,7 +172,7 @@ def _study(args: argparse.Namespace) -> int:
 
 
 def _plan(study: Study, walk: Walk, places: list[Place]) -> str:
-    """What a study consists of, and which of it is still to be made."""
+    """What a study consists of, which units and models are still to be made, and its probes."""
     recipe = study.recipe
     lines = [f"study of {recipe.name}: {len(study.rows)} rows ({', '.join(study.rows)})"]
     missing = [walk.stages[place].title for place in places if walk.incomplete(place)]
@@ -181,7 +182,7 @@ def _plan(study: Study, walk: Walk, places: list[Place]) -> str:
         seeds = study.config.seeds or config.seeds
         folds = f", {config.folds} folds" if config.folds else ""
         many = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}{folds}"
-        lines.append(f"  then {task} probes of every row{context}: protocol {config.protocol}, {many}")
+        lines.append(f"  then the {task} probes that are missing of every row{context}: {config.protocol}, {many}")
     return "\n".join(lines)
 
 

@@ -108,7 +108,9 @@ def test_a_dry_run_says_what_there_is_to_make_and_makes_nothing(tmp_path: Path, 
     told = capsys.readouterr().out
     assert "2 rows (base, no_pca)" in told
     assert "units study_units_pca_None; training study_no_pca" in told and "masked_only" not in told
-    assert "asr probes of every row and fbank, hl_it2: protocol light, 1 seed\n" in told
+    assert "the asr probes that are missing of every row and fbank, hl_it2: light, 1 seed\n" in told
+    with pytest.raises(SystemExit):
+        main(["study", "--recipe", "mini", "--dry_run", "--report"])
     assert not list(tmp_path.rglob("*"))
 
 

@@ -81,3 +81,20 @@ def test_too_short_is_refused_as_by_torch():
     _, ours = pair()
     with pytest.raises(RuntimeError, match="[Kk]ernel size"):
         ours.feature_extractor(torch.zeros(1, 8))
+
+
+def test_bf16_is_that_of_torch_as_well():
+    """Autocast decides types in a matrix product and a concatenation as it does in a convolution."""
+    theirs, ours = pair()
+    wavs = torch.randn(2, 4000, generator=torch.Generator().manual_seed(2))
+    results = []
+    for model in (theirs, ours):
+        with torch.autocast("cpu", torch.bfloat16):
+            features = model.feature_extractor(wavs)
+        features.float().square().mean().backward()
+        results.append((features, {n: p.grad for n, p in model.feature_extractor.named_parameters()}))
+    (a, gradients), (b, own) = results
+    assert a.dtype == b.dtype and (a - b).abs().max() < 0.1 * a.abs().max()
+    for name, gradient in gradients.items():
+        assert own[name].dtype == gradient.dtype
+        assert torch.cosine_similarity(own[name].flatten(), gradient.flatten(), 0) > 0.98, name
