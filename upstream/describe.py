@@ -48,8 +48,8 @@ def describe(path: Path) -> str:
     named = f"geometry {geometry['name']}" if geometry.get("name") else None
     shape = f"{f['layers']} layers of width {f['width']}, {f['heads']} heads, FFN {f['ffn']}"
     add("encoder", named, f"{f['front_end']} front end", shape)
-    delta = f.get("delta_s")
-    add("size", f"{f['parameters'] / 1e6:.2f} M parameters", None if delta is None else f"ΔS {round(delta, 2):g} % against HL")
+    delta = None if f.get("delta_s") is None else round(f["delta_s"], 2)
+    add("size", f"{f['parameters'] / 1e6:.2f} M parameters", None if delta is None else f"ΔS {delta:g} % against HL")
     add("cost", None if f["macs_g_per_s"] is None else f"{f['macs_g_per_s']:.3f} GMAC per second of audio")
     normalised = "normalised to mean 0 and variance 1" if f["normalise"] else "as it is"
     add("input", f"16 kHz waveform, {normalised}")
