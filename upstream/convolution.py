@@ -2,7 +2,7 @@
 
 PyTorch convolves (B, C, T) on the CPU, and the layer norm behind each convolution turns it to (B, T, C) and back. With
 the frames in memory one after the other a window is a row, a convolution is one matrix product, and nothing is turned:
-512 channels take 0.6 of the time forward and backward in bf16, 256 channels 0.45 (bench/README.md).
+512 channels take 0.65 of the time forward and backward in bf16, 256 channels 0.54 (bench/README.md).
 """
 
 from __future__ import annotations
