@@ -25,12 +25,13 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from corpora.audio import read_audio
+from corpora.batches import length_batches
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import atomic_file, write_text
 from downstream import stats
 from downstream.report.text import Table, number, percent, signed
 from upstream.encoder import encode
-from upstream.family import RECEPTIVE_FIELD
+from upstream.family import RECEPTIVE_FIELD, SAMPLE_RATE
 from upstream.modeldir import load_model
 
 log = logging.getLogger(__name__)
@@ -192,24 +193,14 @@ def _read(data: Path, trait: str) -> tuple[_Set, _Set] | None:
 @torch.no_grad()
 def _pooled(model: torch.nn.Module, utterances: list[Utterance], what: str) -> np.ndarray:
     """Means over time of every hidden state, (states, utterances, D)."""
-    order = sorted(range(len(utterances)), key=lambda i: utterances[i].samples)
     found: list[list[np.ndarray]] = [[] for _ in utterances]
-    batch: list[int] = []
-
-    def run() -> None:
+    plan = length_batches([u.samples for u in utterances], int(PASS_SECONDS * SAMPLE_RATE))
+    for batch in tqdm(plan, desc=what, unit="batch", mininterval=1.0):
         wavs = [torch.from_numpy(read_audio(u.audio, u.start or 0, u.end)) for u in (utterances[i] for i in batch)]
         encoded = encode(model, wavs)
         for row, index in enumerate(batch):
             frames = int(encoded.frames[row])
             found[index] = [state[row, :frames].mean(0).numpy() for state in encoded.hidden_states]
-
-    for index in tqdm(order, desc=what, unit="clip", mininterval=1.0):
-        # Padded to the longest, which is the next one.
-        if batch and (len(batch) + 1) * utterances[index].samples > PASS_SECONDS * 16000:
-            run()
-            batch = []
-        batch.append(index)
-    run()
     return np.stack([np.stack(states) for states in zip(*found, strict=True)])
 
 
