@@ -12,6 +12,8 @@
       two_layers: {units: [{}, {layer: 2}]}      # several label sets, each changes of the main units (and `weight`)
       waveform: {geometry: {front_end: waveform}}
       masked_only: {unmasked_weight: 0.0}        # and whatever a run of a recipe may say: init, regression, ...
+      small: {units: {k: 10}}
+      small_16: {units: {k: 10, pca: 16}, against: small}  # compared with that row, not with the base row
 
 Rows become further runs of the recipe, so corpora, teacher and equal units are made once, and whatever is complete is
 skipped. Results: `exp/<recipe>/study/{results.csv,study.csv,STUDY.md,study.png,curves.png}`.
@@ -28,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from corpora.files import sha256_json
-from corpora.records import check_keys, record
+from corpora.records import check_keys, nearest, record
 from egs.graph import dependencies
 from egs.recipe import EGS, Recipe, RecipeError, build_recipe, read_yaml, recipe_mapping
 from upstream.config import PretrainConfig, TargetConfig
@@ -53,15 +55,21 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe with a further run for every row, and what each row changes."""
+    """A recipe with a further run for every row, what each row changes, and the row that each but the base row is
+    compared with."""
 
     recipe: Recipe
     config: StudyConfig
     rows: dict[str, dict[str, Any]]
+    against: dict[str, str]
 
     def run_of(self, row: str) -> str:
         """The name of a row among the recipe's runs."""
         return PREFIX + row
+
+    def compared_with(self, row: str) -> str:
+        """The row that this one is compared with, and a row of context; "" for the base row."""
+        return "" if row == self.config.base else self.against.get(row, self.config.base)
 
     def wanted(self) -> list[str]:
         """The units and models of the recipe that rows and context need, each after what it is made from."""
@@ -89,7 +97,7 @@ def load_study(
 ) -> Study:
     """Read `egs/<name>/{recipe,study}.yaml`; overrides that start with `study.` are of the latter.
 
-    `only` names the rows to keep; the base row stays. Raises RecipeError.
+    `only` names the rows to keep; the base row and those that they are compared with stay. Raises RecipeError.
     """
     overrides = list(overrides)
     mapping, where = recipe_mapping(name, [item for item in overrides if not item.startswith(SET)])
@@ -116,20 +124,35 @@ def load_study(
             known = ", ".join([*BASELINES[:1], *base.pretrain])
             raise RecipeError(f"{place}: `upstreams`: `{upstream}` is no baseline and no model of the recipe ({known})")
     recipe = build_recipe({**mapping, **expanded}, name=name, where=place, local_upstreams=base.local_upstreams)
-    return Study(recipe, config, rows)
+    against = {row: _against(config, row, place) for row in rows if row != config.base}
+    return Study(recipe, config, rows, against)
+
+
+def _against(config: StudyConfig, row: str, where: str) -> str:
+    """The row that a row is compared with."""
+    other = (config.rows[row] or {}).get("against", config.base)
+    if other == row or other not in config.rows:
+        others = [name for name in config.rows if name != row]
+        raise RecipeError(f"{where}: `rows.{row}.against`: `{other}` is not another row{nearest(str(other), others)}")
+    return str(other)
 
 
 def _chosen(config: StudyConfig, only: Iterable[str] | None, where: str) -> dict[str, dict[str, Any]]:
-    names = list(config.rows) if only is None else list(dict.fromkeys([config.base, *only]))
-    chosen = {}
-    for name in names:
+    names = list(dict.fromkeys([config.base, *(config.rows if only is None else only)]))
+    chosen: dict[str, dict[str, Any]] = {}
+    while names:
+        name = names.pop(0)
+        if name in chosen:
+            continue
         check_keys({name: None}, config.rows, where, "rows")
         if not str(name).isidentifier():
             raise RecipeError(f"{where}: `rows.{name}`: letters, digits and _ only, it names a folder")
         changes = config.rows[name] or {}
-        own = ("geometry", "units", "weights", "init", "regression")
+        own = ("geometry", "units", "weights", "init", "regression", "against")
         check_keys(changes, [*own, *(f.name for f in dataclasses.fields(PretrainConfig))], where, f"rows.{name}")
-        chosen[name] = changes
+        chosen[name] = {key: value for key, value in changes.items() if key != "against"}
+        if name != config.base:
+            names.append(_against(config, name, where))
     return chosen
 
 

@@ -1,4 +1,5 @@
-"""The end of a study: probes of every row, and one table with intervals against the base row."""
+"""The end of a study: probes of every row, and one table with intervals of the differences to the base row, or to the
+row that a row names."""
 
 from __future__ import annotations
 
@@ -23,9 +24,9 @@ FOLDER = "study"
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the study in one column: its value and 95 % interval as shares, its difference to the base row in the
-    same draws (positive where it is better), and what it cost. `verdict`: `better` or `worse` where the interval of the
-    difference lies on one side of 0."""
+    """One row of the study in one column: its value and 95 % interval as shares, its difference to the row `against` in
+    the same draws (positive where it is better), and what it cost. `verdict`: `better` or `worse` where the interval of
+    the difference lies on one side of 0."""
 
     row: str
     changes: str
@@ -37,6 +38,7 @@ class Line:
     ci_high: float | None
     seeds: int
     speakers: int | None
+    against: str
     difference: float | None
     diff_low: float | None
     diff_high: float | None
@@ -101,9 +103,10 @@ def write_results(study: Study, job: Job) -> str:
     if not rows:
         raise ReportError(f"{exp / 'results.csv'}: no row of a test split yet")
     cells = make_cells(rows, Predictions(exp))
-    base = study.config.base
     made, left = comparisons.compare(
-        cells, study.recipe.name, lambda names: [(name, base, "") for name in sorted(names - {base}) if base in names]
+        cells,
+        study.recipe.name,
+        lambda names: [(name, other, "") for name in sorted(names) if (other := study.compared_with(name)) in names],
     )
     compared = {(c.task, c.split, c.metric, c.upstream): c for c in made}
     columns = list(dict.fromkeys((c.setting.task, c.split, c.metric) for c in columns_of(cells)))
@@ -151,6 +154,7 @@ def _lines(
                     ci_high=None if cell.high is None else round(cell.high, 6),
                     seeds=len(cell.seeds),
                     speakers=difference.speakers if difference else None,
+                    against=study.compared_with(name) if difference else "",
                     difference=difference.difference if difference else None,
                     diff_low=difference.ci_low if difference else None,
                     diff_high=difference.ci_high if difference else None,
@@ -187,14 +191,15 @@ def _table(study: Study, lines: list[Line], columns: list[tuple[str, str, str]],
         f"{task.upper()} {split} {metric_info(metric).label} {'↑' if metric_info(metric).sign > 0 else '↓'}"
         for task, split, metric in columns
     ]
-    header = ["row", "changes", "params (M)", "GMAC/s", "train (min)"]
-    header += [title for name in titles for title in (name, f"against {study.config.base}")]
+    header = ["row", "changes", "params (M)", "GMAC/s", "train (min)", "against"]
+    header += [title for name in titles for title in (name, "difference")]
     rows = []
     for name in dict.fromkeys(line.row for line in lines):
         own = {(line.task, line.split, line.metric): line for line in lines if line.row == name}
         first = next(iter(own.values()))
         cells = [name, first.changes, number(first.params_m, 2), number(first.macs_g_per_s, 3)]
         cells.append(number(None if first.train_s is None else first.train_s / 60))
+        cells.append(next((line.against for line in own.values() if line.against), "-"))
         for column in columns:
             line = own.get(column)
             if line is None or line.difference is None:
@@ -207,8 +212,9 @@ def _table(study: Study, lines: list[Line], columns: list[tuple[str, str, str]],
     people = {f"{line.task.upper()} {line.split}": line.speakers for line in lines if line.speakers}
     told = [f"{where} {count}{', whose utterances are drawn' if count == 1 else ''}" for where, count in people.items()]
     notes = [
-        "values in percent with 95 % intervals; differences in percentage points, positive where the row is better, by "
-        "paired bootstrap over speakers of the mean over seeds; with fewer than about ten speakers it is too narrow"
+        "values in percent with 95 % intervals; differences to the row under `against` in percentage points, positive "
+        "where the row is better, by paired bootstrap over speakers of the mean over seeds; with fewer than about ten "
+        "speakers it is too narrow"
         + (f" (speakers: {'; '.join(told)})" if told else ""),
         "better or worse: the interval lies on one side of 0. It is not corrected for the number of rows: of twenty "
         "rows that change nothing, one is expected to look different",
@@ -239,7 +245,8 @@ def _page(study: Study, job: Job, table: str, *, curves: bool) -> str:
 
 
 def _draw(study: Study, lines: list[Line], columns: list[tuple[str, str, str]], path: Path) -> None:
-    """Every row with its interval, one panel a column; the dotted line is the base row."""
+    """Every row with its interval, one panel a column; the dotted line is the base row, a cross the row that a row is
+    compared with where that is another."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -249,13 +256,16 @@ def _draw(study: Study, lines: list[Line], columns: list[tuple[str, str, str]], 
     figure = Figure(figsize=(1.5 + 4 * len(columns), 1.5 + 0.28 * len(order)), layout="constrained")
     FigureCanvasAgg(figure)
     for axis, column in zip(figure.subplots(1, len(columns), squeeze=False, sharey=True)[0], columns, strict=True):
-        for line in (x for x in lines if (x.task, x.split, x.metric) == column):
+        own = {line.row: line for line in lines if (line.task, line.split, line.metric) == column}
+        for line in own.values():
             value = 100 * line.value
             low = value if line.ci_low is None else 100 * line.ci_low
             high = value if line.ci_high is None else 100 * line.ci_high
             colour = {"better": "C2", "worse": "C3"}.get(line.verdict, "C0")
             bars = [[max(0.0, value - low)], [max(0.0, high - value)]]
             axis.errorbar([value], [order.index(line.row)], xerr=bars, fmt="o", color=colour, capsize=2, markersize=4)
+            if line.against not in ("", study.config.base):
+                axis.plot([100 * own[line.against].value], [order.index(line.row)], "x", color="grey", markersize=5)
             if line.row == study.config.base:
                 axis.axvline(value, color="grey", linestyle=":", linewidth=1)
         info = metric_info(column[2])

@@ -1,4 +1,5 @@
-"""Studies: rows become runs of the recipe that share what is equal; the table compares each with the base row."""
+"""Studies: rows become runs of the recipe that share what is equal; the table compares each with the base row, or
+with the row that it names."""
 
 from __future__ import annotations
 
@@ -64,6 +65,18 @@ def test_only_what_the_rows_need_is_made() -> None:
     assert "hst" not in study.wanted() and "hs" not in study.wanted()
 
 
+def test_a_row_brings_the_row_that_it_is_compared_with_and_trains_as_it_would_without() -> None:
+    named = load_study("mini", ["study.rows.project.against=no_pca"], only=["project"])
+    assert list(named.rows) == ["base", "project", "no_pca"] and "study_no_pca" in named.wanted()
+    compared = {row: named.compared_with(row) for row in ("base", "project", "no_pca", "fbank")}
+    assert compared == {"base": "", "project": "no_pca", "no_pca": "base", "fbank": "base"}
+    assert "against" not in named.rows["project"]
+    plain = load_study("mini").recipe.pretrain
+    assert named.recipe.pretrain["study_project"] == plain["study_project"]
+    as_base = load_study("mini", ["study.rows.project.against=no_pca", "study.base=project"], only=["project"])
+    assert list(as_base.rows) == ["project"], "a base row is compared with nothing"
+
+
 def test_overrides_reach_recipe_and_study() -> None:
     study = load_study("mini", ["study.common.steps=7", "pretrain.hl_it1.steps=9", "study.rows.base.lr=0.5"])
     assert study.recipe.pretrain["study_no_pca"].train.steps == 7
@@ -77,6 +90,8 @@ def test_overrides_reach_recipe_and_study() -> None:
         (["study.rows.base.stpes=3"], None, "unknown key `rows.base.stpes`; the nearest known one is `steps`"),
         (["study.rows.base.units.kk=3"], None, r"unknown key `rows.base.units\[0\].kk`"),
         (["study.base=bas"], None, "the base row `bas` is not among the rows"),
+        (["study.rows.project.against=no_pac"], None, "`no_pac` is not another row; the nearest known one is `no_pca`"),
+        (["study.rows.project.against=project"], ["project"], "`rows.project.against`: `project` is not another row"),
         (["study.run=hts"], None, "the recipe has no run `hts`"),
         (["study.upstreams=[fbanks]"], None, "`fbanks` is no baseline and no model of the recipe"),
         ([], ["no_pac"], "unknown key `rows.no_pac`; the nearest known one is `no_pca`"),
@@ -120,14 +135,16 @@ def test_a_recipe_without_a_study_says_which_have_one(tmp_path: Path) -> None:
 
 
 TEXT = "نعم لا شكرا"
+AGAINST = ["study.rows.masked_only.against=no_pca"]
 
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Job:
-    """Results of two rows on six speakers: `no_pca` is wrong on every word where `base` is right on half."""
-    study = load_study("mini", only=["no_pca"])
+    """Results of three rows on six speakers: `no_pca` is wrong on every word where `base` is right on half, and
+    `masked_only`, which is compared with it, on two."""
+    study = load_study("mini", AGAINST, only=["masked_only"])
     exp = tmp_path / "mini"
-    for row, wrong in (("base", 3), ("no_pca", 6)):
+    for row, wrong in (("base", 3), ("no_pca", 6), ("masked_only", 2)):
         for seed in (0, 1, 2):
             run_dir = exp / "study" / "probes" / row / f"seed{seed}"
             speakers = [f"s{i}" for i in range(6)]
@@ -147,8 +164,8 @@ def finished(tmp_path: Path) -> Job:
     return Job(study.recipe, tmp_path / "data", exp, command="python -m egs study --recipe mini")
 
 
-def test_the_table_holds_differences_to_the_base_row_with_intervals(finished: Job) -> None:
-    study = load_study("mini", only=["no_pca"])
+def test_the_table_holds_differences_with_intervals(finished: Job) -> None:
+    study = load_study("mini", AGAINST, only=["masked_only"])
     shown = write_results(study, finished)
     with open(finished.exp / "study" / "study.csv", encoding="utf-8") as stream:
         lines = {line["row"]: line for line in csv.DictReader(stream)}
@@ -156,6 +173,10 @@ def test_the_table_holds_differences_to_the_base_row_with_intervals(finished: Jo
     worse = lines["no_pca"]
     assert float(worse["difference"]) == pytest.approx(-0.5) and worse["verdict"] == "worse"
     assert float(worse["diff_low"]) < -0.5 < float(worse["diff_high"]) < 0
+    assert worse["against"] == "base" and lines["base"]["against"] == ""
+    other = lines["masked_only"]
+    assert other["against"] == "no_pca" and other["verdict"] == "better"
+    assert float(other["difference"]) == pytest.approx(4 / 6, abs=1e-6)
     assert worse["changes"] == "units: {pca: null}" and worse["train_s"] == "90.0" and worse["speakers"] == "6"
     assert "no_pca" in shown and "-50.0" in shown and "worse" in shown and "(speakers: ASR test 6)" in shown
     page = (finished.exp / "study" / "STUDY.md").read_text(encoding="utf-8")
