@@ -117,12 +117,18 @@ def _job(args: argparse.Namespace) -> Job:
     return _job_of(recipe, args, "python -m egs run".split() if args.called else ["./run.sh"])
 
 
-def _job_of(recipe: Recipe, args: argparse.Namespace, command: list[str]) -> Job:
+def _job_of(recipe: Recipe, args: argparse.Namespace, command: list[str], *, takes_stages: bool = True) -> Job:
     from egs.machine import cores
 
-    shown = shlex.join([*command, *_shared_arguments(args)])
-    called = getattr(args, "called", "")
-    return Job(recipe, args.data / recipe.name, args.exp / recipe.name, args.jobs or cores(), shown, called)
+    return Job(
+        recipe=recipe,
+        data=args.data / recipe.name,
+        exp=args.exp / recipe.name,
+        jobs=args.jobs or cores(),
+        command=shlex.join([*command, *_shared_arguments(args)]),
+        called=getattr(args, "called", ""),
+        takes_stages=takes_stages,
+    )
 
 
 def _shared_arguments(args: argparse.Namespace) -> list[str]:
@@ -150,7 +156,8 @@ def _run(job: Job, args: argparse.Namespace) -> int:
 
 def _study(args: argparse.Namespace) -> int:
     study = load_study(args.recipe, args.set, {}, args.rows.split(",") if args.rows else None)
-    job = _job_of(study.recipe, args, [*"python -m egs study".split(), *(["--rows", args.rows] if args.rows else [])])
+    rows = ["--rows", args.rows] if args.rows else []
+    job = _job_of(study.recipe, args, [*"python -m egs study".split(), *rows], takes_stages=False)
     places: list[Place] = [1, *(MADE_BY.get(key, key) for key in study.wanted())]
     if not args.report:
         # A walk of its own: what it found must not outlive the moment, since another process may be at work.
@@ -162,10 +169,12 @@ def _study(args: argparse.Namespace) -> int:
     if not args.report:
         child = [sys.executable, "-m", "egs", "stage", "--study", *_shared_arguments(args)]
         Walk(job).run(Range(), child, places)
+    walk = Walk(job)
+    reasons = {row: walk.incomplete(study.run_of(row)) for row in study.rows}
     try:
         if not args.report:
             run_probes(study, job)
-        print(write_results(study, job))
+        print(write_results(study, job, {row: reason for row, reason in reasons.items() if reason}))
     except (ValueError, RuntimeError) as error:
         raise StageError(f"{error}. The same command goes on from here.") from error
     return 0

@@ -11,12 +11,13 @@ import dataclasses
 import io
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from corpora.files import atomic_dir, sha256_file, write_text
+from egs.foreign import WEIGHTS, file_sha256, weights_of
 from egs.graph import MADE_BY, dependencies, plan
 from egs.recipe import LOCAL_UPSTREAMS, TASKS, Recipe
 from egs.sources import StageError, prepare
@@ -34,8 +35,8 @@ SPLITS = ("train", "dev")
 @dataclass(frozen=True)
 class Job:
     """One recipe and where it works: `data` and `exp` are the recipe's own folders, `jobs` counts processes, `command`
-    is what the user typed or would type to get here,
-    `called` how messages name a script that is not the root's run.sh."""
+    is what the user typed or would type to get here, without a range of stages; `takes_stages`: whether it can have
+    one; `called`: how messages name a script that is not the root's run.sh."""
 
     recipe: Recipe
     data: Path
@@ -43,11 +44,12 @@ class Job:
     jobs: int = 1
     command: str = "./run.sh"
     called: str = ""
+    takes_stages: bool = True
 
     @property
     def again(self) -> str:
-        """What goes on from here."""
-        return self.called or f"./run.sh --recipe {self.recipe.name}"
+        """What goes on from here, with the options that it was started with: others would make something else."""
+        return f"{self.called} with the same options" if self.called else self.command
 
     @property
     def models(self) -> Path:
@@ -101,7 +103,8 @@ def prepare_corpora(job: Job) -> None:
 
 def _units_stage(key: str, title: str, number: int | None = None) -> Stage:
     def settings(job: Job) -> Any:
-        return dataclasses.asdict(job.recipe.units[key])
+        config = job.recipe.units[key]
+        return dataclasses.asdict(config) | _models(job, [config.source])
 
     def run(job: Job) -> None:
         from upstream.targets.make import make_units
@@ -133,6 +136,12 @@ def _units_stage(key: str, title: str, number: int | None = None) -> Stage:
     )
 
 
+def _models(job: Job, sources: Iterable[str | None]) -> dict[str, Any]:
+    """What settings hold of models from elsewhere; nothing where there are none."""
+    found = weights_of(job.recipe, sources)
+    return {"models": found} if found else {}
+
+
 def _place(key: str) -> Place:
     return MADE_BY.get(key, key)
 
@@ -152,7 +161,7 @@ def _model_stage(key: str, title: str, number: int | None = None) -> Stage:
         own |= {"regression": dataclasses.asdict(run.regression) if run.regression else None}
         if job.recipe.shards is not None:
             own["shards"] = dataclasses.asdict(job.recipe.shards)
-        return own
+        return own | _models(job, [run.init.source, run.regression.source if run.regression else None])
 
     return Stage(
         number=number or MADE_BY[key],
@@ -228,10 +237,7 @@ def _save_random(job: Job) -> None:
 
 
 def _export_settings(job: Job) -> Any:
-    marks = {}
-    for name, path in job.recipe.local_upstreams.items():
-        weights = path / "model.safetensors"
-        marks[name] = [str(path), weights.stat().st_size if weights.is_file() else None]
+    marks = {name: [str(path), file_sha256(path / WEIGHTS)] for name, path in job.recipe.local_upstreams.items()}
     return {"seed": job.recipe.pretrain["hl_it1"].train.seed, "local_upstreams": marks}
 
 
@@ -249,6 +255,7 @@ def _task_stage(number: int, task: str) -> Stage:
             **dataclasses.asdict(config),
             "upstreams": upstreams(job.recipe),
             "protocol_sha256": sha256_file(protocol) if protocol.is_file() else None,
+            **_models(job, [name for name in upstreams(job.recipe) if "=" in name]),
         }
 
     def run(job: Job) -> None:

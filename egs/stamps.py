@@ -58,10 +58,20 @@ class StampFolder:
         path = self._path(place, "begun")
         return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
-    def begin(self, place: int | str, digest: str) -> None:
-        """Take the stamp away before the work starts, so that a killed stage is never taken for a complete one."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+    def reopen(self, place: int | str) -> str:
+        """Take the stamp away before anything changes, so that a killed stage is never taken for a complete one.
+
+        Returns the digest of what is there, "" where nothing is.
+        """
+        stamp = self.read(place)
+        if stamp is not None:
+            self.begin(place, stamp.digest)
         self._path(place, "json").unlink(missing_ok=True)
+        return self.begun(place) or ""
+
+    def begin(self, place: int | str, digest: str) -> None:
+        """Note what is being made, for whoever goes on with it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         if self.begun(place) != digest:
             write_text(self._path(place, "begun"), digest + "\n")
 

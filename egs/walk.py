@@ -17,6 +17,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from corpora.files import read_json, sha256_json, write_json, write_text
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 # S3PRL calls what torchaudio 2.8 still has and deprecates, at every import and in every worker.
 QUIET = "ignore:torchaudio._backend:UserWarning"
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl
+PAID_FOR = ("model", "checkpoints/last.pt", "codebook.safetensors")  # one of them in a folder: hours went into it
 PROGRESS_EVERY = 30.0  # seconds between progress lines where the output is not a terminal
 
 
@@ -134,21 +136,26 @@ class Walk:
         digest = self._digest(this)
         if digest.reason:
             raise StageError(
-                f"stage {this.number} ({this.title}) cannot start: {digest.reason}; {job.again} without --stage "
+                f"stage {this.number} ({this.title}) cannot start: {digest.reason}; {job.again}, without --stage, "
                 "makes it"
             )
         reason = self.incomplete(this.place)
         if reason is None and not (stages.explicit or stages.anew):
             log.info("%s: complete", label)
             return False
-        continues = reason is not None and not stages.anew and self.stamps.begun(this.place) == digest.value
+        resumable = reason is not None and not stages.anew
+        continues = resumable and self.stamps.begun(this.place) == digest.value
         reason = reason or ("asked for with --stage" if stages.explicit else "asked for with --force")
         log.info("%s: %s (%s)", label, "going on" if continues else "starting", reason)
         if this.number == 1 and not continues:
             _claim_data(job, digest.value)
-        self.stamps.begin(this.place, digest.value)
+        made_from = self.stamps.reopen(this.place)
         if not continues:
-            _reset(job, this, anew=stages.explicit or stages.anew)
+            _reset(job, this, made_from, anew=stages.explicit or stages.anew)
+        self.stamps.begin(this.place, digest.value)
+        # After an output was deleted the same digest starts from nothing: what is aside may be what lacks it.
+        if resumable and (continues or made_from != digest.value):
+            _take_back(job, this, digest.value)
         started = time.monotonic()
         for part in self.launchers.commands(job, this, command):
             _run(job, this, part)
@@ -204,8 +211,9 @@ def _claim_data(job: Job, digest: str) -> None:
     write_json(note, claim)
 
 
-def _reset(job: Job, this: Stage, *, anew: bool) -> None:
-    """Make room for a stage that starts from nothing; training that was paid for is moved aside, not deleted.
+def _reset(job: Job, this: Stage, made_from: str, *, anew: bool) -> None:
+    """Make room for a stage that starts from nothing; units and training that were paid for are moved aside, not
+    deleted, under the digest that they were made from.
 
     The runs of a task are kept unless it was asked for again: each of them knows what it was made from, so a grid that
     grew costs only what is new.
@@ -215,22 +223,37 @@ def _reset(job: Job, this: Stage, *, anew: bool) -> None:
     for folder in this.work(job):
         if not folder.exists():
             continue
-        if (folder / "model").is_dir() or (folder / "checkpoints" / "last.pt").is_file():
-            aside = folder.with_name(f"{folder.name}.old")
-            if aside.exists():
-                shutil.rmtree(aside)
+        if any((folder / name).exists() for name in PAID_FOR):
+            first = aside = _aside(folder, made_from)
+            number = 2
+            while aside.exists():
+                aside = first.with_name(f"{first.name}.{number}")
+                number += 1
             folder.rename(aside)
-            log.info("  what was trained there is now %s", aside)
+            log.info("  what was made there is now %s", aside)
         else:
             log.info("  deleting what was in %s", folder)
             shutil.rmtree(folder)
+
+
+def _take_back(job: Job, this: Stage, digest: str) -> None:
+    """Where there is nothing, take what was made from the same configuration and inputs before and was moved aside."""
+    for folder in this.work(job):
+        if not folder.exists() and _aside(folder, digest).is_dir():
+            _aside(folder, digest).rename(folder)
+            log.info("  taking back what was made of the same configuration and inputs before: %s", folder)
+
+
+def _aside(folder: Path, digest: str) -> Path:
+    return folder.with_name(f"{folder.name}.old-{digest[:12] or 'unknown'}")
 
 
 def _run(job: Job, this: Stage, command: list[str]) -> None:
     logs = job.exp / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     stem = logs / f"stage_{file_name(this.place)}"
-    write_text(stem.with_suffix(".command"), f"{job.command} --stage {this.number} --stop_stage {this.number}\n")
+    options = f" --stage {this.number} --stop_stage {this.number}" if job.takes_stages else ""
+    write_text(stem.with_suffix(".command"), f"{job.command}{options}\n")
     write_json(stem.with_suffix(".json"), this.settings(job))
     environment = {
         **os.environ,

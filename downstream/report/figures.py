@@ -291,8 +291,8 @@ def read_curve(path: Path) -> dict[str, list[float]]:
 
 def _trained(exp_dir: Path) -> list[str]:
     """Every pre-training run below `exp_dir` that learns units, whatever its recipe calls it; earlier iterations first,
-    then by name. Runs that were trained again (`.old`) and the rows of a study, which has its own figure, are not among
-    them."""
+    then by name. What was set aside (`.old-...`) and the rows of a study, which has its own figure, are not among them.
+    """
 
     def iteration(name: str) -> int:
         config = exp_dir / name / "model" / "config.json"
@@ -304,7 +304,7 @@ def _trained(exp_dir: Path) -> list[str]:
         return not config.is_file() or read_json(config).get("units") != []
 
     names = (path.parent.name for path in exp_dir.glob("*/metrics.csv"))
-    own = [name for name in names if not name.endswith(".old") and not name.startswith("study_")]
+    own = [name for name in names if ".old" not in name and not name.startswith("study_")]
     return sorted(filter(learns_units, own), key=lambda name: (iteration(name), name))
 
 

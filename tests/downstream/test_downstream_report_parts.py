@@ -54,7 +54,7 @@ def test_every_training_run_has_a_panel_whatever_its_recipe_calls_it(tmp_path: P
     for name, iteration, text in (
         ("wide", 3, both), ("teacher", 2, both), ("begun", 1, both[:-14]), ("first", 1, both), ("uncarded", None, both),
         ("regression", 3, both.replace("0.2", "0.0").replace("0.3", "0.0")), ("empty", 3, "step\n"),
-        ("teacher.old", 2, both), ("study_base", 3, both),
+        ("teacher.old-8e1637223912", 2, both), ("study_base", 3, both),
     ):  # fmt: skip
         (tmp_path / name / "model").mkdir(parents=True)
         (tmp_path / name / "metrics.csv").write_text(text)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from egs.__main__ import _job, _parser
 from egs.recipe import load_recipe
 from egs.sources import StageError
 from egs.stages import STAGES, Job, stage, stages_of
@@ -120,8 +121,67 @@ def test_an_output_that_was_deleted_is_made_again(house: House) -> None:
 def test_an_explicit_stage_runs_again_and_nothing_else(house: House) -> None:
     house.walk()
     assert house.walk(stages=Range(7, 8, explicit=True)) == [7, 8]
-    assert (house.base / "exp/hs.old/model/model.safetensors").is_file(), "a trained model is never just deleted"
+    (aside,) = house.base.glob("exp/hs.old-*")
+    assert (aside / "model/model.safetensors").is_file(), "a trained model is never just deleted"
     assert house.walk() == [], "the same outcome leaves the later stages complete"
+
+
+def test_weights_from_elsewhere_count_by_what_they_hold(house: House, tmp_path: Path) -> None:
+    """Checkpoints of one architecture have one size, whatever they hold."""
+    model = tmp_path / "elsewhere"
+    model.mkdir()
+    weights = model / "model.safetensors"
+    weights.write_text("first")
+    paths = [f"units.it1.source={model}", f"pretrain.hs.init={{kind: model, source: {model}}}"]
+    for overrides, redone in (
+        (paths[:1], ALL[1:]),
+        (paths[1:], [7, 9, 10, 11, 12, 13]),
+        ([f"upstreams=[fbank,mine={model}]"], [10, 11, 12, 13]),
+        ([f"tasks.ser.upstreams=[fbank,mine={model}]"], [11, 13]),
+    ):
+        house.walk(*overrides)
+        os.utime(weights)
+        assert house.walk(*overrides) == []
+        weights.write_text({"first": "other", "other": "first"}[weights.read_text()])
+        assert house.walk(*overrides) == redone
+
+
+def test_a_slip_and_its_correction_cost_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finished units and models come back with the configuration that they were made from; so does what was under way,
+    and what a second rerun of one configuration sets aside stands beside the first."""
+    right, slip = ["units.it2.k=7", "pretrain.hl_it2.steps=9"], ["units.it2.k=8"]
+    house.walk(*right)
+    marks = {name: house.base / "exp" / name / "mark" for name in ("units/it2", "hl_it2")}
+    for mark in marks.values():
+        mark.write_text("paid for")
+    monkeypatch.setenv("FAIL", "5")
+    with pytest.raises(StageError):
+        house.walk(*slip)
+    (house.base / "exp/hl_it2/checkpoints").mkdir(exist_ok=True)
+    (house.base / "exp/hl_it2/checkpoints/last.pt").write_text("of the slip")
+    assert not any(mark.exists() for mark in marks.values())
+    monkeypatch.delenv("FAIL")
+    house.walk(*right)
+    assert all(mark.read_text() == "paid for" for mark in marks.values())
+    house.walk(*slip, stages=Range(1, 5))
+    assert (house.base / "exp/hl_it2/checkpoints/last.pt").read_text() == "of the slip"
+    for _ in range(3):
+        house.walk(*slip, stages=Range(5, 5, explicit=True))
+    assert len([*house.base.glob("exp/hl_it2.old-*")]) == 4, "the right one, and three of the slip"
+
+
+def test_a_stamp_is_gone_before_anything_is_deleted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.walk(stages=Range(1, 2))
+
+    def killed(folder: Path) -> None:
+        assert StampFolder(house.base / "exp/.stamps").read(1) is None, "a half-deleted folder must not pass"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("egs.walk.shutil.rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        house.walk("corpora.options.scale=0.5", stages=Range(1, 2))
+    monkeypatch.undo()
+    assert house.walk("corpora.options.scale=0.5", stages=Range(1, 2))[0] == 1
 
 
 def test_stop_stage_alone_forces_nothing(house: House) -> None:
@@ -212,6 +272,15 @@ def test_every_stage_writes_command_configuration_and_log(house: House) -> None:
     assert "--stage 3 --stop_stage 3" in (logs / "stage_03.command").read_text()
     assert '"steps"' in (logs / "stage_03.json").read_text()
     assert (logs / "stage_03.log").exists()
+
+
+def test_what_goes_on_is_what_was_started() -> None:
+    """With the options: without them something else would be made, and what there is set aside."""
+    given = ["--recipe", "mini", "--exp", "my exp", "--set", "pretrain.hs.steps=9"]
+    parsed = _parser().parse_args(["run", *given, "--stage", "3"])
+    assert _job(parsed).again == "./run.sh --recipe mini --exp 'my exp' --set pretrain.hs.steps=9"
+    called = _parser().parse_args(["run", *given, "--called", "egs/mini/ssl1/run.sh"])
+    assert _job(called).again == "egs/mini/ssl1/run.sh with the same options"
 
 
 def test_a_failing_stage_shows_its_message_and_its_log(
