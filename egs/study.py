@@ -110,7 +110,9 @@ def load_study(
     config = record(StudyConfig, read_yaml(path, own, place), place)
     if config.base not in config.rows:
         raise RecipeError(f"{place}: the base row `{config.base}` is not among the rows ({', '.join(config.rows)})")
-    rows = _chosen(config, only, place)
+    rows = _rows(config, place)
+    against = {row: _against(config, row, place) for row in rows if row != config.base}
+    chosen = _chosen(config, against, only, place)
     if not isinstance(mapping, dict) or config.run not in (mapping.get("pretrain") or {}):
         raise RecipeError(f"{place}: `run`: the recipe has no run `{config.run}`")
     base = build_recipe(mapping, name=name, where=where, local_upstreams=dict(local_upstreams or {}))
@@ -124,8 +126,7 @@ def load_study(
             known = ", ".join([*BASELINES[:1], *base.pretrain])
             raise RecipeError(f"{place}: `upstreams`: `{upstream}` is no baseline and no model of the recipe ({known})")
     recipe = build_recipe({**mapping, **expanded}, name=name, where=place, local_upstreams=base.local_upstreams)
-    against = {row: _against(config, row, place) for row in rows if row != config.base}
-    return Study(recipe, config, rows, against)
+    return Study(recipe, config, {row: rows[row] for row in chosen}, against)
 
 
 def _against(config: StudyConfig, row: str, where: str) -> str:
@@ -137,23 +138,26 @@ def _against(config: StudyConfig, row: str, where: str) -> str:
     return str(other)
 
 
-def _chosen(config: StudyConfig, only: Iterable[str] | None, where: str) -> dict[str, dict[str, Any]]:
-    names = list(dict.fromkeys([config.base, *(config.rows if only is None else only)]))
-    chosen: dict[str, dict[str, Any]] = {}
-    while names:
-        name = names.pop(0)
-        if name in chosen:
-            continue
-        check_keys({name: None}, config.rows, where, "rows")
+def _rows(config: StudyConfig, where: str) -> dict[str, dict[str, Any]]:
+    """Every row and what it changes of the run."""
+    own = ("geometry", "units", "weights", "init", "regression", "against")
+    rows: dict[str, dict[str, Any]] = {}
+    for name, changes in config.rows.items():
         if not str(name).isidentifier():
             raise RecipeError(f"{where}: `rows.{name}`: letters, digits and _ only, it names a folder")
-        changes = config.rows[name] or {}
-        own = ("geometry", "units", "weights", "init", "regression", "against")
-        check_keys(changes, [*own, *(f.name for f in dataclasses.fields(PretrainConfig))], where, f"rows.{name}")
-        chosen[name] = {key: value for key, value in changes.items() if key != "against"}
-        if name != config.base:
-            names.append(_against(config, name, where))
-    return chosen
+        check_keys(changes or {}, [*own, *(f.name for f in dataclasses.fields(PretrainConfig))], where, f"rows.{name}")
+        rows[name] = {key: value for key, value in (changes or {}).items() if key != "against"}
+    return rows
+
+
+def _chosen(config: StudyConfig, against: Mapping[str, str], only: Iterable[str] | None, where: str) -> list[str]:
+    """The rows to work on: those that are wanted, the base row, and what each of them is compared with."""
+    names = list(config.rows) if only is None else [config.base, *only]
+    check_keys(dict.fromkeys(names), config.rows, where, "rows")
+    for name in names:
+        if name in against and against[name] not in names:
+            names.append(against[name])
+    return list(dict.fromkeys(names))
 
 
 def _add_row(
@@ -189,8 +193,11 @@ def _add_row(
 
 
 def _units(section: dict[str, Any], main: str, changes: dict[str, Any]) -> str:
-    """The name of the main units with these changes; equal ones have one name, whatever row asks for them."""
-    values = {**(section[main] or {}), **changes}
+    """The name of the main units with these changes. It says what differs from the main ones, so equal units have one
+    name, whatever row asks for them and whichever comes first."""
+    there = section[main] or {}
+    values = {**there, **changes}
+    changes = {key: value for key, value in changes.items() if key not in there or there[key] != value}
     for name, there in section.items():
         if name != "common" and (there or {}) == values:
             return name

@@ -3,19 +3,22 @@ row that a row names."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corpora.files import atomic_file, write_text
+from corpora.files import atomic_file, read_json, write_text
 from egs.stages import EXPORT_NAME, Job, dotted
 from egs.study import Study, describe
 
 if TYPE_CHECKING:
     from downstream.report.comparisons import Comparison
+    from downstream.report.rows import Row
 
 log = logging.getLogger(__name__)
 
@@ -86,10 +89,12 @@ def _named(models: dict[str, Path]) -> list[str]:
     return [f"{name}={path}" for name, path in models.items()]
 
 
-def write_results(study: Study, job: Job) -> str:
+def write_results(study: Study, job: Job, stale: Mapping[str, str] | None = None) -> str:
     """Write study.csv, STUDY.md and the figures from what is there; returns the table as text.
 
-    Raises ReportError when results are missing or do not agree with their predictions.
+    Rows that are `stale` (with the reason why) are left out with a note, and so is what was measured with another
+    protocol or other weights than those of now. Raises ReportError when results are missing or do not agree with their
+    predictions.
     """
     from downstream.report import comparisons
     from downstream.report.cells import make_cells
@@ -99,9 +104,10 @@ def write_results(study: Study, job: Job) -> str:
 
     exp = job.exp / FOLDER
     shown = {*study.rows, *(EXPORT_NAME.get(name, name) for name in study.config.upstreams)}
-    rows = [r for r in read_rows(exp / "results.csv") if is_test(r.split) and r.upstream in shown]
+    found = [r for r in read_rows(exp / "results.csv") if is_test(r.split) and r.upstream in shown]
+    rows, notes = _valid(study, job, found, dict(stale or {}))
     if not rows:
-        raise ReportError(f"{exp / 'results.csv'}: no row of a test split yet")
+        raise ReportError(f"{exp / 'results.csv'}: no row of a test split yet" + "".join(f"; {n}" for n in notes))
     cells = make_cells(rows, Predictions(exp))
     made, left = comparisons.compare(
         cells,
@@ -117,9 +123,41 @@ def write_results(study: Study, job: Job) -> str:
         writer.writerows(asdict(line) for line in lines)
     _draw(study, lines, columns, exp / "study.png")
     curves = _draw_curves(study, job, exp / "curves.png")
-    text = _table(study, lines, columns, [f"left out: {item.what}: {item.reason}" for item in left])
+    notes += [f"left out: {item.what}: {item.reason}" for item in left]
+    text = _table(study, lines, columns, notes)
     write_text(exp / "STUDY.md", _page(study, job, text.markdown(), curves=curves))
     return text.terminal()
+
+
+def _valid(study: Study, job: Job, rows: list[Row], stale: dict[str, str]) -> tuple[list[Row], list[str]]:
+    """What was measured of the models and with the protocols of now, and notes on the rest."""
+    from downstream import protocols
+    from downstream.upstreams import UpstreamMissing, resolve
+
+    tags = {
+        task: protocols.load(task, config.protocol, dict(dotted(config.overrides))).tag
+        for task, config in study.recipe.tasks.items()
+    }
+    keys = {}
+    for name, path in _models(study, job).items():
+        with contextlib.suppress(UpstreamMissing):
+            keys[name] = resolve(f"{name}={path}", job.models).key
+
+    def why(row: Row) -> str:
+        if row.upstream in stale:
+            return stale[row.upstream]
+        if row.setting.protocol != tags.get(row.setting.task):
+            return f"{row.setting.task.upper()} was measured with protocol {row.setting.protocol}"
+        cell = Path(row.run_dir) / "cell.json"
+        measured = read_json(cell).get("upstream_key") if cell.is_file() else None
+        if measured is not None and row.upstream in keys and measured != keys[row.upstream]:
+            return f"{row.setting.task.upper()} was measured with other weights"
+        return ""
+
+    reasons = [why(row) for row in rows]
+    left = dict.fromkeys((row.upstream, reason) for row, reason in zip(rows, reasons, strict=True) if reason)
+    notes = [f"left out: {name}: {reason}" for name, reason in left]
+    return [row for row, reason in zip(rows, reasons, strict=True) if not reason], notes
 
 
 def _lines(
@@ -129,9 +167,10 @@ def _lines(
     compared: dict[tuple[str, str, str, str], Comparison],
     columns: list[tuple[str, str, str]],
 ) -> list[Line]:
-    from downstream.report.tables import read_costs
+    from upstream.family import macs_per_second, parameters
 
-    costs = {cost["upstream"]: cost for cost in read_costs(job.exp / FOLDER / "compression.csv")}
+    runs = {EXPORT_NAME.get(name, name): name for name in study.config.upstreams if name in study.recipe.pretrain}
+    runs |= {row: study.run_of(row) for row in study.rows}
     order = [*(EXPORT_NAME.get(name, name) for name in study.config.upstreams), *study.rows]
     lines = []
     for task, split, metric in columns:
@@ -140,8 +179,9 @@ def _lines(
             if name not in column:
                 continue
             cell, difference = column[name], compared.get((task, split, metric, name))
-            cost = costs.get(name)
-            run = study.recipe.pretrain.get(study.run_of(name)) if name in study.rows else None
+            run = study.recipe.pretrain[runs[name]] if name in runs else None
+            geometry = study.recipe.family[run.geometry] if run else None
+            trained = name in study.rows
             lines.append(
                 Line(
                     row=name,
@@ -159,10 +199,10 @@ def _lines(
                     diff_low=difference.ci_low if difference else None,
                     diff_high=difference.ci_high if difference else None,
                     verdict=_verdict(difference),
-                    params_m=float(cost["params_m"]) if cost else None,
-                    macs_g_per_s=float(cost["macs_g_per_s"]) if cost else None,
-                    steps=run.train.steps if run else None,
-                    train_s=_seconds(job.exp / study.run_of(name) / "metrics.csv") if run else None,
+                    params_m=round(parameters(geometry) / 1e6, 4) if geometry else None,
+                    macs_g_per_s=round(macs_per_second(geometry) / 1e9, 4) if geometry else None,
+                    steps=run.train.steps if run and trained else None,
+                    train_s=_seconds(job.exp / runs[name] / "metrics.csv") if trained else None,
                 )
             )
     return lines

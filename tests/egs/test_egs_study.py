@@ -4,16 +4,17 @@ with the row that it names."""
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
 
-from downstream import results
+from downstream import protocols, results
 from downstream.results import Prediction
 from egs.__main__ import _job, _parser, _shared_arguments, main
 from egs.recipe import EGS, RecipeError, load_recipe
-from egs.stages import Job
-from egs.study import load_study
+from egs.stages import Job, dotted
+from egs.study import Study, load_study
 from egs.study_results import write_results
 from upstream.family import geometry
 
@@ -138,6 +139,11 @@ TEXT = "نعم لا شكرا"
 AGAINST = ["study.rows.masked_only.against=no_pca"]
 
 
+def _tag(study: Study) -> str:
+    config = study.recipe.tasks["asr"]
+    return protocols.load("asr", config.protocol, dict(dotted(config.overrides))).tag
+
+
 @pytest.fixture
 def finished(tmp_path: Path) -> Job:
     """Results of three rows on six speakers: `no_pca` is wrong on every word where `base` is right on half, and
@@ -153,7 +159,7 @@ def finished(tmp_path: Path) -> Job:
             ]
             results.write_predictions(run_dir / "predictions.csv", predictions)
             row_values = {"recipe": "mini", "upstream": row, "task": "asr", "corpus": "mini", "split": "test"}
-            row_values |= {"protocol": "light@x", "head": "blstm", "metric": "cer", "value": wrong / 6, "n": 6}
+            row_values |= {"protocol": _tag(study), "head": "blstm", "metric": "cer", "value": wrong / 6, "n": 6}
             row_values |= {"seed": seed, "commit": "c", "run_dir": str(run_dir), "text_profile": ""}
             results.upsert(exp / "study" / "results.csv", [row_values])
         metrics = exp / study.run_of(row) / "metrics.csv"
@@ -191,3 +197,46 @@ def test_a_base_row_alone_is_shown_with_nothing_to_compare_it_with(finished: Job
     shown = write_results(alone, finished)
     assert "base" in shown and "no_pca" not in shown
     assert (finished.exp / "study" / "study.png").stat().st_size > 5000
+
+
+def test_what_is_not_of_now_is_left_out_and_said(finished: Job) -> None:
+    """Another protocol, other weights, another configuration: none may stand under today's description."""
+    study = load_study("mini", AGAINST, only=["masked_only"])
+    table = finished.exp / "study" / "results.csv"
+    rows = results.read_rows(table)
+    other = [{**row, "protocol": "superb@0123", "run_dir": f"{row['run_dir']}_superb"} for row in rows]
+    for row in other:
+        source = Path(row["run_dir"].removesuffix("_superb"))
+        shutil.copytree(source, row["run_dir"], dirs_exist_ok=True)
+    results.upsert(table, [{**row, "value": "0.0"} for row in other])
+    write_results(study, finished)
+    page = (finished.exp / "study" / "STUDY.md").read_text(encoding="utf-8")
+    assert "left out: base: ASR was measured with protocol superb@0123" in page
+    with open(finished.exp / "study" / "study.csv", encoding="utf-8") as stream:
+        assert [(line["row"], float(line["value"])) for line in csv.DictReader(stream)] == [
+            ("base", 0.5), ("masked_only", pytest.approx(2 / 6, abs=1e-6)), ("no_pca", 1.0)
+        ]  # fmt: skip
+
+    shown = write_results(study, finished, {"no_pca": "its configuration or inputs changed"})
+    assert "left out: no_pca: its configuration or inputs changed" in shown
+
+    model = finished.model_dir(study.run_of("base"))
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"other weights")
+    (model / "config.json").write_text("{}")
+    for seed in (0, 1, 2):
+        cell = finished.exp / "study" / "probes" / "base" / f"seed{seed}" / "cell.json"
+        cell.write_text('{"upstream_key": "of the weights before"}')
+    assert "left out: base: ASR was measured with other weights" in write_results(study, finished)
+
+
+def test_units_have_one_name_whichever_row_asks_first() -> None:
+    """Also for values that are those of the main units; the stages of a study are started with all of its rows."""
+    extra = ["study.rows.small_too={units: {pca: 32, k: 7}}", "study.rows.small={units: {k: 7}}"]
+    assert load_study("mini").recipe.units["student"].pca == 32
+    for only in (None, ["small"], ["small_too"], ["small_too", "small"]):
+        study = load_study("mini", extra, only=only)
+        names = {tuple(study.recipe.pretrain[f"study_{row}"].units) for row in ("small", "small_too")}
+        assert names == {("study_units_k_7",)}
+    whole = load_study("mini").recipe
+    assert load_study("mini", only=["project"]).recipe == whole
