@@ -98,7 +98,8 @@ def _traits(parsed: argparse.Namespace) -> int:
         if not path or name in models:
             raise UsageError(f"--models: `{entry}`: NAME=DIR is needed, every name once")
         models[name] = Path(path)
-    probes = traits.probe_models(models, parsed.data, against=parsed.against, reference=next(iter(models)))
+    against = _names(parsed.against, "--against") if parsed.against else []
+    probes = traits.probe_models(models, parsed.data, against=against, reference=next(iter(models)))
     words = ["--models", parsed.models, "--data", str(parsed.data), "--out", str(parsed.out)]
     words += ["--against", parsed.against] if parsed.against else []
     print(traits.write(probes, parsed.out, shlex.join(["python", "-m", "downstream", "traits", *words])))
@@ -156,7 +157,7 @@ def _parser() -> _Parser:
     kept.add_argument("--models", required=True, metavar="NAME=DIR,...", help="model directories; ΔS is to the first")
     kept.add_argument("--data", type=Path, required=True, help="holds {speaker,language}/{train,test}")
     kept.add_argument("--out", type=Path, required=True, help="TRAITS.md, traits.csv and traits.png go here")
-    kept.add_argument("--against", default=None, metavar="NAME", help="the model that the others are compared with")
+    kept.add_argument("--against", default=None, metavar="NAMES", help="the models that the others are compared with")
     predictors = answers.add_commands(commands)
     every = (grid, page, kept, *predictors)
     parser.options = [option for p in every for action in p._actions for option in action.option_strings]

@@ -12,9 +12,10 @@ import csv
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,10 +46,22 @@ class TraitsError(ValueError):
     """Data or models that such probes cannot be trained on."""
 
 
+Interval = tuple[float, float, float]  # a value, and where its 95 % interval begins and ends
+
+
+@dataclass(frozen=True)
+class Difference:
+    """To the model `against`, in the same draws of speakers: of the chosen state to its chosen one, of the top to its
+    top; None for a state that is not that."""
+
+    against: str
+    chosen: Interval | None
+    top: Interval | None
+
+
 @dataclass(frozen=True)
 class Probe:
-    """One state of one model under one probe; `chosen` is the state that stands for the model. Shares of 1; for the
-    chosen and the top state the difference to that of the model `against`, in the same draws of speakers."""
+    """One state of one model under one probe, in shares of 1; `chosen` is the state that stands for the model."""
 
     model: str
     delta_s: float
@@ -61,10 +74,7 @@ class Probe:
     ci_low: float
     ci_high: float
     reference: str
-    against: str
-    difference: float | None
-    diff_low: float | None
-    diff_high: float | None
+    differences: tuple[Difference, ...]
     classes: int
     train: int
     test: int
@@ -107,14 +117,16 @@ class _Set:
     utterances: list[Utterance]
 
 
-def probe_models(models: Mapping[str, Path], data: Path, *, against: str | None = None, reference: str) -> list[Probe]:
+def probe_models(
+    models: Mapping[str, Path], data: Path, *, against: Sequence[str] = (), reference: str
+) -> list[Probe]:
     """Probes of every state of every model on `<data>/{speaker,language}/{train,test}`, those that are there.
 
-    `against` names the model that all others are compared with, `reference` the one that ΔS refers to. Raises
+    `against` names the models that all others are compared with, `reference` the one that ΔS refers to. Raises
     TraitsError for data without classes or a name that is not among the models.
     """
-    for what, name in (("against", against), ("reference", reference)):
-        if name is not None and name not in models:
+    for what, name in (*(("against", name) for name in against), ("reference", reference)):
+        if name not in models:
             raise TraitsError(f"{what}: `{name}` is not among the models ({', '.join(models)})")
     sets = {name: pair for name in APART if (pair := _read(data, name)) is not None}
     if not sets:
@@ -130,13 +142,18 @@ def probe_models(models: Mapping[str, Path], data: Path, *, against: str | None 
     probes: list[Probe] = []
     for (name, trait), states in scored.items():
         train, test = sets[trait]
-        best = _best(states)
-        others = None if against in (None, name) else scored[against, trait]
+        best, top = _best(states), len(states) - 1
+        others = {other: scored[other, trait] for other in against if other != name}
         for state, (held_out, run) in enumerate(states):
             low, high = stats.central(run.drawn())
-            difference = None
-            if others is not None and state in (best, len(states) - 1):
-                difference = _difference(run, others[_best(others) if state == best else -1][1])
+            differences = tuple(
+                Difference(
+                    other,
+                    _difference(run, its[_best(its)][1]) if state == best else None,
+                    _difference(run, its[-1][1]) if state == top else None,
+                )
+                for other, its in others.items()
+            )
             probes.append(
                 Probe(
                     model=name,
@@ -150,10 +167,7 @@ def probe_models(models: Mapping[str, Path], data: Path, *, against: str | None 
                     ci_low=low,
                     ci_high=high,
                     reference=reference,
-                    against=against or "",
-                    difference=difference[0] if difference else None,
-                    diff_low=difference[1] if difference else None,
-                    diff_high=difference[2] if difference else None,
+                    differences=differences,
                     classes=len(set(train.labels)),
                     train=len(train.labels),
                     test=len(test.labels),
@@ -257,10 +271,10 @@ def write(probes: list[Probe], out: Path, command: str) -> str:
 
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / "traits.csv") as path, open(path, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in dataclasses.fields(Probe)], lineterminator="\n")
+        rows = [_flat(probe) for probe in probes]
+        writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
         writer.writeheader()
-        for probe in probes:
-            row = dataclasses.asdict(probe)
+        for row in rows:
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
     traits = list(dict.fromkeys(probe.trait for probe in probes))
     tables = [_table([probe for probe in probes if probe.trait == trait]) for trait in traits]
@@ -272,18 +286,33 @@ def write(probes: list[Probe], out: Path, command: str) -> str:
     return "\n".join(table.terminal() for table in tables)
 
 
+def _flat(probe: Probe) -> dict[str, Any]:
+    """A row of traits.csv; columns `<chosen or top>_against_<model>` hold a difference, its `_low` and its `_high`."""
+    row = {f.name: getattr(probe, f.name) for f in dataclasses.fields(Probe) if f.name != "differences"}
+    for difference in probe.differences:
+        for state, interval in (("chosen", difference.chosen), ("top", difference.top)):
+            for end, value in zip(("", "_low", "_high"), interval or (None, None, None), strict=True):
+                row[f"{state}_against_{difference.against}{end}"] = value
+    return row
+
+
 def _table(probes: list[Probe]) -> Table:
     """All models under one probe."""
     some = probes[0]
-    against = [f"against {some.against}"] if some.against else []
+    others = list(dict.fromkeys(d.against for probe in probes for d in probe.differences))
+    against = [f"against {name}" for name in others]
     header = ["model", "params (M)", "ΔS (%)", "chosen state ↑", "state", *against, "top state ↑", *against]
     rows = []
     for name in dict.fromkeys(probe.model for probe in probes):
         states = [probe for probe in probes if probe.model == name]
         chosen, top = next(probe for probe in states if probe.chosen), states[-1]
         row = [name, number(top.params_m, 2), number(top.delta_s)]
-        row += [percent(chosen.value, chosen.ci_low, chosen.ci_high), str(chosen.state), *_told(chosen)]
-        row += [percent(top.value, top.ci_low, top.ci_high), *_told(top)]
+        row += [percent(chosen.value, chosen.ci_low, chosen.ci_high), str(chosen.state)]
+        of = {difference.against: difference.chosen for difference in chosen.differences}
+        row += [_told(of.get(other)) for other in others]
+        row += [percent(top.value, top.ci_low, top.ci_high)]
+        of = {difference.against: difference.top for difference in top.differences}
+        row += [_told(of.get(other)) for other in others]
         rows.append(row)
     notes = [
         "mean recall of the classes in percent, 95 % intervals over the speakers of the test; differences in points",
@@ -294,13 +323,12 @@ def _table(probes: list[Probe]) -> Table:
     return Table(f"Linear probes for the {some.trait}", header, rows, notes)
 
 
-def _told(probe: Probe) -> list[str]:
-    """The cell of a difference; none where nothing is compared."""
-    if not probe.against:
-        return []
-    if probe.difference is None or probe.diff_low is None or probe.diff_high is None:
-        return ["-"]
-    return [f"{signed(probe.difference)} [{signed(probe.diff_low)}, {signed(probe.diff_high)}]"]
+def _told(interval: Interval | None) -> str:
+    """The cell of a difference."""
+    if interval is None:
+        return "-"
+    value, low, high = map(signed, interval)
+    return f"{value} [{low}, {high}]"
 
 
 def _draw(probes: list[Probe], traits: Iterable[str], path: Path) -> None:

@@ -56,7 +56,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def test_what_is_in_the_states_is_found(models, data):
-    probes = probe_models(models, data, against="large", reference="large")
+    probes = probe_models(models, data, against=["large"], reference="large")
     states = {(p.model, p.trait, p.state) for p in probes}
     assert len(states) == len(probes) == 2 * (3 + 2)
     chosen = {(p.model, p.trait): p for p in probes if p.chosen}
@@ -65,10 +65,20 @@ def test_what_is_in_the_states_is_found(models, data):
         assert probe.value > 0.9, (trait, probe)
         assert probe.classes == {"speaker": 6, "language": 2}[trait]
     assert chosen["large", "speaker"].delta_s == 0 < chosen["small", "speaker"].delta_s
-    assert chosen["large", "speaker"].difference is None and chosen["small", "speaker"].difference is not None
-    compared = {(p.model, p.trait, p.state) for p in probes if p.difference is not None}
-    ends = [p for p in probes if p.model == "small" and (p.chosen or p.state == 1)]
-    assert compared == {("small", p.trait, p.state) for p in ends}
+    # The chosen state is compared with the other's chosen state, the top with the top, also where one state is both.
+    value = {(p.model, p.trait, p.state): p.value for p in probes}
+    for probe in probes:
+        if probe.model == "large":
+            assert probe.differences == ()
+            continue
+        (found,) = probe.differences
+        assert found.against == "large"
+        assert (found.chosen is None) is not probe.chosen and (found.top is None) is (probe.state < 1)
+        if found.chosen:
+            assert found.chosen[0] == pytest.approx(probe.value - chosen["large", probe.trait].value)
+        if found.top:
+            assert found.top[0] == pytest.approx(probe.value - value["large", probe.trait, 2])
+            assert found.top[1] <= found.top[0] <= found.top[2]
     assert all(p.ci_low <= p.value <= p.ci_high for p in probes)
 
 
@@ -110,6 +120,7 @@ def test_the_command_writes_table_states_and_figure(models, data, tmp_path, caps
     assert "6 classes, 48 recordings to train on, 24 of 6 speakers to test" in shown
     with open(tmp_path / "out" / "traits.csv", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
+    assert {"chosen_against_large", "top_against_large_low"} < rows[0].keys() and rows[0]["top_against_large"] == ""
     assert len(rows) == 10 and sum(row["chosen"] == "True" for row in rows) == 4
     page = (tmp_path / "out" / "TRAITS.md").read_text(encoding="utf-8")
     assert "## Linear probes for the speaker" in page and "ΔS against large" in page
@@ -118,7 +129,7 @@ def test_the_command_writes_table_states_and_figure(models, data, tmp_path, caps
 
     assert main(["traits", "--models", "large", "--data", str(data), "--out", str(tmp_path)]) == 2
     assert "NAME=DIR" in capsys.readouterr().err
-    assert main([*arguments, "--against", "lage"]) == 2
+    assert main([*arguments, "--against", "large,lage"]) == 2
     assert "not among the models (large, small)" in capsys.readouterr().err
 
 
