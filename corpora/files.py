@@ -159,7 +159,11 @@ def tree_fingerprint(folder: Path) -> str:
     for parent, _, names in os.walk(folder, followlinks=True):
         for name in names:
             file = Path(parent, name)
-            entries.append([file.relative_to(folder).as_posix(), file.stat().st_size])
+            try:
+                size = file.stat().st_size
+            except FileNotFoundError:  # a link to nothing: whoever needs it will say so
+                size = -1
+            entries.append([file.relative_to(folder).as_posix(), size])
     return sha256_json(sorted(entries))
 
 

@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--data", type=Path, required=True, help="folder with the data directories train and dev")
     sweep.add_argument("--model", required=True, help="model directory, mfcc, or s3prl:NAME")
     sweep.add_argument("--layer", type=int, help="hidden state to cluster (default: two thirds of the depth)")
-    sweep.add_argument("--pca", default="16,32,64,none", help="dimensions or shares of variance (default: %(default)s)")
+    sweep.add_argument("--pca", help="dimensions or shares of variance (default: 16,32,64,none, as far as there are)")
     sweep.add_argument("--k", default="100,500", help="cluster counts (default: %(default)s)")
     sweep.add_argument("--against", metavar="L,L", help="hidden states to compare with (default: up to five others)")
     sweep.add_argument("--minutes", type=float, default=20.0, help="of train to fit on and of dev (default: 20)")
@@ -232,7 +232,7 @@ def _sweep(args: argparse.Namespace) -> None:
     config = Sweep(
         source=args.model,
         layer=args.layer,
-        pca=parse_dimensions(args.pca),
+        pca=None if args.pca is None else parse_dimensions(args.pca),
         k=_numbers(args.k, "--k"),
         against=against,
         minutes=args.minutes,

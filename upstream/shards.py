@@ -23,15 +23,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from corpora.audio import SAMPLE_RATE, AudioError, decode_audio, encode_audio, read_audio
+from corpora.audio import SAMPLE_RATE, AudioError, decode_audio, encode_audio
 from corpora.cuts import whole_cut
 from corpora.datadir import Utterance
 from corpora.files import BadFileTally, atomic_file, read_json, remove_leftovers, sha256_json, write_json
 from corpora.ingest import parallel
+from corpora.source_audio import audio_sha256, can_be_read, read_utterance
 from upstream.data import group_hours, group_of
 from upstream.encoder import frame_count
 
 FORMAT = 1
+MADE_FROM = "made_from.json"
 CODECS = {"flac": ("FLAC", "PCM_16"), "opus": ("OGG", "OPUS")}
 SHARD_SECONDS = 3600.0  # of audio: about 60 MB of FLAC
 
@@ -117,14 +119,15 @@ def write_shards(
     plan = _plan(utterances, shard_seconds)
     if not plan:
         raise ShardsError(f"{folder}: no utterance is as long as one frame (25 ms)")
-    files = {u.audio: u.audio.stat() for shard in plan for u in shard}
-    made_from = [
-        [u.start or 0, files[u.audio].st_size, files[u.audio].st_mtime_ns] for shard in plan for u in shard
-    ]
+    made_from = [audio_sha256(shard) for shard in plan]
     identity = sha256_json([FORMAT, codec, shard_seconds, [[u.utt_id, u.samples] for shard in plan for u in shard]])
     index, out = folder / f"{split}.json", _Files(folder, split)
     index.unlink(missing_ok=True)
-    out.keep_if("plan.json", [identity, sha256_json(made_from)], "cuts", "recording", "units")
+    out.keep_if("plan.json", identity, "cuts", "recording", "units")
+    for number in out.changed(made_from) | out.repaired(plan):
+        for field in ("cuts", "recording", "units"):  # the cuts first: they stand for the others
+            out.path(field, number).unlink(missing_ok=True)
+    out.note(made_from)
     todo = [number for number in range(len(plan)) if not out.path("cuts", number).exists()]
     tasks = [(number, plan[number]) for number in todo]
     list(parallel(partial(_write_shard, out, codec), tasks, jobs=jobs, label="shards", unit="shard", fewest=2))
@@ -171,6 +174,27 @@ class _Files:
         for path in (self.folder / self.split).glob(f"{field}.[0-9]*"):
             path.unlink()
 
+    def changed(self, made_from: list[str]) -> set[int]:
+        """The shards whose audio files are others than those of last time."""
+        record = self.folder / f".{self.split}" / MADE_FROM
+        before = read_json(record) if record.is_file() else []
+        return {number for number, now in enumerate(made_from) if before[number : number + 1] != [now]}
+
+    def repaired(self, plan: list[list[Utterance]]) -> set[int]:
+        """The shards that leave out audio which can be read now."""
+        found = set()
+        for number, shard in enumerate(plan):
+            path = self.left_out(number)
+            bad = read_json(path) if path.is_file() else {}
+            if any(can_be_read(u) for u in shard if u.utt_id in bad):
+                log.info("%s: audio that could not be read can be read now; writing the shard again", path)
+                found.add(number)
+        return found
+
+    def note(self, made_from: list[str]) -> None:
+        """Remember the audio files of every shard."""
+        write_json(self.folder / f".{self.split}" / MADE_FROM, made_from)
+
     def keep_if(self, name: str, wanted: Any, *fields: str) -> None:
         """Remove the files of some fields unless the record `name` says that they were made as `wanted`."""
         record = self.folder / f".{self.split}" / name
@@ -211,9 +235,7 @@ def _write_shard(out: _Files, codec: str, task: tuple[int, list[Utterance]]) -> 
         with TarWriter(str(audio_path), None) as tar, SequentialJsonlWriter(cuts_path) as cuts:
             for u in shard:
                 try:
-                    wav = read_audio(u.audio, u.start or 0, None if u.start is None else u.start + u.samples)
-                    if len(wav) != u.samples:
-                        raise AudioError(f"{u.audio}: {len(wav)} samples, but the data directory says {u.samples}")
+                    wav = read_utterance(u)
                 except AudioError as error:
                     bad[u.utt_id] = str(error)
                     continue

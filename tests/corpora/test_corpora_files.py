@@ -182,6 +182,8 @@ def test_fingerprint_sees_names_and_sizes(tmp_path: Path) -> None:
     assert after != before
     (tmp_path / "a" / "f").rename(tmp_path / "a" / "g")
     assert tree_fingerprint(tmp_path) not in (before, after)
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nothing here")
+    assert len(tree_fingerprint(tmp_path)) == 64, "a dangling link must not stop a recipe that does without it"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         tree_fingerprint(tmp_path / "nowhere")
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from corpora.audio import read_audio, write_audio
+from corpora import source_audio
+from corpora.audio import AudioError, read_audio, write_audio
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.files import TooManyBadFiles
 from upstream.config import TargetConfig
@@ -231,7 +232,7 @@ def test_a_damaged_shard_is_labelled_again(corpus, tmp_path, monkeypatch):
         patch.setattr(labelling.ShardedLabelling, "_join", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run({"train": corpus["train"]}, tmp_path / "units")
-    shard = sorted((tmp_path / "units").rglob("000001.safetensors"))[0]
+    shard = sorted((tmp_path / "units").rglob("000001-*.safetensors"))[0]
     shard.write_bytes(shard.read_bytes()[:100])
     shards = watch_labelling(monkeypatch)
     assert run({"train": corpus["train"]}, tmp_path / "units") == undisturbed
@@ -267,6 +268,60 @@ def test_too_many_bad_files_outside_the_fit_stop_it_too(corpus, tmp_path):
         run({"train": corpus["train"], "dev": dev}, tmp_path / "units")
     assert not (tmp_path / "units" / "dev.json").exists()
     assert (tmp_path / "units" / "train.json").exists()
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_after_an_outage_the_same_command_goes_on(own_corpus, tmp_path, monkeypatch, touched):
+    """What could not be read is tried again, also where its file is as it was; codebook and other shards are kept."""
+    config = replace(MFCC, fit_hours=0.001)
+    utterances = read_datadir(own_corpus["train"])
+    lost = {u.audio for u in utterances[-3:]}
+    assert not lost & {u.audio for u in make._fit_utterances(utterances, config.fit_hours, config.seed)}
+    undisturbed = run(own_corpus, tmp_path / "undisturbed", config)
+
+    def unreachable(path, *arguments):
+        if path in lost:
+            raise AudioError(f"{path}: no answer from the disk")
+        return read_audio(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source_audio, "read_audio", unreachable)
+        for _ in range(2):
+            with pytest.raises(TooManyBadFiles, match="3 of 40 .* no answer"):
+                run(own_corpus, tmp_path / "units", config)
+    for path in lost if touched else ():
+        os.utime(path)
+    shards = watch_labelling(monkeypatch)
+    monkeypatch.setattr(Codebook, "fit", None)
+    assert run(own_corpus, tmp_path / "units", config) == undisturbed
+    last = shard_numbers(own_corpus["train"])[-1]
+    assert last > 3 and set(shards) <= {last - 1, last}, "shards that nothing was wrong with were labelled again"
+    assert Units.open(tmp_path / "units", "train").left_out == {}
+    assert (tmp_path / "units/train.bin").read_bytes() == (tmp_path / "undisturbed/train.bin").read_bytes()
+
+
+def test_complete_units_say_that_left_out_audio_is_back(own_corpus, tmp_path, monkeypatch, caplog):
+    lost = read_datadir(own_corpus["train"])[7].audio
+
+    def unreachable(path, *arguments):
+        if path == lost:
+            raise AudioError(f"{path}: no answer from the disk")
+        return read_audio(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source_audio, "read_audio", unreachable)
+        for _ in range(2):
+            assert run(own_corpus, tmp_path / "units").splits["train"].unreadable == 1
+    assert "can be read now" not in caplog.text
+    assert run(own_corpus, tmp_path / "units").splits["train"].unreadable == 1
+    assert "audio that was left out can be read now; delete train.json" in caplog.text
+
+
+@pytest.mark.parametrize("pca", [40, 1.5, True])
+def test_an_impossible_pca_is_refused_before_any_audio_is_read(corpus, tmp_path, monkeypatch, pca):
+    monkeypatch.setattr(make, "_fit_sample", lambda *_: pytest.fail("hours of features for nothing"))
+    with pytest.raises(CodebookError, match=f"pca={pca} must be a dimension from 1 to 39"):
+        run(corpus, tmp_path, replace(MFCC, pca=pca))
 
 
 def test_audio_of_another_length_than_its_record_is_left_out(own_corpus, tmp_path):
@@ -313,10 +368,10 @@ def test_clips_below_one_frame_are_counted_not_labelled(own_corpus, tmp_path):
 
 
 def test_fit_hours_bound_what_is_read(corpus, tmp_path, monkeypatch):
-    read = []
-    monkeypatch.setattr(labelling, "_read", lambda u, real=labelling._read: read.append(u.utt_id) or real(u))
+    read, real = [], labelling.read_utterance
+    monkeypatch.setattr(labelling, "read_utterance", lambda u: read.append(u.utt_id) or real(u))
     utterances = read_datadir(corpus["train"])
-    samples = make._fit_sample(MfccSource(), utterances, 6 / 3600, MFCC)
+    samples = make._fit_sample(MfccSource(), make._fit_utterances(utterances, 6 / 3600, MFCC.seed), MFCC)
     chosen = [u for u in utterances if u.utt_id in read]
     assert 4 < sum(u.samples for u in chosen) / 16000 <= 6
     assert len(samples) == sum(frame_count(u.samples) for u in chosen)
@@ -326,12 +381,12 @@ def test_fit_hours_bound_what_is_read(corpus, tmp_path, monkeypatch):
 def test_memory_of_the_fit_is_bounded(corpus, monkeypatch):
     monkeypatch.setattr(make, "FIT_BYTES", 4 * 39 * 300)
     utterances = read_datadir(corpus["train"])
-    samples = make._fit_sample(MfccSource(), utterances, 10, MFCC)
+    samples = make._fit_sample(MfccSource(), utterances, MFCC)
     assert 200 < len(samples) <= 300
     whole = np.concatenate(MfccSource().frames([read_audio(u.audio) for u in utterances]))
     energy, all_energy = samples[:, 0], whole[:, 0]  # C0, which rises through every utterance
     assert abs(energy.mean() - all_energy.mean()) < 0.2 * all_energy.std(), "not spread over the utterances"
-    np.testing.assert_array_equal(samples, make._fit_sample(MfccSource(), utterances, 10, MFCC))
+    np.testing.assert_array_equal(samples, make._fit_sample(MfccSource(), utterances, MFCC))
 
 
 def test_a_broken_model_is_named(corpus, tmp_path):

@@ -1,5 +1,7 @@
 """Shards: what Lhotse reads, exact audio and labels, safe to interrupt, streamed in bounded memory."""
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from corpora.audio import read_audio, write_audio
+from corpora import source_audio
+from corpora.audio import AudioError, read_audio, write_audio
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.files import TooManyBadFiles
 from upstream.config import PretrainConfig, RegressionConfig
@@ -185,6 +188,39 @@ def test_bad_audio_is_left_out_and_too_much_of_it_stops(data, tmp_path):
     ), "hours of what was left out"
     with pytest.raises(TooManyBadFiles, match="2 of 30"):
         write_shards([*bad, *utterances[2:]], tmp_path / "two", "train", shard_seconds=8.0)
+
+
+def test_repaired_audio_costs_its_own_shard(data, tmp_path, monkeypatch):
+    """Whether the file is another one now, or could not be read for a while."""
+    audio = tmp_path / "audio"
+    utterances = [replace(u, audio=audio / u.audio.name) for u in read_datadir(data / "train")]
+    audio.mkdir()
+    for u in read_datadir(data / "train"):
+        shutil.copy(u.audio, audio)
+
+    def write_again():
+        units = Units.open(data / "units", "train")
+        return write_shards(utterances, tmp_path / "out", "train", shard_seconds=8.0, units=units,
+                            units_info={"units": asdict(units.info)})  # fmt: skip
+
+    def unreachable(path, *arguments):
+        if path == utterances[0].audio:
+            raise AudioError(f"{path}: no answer")
+        return read_audio(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source_audio, "read_audio", unreachable)
+        assert sum(s["utterances"] for s in write_again().shards) == 29
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/train").iterdir()}
+    info = write_again()
+    assert sum(s["utterances"] for s in info.shards) == 30
+    changed = {p.name.partition(".")[2][:6] for p, time in times.items() if p.stat().st_mtime_ns != time}
+    assert len(changed) == 1 < len(info.shards) and len(times) == 3 * len(info.shards)
+    assert all(len(item.units) == frame_count(item.samples) for item in read_shards(info, range(len(info.shards))))
+    os.utime(utterances[0].audio)
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/train").iterdir()}
+    write_again()
+    assert {p.name.partition(".")[2][:6] for p, time in times.items() if p.stat().st_mtime_ns != time} == changed
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

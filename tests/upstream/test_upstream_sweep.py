@@ -1,20 +1,22 @@
 """The low-rank study: measures by hand and by scikit-learn, going on after a kill, one pass over the audio."""
 
 import csv
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import normalized_mutual_info_score
 
-from corpora.audio import read_audio
-from corpora.datadir import read_datadir
+from corpora.audio import read_audio, write_audio
+from corpora.datadir import read_datadir, write_datadir
 from upstream.__main__ import main
 from upstream.encoder import build_encoder
 from upstream.family import geometry
 from upstream.modeldir import save_model
 from upstream.targets import sweep as module
-from upstream.targets.codebook import Codebook
+from upstream.targets.codebook import Codebook, CodebookError
 from upstream.targets.features import open_source
 from upstream.targets.sweep import Sweep, parse_dimensions, sweep
 from upstream.targets.units import UnitsError
@@ -108,6 +110,30 @@ def test_another_layer_starts_again_and_a_finished_sweep_does_nothing(place, tmp
     sweep(place / "data", tmp_path, Sweep(str(place / "model"), layer=3, **small))
 
 
+def test_rows_of_another_grid_stay_but_not_those_of_other_audio(place, tmp_path, monkeypatch):
+    data, out = tmp_path / "data", tmp_path / "out"
+    for split in ("train", "dev"):
+        copies = []
+        for u in read_datadir(place / "data" / split):
+            copies.append(replace(u, audio=tmp_path / "audio" / split / u.audio.name))
+            copies[-1].audio.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(u.audio, copies[-1].audio)
+        write_datadir(data / split, copies)
+    sweep(data, out, Sweep("mfcc", pca=[None, 5], k=[4]))
+    table = sweep(data, out, Sweep("mfcc", pca=[9], k=[4]))
+    assert [r["pca"] for r in rows(out)] == ["5", "9", "none"] == [x.split()[0] for x in table.splitlines()[1:]]
+    monkeypatch.setattr(module, "_row", lambda *_: pytest.fail("fitted again"))
+    sweep(data, out, Sweep("mfcc", pca=[9, 5], k=[4]))
+    monkeypatch.undo()
+    first = rows(out)[1]
+    write_audio(copies[0].audio, -0.1 * read_audio(copies[0].audio)[::-1])
+    sweep(data, out, Sweep("mfcc", pca=[9], k=[4]))
+    assert [r["pca"] for r in rows(out)] == ["9"] and rows(out)[0] != first
+    with pytest.raises(CodebookError, match="pca=40 must be a dimension from 1 to 39"):
+        sweep(data, out, Sweep("mfcc", pca=[7, 40], k=[4]))
+    assert len(rows(out)) == 1, "nothing was fitted before the error"
+
+
 def test_the_command_line(place, tmp_path, capsys):
     arguments = ["sweep", "--data", str(place / "data"), "--model", "mfcc", "--out", str(tmp_path / "o")]
     assert main([*arguments, "--pca", "5,none", "--k", "4"]) == 0
@@ -117,6 +143,9 @@ def test_the_command_line(place, tmp_path, capsys):
     assert main([*arguments, "--k", "4,x"]) == 2
     assert main([*arguments, "--against", "1"]) == 2
     assert "no layers to compare" in capsys.readouterr().err
+    other = str(tmp_path / "default")
+    assert main([*arguments[:-1], other, "--k", "4"]) == 0
+    assert [r["pca"] for r in rows(tmp_path / "default")] == ["16", "32", "none"], "of 39 dimensions"
 
 
 def test_dimensions_shares_and_none():

@@ -226,6 +226,14 @@ class Codebook:
         return codebook
 
 
+def check_pca(pca: int | float | None, dim: int) -> None:
+    """Raise CodebookError for what is neither a dimension of features of `dim` dimensions nor a share below 1."""
+    # 1.0 could mean everything or one dimension, and True is no number
+    ambiguous = isinstance(pca, bool) or isinstance(pca, float) and pca == 1
+    if ambiguous or not (pca is None or 0 < pca < 1 or pca in range(1, dim + 1)):
+        raise CodebookError(f"pca={pca} must be a dimension from 1 to {dim}, or a share of variance below 1")
+
+
 def _chunks(features: np.ndarray) -> list[np.ndarray]:
     return [features[i : i + CHUNK] for i in range(0, len(features), CHUNK)]
 
@@ -244,12 +252,9 @@ def _project(
 def _fit_projection(features: np.ndarray, mean: np.ndarray, pca: int | float | None, *, whiten: bool) -> _Projection:
     """PCA from the covariance, summed chunk by chunk in double precision: exact, without a copy of the features."""
     samples, dim = features.shape
+    check_pca(pca, dim)
     keep = dim if pca is None else pca
     by_share = 0 < keep < 1
-    # 1.0 could mean everything or one dimension, and True is no number
-    ambiguous = isinstance(keep, bool) or isinstance(keep, float) and keep == 1
-    if ambiguous or not (by_share or keep in range(1, dim + 1)):
-        raise CodebookError(f"pca={pca} must be a dimension from 1 to {dim}, or a share of variance below 1")
     if samples < 2:
         raise CodebookError(f"pca needs at least 2 frames, not {samples}")
     covariance = np.zeros((dim, dim))

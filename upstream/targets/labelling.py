@@ -18,10 +18,11 @@ from safetensors.numpy import save
 from torch import Tensor
 from tqdm import tqdm
 
-from corpora.audio import SAMPLE_RATE, AudioError, read_audio
+from corpora.audio import SAMPLE_RATE, AudioError
 from corpora.batches import length_batches
 from corpora.datadir import Utterance
 from corpora.files import BadFileTally, atomic_file, sha256_json
+from corpora.source_audio import audio_sha256, can_be_read, read_utterance
 from upstream.distributed import place, wait_for_all
 from upstream.encoder import frame_count
 from upstream.targets.codebook import Codebook
@@ -48,9 +49,9 @@ def feature_batches(
     try:
         ahead = None
         for number in range(len(plan)):
-            reading = ahead or [pool.submit(_read, utterances[i]) for i in plan[number]]
+            reading = ahead or [pool.submit(read_utterance, utterances[i]) for i in plan[number]]
             if number + 1 < len(plan):
-                ahead = [pool.submit(_read, utterances[i]) for i in plan[number + 1]]
+                ahead = [pool.submit(read_utterance, utterances[i]) for i in plan[number + 1]]
             batch, wavs = [], []
             for i, future in zip(plan[number], reading, strict=True):
                 try:
@@ -62,17 +63,6 @@ def feature_batches(
                 yield batch, _checked(source, batch, wavs)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _read(utterance: Utterance) -> np.ndarray:
-    end = utterance.end if utterance.start is None else utterance.start + utterance.samples
-    wav = read_audio(utterance.audio, utterance.start or 0, end)
-    if len(wav) != utterance.samples:
-        raise AudioError(
-            f"{utterance.audio}: {len(wav)} samples, but the data directory says {utterance.samples}; "
-            "prepare the corpus again"
-        )
-    return wav
 
 
 def _checked(source: Source, batch: Sequence[Utterance], wavs: Sequence[np.ndarray]) -> list[Tensor]:
@@ -107,7 +97,7 @@ class ShardedLabelling:
     """A split cut into runs of consecutive utterances, each labelled into a file of its own.
 
     The cut and the batches inside depend on the utterances alone: a shard that was lost is made again to the same
-    bytes.
+    bytes. A shard belongs to its own audio files, so repairing some of a corpus costs the shards that hold them.
     """
 
     def __init__(
@@ -130,9 +120,11 @@ class ShardedLabelling:
                 room = shard_seconds
             self.shards[-1].append(utterance)
             room -= utterance.samples / SAMPLE_RATE
-        key = sha256_json([asdict(info), data_sha256, [len(shard) for shard in self.shards]])
-        self.base = out_dir / f".{split}.shards"
-        self.folder = self.base / key[:16]
+        self.folder = out_dir / f".{split}.shards"
+        made_from = [[asdict(info), audio_sha256(shard)] for shard in self.shards]
+        self.paths = [
+            self.folder / f"{number:06d}-{sha256_json(of)[:16]}.safetensors" for number, of in enumerate(made_from)
+        ]
 
     def run(self, source: Source, codebook: Codebook, batch_seconds: float, too_short: Sequence[str]) -> None:
         """Label the shards that are not there yet and join them; `too_short` are ids to list as left out.
@@ -141,15 +133,17 @@ class ShardedLabelling:
         """
         here = place()
         if here.is_first:
-            for stale in self.base.glob("*"):
-                if stale != self.folder:
-                    shutil.rmtree(stale, ignore_errors=True)
+            for stale in {*self.folder.glob("[!.]*")} - {*self.paths}:
+                shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
         mine = range(here.rank, len(self.shards), here.ranks)
         tally = BadFileTally(len(self.utterances))
         with progress(f"units of {self.split}", [u for number in mine for u in self.shards[number]]) as bar:
             for number in mine:
                 shard = self.shards[number]
                 found = self._load(number)
+                if found is not None and any(can_be_read(u) for u in shard if u.utt_id in found[1]):
+                    log.info("%s: audio that could not be read can be read now; labelling it again", self.paths[number])
+                    found = None
                 if found is None:
                     bad = self._label(number, source, codebook, batch_seconds, bar)
                 else:
@@ -183,16 +177,13 @@ class ShardedLabelling:
             "labels": np.concatenate([*ordered, np.empty(0, DTYPE)]),
             "lengths": np.array([len(x) for x in ordered], np.int64),
         }
-        with atomic_file(self._path(number)) as temporary:
+        with atomic_file(self.paths[number]) as temporary:
             temporary.write_bytes(save(arrays, {"bad": json.dumps(bad, ensure_ascii=False)}))
         return bad
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.safetensors"
-
     def _load(self, number: int) -> tuple[dict[str, np.ndarray], dict[str, str]] | None:
         """Labels by utterance id, and what was left out and why; None when the shard is not there."""
-        path = self._path(number)
+        path = self.paths[number]
         if not path.is_file():
             return None
         try:
@@ -214,7 +205,7 @@ class ShardedLabelling:
             for number in range(len(self.shards)):
                 found = self._load(number)
                 if found is None:
-                    raise UnitsError(f"{self._path(number)} cannot be read back; start the command again")
+                    raise UnitsError(f"{self.paths[number]} cannot be read back; start the command again")
                 for utt_id, labels in found[0].items():
                     writer.add(utt_id, labels)
                 audio = {u.utt_id: u.audio for u in self.shards[number]}
@@ -224,4 +215,4 @@ class ShardedLabelling:
             tally.check()
         if tally.skipped:
             tally.write(self.out_dir / f"{self.split}.left_out.tsv")
-        shutil.rmtree(self.base, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -17,11 +17,12 @@ import numpy as np
 from corpora.audio import SAMPLE_RATE
 from corpora.batches import random_share
 from corpora.datadir import Utterance, read_datadir
-from corpora.files import BadFileTally, sha256_json, write_json
+from corpora.files import BadFileTally, write_json
+from corpora.source_audio import audio_sha256, can_be_read
 from upstream.config import TargetConfig
 from upstream.distributed import first_rank_first, place, process_group
 from upstream.encoder import frame_count
-from upstream.targets.codebook import Codebook, CodebookError
+from upstream.targets.codebook import Codebook, CodebookError, check_pca
 from upstream.targets.features import FRAME_RATE, Source, open_source
 from upstream.targets.labelling import SHARD_SECONDS, ShardedLabelling, advance, feature_batches, progress
 from upstream.targets.units import TOO_SHORT, Units, UnitsError, UnitsInfo
@@ -80,11 +81,12 @@ def make_units(
 
 def _make_units(data: dict[str, Path], out_dir: Path, config: TargetConfig, shard_seconds: float) -> UnitsReport:
     utterances = {split: _usable(read_datadir(path), path) for split, path in data.items()}
-    hashes = {split: _data_sha256(usable) for split, (usable, _) in utterances.items()}
+    hashes = {split: audio_sha256(usable) for split, (usable, _) in utterances.items()}
     source = open_source(config.source, config.layer, batch_seconds=config.batch_seconds)
     fit_split = "train" if "train" in data else next(iter(data))
+    check_pca(config.pca, source.dim)  # before hours of features
     with first_rank_first():
-        codebook = _codebook(out_dir / CODEBOOK, source, utterances[fit_split][0], hashes[fit_split], config)
+        codebook = _codebook(out_dir / CODEBOOK, source, utterances[fit_split][0], config)
     info = UnitsInfo(**source.provenance(), k=codebook.k, pca_dim=codebook.pca_dim, codebook_sha256=codebook.sha256)
     splits = {}
     for split, (usable, too_short) in utterances.items():
@@ -93,7 +95,10 @@ def _make_units(data: dict[str, Path], out_dir: Path, config: TargetConfig, shar
                 out_dir, split, info, usable, data_sha256=hashes[split], shard_seconds=shard_seconds
             )
             labelling.run(source, codebook, config.batch_seconds, too_short)
-        splits[split] = _describe(Units.open(out_dir, split), len(too_short))
+        units = Units.open(out_dir, split)
+        if any(can_be_read(u) for u in usable if u.utt_id in units.left_out):
+            log.warning("%s: audio that was left out can be read now; delete %s.json to label again", units, split)
+        splits[split] = _describe(units, len(too_short))
     report = UnitsReport(
         info, {"k": codebook.k, "sha256": codebook.sha256, **codebook.facts}, splits, source.lineage()
     )
@@ -113,22 +118,13 @@ def _usable(utterances: Sequence[Utterance], path: Path) -> tuple[list[Utterance
     return usable, short
 
 
-def _data_sha256(utterances: Sequence[Utterance]) -> str:
-    """What decides whether a split is the one of last time: ids, lengths, and size and time of the audio files (the
-    audio itself is not read). Times change with a copy, so this is no part of any identity."""
-    stats = {path: path.stat() for path in {u.audio for u in utterances}}
-    rows = []
-    for u in utterances:
-        stat = stats[u.audio]
-        rows.append([u.utt_id, u.samples, u.start or 0, stat.st_size, stat.st_mtime_ns])
-    return sha256_json(rows)
-
-
 def _codebook(
-    path: Path, source: Source, utterances: Sequence[Utterance], data_sha256: str, config: TargetConfig
+    path: Path, source: Source, utterances: Sequence[Utterance], config: TargetConfig
 ) -> Codebook:
-    """The codebook of an earlier run when it was fitted in the same way, else a new one."""
+    """The codebook of an earlier run when it was fitted in the same way, else a new one. It belongs to the audio that
+    it was fitted on: repairing another file of the corpus leaves it, and all labels with it, as it is."""
     hours = FIT_HOURS if config.fit_hours is None else config.fit_hours
+    chosen = _fit_utterances(utterances, hours, config.seed)
     provenance = {
         **source.provenance(),
         "pca": config.pca,
@@ -136,7 +132,7 @@ def _codebook(
         "k": config.k,
         "fit_hours": hours,
         "seed": config.seed,
-        "data_sha256": data_sha256,
+        "data_sha256": audio_sha256(chosen),
     }
     if path.is_file():
         try:
@@ -148,7 +144,7 @@ def _codebook(
                 log.info("%s is there already and was made in this way", path)
                 return codebook
             log.info("%s was made in another way; fitting a new one", path)
-    features = _fit_sample(source, utterances, hours, config)
+    features = _fit_sample(source, chosen, config)
     log.info("fitting k=%d, pca=%s on %d frames of %d dimensions", config.k, config.pca, *features.shape)
     codebook = Codebook.fit(
         features,
@@ -176,13 +172,17 @@ def _same(made: dict[str, Any], wanted: dict[str, Any]) -> bool:
     return {**made, "source": None} == {**wanted, "source": None}
 
 
-def _fit_sample(source: Source, utterances: Sequence[Utterance], hours: float, config: TargetConfig) -> np.ndarray:
-    """Features (N, D) of random utterances of at most `hours` in all (at least one), thinned to FIT_BYTES."""
+def _fit_utterances(utterances: Sequence[Utterance], hours: float, seed: int) -> list[Utterance]:
+    """Random utterances of at most `hours` in all, at least one."""
     if hours <= 0:
         raise UnitsError(f"fit_hours={hours} must be positive")
-    rng = np.random.default_rng([config.seed, 0])
+    rng = np.random.default_rng([seed, 0])
     share_of = random_share([u.samples for u in utterances], hours * 3600 * SAMPLE_RATE, rng)
-    chosen = sorted((utterances[i] for i in share_of), key=lambda u: u.utt_id)
+    return sorted((utterances[i] for i in share_of), key=lambda u: u.utt_id)
+
+
+def _fit_sample(source: Source, chosen: Sequence[Utterance], config: TargetConfig) -> np.ndarray:
+    """Features (N, D) of these utterances, thinned to FIT_BYTES."""
     share = min(1.0, FIT_BYTES / (4 * source.dim * sum(frame_count(u.samples) for u in chosen)))
     kept = [max(1, int(share * frame_count(u.samples))) for u in chosen]
     features = np.empty((sum(kept), source.dim), np.float32)

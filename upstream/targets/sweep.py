@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from tqdm import tqdm
 from corpora.audio import SAMPLE_RATE
 from corpora.batches import random_share
 from corpora.datadir import Utterance, read_datadir
-from corpora.files import atomic_file, read_json, sha256_json, write_json
+from corpora.files import atomic_file, read_json, write_json
+from corpora.source_audio import audio_sha256
 from upstream.encoder import frame_count
-from upstream.targets.codebook import Codebook
+from upstream.targets.codebook import Codebook, check_pca
 from upstream.targets.features import FRAME_RATE, MfccSource, Source, open_source
 from upstream.targets.labelling import advance, feature_batches, progress
 from upstream.targets.units import UnitsError
 
+DIMENSIONS = (16, 32, 64)
 REFERENCE_K = 100  # of the units of other layers, to which all rows are compared
 REFERENCES = 5  # layers beside the one that is clustered
 BATCH_SECONDS = 60.0
@@ -38,20 +40,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to try: `source` and `layer` as in TargetConfig, each `pca` with each `k`; `against` names the hidden states
-    whose units the rows are compared with (None: up to five, spread over the depth). `minutes` of audio of train and as
-    much of dev."""
+    """What to try: `source` and `layer` as in TargetConfig, each `pca` (None: DIMENSIONS as far as the features have as
+    many, and no PCA) with each `k`; `against` names the hidden states whose units the rows are compared with (None: up
+    to five, spread over the depth). `minutes` of audio of train and as much of dev."""
 
     source: str
     layer: int | None = None
-    pca: list[int | float | None] = field(default_factory=lambda: [16, 32, 64, None])
+    pca: list[int | float | None] | None = None
     k: list[int] = field(default_factory=lambda: [100, 500])
     against: list[int] | None = None
     minutes: float = 20.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.pca or not self.k or self.minutes <= 0:
+        if self.pca == [] or not self.k or self.minutes <= 0:
             raise UnitsError("sweep: at least one pca, one k, and minutes above 0 are needed")
 
 
@@ -100,29 +102,31 @@ def parse_dimensions(text: str) -> list[int | float | None]:
 
 def sweep(data_dir: Path, out_dir: Path, config: Sweep) -> str:
     """Fill `<out_dir>/sweep.csv` and draw `sweep.png`; returns the table as text. Rows that are there are kept, if they
-    belong to the same audio, model and settings."""
+    belong to the same audio, model and settings, also those of a grid that is not asked for now."""
     out_dir = Path(out_dir)
     splits = {split: _sample(data_dir / split, config, number) for number, split in enumerate(("train", "dev"))}
     source = open_source(config.source, config.layer, batch_seconds=BATCH_SECONDS)
     references = _references(source, config.against)
+    dimensions = [*(d for d in DIMENSIONS if d < source.dim), None] if config.pca is None else config.pca
+    for pca in dimensions:
+        check_pca(pca, source.dim)
     _start(out_dir, config, source, references, splits)
     rows = {(row.pca, row.k): row for row in _read(out_dir / "sweep.csv")}
-    todo = [(pca, k) for pca in config.pca for k in config.k if (_name(pca), k) not in rows]
+    todo = [(pca, k) for pca in dimensions for k in config.k if (_name(pca), k) not in rows]
     if todo:
         layers = _features(out_dir / "features", config, source, references, splits)
         labels = _reference_labels(layers, references, config.seed)
         for pca, k in tqdm(todo, desc="codebooks", unit="codebook"):
             row = _row(layers["target"], labels, pca, k, config.seed)
             rows[row.pca, row.k] = row
-            _write(out_dir / "sweep.csv", [rows[key] for key in _order(config) if key in rows])
+            _write(out_dir / "sweep.csv", _ordered(rows.values()))
     shutil.rmtree(out_dir / "features", ignore_errors=True)
-    wanted = [rows[key] for key in _order(config)]
-    _draw(wanted, source, out_dir / "sweep.png")
-    return _table(wanted)
+    _draw(_ordered(rows.values()), source, out_dir / "sweep.png")
+    return _table(_ordered(rows.values()))
 
 
-def _order(config: Sweep) -> list[tuple[str, int]]:
-    return [(_name(pca), k) for pca in config.pca for k in config.k]
+def _ordered(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (row.pca == "none", row.pca_dim, row.pca, row.k))
 
 
 def _name(pca: int | float | None) -> str:
@@ -163,7 +167,7 @@ def _start(
         "references": references,
         "minutes": config.minutes,
         "seed": config.seed,
-        "utterances": sha256_json([[u.utt_id, u.samples] for us in splits.values() for u in us]),
+        "utterances": audio_sha256([u for us in splits.values() for u in us]),
     }
     note = out_dir / "sweep.json"
     if note.is_file() and {**read_json(note), "source": None} != {**facts, "source": None}:
