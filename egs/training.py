@@ -57,12 +57,16 @@ def write_shards(job: Job, key: str) -> None:
 
 
 def label_set(job: Job, name: str, weight: float) -> LabelSet:
-    """Units of the recipe, to be refused when they are of another model or k than the recipe says."""
+    """Units of the recipe, to be refused when they are of another model, layer, PCA or k than the recipe says."""
     from upstream.modeldir import model_sha256
     from upstream.targets.labelsets import LabelSet
 
     config = job.recipe.units[name]
     expected: dict[str, Any] = {"k": config.k}
+    if config.layer is not None:
+        expected["layer"] = config.layer
+    if config.pca is None or config.pca >= 1:  # how many dimensions a share of variance takes, the data says
+        expected["pca_dim"] = config.pca
     if not config.source.startswith(S3PRL):  # whose weights only S3PRL can look at
         expected["model_sha256"] = None if config.source == "mfcc" else model_sha256(job.model_dir(config.source))
     return LabelSet(name, job.exp / "units" / name, weight, expected)

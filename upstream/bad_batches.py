@@ -50,7 +50,7 @@ class BadBatches:
     def _keep(self, batch: Batch, reason: str) -> Path:
         from safetensors.torch import save
 
-        tensors = {f"wav.{i}": wav.contiguous() for i, wav in enumerate(batch.wavs)}
+        tensors = {f"wav.{i}": wav.clone() for i, wav in enumerate(batch.wavs)}
         tensors |= {"labels": batch.labels, "mask": batch.mask, "valid": batch.valid}
         base = self.folder / f"step{batch.step:07d}-batch{batch.slot}"
         rows: list[dict[str, Any]] = [
@@ -72,3 +72,50 @@ class BadBatches:
             {"step": batch.step, "batch": batch.slot, "reason": reason, "utterances": rows},
         )
         return base.with_suffix(".json")
+
+
+class Unreadable:
+    """Clips whose audio could not be read on this process: silent in their batches, and named; too many end the run."""
+
+    def __init__(self, allowed: int, rate: float) -> None:
+        self.allowed, self.rate = allowed, rate
+        self.seen = 0
+        self.reasons: dict[str, str] = {}
+        self.lost = 0
+        self.silent_steps = 0  # in a row, without one clip that could be read
+
+    def add(self, step: int, batches: Sequence[Batch]) -> None:
+        """Count the clips of a step. Raises TrainingError when more steps in a row than are allowed had no audio."""
+        lost = 0
+        for batch in batches:
+            self.seen += len(batch.wavs)
+            lost += sum(utt_id in batch.unreadable for utt_id in batch.utt_ids)
+            for utt_id, reason in batch.unreadable.items():
+                if utt_id not in self.reasons:
+                    log.warning("step %d: utterance %s is left out: %s", step, utt_id, reason)
+                self.reasons[utt_id] = reason
+        self.lost += lost
+        self.silent_steps = self.silent_steps + 1 if lost and lost == sum(len(b.wavs) for b in batches) else 0
+        if self.silent_steps > self.allowed:
+            raise TrainingError(
+                f"step {step}: not one of the last {self.silent_steps} steps had audio; " + self._told([self.summary()])
+            )
+
+    def summary(self) -> tuple[int, int, list[tuple[str, str]]]:
+        """What this process tells the others: clips lost and seen, and the first utterance that was lost."""
+        return self.lost, self.seen, list(self.reasons.items())[:1]
+
+    def check(self, step: int, summaries: Sequence[tuple[int, int, list[tuple[str, str]]]]) -> None:
+        """Raise TrainingError when the clips lost on all processes are more than `allowed` and than `rate` of all."""
+        lost, seen = sum(s[0] for s in summaries), sum(s[1] for s in summaries)
+        if lost > max(self.allowed, self.rate * seen):
+            raise TrainingError(f"step {step}: {self._told(summaries)}")
+
+    def _told(self, summaries: Sequence[tuple[int, int, list[tuple[str, str]]]]) -> str:
+        lost, seen = sum(s[0] for s in summaries), sum(s[1] for s in summaries)
+        utt_id, reason = next(first for *_, firsts in summaries for first in firsts)
+        return (
+            f"{lost} of {seen} clips could not be read (allowed: {self.allowed}, or {self.rate:.1%}); the first is of "
+            f"utterance {utt_id}: {reason}. Repair the audio and start the command again, which goes on from the last "
+            "checkpoint, or raise bad_steps and bad_rate."
+        )

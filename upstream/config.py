@@ -90,7 +90,8 @@ class RegressionConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pre-training run. Durations in seconds of audio, probabilities in [0, 1].
+    """One pre-training run. Durations in seconds of audio, probabilities in [0, 1]. `warmup` is the share of the steps
+    over which the rate rises, `clip` the largest norm of the gradient (0: no limit).
 
     `batch_seconds` bounds the padded audio of one step. `mask_prob` is the share of frames that start a span times
     its length, as in HuBERT (0.8 with spans of 10 masks about half of the frames); 0 masks nothing, which has a meaning
@@ -101,7 +102,8 @@ class PretrainConfig:
     A step adds up the gradients of `accumulate` batches on every process. `checkpointing` computes activations again
     in the backward pass instead of keeping them. `compile` is `on`, `off`, or `auto`: on where there is a GPU.
     `workers` processes decode audio. `mix_shards` shards are shuffled together (with `--shards`). A step whose loss is
-    not finite is skipped; more than `bad_steps` of them that are also more than `bad_rate` of all end the run.
+    not finite is skipped; more than `bad_steps` of them that are also more than `bad_rate` of all end the run. Of audio
+    that cannot be read nothing is learnt; the same limits hold for such clips.
     """
 
     steps: int = 1000
@@ -139,6 +141,20 @@ class PretrainConfig:
         for name in ("workers", "bad_steps", "bad_rate"):
             if getattr(self, name) < 0:
                 raise ValueError(f"pretrain: {name}={getattr(self, name)} must not be negative")
+        for name, low, high, what in (
+            ("warmup", 0.0, 1.0, "a share of the steps"),
+            ("dropout", 0.0, 1.0, "a probability"),
+            ("layerdrop", 0.0, 1.0, "a probability"),
+            ("clip", 0.0, float("inf"), "the largest norm of the gradient, 0 for no limit"),
+            ("temperature", 0.0, float("inf"), "an exponent of hours"),
+            ("weight_decay", 0.0, float("inf"), "the factor of AdamW"),
+        ):
+            if not low <= getattr(self, name) <= high:
+                bounds = f"lie in [{low:g}, {high:g}]" if high < float("inf") else f"be at least {low:g}"
+                raise ValueError(f"pretrain: {name}={getattr(self, name)} must {bounds}: it is {what}")
+        for name in ("lr", "crop_seconds", "logit_temperature", "projection"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"pretrain: {name}={getattr(self, name)} must be positive")
         if self.crop_seconds > self.batch_seconds:
             raise ValueError(
                 f"pretrain: crop_seconds={self.crop_seconds} does not fit into batch_seconds={self.batch_seconds}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from corpora.audio import SAMPLE_RATE, read_audio
+from corpora.audio import SAMPLE_RATE, AudioError, read_audio
 from corpora.batches import length_batches
 from corpora.datadir import Utterance
 from upstream.config import PretrainConfig
@@ -67,7 +67,8 @@ class Step:
 @dataclass(frozen=True)
 class Batch:
     """Unpadded waveforms; units (B, T, S) long for S label sets, span mask and valid frames (B, T) bool; utterance ids
-    for messages, and the group (language) of each item."""
+    for messages, and the group (language) of each item. `unreadable` holds utterance ids, and why their audio could not
+    be read: such items are silent and have no valid frame."""
 
     step: int
     slot: int
@@ -77,6 +78,17 @@ class Batch:
     valid: Tensor
     utt_ids: list[str]
     groups: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Waveforms as one tensor: each would take a file descriptor of its own from a worker to the process that
+        trains, and there are a thousand of them."""
+        lengths = [len(wav) for wav in self.wavs]
+        return {**self.__dict__, "wavs": (torch.cat(self.wavs) if self.wavs else torch.zeros(0), lengths)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        joint, lengths = state["wavs"]
+        self.__dict__.update({**state, "wavs": list(joint.split(lengths))})
 
     @property
     def frames(self) -> tuple[int, int]:
@@ -127,11 +139,13 @@ def repeated_crops(
     config: PretrainConfig,
     rng: np.random.Generator,
 ) -> list[Clip]:
-    """A random crop of each utterance (number, (samples, language)), as often as its language is shown."""
+    """Random crops of each utterance (number, (samples, language)), as often as its language is shown: one where it is
+    no longer than a crop, else so many that they have its length on average, or a language of long recordings would
+    be heard less than its hours say."""
     limit = int(config.crop_seconds * SAMPLE_RATE)
     clips = []
     for index, (samples, group) in utterances:
-        for _ in range(int(repeats[group] + rng.random())):
+        for _ in range(int(repeats[group] * max(1.0, samples / limit) + rng.random())):
             clips.append(crop(index, samples, limit, rng))
     return clips
 
@@ -217,12 +231,16 @@ class PretrainDataset(Dataset):
         self.units = units
         self.config = config
 
-    def read(self, clip: Clip) -> tuple[str, str, np.ndarray, np.ndarray]:
-        """Utterance id, group, samples (N,) and all units (T, S) or (T,) of a clip's utterance."""
+    def describe(self, clip: Clip) -> tuple[str, str, np.ndarray]:
+        """Utterance id, group and all units (T, S) or (T,) of a clip's utterance."""
+        utterance = self.utterances[clip.utterance]
+        return utterance.utt_id, group_of(utterance), self.units[utterance.utt_id]
+
+    def waveform(self, clip: Clip) -> np.ndarray:
+        """The samples (N,) of a clip. Raises AudioError."""
         utterance = self.utterances[clip.utterance]
         first = (utterance.start or 0) + clip.first
-        wav = read_audio(utterance.audio, first, first + clip.samples)
-        return utterance.utt_id, group_of(utterance), wav, self.units[utterance.utt_id]
+        return read_audio(utterance.audio, first, first + clip.samples)
 
     def __getitem__(self, step: Step) -> StepBatches:
         parts = [self.batch(step.number, slot, clips) for slot, clips in zip(step.slots, step.parts, strict=True)]
@@ -231,8 +249,14 @@ class PretrainDataset(Dataset):
     def batch(self, step: int, slot: int, clips: Sequence[Any]) -> Batch:
         """One batch; its masks are a function of seed, step and slot."""
         wavs, rows, utt_ids, groups = [], [], [], []
+        unreadable: dict[str, str] = {}
         for clip in clips:
-            utt_id, group, wav, units = self.read(clip)
+            utt_id, group, units = self.describe(clip)
+            try:
+                wav = self.waveform(clip)
+            except AudioError as error:
+                wav = np.zeros(clip.samples, np.float32)
+                unreadable[utt_id] = str(error)
             wavs.append(torch.from_numpy(wav))
             start = clip.first // HOP
             rows.append(np.asarray(units[start : start + frame_count(clip.samples)]))
@@ -244,7 +268,8 @@ class PretrainDataset(Dataset):
             target[: len(row)] = row
         rng = np.random.default_rng([self.config.seed, 2, step, *([slot] if slot else [])])
         mask = batch_mask(frames, self.config.mask_prob, self.config.mask_length, rng)
-        valid = np.arange(labels.shape[1]) < np.array(frames)[:, None]
+        heard = [0 if utt_id in unreadable else count for utt_id, count in zip(utt_ids, frames, strict=True)]
+        valid = np.arange(labels.shape[1]) < np.array(heard)[:, None]
         return Batch(
             step,
             slot,
@@ -254,6 +279,7 @@ class PretrainDataset(Dataset):
             torch.from_numpy(valid),
             utt_ids,
             groups,
+            unreadable,
         )
 
 

@@ -105,14 +105,24 @@ def load_model(path: Path | str) -> HubertModel:
     missing = sorted(key for key in report["missing_keys"] if key != "masked_spec_embed")
     if missing:
         raise ModelDirError(f"{path}: model.safetensors lacks {len(missing)} tensors, first `{missing[0]}`")
-    if "do_normalize" not in config_json:
-        preprocessor = path / "preprocessor_config.json"
-        if not preprocessor.is_file():
-            raise ModelDirError(
-                f"{path}: preprocessor_config.json is missing; it says whether waveforms are normalised"
-            )
-        model.config.do_normalize = bool(read_json(preprocessor).get("do_normalize", True))
+    model.config.do_normalize = _normalises(path, config_json)
     return model.eval()
+
+
+def _normalises(path: Path, config: dict[str, Any]) -> bool:
+    """Whether waveforms are brought to mean 0 and variance 1. config.json says it for us, preprocessor_config.json for
+    Transformers: where they disagree, one of both would feed the model what it was not trained on."""
+    preprocessor = path / "preprocessor_config.json"
+    theirs = read_json(preprocessor).get("do_normalize", True) if preprocessor.is_file() else None
+    ours = config.get("do_normalize", theirs)
+    if ours is None:
+        raise ModelDirError(f"{path}: preprocessor_config.json is missing; it says whether waveforms are normalised")
+    if theirs is not None and bool(theirs) != bool(ours):
+        raise ModelDirError(
+            f"{path}: config.json says do_normalize={bool(ours)}, preprocessor_config.json {bool(theirs)}; write into "
+            "both what the model was trained with"
+        )
+    return bool(ours)
 
 
 def _check_shapes(path: Path, config: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ class FrameTotals:
 
     def share(self, *kinds: str) -> float:
         """What turns a sum over frames of these kinds into its part of the step's mean; DDP averages over ranks."""
-        return self.ranks / sum(getattr(self, kind) for kind in kinds)
+        return self.ranks / max(1, sum(getattr(self, kind) for kind in kinds))
 
 
 def unit_loss(

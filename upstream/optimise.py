@@ -84,7 +84,7 @@ def take_step(
     """Forward and backward through all batches of a step, then one update of the weights.
 
     `compute` gives the loss of a batch, `backward` its gradients; DDP averages these over processes unless the block
-    is `without_sync`, as all batches but the last are. Gradients are clipped at the norm `clip`.
+    is `without_sync`, as all batches but the last are. Gradients are clipped at the norm `clip`, where it is not 0.
     """
     totals = frame_totals(step.parts, device)
     optimizer.zero_grad(set_to_none=True)
@@ -104,7 +104,7 @@ def take_step(
             backward(result.loss)
         # Detached: a loss keeps the graph of its step alive.
         losses.append(replace(result, loss=result.loss.detach().cpu()))
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    norm = nn.utils.clip_grad_norm_(parameters, clip or float("inf"))
     if not torch.isfinite(norm):  # DDP has made it the same everywhere
         optimizer.zero_grad(set_to_none=True)
         return StepResult(losses, f"the gradient's norm is {float(norm)}", tuple(step.parts))

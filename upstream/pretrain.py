@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,9 +26,10 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from torch.utils.data import DataLoader
 from transformers import HubertModel
 
-from corpora.audio import SAMPLE_RATE, read_audio
+from corpora.audio import SAMPLE_RATE, AudioError
 from corpora.datadir import Utterance, read_datadir
-from corpora.files import sha256_json, write_json
+from corpora.files import read_json, sha256_json, write_json
+from corpora.source_audio import read_utterance
 from upstream.bad_batches import TrainingError
 from upstream.config import InitConfig, PretrainConfig, RegressionConfig
 from upstream.data import Position, PretrainDataset, StepBatches, StepSampler, usable
@@ -38,7 +41,7 @@ from upstream.init import InitError, initialise
 from upstream.lineage import lineage
 from upstream.modeldir import load_model, model_sha256, save_model
 from upstream.module import Pretraining, UnitTask
-from upstream.recorder import Recorder, load_state
+from upstream.recorder import OtherConfiguration, Recorder, load_state
 from upstream.regression import FeatureHeads
 from upstream.shard_data import ShardDataset, ShardSampler, check_shards
 from upstream.shards import ShardsInfo, read_shards, write_shards
@@ -55,7 +58,7 @@ MACHINERY = ("workers", "compile", "checkpointing", "bad_steps", "bad_rate")
 def native_bf16() -> bool:
     """Whether this machine multiplies bf16 in hardware: a CUDA GPU that says so, or a CPU with AMX or AVX512-BF16."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
     return any(check is not None and check() for check in checks)
 
@@ -67,15 +70,29 @@ def resolve_precision(precision: str) -> str:
 
 
 def resolve_compile(choice: str) -> bool:
-    """Whether `on`, `off` or `auto` means that the Transformer layers are compiled."""
-    return torch.cuda.is_available() if choice == "auto" else choice == "on"
+    """Whether `on`, `off` or `auto` means that the Transformer layers are compiled: `auto` where there are a GPU and
+    the C compiler that Triton starts."""
+    if choice != "auto" or not torch.cuda.is_available():
+        return choice == "on"
+    if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang")))):
+        log.warning("no C compiler on PATH, so layers stay uncompiled; with one (gcc) a step takes less time")
+        return False
+    return True
 
 
 def sample_waveforms(utterances: Sequence[Utterance], seed: int) -> Iterator[np.ndarray]:
-    """The audio of a seeded sample of utterances, each (N,)."""
+    """The audio of a seeded sample of utterances, each (N,), of those that can be read. Raises AudioError where none
+    can."""
+    failed, found = None, False
     for index in np.random.default_rng([seed, 3]).permutation(len(utterances))[:STATISTICS_UTTERANCES]:
-        u = utterances[index]
-        yield read_audio(u.audio, u.start or 0, (u.start or 0) + u.samples)
+        try:
+            yield read_utterance(utterances[index])
+            found = True
+        except AudioError as error:
+            log.warning("utterance %s is left out: %s", utterances[index].utt_id, error)
+            failed = error
+    if failed and not found:
+        raise failed
 
 
 @torch.no_grad()
@@ -186,11 +203,23 @@ def pretrain(
         teacher_sha256 = model_sha256(regression.source)
         facts["regression"] = {**asdict(regression), "source": None, "source_sha256": teacher_sha256}
     fingerprint = sha256_json(facts)
-    if here.is_first:
-        write_json(out_dir / "config.json", facts)
 
     recorder = Recorder(PretrainDataset(dev, dev_labels, config), out_dir, config, fingerprint, here)
-    recorder.restore(load_state(out_dir / "checkpoints", fingerprint))
+    try:
+        recorder.restore(load_state(out_dir / "checkpoints", fingerprint))
+    except OtherConfiguration as error:
+        raise OtherConfiguration(
+            f"{error} ({_differences(out_dir / 'config.json', facts)}). Give this run another folder, or move that one "
+            "away; nothing there was touched"
+        ) from None
+    if here.is_first:
+        write_json(out_dir / "config.json", facts)
+    before, now = (recorder.state or {}).get("precision"), resolve_precision(config.precision)
+    if before not in (None, now):
+        log.warning(
+            "steps up to %d were trained in %s, the others will be in %s: precision=%s depends on the machine",
+            recorder.done, before, now, config.precision,
+        )  # fmt: skip
     if recorder.positions and len(recorder.positions) != here.ranks and recorder.done < config.steps:
         raise TrainingError(
             f"{out_dir}: the run was stopped with {len(recorder.positions)} processes, which share the batches of "
@@ -200,7 +229,8 @@ def pretrain(
     tasks = {s.name: UnitTask(infos[s.name]["k"], s.weight) for s in sets}
     features = None if regression is None else FeatureHeads(geometry.width, regression)
     module = Pretraining(model, tasks, config, features)
-    if recorder.done < config.steps:
+    # Of several processes all must come here, for they see there whether they agree on what is done.
+    if recorder.done < config.steps or here.ranks > 1:
         _fit(module, recorder, train, out_dir, config)
 
     if not here.is_first:
@@ -229,6 +259,25 @@ def pretrain(
     )
     load_model(out_dir / "model")  # an export that cannot be read must fail here, not in a benchmark
     return out_dir / "model"
+
+
+def _differences(path: Path, facts: dict[str, Any]) -> str:
+    """In what the configuration of a folder differs from the one asked for."""
+    if not path.is_file():
+        return f"{path} is missing"
+    there, now = (dict(_leaves(json.loads(json.dumps(content)))) for content in (read_json(path), facts))
+    names = [name for name in {**there, **now} if there.get(name) != now.get(name)]
+    told = [f"{name}: {there.get(name)} there, {now.get(name)} now" for name in names[:5]]
+    return "; ".join([*told, *(["..."] if len(names) > 5 else [])]) or "the version of this program"
+
+
+def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of nested mappings and lists under dotted names."""
+    if not isinstance(content, dict | list):
+        yield name, content
+        return
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        yield from _leaves(value, f"{name}.{key}" if name else str(key))
 
 
 @dataclass(frozen=True)

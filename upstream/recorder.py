@@ -7,17 +7,17 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_file, remove_leftovers
-from upstream.bad_batches import BadBatches
+from upstream.bad_batches import BadBatches, TrainingError, Unreadable
 from upstream.config import PretrainConfig
 from upstream.data import Position, PretrainDataset, dev_steps
 from upstream.distributed import Place
@@ -41,6 +41,68 @@ METRICS = (
 )
 
 
+class OtherConfiguration(TrainingError):
+    """What is in the folder was trained with other settings, data or starting weights."""
+
+
+class LossSums:
+    """What is logged of the losses of many batches, as sums: they take no more room, and no longer to exchange, for a
+    window of thousands of steps."""
+
+    def __init__(self, losses: Iterable[StepLoss] = ()) -> None:
+        self.sums: dict[tuple[str, ...], float] = {}
+        self.add(losses)
+
+    def add(self, losses: Iterable[StepLoss]) -> None:
+        for result in losses:
+            self._count(("loss",), float(result.loss))
+            for name, value in result.figures.items():
+                self._count(("figure", name), value)
+            for name, own in result.sets.items():
+                for kind in ("masked", "unmasked"):
+                    self._count((name, kind, "correct"), getattr(own, f"{kind}_correct"))
+                    self._count((name, kind, "frames"), getattr(own, f"{kind}_frames"))
+            self._count(("batches",), 1)
+
+    def _count(self, key: tuple[str, ...], value: float) -> None:
+        self.sums[key] = self.sums.get(key, 0.0) + value
+
+    @classmethod
+    def of_all_ranks(cls, own: LossSums) -> LossSums:
+        """The sums of all processes together; every one must call it."""
+        joint = cls()
+        for sums in of_all_ranks([own.sums]):
+            for key, value in sums.items():
+                joint._count(key, value)
+        return joint
+
+    @property
+    def sets(self) -> list[str]:
+        """The label sets, the main one first."""
+        return [key[0] for key in self.sums if key[1:] == ("masked", "frames")]
+
+    def mean(self, *key: str) -> float:
+        """Mean over batches of `loss`, or of a `figure` by its name; NaN without a batch."""
+        return self.sums[key] / self.sums[("batches",)] if key in self.sums else math.nan
+
+    def accuracy(self, kind: str, name: str = "") -> float:
+        """On the masked or unmasked frames of a label set; without a name, of the main set, 0 where there is none."""
+        name = name or next(iter(self.sets), "")
+        frames = self.sums.get((name, kind, "frames"), 0.0)
+        return self.sums[name, kind, "correct"] / frames if frames else 0.0
+
+    def details(self, part: str) -> dict[str, float]:
+        """Columns of what only some runs have: accuracies of every set where there are several, feature regression."""
+        names = self.sets if len(self.sets) > 1 else []
+        columns = {
+            f"{part}_{kind}_accuracy_{name}": self.accuracy(kind, name)
+            for name in names
+            for kind in ("masked", "unmasked")
+        }
+        figures = [key[1] for key in self.sums if key[0] == "figure"]
+        return columns | {f"{part}_{name}": self.mean("figure", name) for name in figures}
+
+
 class Recorder(Callback):
     """Validates, logs and checkpoints every `valid_every` steps and at the end."""
 
@@ -54,8 +116,9 @@ class Recorder(Callback):
         self.state: dict[str, Any] | None = None
         self.best = -math.inf
         self.rows: list[dict[str, float]] = []
-        self.window: list[StepLoss] = []
+        self.window = LossSums()
         self.shown: dict[str, int] = {}
+        self.clips = Unreadable(config.bad_steps, config.bad_rate)
         self.bad = BadBatches(out_dir / "bad_batches", config.bad_steps, config.bad_rate)
         self.position: Position = (0, 0, 0)
         self.seconds, self.since = 0.0, time.monotonic()
@@ -83,24 +146,39 @@ class Recorder(Callback):
             self.shown = dict(state["shown"]) if self.here.is_first else {}
 
     def on_fit_start(self, trainer: lightning.Trainer, module: Pretraining) -> None:
+        self._agree()
         if self.state is not None:
             module.load_state_dict(self.state["model"])
             trainer.optimizers[0].load_state_dict(self.state["optimizer"])
             trainer.lr_scheduler_configs[0].scheduler.load_state_dict(self.state["schedule"])
         self.since = time.monotonic()
 
+    def _agree(self) -> None:
+        """All processes must go on from one state: DDP would average the gradients of different weights without a word.
+
+        Raises TrainingError on all of them.
+        """
+        found = of_all_ranks([(self.fingerprint, self.done)])
+        if len(set(found)) > 1:
+            told = "; ".join(f"process {rank}: step {done}" for rank, (_, done) in enumerate(found))
+            raise TrainingError(
+                f"{self.out_dir / 'checkpoints'}: the processes do not find the same state and configuration ({told}). "
+                "Is the folder the same on all machines, and can all of them read it?"
+            )
+
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         result: StepResult = outputs["result"]
         self.position = outputs["position"]
         done = outputs["step"] + 1
+        self.clips.add(outputs["step"], batch.parts)
         if result.bad is None:
-            self.window += result.losses
+            self.window.add(result.losses)
             for part in batch.parts:
                 for wav, group in zip(part.wavs, part.groups, strict=True):
                     self.shown[group] = self.shown.get(group, 0) + len(wav)
             if batch_idx % 10 == 0:
                 module.log("loss", sum(float(r.loss) for r in result.losses), prog_bar=True, logger=False)
-                module.log("masked_acc", _ratio(result.losses, "masked"), prog_bar=True, logger=False)
+                module.log("masked_acc", LossSums(result.losses).accuracy("masked"), prog_bar=True, logger=False)
         else:
             self.bad.add(outputs["step"], result.bad, result.culprits)
         if done % self.config.valid_every == 0 or done == self.config.steps:
@@ -111,25 +189,28 @@ class Recorder(Callback):
         """Every process takes its share of the dev set; the results of all of them make the row."""
         module.eval()
         with trainer.strategy.precision_plugin.forward_context():
-            results = [module.compute(self.dev[step].parts[0]) for step in self.steps]
+            sums = LossSums()
+            for step in self.steps:
+                sums.add([module.compute(self.dev[step].parts[0])])
         module.train()
-        window, results = of_all_ranks(self.window), of_all_ranks(results)
+        self.clips.check(done, of_all_ranks([self.clips.summary()]))
+        window, results = LossSums.of_all_ranks(self.window), LossSums.of_all_ranks(sums)
         row = {
             "step": done,
             # A batch holds its share of its step's loss, times the number of processes.
-            "train_loss": _mean_loss(window) * self.config.accumulate,
-            "train_masked_accuracy": _ratio(window, "masked"),
-            "train_unmasked_accuracy": _ratio(window, "unmasked"),
-            "valid_loss": _mean_loss(results),
-            "valid_masked_accuracy": _ratio(results, "masked"),
-            "valid_unmasked_accuracy": _ratio(results, "unmasked"),
-            **_details("train", window),
-            **_details("valid", results),
+            "train_loss": window.mean("loss") * self.config.accumulate,
+            "train_masked_accuracy": window.accuracy("masked"),
+            "train_unmasked_accuracy": window.accuracy("unmasked"),
+            "valid_loss": results.mean("loss"),
+            "valid_masked_accuracy": results.accuracy("masked"),
+            "valid_unmasked_accuracy": results.accuracy("unmasked"),
+            **window.details("train"),
+            **results.details("valid"),
             **{f"hours_{group}": round(hours, 4) for group, hours in self.hours_shown().items()},
             "lr": trainer.lr_scheduler_configs[0].scheduler.get_last_lr()[0],
             "bad_steps": self.bad.count,
         }
-        self.window = []
+        self.window = LossSums()
         now = time.monotonic()
         self.seconds, self.since = self.seconds + now - self.since, now
         self.rows.append(row | {"seconds": round(self.seconds, 1)})
@@ -180,6 +261,7 @@ class Recorder(Callback):
             {
                 "fingerprint": self.fingerprint,
                 "step": done,
+                "precision": str(trainer.precision),
                 "positions": positions,
                 "bad_steps": self.bad.count,
                 "best": self.best,
@@ -199,32 +281,6 @@ class Recorder(Callback):
             writer.writerows(self.rows)
 
 
-def _mean_loss(results: list[StepLoss]) -> float:
-    return float(np.mean([float(r.loss) for r in results])) if results else float("nan")
-
-
-def _ratio(results: list[StepLoss], kind: str, name: str = "") -> float:
-    """Accuracy on the masked or unmasked frames of a label set; without a name, of the main set, 0 where there is
-    none."""
-    chosen = [r.sets[name] if name else next(iter(r.sets.values())) for r in results if r.sets]
-    frames = sum(getattr(r, f"{kind}_frames") for r in chosen)
-    return sum(getattr(r, f"{kind}_correct") for r in chosen) / frames if frames else 0.0
-
-
-def _details(part: str, results: list[StepLoss]) -> dict[str, float]:
-    """Columns of what only some runs have: accuracies of every set where there are several, feature regression."""
-    if not results:
-        return {}
-    names = list(results[0].sets) if len(results[0].sets) > 1 else []
-    columns = {
-        f"{part}_{kind}_accuracy_{name}": _ratio(results, kind, name)
-        for name in names
-        for kind in ("masked", "unmasked")
-    }
-    means = {name: float(np.mean([r.figures[name] for r in results])) for name in results[0].figures}
-    return columns | {f"{part}_{name}": value for name, value in means.items()}
-
-
 def _save(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
     """Write a state whole or not at all; the one before it takes the name `keep` once the new one is on disk.
 
@@ -240,18 +296,25 @@ def _save(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
 
 
 def load_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The newest readable training state of the same configuration; None when there is nothing to go on from."""
+    """The newest readable training state of the same configuration; None when there is nothing to go on from.
+
+    Only a damaged file makes way for the one before it. Raises OSError where a file cannot be reached, for other
+    processes may reach it, and OtherConfiguration.
+    """
     for name in ("last.pt", "previous.pt"):
         path = folder / name
         if not path.exists():
             continue
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, MemoryError):
+            raise
         except Exception as error:  # noqa: BLE001 - torch raises a dozen types for a damaged file
+            if "alloc" in str(error):  # no memory, which torch reports as a RuntimeError
+                raise
             log.warning("%s cannot be read (%s); going back to the state before it", path, error)
             continue
         if state["fingerprint"] != fingerprint:
-            log.warning("%s belongs to another configuration; starting from step 0", path)
-            return None
+            raise OtherConfiguration(f"{path} belongs to another configuration")
         return state
     return None

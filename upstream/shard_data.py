@@ -105,10 +105,13 @@ class ShardDataset(PretrainDataset):
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__([], {}, config)
 
-    def read(self, clip: ShardClip) -> tuple[str, str, np.ndarray, np.ndarray]:
-        """Utterance id, group, samples (N,) and all units of a clip's utterance."""
-        item = clip.item
-        return item.utt_id, item.language, item.waveform(clip.first, clip.samples), item.units
+    def describe(self, clip: ShardClip) -> tuple[str, str, np.ndarray]:
+        """Utterance id, group and all units of a clip's utterance."""
+        return clip.item.utt_id, clip.item.language, clip.item.units
+
+    def waveform(self, clip: ShardClip) -> np.ndarray:
+        """The samples (N,) of a clip. Raises AudioError."""
+        return clip.item.waveform(clip.first, clip.samples)
 
 
 def check_shards(info: ShardsInfo, units: dict[str, object]) -> None:

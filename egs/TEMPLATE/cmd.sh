@@ -21,7 +21,7 @@ slurm)
     prepare_cmd="srun --job-name prepare --cpus-per-task 8 --mem 16G"
     train_cmd="srun --job-name train --gres gpu:${ngpu:-1} --cpus-per-task 8 --mem 64G"
     decode_cmd="srun --job-name decode --cpus-per-task 2 --mem 8G"
-    ranks_cmd="srun --job-name ranks --nodes ${num_nodes:-1} --ntasks-per-node ${ranks:-1} --gres gpu:${ranks:-1}"
+    ranks_cmd="srun --kill-on-bad-exit=1 --job-name ranks --nodes ${num_nodes:-1} --ntasks-per-node ${ranks:-1} --gres gpu:${ranks:-1}"
     ranks_cmd+=" --cpus-per-task 8 --mem 0 python"
     ;;
 *)

@@ -1,3 +1,4 @@
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +14,7 @@ from corpora.datadir import Utterance
 from upstream.config import PretrainConfig
 from upstream.data import Clip, PretrainDataset, Step, StepSampler, crop, dev_steps, language_repeats, usable
 from upstream.encoder import frame_count
+from upstream.pretrain import _unchanged
 
 CONFIG = PretrainConfig(steps=30, batch_seconds=10.0, crop_seconds=4.0, temperature=0.5)
 
@@ -31,7 +34,9 @@ def test_batches_are_bounded_by_padded_audio_and_an_epoch_covers_everything_once
     for clips in sampler.epoch(0):
         assert len(clips) * max(c.samples for c in clips) <= 10.0 * 16000
         seen.update(c.utterance for c in clips)
-    assert seen == Counter(range(len(data)))
+    assert set(seen) == set(range(len(data)))
+    for number, u in enumerate(data):  # once, and where it is longer than a crop, as often as it holds one
+        assert seen[number] == 1 or 1 <= int(u.samples / 64000) <= seen[number] <= int(u.samples / 64000) + 1
 
 
 def test_epochs_differ_and_a_later_start_sees_the_same_steps():
@@ -77,12 +82,69 @@ def test_temperature_moves_hours_between_languages():
     assert 9.0 * half["ar"] / (1.0 * half["en"]) == pytest.approx(3.0)
 
 
+def test_long_recordings_are_heard_as_long_as_their_hours_say():
+    """With equal hours and temperature 0, thirty seconds a recording against five, in crops of at most ten."""
+    data = [Utterance(f"a-{i}", "a", Path("a.wav"), 480_000, language="ar") for i in range(20)]
+    data += [Utterance(f"e-{i:03d}", "e", Path("e.wav"), 80_000, language="en") for i in range(120)]
+    sampler = StepSampler(data, PretrainConfig(temperature=0.0, batch_seconds=40.0, crop_seconds=10.0))
+    shown = Counter()
+    for epoch in range(5):
+        for clip in (clip for clips in sampler.epoch(epoch) for clip in clips):
+            shown[data[clip.utterance].language] += clip.samples / 16000 / 5
+    assert shown["ar"] == pytest.approx(600, rel=0.02) and shown["en"] == pytest.approx(600, rel=0.02)
+
+
+def test_audio_that_is_gone_is_silent_and_teaches_nothing(tmp_path):
+    data, units = [], {}
+    for i, samples in enumerate((8000, 16000)):
+        soundfile.write(tmp_path / f"{i}.wav", np.full(samples, 0.5), 16000)
+        data.append(Utterance(f"s-{i}", "s", tmp_path / f"{i}.wav", samples))
+        units[f"s-{i}"] = np.ones(frame_count(samples), dtype=np.uint16)
+    clips = [Clip(0, 0, 8000), Clip(1, 0, 16000)]
+    dataset = PretrainDataset(data, units, CONFIG)
+    whole = dataset[Step(5, [clips], [0])].parts[0]
+    (tmp_path / "1.wav").write_bytes(b"")
+    batch = dataset[Step(5, [clips], [0])].parts[0]
+    assert list(batch.unreadable) == ["s-1"] and "1.wav" in batch.unreadable["s-1"] and not whole.unreadable
+    assert not batch.wavs[1].any() and len(batch.wavs[1]) == 16000 and torch.equal(batch.wavs[0], whole.wavs[0])
+    assert batch.valid.sum(1).tolist() == [frame_count(8000), 0]
+    assert torch.equal(batch.mask, whole.mask), "the others are masked as they were"
+
+
+def test_a_batch_takes_a_handful_of_file_descriptors_from_a_worker(tmp_path):
+    """Not one for each of its clips: a few hundred of them are a usual limit."""
+    soundfile.write(tmp_path / "a.wav", np.arange(16000) / 16000, 16000)
+    data = [Utterance("s-0", "s", tmp_path / "a.wav", 16000)]
+    dataset = PretrainDataset(data, {"s-0": np.ones(frame_count(16000), dtype=np.uint16)}, CONFIG)
+    steps = [Step(n, [[Clip(0, 320 * i, 800 + 320 * i) for i in range(20)]], [0]) for n in range(6)]
+    own = [dataset[step].parts[0] for step in steps]
+    before = len(os.listdir("/proc/self/fd"))
+    loader = torch.utils.data.DataLoader(
+        dataset, sampler=steps, batch_size=None, num_workers=1, prefetch_factor=4, collate_fn=_unchanged
+    )
+    got = []
+    for step in loader:
+        got.append(step.parts[0])
+        assert len(os.listdir("/proc/self/fd")) - before < 60
+    for ours, theirs in zip(own, got, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours.wavs, theirs.wavs, strict=True))
+        assert torch.equal(ours.labels, theirs.labels) and ours.utt_ids == theirs.utt_ids
+
+
 @settings(max_examples=150, deadline=None)
-@given(samples=st.integers(400, 40000), limit=st.integers(400, 40000), seed=st.integers(0, 2**32 - 1))
-def test_crops_start_on_a_frame_and_their_labels_are_those_of_the_whole(long_file, samples, limit, seed):
-    """Sample i*320 carries the value i, unit i is i: whatever is cropped, label and audio name the same frame."""
-    data = [Utterance("s-0", "s", long_file, samples, 0, samples)]
-    dataset = PretrainDataset(data, {"s-0": np.arange(frame_count(samples), dtype=np.uint16)}, CONFIG)
+@given(
+    samples=st.integers(400, 40000),
+    limit=st.integers(400, 40000),
+    place=st.integers(0, 100),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_crops_start_on_a_frame_and_their_labels_are_those_of_the_whole(long_file, samples, limit, place, seed):
+    """Sample i*320 of the utterance carries the value i, unit i is i: whatever is cropped, also of a part of a
+    recording, label and audio name the same frame."""
+    samples = min(samples, 40000 - 320 * place)
+    data = [Utterance("s-0", "s", long_file, samples, 320 * place, 320 * place + samples)]
+    units = np.arange(place, place + frame_count(samples), dtype=np.uint16)
+    dataset = PretrainDataset(data, {"s-0": units}, CONFIG)
     clip = crop(0, samples, limit, np.random.default_rng(seed))
     assert clip.first % 320 == 0 and clip.first + clip.samples <= samples and clip.samples == min(limit, samples)
     batch = dataset[Step(0, [[clip]], [0])].parts[0]

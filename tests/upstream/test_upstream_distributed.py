@@ -53,6 +53,8 @@ if break_rank >= 0:
             batch.wavs[0][:] = float("nan")
         return batch
     PretrainDataset.batch = broken
+if os.environ.get("BLIND_RANK") == str(place().rank):
+    sys.modules["upstream.pretrain"].load_state = lambda folder, fingerprint: None
 config = PretrainConfig(
     steps=6, batch_seconds=3.0, crop_seconds=2.0, valid_every=3, lr=1e-3, precision="fp32", dropout=0.1,
     layerdrop=0.4, accumulate=accumulate, workers=1,
@@ -140,6 +142,19 @@ def test_one_of_two_processes_is_killed_and_the_run_goes_on_as_if_nothing_was(da
     models = [(trained / name / "model" / "model.safetensors").read_bytes() for name in ("two", "killed")]
     assert models[0] == models[1]
     assert rows(trained / "killed") == rows(trained / "two")
+
+
+@pytest.mark.parametrize("done", [3, 6])
+def test_processes_that_find_different_states_do_not_train(data, trained, done):
+    """DDP would average gradients of different weights without a word, or one would wait for ever at the end."""
+    out = trained / f"blind{done}"
+    run([trained / "train.py", data, out, 1, -1], 2, fails=done == 3, KILL_RANK="1" if done == 3 else "none")
+    before = {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()}
+    told = run([trained / "train.py", data, out, 1, -1], 2, fails=True, BLIND_RANK="1")
+    assert f"do not find the same state and configuration (process 0: step {done}; process 1: step 0)" in told
+    assert {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()} == before
+    run([trained / "train.py", data, out, 1, -1], 2)
+    assert (out / "model/model.safetensors").read_bytes() == (trained / "two/model/model.safetensors").read_bytes()
 
 
 def test_a_bad_batch_of_one_process_is_skipped_by_both(data, trained):

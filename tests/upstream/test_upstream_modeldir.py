@@ -203,6 +203,14 @@ def test_both_spellings_of_weight_norm_load(saved):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
+def test_files_that_disagree_on_normalising_are_refused(saved):
+    _, path = saved
+    facts = json.loads((path / "preprocessor_config.json").read_text())
+    (path / "preprocessor_config.json").write_text(json.dumps(facts | {"do_normalize": not facts["do_normalize"]}))
+    with pytest.raises(ModelDirError, match="config.json says do_normalize=.*, preprocessor_config.json"):
+        load_model(path)
+
+
 def test_a_configuration_that_is_no_object_or_lacks_its_preprocessor_is_named(saved):
     _, path = saved
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))

@@ -2,13 +2,14 @@ import csv
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from corpora.audio import write_audio
-from corpora.datadir import Utterance, write_datadir
+from corpora.audio import AudioError, write_audio
+from corpora.datadir import Utterance, read_datadir, write_datadir
 from upstream.bad_batches import TrainingError
 from upstream.config import InitConfig, PretrainConfig
 from upstream.encoder import frame_count
@@ -80,14 +81,7 @@ def test_enough_steps_predict_the_units(data, tmp_path):
 
 
 def test_killed_and_resumed_equals_undisturbed(data, undisturbed, tmp_path, monkeypatch):
-    step = Pretraining.training_step
-
-    def killed(self, batches, batch_idx):
-        if batches.number == 6:
-            raise KeyboardInterrupt
-        return step(self, batches, batch_idx)
-
-    monkeypatch.setattr(Pretraining, "training_step", killed)
+    monkeypatch.setattr(Pretraining, "training_step", stopped_at(6))
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         pretrain(TINY, data, data / "units", tmp_path, CONFIG)
     assert not (tmp_path / "model").exists()
@@ -105,13 +99,8 @@ def test_a_full_disk_keeps_the_last_state_and_the_run_goes_on_later(data, undist
     import resource
     import shutil
 
-    def stopped(self, batches, batch_idx, step=Pretraining.training_step):
-        if batches.number == 6:
-            raise KeyboardInterrupt
-        return step(self, batches, batch_idx)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Pretraining, "training_step", stopped)
+        patch.setattr(Pretraining, "training_step", stopped_at(6))
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             pretrain(TINY, data, data / "units", tmp_path, CONFIG)
     shutil.rmtree(tmp_path / "tensorboard")
@@ -148,8 +137,6 @@ def test_the_state_before_is_put_aside_only_for_a_complete_one(tmp_path):
 
 def test_machinery_may_change_when_a_run_goes_on(data, undisturbed, monkeypatch):
     """Workers, checkpointing and limits decide how fast a run gets there, and start no other run."""
-    from dataclasses import replace
-
     monkeypatch.setattr("upstream.pretrain._fit", lambda *_: pytest.fail("trained again"))
     pretrain(TINY, data, data / "units", undisturbed, replace(CONFIG, workers=3, checkpointing=True, bad_steps=9))
 
@@ -179,9 +166,108 @@ def test_a_finished_run_is_not_trained_again(data, undisturbed, monkeypatch):
     assert model_sha256(undisturbed / "model") == before
 
 
-def test_another_configuration_starts_over(data, undisturbed, caplog):
-    assert load_state(undisturbed / "checkpoints", "another fingerprint") is None
-    assert "another configuration" in caplog.text
+def test_another_configuration_is_refused_and_touches_nothing(data, undisturbed):
+    """Two validations later the run before would be gone."""
+    before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
+    for change, named in (
+        ({"lr": 7e-3}, r"config.lr: 0.\d+ there, 0.007 now"),
+        ({"steps": 13, "seed": 9}, "config.steps: 12 there, 13 now; config.seed: 0 there, 9 now"),
+    ):
+        with pytest.raises(TrainingError, match=f"belongs to another configuration .{named}.. Give this run another"):
+            pretrain(TINY, data, data / "units", undisturbed, replace(CONFIG, **change))
+    assert {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()} == before
+
+
+def test_a_state_that_cannot_be_reached_is_not_given_up(undisturbed, monkeypatch):
+    """Another process may reach it; going back alone would part them."""
+
+    def unreachable(*_, **__):
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(torch, "load", unreachable)
+    with pytest.raises(OSError, match="Stale"):
+        load_state(undisturbed / "checkpoints", "any")
+
+
+def test_audio_that_becomes_unreadable_costs_its_clips_and_no_more(data, tmp_path, monkeypatch, caplog):
+    import shutil
+
+    shutil.copytree(data, tmp_path / "data")
+    for split in ("train", "dev"):
+        copies = [replace(u, audio=tmp_path / "data/audio" / split / u.audio.name)
+                  for u in read_datadir(data / split)]  # fmt: skip
+        write_datadir(tmp_path / "data" / split, copies)
+        copies[0].audio.write_bytes(b"")
+    config = replace(CONFIG, steps=20, valid_every=10, bad_steps=2, bad_rate=0.25)
+    pretrain(TINY, tmp_path / "data", data / "units", tmp_path / "out", config)
+    assert "utterance s0-train00 is left out" in caplog.text
+    assert all(np.isfinite(float(row["valid_loss"])) for row in rows(tmp_path / "out"))
+    with pytest.raises(TrainingError, match=r"\d+ of \d+ clips could not be read .* utterance s0-train00: .*goes on"):
+        pretrain(TINY, tmp_path / "data", data / "units", tmp_path / "other", replace(config, bad_rate=0.01))
+
+    def outage(path, *_):
+        raise AudioError(f"{path}: no answer")
+
+    monkeypatch.setattr("upstream.data.read_audio", outage)
+    with pytest.raises(TrainingError, match="step 2: not one of the last 3 steps had audio"):
+        pretrain(TINY, tmp_path / "data", data / "units", tmp_path / "third", config)
+
+
+def test_units_of_train_and_dev_from_different_codebooks_are_refused(data, tmp_path):
+    import shutil
+
+    shutil.copytree(data / "units", tmp_path / "units")
+    index = tmp_path / "units/dev.json"
+    index.write_text(index.read_text().replace("c" * 64, "d" * 64))
+    with pytest.raises(UnitsError, match="train and dev have units of different origin"):
+        pretrain(TINY, data, tmp_path / "units", tmp_path / "out", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"warmup": 32000}, r"warmup=32000 must lie in \[0, 1\]: it is a share of the steps"),
+        ({"clip": -1.0}, "clip=-1.0 must be at least 0: .* 0 for no limit"),
+        ({"dropout": 1.5}, "dropout=1.5 must lie"),
+        ({"temperature": -0.5}, "temperature=-0.5 must be at least 0"),
+        ({"logit_temperature": 0.0}, "logit_temperature=0.0 must be positive"),
+        ({"lr": float("nan")}, "lr=nan must be positive"),
+    ],
+)
+def test_values_with_which_nothing_would_be_learnt_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **values)
+
+
+def test_clip_0_does_not_clip(data, tmp_path):
+    loose, none = (
+        pretrain(TINY, data, data / "units", tmp_path / name, replace(CONFIG, clip=clip, steps=4))
+        for name, clip in (("loose", 1e9), ("none", 0.0))
+    )
+    assert model_sha256(loose) == model_sha256(none)
+
+
+def test_going_on_in_another_precision_is_said(data, tmp_path, monkeypatch, caplog):
+    config = replace(CONFIG, precision="auto")
+    for steps, native in ((6, False), (6, True)):
+        monkeypatch.setattr("upstream.pretrain.native_bf16", lambda native=native: native)
+        with monkeypatch.context() as patch:
+            if not native:
+                patch.setattr(Pretraining, "training_step", stopped_at(steps))
+            try:
+                pretrain(TINY, data, data / "units", tmp_path, config)
+            except (KeyboardInterrupt, SystemExit):
+                assert not native
+    assert "steps up to 4 were trained in 32-true, the others will be in bf16-mixed" in caplog.text
+
+
+def stopped_at(number, step=Pretraining.training_step):
+    def stopped(self, batches, batch_idx):
+        if batches.number == number:
+            raise KeyboardInterrupt
+        return step(self, batches, batch_idx)
+
+    return stopped
 
 
 def test_a_pickle_as_checkpoint_is_not_executed(tmp_path, caplog):

@@ -13,7 +13,7 @@ from upstream.family import geometry
 from upstream.modeldir import load_model, model_sha256, read_card, save_model
 from upstream.module import Pretraining
 from upstream.pretrain import pretrain
-from upstream.recorder import load_state
+from upstream.recorder import OtherConfiguration, load_state
 from upstream.regression import FeatureHeads, RegressionError
 
 TEACHER = geometry("mini_hl", layers=3, width=32, heads=2, ffn=64, pos_conv_groups=4, pos_conv_kernel=8)
@@ -82,7 +82,7 @@ def test_the_best_weights_are_those_of_the_least_loss(trained):
     assert state["best"] == pytest.approx(-min(losses))
 
 
-def test_a_changed_teacher_starts_over(trained, data, teacher, tmp_path, caplog):
+def test_a_run_does_not_go_on_with_another_teacher(trained):
     import json
 
     facts = json.loads((trained / "config.json").read_text())
@@ -90,7 +90,8 @@ def test_a_changed_teacher_starts_over(trained, data, teacher, tmp_path, caplog)
 
     assert load_state(trained / "checkpoints", sha256_json(facts)) is not None
     facts["regression"]["source_sha256"] = "0" * 64
-    assert load_state(trained / "checkpoints", sha256_json(facts)) is None
+    with pytest.raises(OtherConfiguration):
+        load_state(trained / "checkpoints", sha256_json(facts))
 
 
 def test_the_teacher_is_frozen_deterministic_and_no_part_of_the_module(teacher):
