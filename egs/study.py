@@ -14,6 +14,7 @@
       masked_only: {unmasked_weight: 0.0}        # and whatever a run of a recipe may say: init, regression, ...
       small: {units: {k: 10}}
       small_16: {units: {k: 10, pca: 16}, against: small}  # compared with that row, not with the base row
+      other: {init: {kind: project, source: hl_it2}, against: [base, hl_it2]}  # with several; hl_it2 is context
 
 Rows become further runs of the recipe, so corpora, teacher and equal units are made once, and whatever is complete is
 skipped. Results: `exp/<recipe>/study/{results.csv,study.csv,STUDY.md,study.png,curves.png}`.
@@ -33,6 +34,7 @@ from corpora.files import sha256_json
 from corpora.records import check_keys, nearest, record
 from egs.graph import dependencies
 from egs.recipe import EGS, Recipe, RecipeError, build_recipe, read_yaml, recipe_mapping
+from egs.training import EXPORT_NAME
 from upstream.config import PretrainConfig, TargetConfig
 
 log = logging.getLogger(__name__)
@@ -55,21 +57,24 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe with a further run for every row, what each row changes, and the row that each but the base row is
-    compared with."""
+    """A recipe with a further run for every row, what each row changes, and the rows or upstreams that each but the
+    base row is compared with."""
 
     recipe: Recipe
     config: StudyConfig
     rows: dict[str, dict[str, Any]]
-    against: dict[str, str]
+    against: dict[str, tuple[str, ...]]
 
     def run_of(self, row: str) -> str:
         """The name of a row among the recipe's runs."""
         return PREFIX + row
 
-    def compared_with(self, row: str) -> str:
-        """The row that this one is compared with, and a row of context; "" for the base row."""
-        return "" if row == self.config.base else self.against.get(row, self.config.base)
+    def compared_with(self, row: str) -> tuple[str, ...]:
+        """The names in the tables that a row, or one of context, is compared with; none for the base row."""
+        if row == self.config.base:
+            return ()
+        others = self.against.get(row, (self.config.base,))
+        return tuple(name if name in self.config.rows else EXPORT_NAME.get(name, name) for name in others)
 
     def wanted(self) -> list[str]:
         """The units and models of the recipe that rows and context need, each after what it is made from."""
@@ -129,13 +134,18 @@ def load_study(
     return Study(recipe, config, {row: rows[row] for row in chosen}, against)
 
 
-def _against(config: StudyConfig, row: str, where: str) -> str:
-    """The row that a row is compared with."""
-    other = (config.rows[row] or {}).get("against", config.base)
-    if other == row or other not in config.rows:
-        others = [name for name in config.rows if name != row]
-        raise RecipeError(f"{where}: `rows.{row}.against`: `{other}` is not another row{nearest(str(other), others)}")
-    return str(other)
+def _against(config: StudyConfig, row: str, where: str) -> tuple[str, ...]:
+    """The rows, or upstreams of context, that a row is compared with."""
+    given = (config.rows[row] or {}).get("against", config.base)
+    others = tuple(given) if isinstance(given, list) else (given,)
+    known = [name for name in (*config.rows, *config.upstreams) if name != row]
+    for other in others:
+        if other not in known:
+            near = nearest(str(other), known)
+            raise RecipeError(f"{where}: `rows.{row}.against`: `{other}` is not another row or upstream{near}")
+    if not others or len(set(others)) < len(others):
+        raise RecipeError(f"{where}: `rows.{row}.against`: names of other rows or upstreams are needed, each once")
+    return others
 
 
 def _rows(config: StudyConfig, where: str) -> dict[str, dict[str, Any]]:
@@ -150,13 +160,14 @@ def _rows(config: StudyConfig, where: str) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _chosen(config: StudyConfig, against: Mapping[str, str], only: Iterable[str] | None, where: str) -> list[str]:
+def _chosen(
+    config: StudyConfig, against: Mapping[str, tuple[str, ...]], only: Iterable[str] | None, where: str
+) -> list[str]:
     """The rows to work on: those that are wanted, the base row, and what each of them is compared with."""
     names = list(config.rows) if only is None else [config.base, *only]
     check_keys(dict.fromkeys(names), config.rows, where, "rows")
     for name in names:
-        if name in against and against[name] not in names:
-            names.append(against[name])
+        names += [other for other in against.get(name, ()) if other in config.rows and other not in names]
     return list(dict.fromkeys(names))
 
 

@@ -27,9 +27,9 @@ FOLDER = "study"
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the study in one column: its value and 95 % interval as shares, its difference to the row `against` in
-    the same draws (positive where it is better), and what it cost. `verdict`: `better` or `worse` where the interval of
-    the difference lies on one side of 0."""
+    """One row of the study in one column: its value and 95 % interval as shares, its difference to `against` in the
+    same draws (positive where it is better), and what it cost. `verdict`: `better` or `worse` where the interval of the
+    difference lies on one side of 0. A row that is compared with several has a line for each."""
 
     row: str
     changes: str
@@ -112,17 +112,18 @@ def write_results(study: Study, job: Job, stale: Mapping[str, str] | None = None
     made, left = comparisons.compare(
         cells,
         study.recipe.name,
-        lambda names: [(name, other, "") for name in sorted(names) if (other := study.compared_with(name)) in names],
+        lambda names: [(n, other, "") for n in sorted(names) for other in study.compared_with(n) if other in names],
     )
-    compared = {(c.task, c.split, c.metric, c.upstream): c for c in made}
+    compared = {(c.task, c.split, c.metric, c.upstream, c.against): c for c in made}
     columns = list(dict.fromkeys((c.setting.task, c.split, c.metric) for c in columns_of(cells)))
-    lines = _lines(study, job, cells, compared, columns)
+    lines, further = _lines(study, job, cells, compared, columns)
     with atomic_file(exp / "study.csv") as path, open(path, "w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, [f.name for f in dataclasses.fields(Line)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(line) for line in lines)
+        writer.writerows(asdict(line) for line in [*lines, *further])
     _draw(study, lines, columns, exp / "study.png")
     curves = _draw_curves(study, job, exp / "curves.png")
+    notes += _told(further)
     notes += [f"left out: {item.what}: {item.reason}" for item in left]
     text = _table(study, lines, columns, notes)
     write_text(exp / "STUDY.md", _page(study, job, text.markdown(), curves=curves))
@@ -164,48 +165,76 @@ def _lines(
     study: Study,
     job: Job,
     cells: dict[Any, Any],
-    compared: dict[tuple[str, str, str, str], Comparison],
+    compared: dict[tuple[str, str, str, str, str], Comparison],
     columns: list[tuple[str, str, str]],
-) -> list[Line]:
+) -> tuple[list[Line], list[Line]]:
+    """A line for each row and column with the first difference, and those of further differences."""
     from upstream.family import macs_per_second, parameters
 
     runs = {EXPORT_NAME.get(name, name): name for name in study.config.upstreams if name in study.recipe.pretrain}
     runs |= {row: study.run_of(row) for row in study.rows}
     order = [*(EXPORT_NAME.get(name, name) for name in study.config.upstreams), *study.rows]
-    lines = []
+    lines: list[Line] = []
+    further: list[Line] = []
     for task, split, metric in columns:
         column = {u: cell for (st, sp, m, u), cell in cells.items() if (st.task, sp, m) == (task, split, metric)}
         for name in order:
             if name not in column:
                 continue
-            cell, difference = column[name], compared.get((task, split, metric, name))
+            cell, others = column[name], study.compared_with(name)
+            found = {other: c for other in others if (c := compared.get((task, split, metric, name, other)))}
+            first = others[0] if others and others[0] in found else ""
             run = study.recipe.pretrain[runs[name]] if name in runs else None
             geometry = study.recipe.family[run.geometry] if run else None
             trained = name in study.rows
-            lines.append(
-                Line(
-                    row=name,
-                    changes=describe(study.rows[name]) if name in study.rows else "context",
-                    task=task,
-                    split=split,
-                    metric=metric,
-                    value=round(cell.value, 6),
-                    ci_low=None if cell.low is None else round(cell.low, 6),
-                    ci_high=None if cell.high is None else round(cell.high, 6),
-                    seeds=len(cell.seeds),
-                    speakers=difference.speakers if difference else None,
-                    against=study.compared_with(name) if difference else "",
-                    difference=difference.difference if difference else None,
-                    diff_low=difference.ci_low if difference else None,
-                    diff_high=difference.ci_high if difference else None,
-                    verdict=_verdict(difference),
-                    params_m=round(parameters(geometry) / 1e6, 4) if geometry else None,
-                    macs_g_per_s=round(macs_per_second(geometry) / 1e9, 4) if geometry else None,
-                    steps=run.train.steps if run and trained else None,
-                    train_s=_seconds(job.exp / runs[name] / "metrics.csv") if trained else None,
-                )
+            line = Line(
+                row=name,
+                changes=describe(study.rows[name]) if name in study.rows else "context",
+                task=task,
+                split=split,
+                metric=metric,
+                value=round(cell.value, 6),
+                ci_low=None if cell.low is None else round(cell.low, 6),
+                ci_high=None if cell.high is None else round(cell.high, 6),
+                seeds=len(cell.seeds),
+                **_compared(first, found.get(first)),
+                params_m=round(parameters(geometry) / 1e6, 4) if geometry else None,
+                macs_g_per_s=round(macs_per_second(geometry) / 1e9, 4) if geometry else None,
+                steps=run.train.steps if run and trained else None,
+                train_s=_seconds(job.exp / runs[name] / "metrics.csv") if trained else None,
             )
-    return lines
+            lines.append(line)
+            further += [dataclasses.replace(line, **_compared(o, c)) for o, c in found.items() if o != first]
+    return lines, further
+
+
+def _compared(against: str, difference: Comparison | None) -> dict[str, Any]:
+    """The fields of a Line that hold a difference."""
+    return {
+        "speakers": difference.speakers if difference else None,
+        "against": against,
+        "difference": difference.difference if difference else None,
+        "diff_low": difference.ci_low if difference else None,
+        "diff_high": difference.ci_high if difference else None,
+        "verdict": _verdict(difference),
+    }
+
+
+def _told(further: list[Line]) -> list[str]:
+    """A note for each further comparison of a row."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for line in further:
+        where = f"{line.task.upper()} {line.split} {_interval(line)}"
+        found.setdefault((line.row, line.against), []).append(where)
+    return [f"{row} against {other}: {'; '.join(told)}" for (row, other), told in found.items()]
+
+
+def _interval(line: Line) -> str:
+    """A difference with its interval and verdict."""
+    from downstream.report.text import signed
+
+    mark = "" if line.verdict == "not shown" else f" {line.verdict}"
+    return f"{signed(line.difference)} [{signed(line.diff_low)}, {signed(line.diff_high)}]{mark}"
 
 
 def _verdict(difference: Comparison | None) -> str:
@@ -225,7 +254,7 @@ def _seconds(path: Path) -> float | None:
 
 def _table(study: Study, lines: list[Line], columns: list[tuple[str, str, str]], notes: list[str]) -> Any:
     from downstream.report.rows import metric_info
-    from downstream.report.text import Table, number, percent, signed
+    from downstream.report.text import Table, number, percent
 
     titles = [
         f"{task.upper()} {split} {metric_info(metric).label} {'↑' if metric_info(metric).sign > 0 else '↓'}"
@@ -245,9 +274,7 @@ def _table(study: Study, lines: list[Line], columns: list[tuple[str, str, str]],
             if line is None or line.difference is None:
                 cells += [percent(line.value, line.ci_low, line.ci_high) if line else "-", "-"]
                 continue
-            interval = f"{signed(line.difference)} [{signed(line.diff_low)}, {signed(line.diff_high)}]"
-            mark = "" if line.verdict == "not shown" else f" {line.verdict}"
-            cells += [percent(line.value, line.ci_low, line.ci_high), interval + mark]
+            cells += [percent(line.value, line.ci_low, line.ci_high), _interval(line)]
         rows.append(cells)
     people = {f"{line.task.upper()} {line.split}": line.speakers for line in lines if line.speakers}
     told = [f"{where} {count}{', whose utterances are drawn' if count == 1 else ''}" for where, count in people.items()]

@@ -70,7 +70,10 @@ def test_a_row_brings_the_row_that_it_is_compared_with_and_trains_as_it_would_wi
     named = load_study("mini", ["study.rows.project.against=no_pca"], only=["project"])
     assert list(named.rows) == ["base", "project", "no_pca"] and "study_no_pca" in named.wanted()
     compared = {row: named.compared_with(row) for row in ("base", "project", "no_pca", "fbank")}
-    assert compared == {"base": "", "project": "no_pca", "no_pca": "base", "fbank": "base"}
+    assert compared == {"base": (), "project": ("no_pca",), "no_pca": ("base",), "fbank": ("base",)}
+    several = load_study("mini", ["study.rows.project.against=[no_pca, hl_it2]"], only=["project"])
+    assert list(several.rows) == ["base", "project", "no_pca"]
+    assert several.compared_with("project") == ("no_pca", "harness_l"), "as the tables call it"
     assert "against" not in named.rows["project"]
     plain = load_study("mini").recipe.pretrain
     assert named.recipe.pretrain["study_project"] == plain["study_project"]
@@ -91,8 +94,9 @@ def test_overrides_reach_recipe_and_study() -> None:
         (["study.rows.base.stpes=3"], None, "unknown key `rows.base.stpes`; the nearest known one is `steps`"),
         (["study.rows.base.units.kk=3"], None, r"unknown key `rows.base.units\[0\].kk`"),
         (["study.base=bas"], None, "the base row `bas` is not among the rows"),
-        (["study.rows.project.against=no_pac"], None, "`no_pac` is not another row; the nearest known one is `no_pca`"),
+        (["study.rows.project.against=no_pac"], None, "`no_pac` is not another row or upstream; .* `no_pca`"),
         (["study.rows.project.against=project"], ["project"], "`rows.project.against`: `project` is not another row"),
+        (["study.rows.project.against=[base, base]"], None, "each once"),
         (["study.run=hts"], None, "the recipe has no run `hts`"),
         (["study.upstreams=[fbanks]"], None, "`fbanks` is no baseline and no model of the recipe"),
         ([], ["no_pac"], "unknown key `rows.no_pac`; the nearest known one is `no_pca`"),
@@ -136,7 +140,7 @@ def test_a_recipe_without_a_study_says_which_have_one(tmp_path: Path) -> None:
 
 
 TEXT = "نعم لا شكرا"
-AGAINST = ["study.rows.masked_only.against=no_pca"]
+AGAINST = ["study.rows.masked_only.against=[no_pca, base]"]
 
 
 def _tag(study: Study) -> str:
@@ -174,7 +178,8 @@ def test_the_table_holds_differences_with_intervals(finished: Job) -> None:
     study = load_study("mini", AGAINST, only=["masked_only"])
     shown = write_results(study, finished)
     with open(finished.exp / "study" / "study.csv", encoding="utf-8") as stream:
-        lines = {line["row"]: line for line in csv.DictReader(stream)}
+        read = list(csv.DictReader(stream))
+        lines = {line["row"]: line for line in read[:3]}
     assert float(lines["base"]["value"]) == pytest.approx(0.5) and lines["base"]["difference"] == ""
     worse = lines["no_pca"]
     assert float(worse["difference"]) == pytest.approx(-0.5) and worse["verdict"] == "worse"
@@ -183,6 +188,9 @@ def test_the_table_holds_differences_with_intervals(finished: Job) -> None:
     other = lines["masked_only"]
     assert other["against"] == "no_pca" and other["verdict"] == "better"
     assert float(other["difference"]) == pytest.approx(4 / 6, abs=1e-6)
+    assert (read[3]["row"], read[3]["against"], len(read)) == ("masked_only", "base", 4)
+    assert float(read[3]["difference"]) == pytest.approx(1 / 6, abs=1e-6) and read[3]["value"] == other["value"]
+    assert "masked_only against base: ASR test +16.7 [" in shown
     assert worse["changes"] == "units: {pca: null}" and worse["train_s"] == "90.0" and worse["speakers"] == "6"
     assert "no_pca" in shown and "-50.0" in shown and "worse" in shown and "(speakers: ASR test 6)" in shown
     page = (finished.exp / "study" / "STUDY.md").read_text(encoding="utf-8")
@@ -213,7 +221,7 @@ def test_what_is_not_of_now_is_left_out_and_said(finished: Job) -> None:
     page = (finished.exp / "study" / "STUDY.md").read_text(encoding="utf-8")
     assert "left out: base: ASR was measured with protocol superb@0123" in page
     with open(finished.exp / "study" / "study.csv", encoding="utf-8") as stream:
-        assert [(line["row"], float(line["value"])) for line in csv.DictReader(stream)] == [
+        assert [(line["row"], float(line["value"])) for line in csv.DictReader(stream)][:3] == [
             ("base", 0.5), ("masked_only", pytest.approx(2 / 6, abs=1e-6)), ("no_pca", 1.0)
         ]  # fmt: skip
 
