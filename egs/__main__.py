@@ -13,7 +13,7 @@ from egs.graph import MADE_BY
 from egs.recipe import Recipe, RecipeError, load_recipe
 from egs.sources import StageError
 from egs.stages import STAGES, Job, Place, stages_of
-from egs.stamps import RecipeLocked, file_name
+from egs.stamps import CHANGED, RecipeLocked, file_name
 from egs.study import Study, load_study
 from egs.walk import Launchers, Range, Walk, die_with_parent
 from upstream.distributed import place as process_place
@@ -170,11 +170,12 @@ def _study(args: argparse.Namespace) -> int:
         child = [sys.executable, "-m", "egs", "stage", "--study", *_shared_arguments(args)]
         Walk(job).run(Range(), child, places)
     walk = Walk(job)
-    reasons = {row: walk.incomplete(study.run_of(row)) for row in study.rows}
+    reasons = {row: walk.incomplete(study.run_of(row)) or "" for row in study.rows}
     try:
         if not args.report:
             run_probes(study, job)
-        print(write_results(study, job, {row: reason for row, reason in reasons.items() if reason}))
+        # What is no longer there, corpora or another model, says nothing about the results.
+        print(write_results(study, job, {row: why for row, why in reasons.items() if why.endswith(CHANGED)}))
     except (ValueError, RuntimeError) as error:
         raise StageError(f"{error}. The same command goes on from here.") from error
     return 0

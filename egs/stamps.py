@@ -17,6 +17,8 @@ from pathlib import Path
 
 from corpora.files import read_json, sha256_file, write_json, write_text
 
+CHANGED = "its configuration or inputs changed"
+
 
 class RecipeLocked(RuntimeError):
     """Another process works on the same experiment folder."""
@@ -94,7 +96,7 @@ def why_incomplete(stamp: Stamp | None, digest: str, outputs: Iterable[Path]) ->
     if stamp is None:
         return "not finished yet"
     if stamp.digest != digest:
-        return "its configuration or inputs changed"
+        return CHANGED
     missing = next((path for path in outputs if not path.exists()), None)
     return f"{missing} is missing" if missing else None
 

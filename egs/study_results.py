@@ -122,7 +122,7 @@ def write_results(study: Study, job: Job, stale: Mapping[str, str] | None = None
         writer.writeheader()
         writer.writerows(asdict(line) for line in [*lines, *further])
     _draw(study, lines, columns, exp / "study.png")
-    curves = _draw_curves(study, job, exp / "curves.png")
+    curves = _draw_curves(study, job, [row for row in study.rows if row not in (stale or {})], exp / "curves.png")
     notes += _told(further)
     notes += [f"left out: {item.what}: {item.reason}" for item in left]
     text = _table(study, lines, columns, notes)
@@ -344,8 +344,8 @@ def _draw(study: Study, lines: list[Line], columns: list[tuple[str, str, str]], 
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
 
-def _draw_curves(study: Study, job: Job, path: Path) -> bool:
-    """Dev accuracy on masked frames over steps, a line for each row that predicts units; False without one."""
+def _draw_curves(study: Study, job: Job, rows: list[str], path: Path) -> bool:
+    """Dev accuracy on masked frames over steps, a line for each of the rows that predicts units; False without one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -355,7 +355,7 @@ def _draw_curves(study: Study, job: Job, path: Path) -> bool:
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     drawn = 0
-    for row in study.rows:
+    for row in rows:
         metrics = job.exp / study.run_of(row) / "metrics.csv"
         if not study.recipe.pretrain[study.run_of(row)].units or not metrics.is_file():
             continue

@@ -7,6 +7,7 @@ goes on after a kill.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import logging
 import os
 import shutil
@@ -151,10 +152,9 @@ class Walk:
             _claim_data(job, digest.value)
         made_from = self.stamps.reopen(this.place)
         if not continues:
-            _reset(job, this, made_from, anew=stages.explicit or stages.anew)
+            _reset(job, this, made_from, digest.value, anew=stages.explicit or stages.anew)
         self.stamps.begin(this.place, digest.value)
-        # After an output was deleted the same digest starts from nothing: what is aside may be what lacks it.
-        if resumable and (continues or made_from != digest.value):
+        if resumable:
             _take_back(job, this, digest.value)
         started = time.monotonic()
         for part in self.launchers.commands(job, this, command):
@@ -211,29 +211,38 @@ def _claim_data(job: Job, digest: str) -> None:
     write_json(note, claim)
 
 
-def _reset(job: Job, this: Stage, made_from: str, *, anew: bool) -> None:
+def _reset(job: Job, this: Stage, made_from: str, digest: str, *, anew: bool) -> None:
     """Make room for a stage that starts from nothing; units and training that were paid for are moved aside, not
-    deleted, under the digest that they were made from.
+    deleted.
 
-    The runs of a task are kept unless it was asked for again: each of them knows what it was made from, so a grid that
-    grew costs only what is new.
+    What belongs to another configuration waits for it under its digest (`_take_back`); what is to be made again,
+    because somebody asked for it or an output is missing, is never taken for the new one. The runs of a task are kept
+    unless it was asked for again: each of them knows what it was made from, so a grid that grew costs only what is new.
     """
     if this.number in TASK_STAGES and not anew:
         return
     for folder in this.work(job):
+        if anew and _aside(folder, digest).is_dir():
+            _retire(_aside(folder, digest))
         if not folder.exists():
             continue
         if any((folder / name).exists() for name in PAID_FOR):
-            first = aside = _aside(folder, made_from)
-            number = 2
-            while aside.exists():
-                aside = first.with_name(f"{first.name}.{number}")
-                number += 1
+            aside = _aside(folder, made_from)
+            if aside.exists():  # an earlier one of this configuration: the later one is to come back
+                _retire(aside)
             folder.rename(aside)
+            if made_from == digest:
+                aside = _retire(aside)
             log.info("  what was made there is now %s", aside)
         else:
             log.info("  deleting what was in %s", folder)
             shutil.rmtree(folder)
+
+
+def _retire(aside: Path) -> Path:
+    """Give what was set aside a name under which nobody looks for it; returns that."""
+    numbers = (aside.with_name(f"{aside.name}-replaced{number or ''}") for number in itertools.count())
+    return aside.rename(next(path for path in numbers if not path.exists()))
 
 
 def _take_back(job: Job, this: Stage, digest: str) -> None:

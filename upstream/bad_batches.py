@@ -77,29 +77,32 @@ class BadBatches:
 class Unreadable:
     """Clips whose audio could not be read on this process: silent in their batches, and named; too many end the run."""
 
-    def __init__(self, allowed: int, rate: float) -> None:
-        self.allowed, self.rate = allowed, rate
+    def __init__(self, allowed: int, rate: float, what: str = "") -> None:
+        """`what`: clips of which kind, for messages."""
+        self.allowed, self.rate, self.what = allowed, rate, what
         self.seen = 0
         self.reasons: dict[str, str] = {}
         self.lost = 0
         self.silent_steps = 0  # in a row, without one clip that could be read
 
     def add(self, step: int, batches: Sequence[Batch]) -> None:
-        """Count the clips of a step. Raises TrainingError when more steps in a row than are allowed had no audio."""
+        """Count the clips of a step."""
         lost = 0
         for batch in batches:
             self.seen += len(batch.wavs)
             lost += sum(utt_id in batch.unreadable for utt_id in batch.utt_ids)
             for utt_id, reason in batch.unreadable.items():
                 if utt_id not in self.reasons:
-                    log.warning("step %d: utterance %s is left out: %s", step, utt_id, reason)
+                    log.warning("step %d: %sutterance %s is left out: %s", step, self.what, utt_id, reason)
                 self.reasons[utt_id] = reason
         self.lost += lost
         self.silent_steps = self.silent_steps + 1 if lost and lost == sum(len(b.wavs) for b in batches) else 0
+
+    def check_silence(self, step: int) -> None:
+        """Raise TrainingError when more steps in a row than are allowed had no audio at all."""
         if self.silent_steps > self.allowed:
-            raise TrainingError(
-                f"step {step}: not one of the last {self.silent_steps} steps had audio; " + self._told([self.summary()])
-            )
+            told = self._told([self.summary()])
+            raise TrainingError(f"step {step}: not one of the last {self.silent_steps} steps had audio; {told}")
 
     def summary(self) -> tuple[int, int, list[tuple[str, str]]]:
         """What this process tells the others: clips lost and seen, and the first utterance that was lost."""
@@ -114,8 +117,9 @@ class Unreadable:
     def _told(self, summaries: Sequence[tuple[int, int, list[tuple[str, str]]]]) -> str:
         lost, seen = sum(s[0] for s in summaries), sum(s[1] for s in summaries)
         utt_id, reason = next(first for *_, firsts in summaries for first in firsts)
+        limit = f"allowed: {self.allowed}, or {self.rate:.1%}"
         return (
-            f"{lost} of {seen} clips could not be read (allowed: {self.allowed}, or {self.rate:.1%}); the first is of "
-            f"utterance {utt_id}: {reason}. Repair the audio and start the command again, which goes on from the last "
-            "checkpoint, or raise bad_steps and bad_rate."
+            f"{lost} of {seen} {self.what}clips could not be read ({limit}); the first is of utterance {utt_id}: "
+            f"{reason}. Repair the audio and start the command again, which goes on from the last checkpoint, or raise "
+            "bad_steps and bad_rate."
         )

@@ -90,8 +90,10 @@ def unit_loss(
     of the whole step that this batch is a part of; without them the means are over this batch.
     """
     masked, unmasked = mask & valid, ~mask & valid
-    zero = frames.sum() * 0.0  # keeps every parameter in the graph when a rank has no such frame
-    total, stats = zero, []
+    needed = valid if unmasked_weight else masked
+    total, stats = frames.sum() * 0.0, []
+    if not needed.any():  # DDP waits for the gradient of every parameter on every rank, also of one without a frame
+        total = total + head(frames[:, 0]).sum() * 0.0
     for kind, chosen, weight in (("masked", masked, masked_weight), ("unmasked", unmasked, unmasked_weight)):
         count = int(chosen.sum())
         if weight == 0 or count == 0:

@@ -51,6 +51,7 @@ from upstream.targets.units import UnitsError
 log = logging.getLogger(__name__)
 
 STATISTICS_UTTERANCES = 400
+SAMPLING = 2  # counts the ways in which epochs were made: a position means something in its own alone
 # Settings that may change when a run goes on: they decide how fast it gets there.
 MACHINERY = ("workers", "compile", "checkpointing", "bad_steps", "bad_rate")
 
@@ -196,6 +197,7 @@ def pretrain(
         "init": {"kind": init.kind, "source_sha256": model_sha256(init.source) if init.source else None},
         "units": [{"name": s.name, "weight": s.weight, **infos[s.name]} for s in sets],
         "utterances": sha256_json([train.identity, [[u.utt_id, u.samples] for u in dev]]),
+        "sampling": SAMPLING,
     }
     if init.kind == "project":
         facts["init"] |= {"layers": init.layers, "minutes": init.minutes}
@@ -347,18 +349,20 @@ def _fit(
     module: Pretraining, recorder: Recorder, train: TrainingData, out_dir: Path, config: PretrainConfig
 ) -> None:
     here = place()
-    sampler = train.sampler(recorder.done, recorder.positions, here)
-    log.info(
-        "training steps %d to %d on %s; hours by language %s, shown per epoch x %s",
-        recorder.done,
-        config.steps,
-        resolve_precision(config.precision),
-        json.dumps({g: round(h, 3) for g, h in sampler.hours.items()}),
-        json.dumps({g: round(r, 2) for g, r in sampler.repeats.items()}),
-    )
-    loader = DataLoader(
-        train.dataset, sampler=sampler, batch_size=None, num_workers=config.workers, collate_fn=_unchanged
-    )
+    loader: DataLoader = DataLoader([])  # of a finished run, which only compares what its processes found
+    if recorder.done < config.steps:
+        sampler = train.sampler(recorder.done, recorder.positions, here)
+        log.info(
+            "training steps %d to %d on %s; hours by language %s, shown per epoch x %s",
+            recorder.done,
+            config.steps,
+            resolve_precision(config.precision),
+            json.dumps({g: round(h, 3) for g, h in sampler.hours.items()}),
+            json.dumps({g: round(r, 2) for g, r in sampler.repeats.items()}),
+        )
+        loader = DataLoader(
+            train.dataset, sampler=sampler, batch_size=None, num_workers=config.workers, collate_fn=_unchanged
+        )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*`training_step` returned.*")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import logging
 import math
 import os
@@ -171,11 +172,13 @@ class Recorder(Callback):
         self.position = outputs["position"]
         done = outputs["step"] + 1
         self.clips.add(outputs["step"], batch.parts)
+        self.clips.check_silence(outputs["step"])
         if result.bad is None:
             self.window.add(result.losses)
             for part in batch.parts:
-                for wav, group in zip(part.wavs, part.groups, strict=True):
-                    self.shown[group] = self.shown.get(group, 0) + len(wav)
+                for utt_id, wav, group in zip(part.utt_ids, part.wavs, part.groups, strict=True):
+                    if utt_id not in part.unreadable:
+                        self.shown[group] = self.shown.get(group, 0) + len(wav)
             if batch_idx % 10 == 0:
                 module.log("loss", sum(float(r.loss) for r in result.losses), prog_bar=True, logger=False)
                 module.log("masked_acc", LossSums(result.losses).accuracy("masked"), prog_bar=True, logger=False)
@@ -189,11 +192,15 @@ class Recorder(Callback):
         """Every process takes its share of the dev set; the results of all of them make the row."""
         module.eval()
         with trainer.strategy.precision_plugin.forward_context():
-            sums = LossSums()
+            sums, dev = LossSums(), Unreadable(0, self.config.bad_rate, "dev ")
             for step in self.steps:
-                sums.add([module.compute(self.dev[step].parts[0])])
+                batch = self.dev[step].parts[0]
+                dev.add(done, [batch])
+                if batch.valid.any():  # an empty mean is no loss of 0
+                    sums.add([module.compute(batch)])
         module.train()
-        self.clips.check(done, of_all_ranks([self.clips.summary()]))
+        for clips in (self.clips, dev):
+            clips.check(done, of_all_ranks([clips.summary()]))
         window, results = LossSums.of_all_ranks(self.window), LossSums.of_all_ranks(sums)
         row = {
             "step": done,
@@ -307,10 +314,9 @@ def load_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
             continue
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, MemoryError):
-            raise
         except Exception as error:  # noqa: BLE001 - torch raises a dozen types for a damaged file
-            if "alloc" in str(error):  # no memory, which torch reports as a RuntimeError
+            out_of_reach = isinstance(error, OSError) and error.errno != errno.EINVAL  # which some truncations give
+            if out_of_reach or isinstance(error, MemoryError) or "alloc" in str(error):
                 raise
             log.warning("%s cannot be read (%s); going back to the state before it", path, error)
             continue

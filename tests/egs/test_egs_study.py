@@ -14,8 +14,9 @@ from downstream.results import Prediction
 from egs.__main__ import _job, _parser, _shared_arguments, main
 from egs.recipe import EGS, RecipeError, load_recipe
 from egs.stages import Job, dotted
+from egs.stamps import CHANGED
 from egs.study import Study, load_study
-from egs.study_results import write_results
+from egs.study_results import _draw_curves, write_results
 from upstream.family import geometry
 
 STUDIES = sorted(path.parent.name for path in EGS.glob("*/study.yaml"))
@@ -199,6 +200,14 @@ def test_the_table_holds_differences_with_intervals(finished: Job) -> None:
     assert (finished.exp / "study" / "curves.png").stat().st_size > 5000
 
 
+def test_a_report_needs_nothing_but_the_results(finished: Job, capsys) -> None:
+    """Corpora, units and models may be gone: `tables and figures from what is there`."""
+    folders = ["--data", str(finished.data), "--exp", str(finished.exp.parent)]
+    assert main(["study", "--recipe", "mini", "--rows", "no_pca", "--report", *folders]) == 0
+    shown = capsys.readouterr().out
+    assert "no_pca" in shown and "-50.0" in shown and "left out" not in shown
+
+
 def test_a_base_row_alone_is_shown_with_nothing_to_compare_it_with(finished: Job) -> None:
     alone = load_study("mini", only=[])
     assert list(alone.rows) == ["base"]
@@ -207,7 +216,7 @@ def test_a_base_row_alone_is_shown_with_nothing_to_compare_it_with(finished: Job
     assert (finished.exp / "study" / "study.png").stat().st_size > 5000
 
 
-def test_what_is_not_of_now_is_left_out_and_said(finished: Job) -> None:
+def test_what_is_not_of_now_is_left_out_and_said(finished: Job, tmp_path: Path) -> None:
     """Another protocol, other weights, another configuration: none may stand under today's description."""
     study = load_study("mini", AGAINST, only=["masked_only"])
     table = finished.exp / "study" / "results.csv"
@@ -225,8 +234,10 @@ def test_what_is_not_of_now_is_left_out_and_said(finished: Job) -> None:
             ("base", 0.5), ("masked_only", pytest.approx(2 / 6, abs=1e-6)), ("no_pca", 1.0)
         ]  # fmt: skip
 
-    shown = write_results(study, finished, {"no_pca": "its configuration or inputs changed"})
+    shown = write_results(study, finished, dict.fromkeys(["no_pca", "masked_only"], CHANGED))
     assert "left out: no_pca: its configuration or inputs changed" in shown
+    drawn = _draw_curves(study, finished, ["base"], tmp_path / "one.png"), (tmp_path / "one.png").read_bytes()
+    assert drawn[1] == (finished.exp / "study/curves.png").read_bytes(), "curves of what was left out"
 
     model = finished.model_dir(study.run_of("base"))
     model.mkdir(parents=True)

@@ -165,9 +165,44 @@ def test_a_slip_and_its_correction_cost_nothing(house: House, monkeypatch: pytes
     assert all(mark.read_text() == "paid for" for mark in marks.values())
     house.walk(*slip, stages=Range(1, 5))
     assert (house.base / "exp/hl_it2/checkpoints/last.pt").read_text() == "of the slip"
-    for _ in range(3):
+    for number in range(3):
+        (house.base / "exp/hl_it2/mark").write_text(f"slip {number}")
         house.walk(*slip, stages=Range(5, 5, explicit=True))
     assert len([*house.base.glob("exp/hl_it2.old-*")]) == 4, "the right one, and three of the slip"
+    house.walk(*right)
+    (house.base / "exp/hl_it2/mark").write_text("the later one")
+    house.walk(*slip, stages=Range(1, 5))
+    assert not (house.base / "exp/hl_it2/mark").exists(), "the latest of the slip, which had no mark"
+    house.walk(*right)
+    assert (house.base / "exp/hl_it2/mark").read_text() == "the later one"
+
+
+@pytest.mark.parametrize("way", [{"explicit": True}, {"anew": True}, None])
+def test_what_was_to_be_made_again_does_not_come_back(
+    house: House, monkeypatch: pytest.MonkeyPatch, way: dict[str, bool] | None
+) -> None:
+    """Also when the new attempt dies before it has made anything: --force is what changed code needs."""
+    house.walk("pretrain.hs.steps=9")
+    house.walk()
+    (house.base / "exp/hs/mark").write_text("of the old code")
+    for aside in house.base.glob("exp/hs.old-*"):
+        (aside / "mark").write_text("of the old code")
+    job = house.job()
+    if way is None:
+        (house.base / "exp/hs/model/model.safetensors").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("egs.walk._run", lambda *_: (_ for _ in ()).throw(StageError("no GPU")))
+        with pytest.raises(StageError, match="no GPU"):
+            Walk(job).run(Range(7, 7, **(way or {})), [sys.executable])
+        if way:
+            with pytest.raises(StageError, match="no GPU"):
+                changed = house.job("pretrain.hs.steps=9")
+                Walk(changed).run(Range(7, 7, anew=True), [sys.executable])
+    house.walk()
+    assert not (house.base / "exp/hs/mark").exists()
+    if way:
+        house.walk("pretrain.hs.steps=9")
+        assert not (house.base / "exp/hs/mark").exists()
 
 
 def test_a_stamp_is_gone_before_anything_is_deleted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

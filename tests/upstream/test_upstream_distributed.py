@@ -53,11 +53,20 @@ if break_rank >= 0:
             batch.wavs[0][:] = float("nan")
         return batch
     PretrainDataset.batch = broken
+if os.environ.get("DEAF_RANK") == str(place().rank):
+    from corpora.audio import AudioError
+    from upstream.data import PretrainDataset
+    hears = PretrainDataset.waveform
+    def deaf(self, clip):
+        if "train" in self.describe(clip)[0]:
+            raise AudioError("no answer")
+        return hears(self, clip)
+    PretrainDataset.waveform = deaf
 if os.environ.get("BLIND_RANK") == str(place().rank):
     sys.modules["upstream.pretrain"].load_state = lambda folder, fingerprint: None
 config = PretrainConfig(
     steps=6, batch_seconds=3.0, crop_seconds=2.0, valid_every=3, lr=1e-3, precision="fp32", dropout=0.1,
-    layerdrop=0.4, accumulate=accumulate, workers=1,
+    layerdrop=float(os.environ.get("LAYERDROP", "0.4")), accumulate=accumulate, workers=1, bad_steps=100,
 )
 tiny = geometry("mini_hst", layers=4, width=32, heads=2, ffn=64, pos_conv_groups=4, pos_conv_kernel=8)
 print(pretrain(tiny, data, data / "units", out, config))
@@ -142,6 +151,14 @@ def test_one_of_two_processes_is_killed_and_the_run_goes_on_as_if_nothing_was(da
     models = [(trained / name / "model" / "model.safetensors").read_bytes() for name in ("two", "killed")]
     assert models[0] == models[1]
     assert rows(trained / "killed") == rows(trained / "two")
+
+
+def test_a_process_without_audio_keeps_the_others_waiting_for_nothing(data, trained):
+    """Without LayerDrop DDP expects a gradient of every parameter, also of the head, from every process."""
+    told = run([trained / "train.py", data, trained / "deaf", 1, -1], 2, DEAF_RANK="1", LAYERDROP="0")
+    assert "is left out: no answer" in told
+    assert len(rows(trained / "deaf")) == 2 and (trained / "deaf/model/model.safetensors").is_file()
+    assert all(np.isfinite(row["valid_loss"]) for row in rows(trained / "deaf"))
 
 
 @pytest.mark.parametrize("done", [3, 6])

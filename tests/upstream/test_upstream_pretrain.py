@@ -147,12 +147,13 @@ def dead_process():
     return process.pid
 
 
-def test_a_truncated_last_checkpoint_falls_back_and_ends_the_same(data, undisturbed, tmp_path, caplog):
+@pytest.mark.parametrize("kept", [0, 1000, 20_000])  # torch calls the first two damaged, the third an invalid argument
+def test_a_truncated_last_checkpoint_falls_back_and_ends_the_same(data, undisturbed, tmp_path, caplog, kept):
     import shutil
 
     shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
     last = tmp_path / "checkpoints" / "last.pt"
-    last.write_bytes(last.read_bytes()[:1000])
+    last.write_bytes(last.read_bytes()[:kept])
     pretrain(TINY, data, data / "units", tmp_path, CONFIG)
     assert "cannot be read" in caplog.text
     assert rows(tmp_path) == rows(undisturbed)
@@ -202,8 +203,13 @@ def test_audio_that_becomes_unreadable_costs_its_clips_and_no_more(data, tmp_pat
     pretrain(TINY, tmp_path / "data", data / "units", tmp_path / "out", config)
     assert "utterance s0-train00 is left out" in caplog.text
     assert all(np.isfinite(float(row["valid_loss"])) for row in rows(tmp_path / "out"))
+    strict = replace(config, bad_steps=0, bad_rate=0.01)
     with pytest.raises(TrainingError, match=r"\d+ of \d+ clips could not be read .* utterance s0-train00: .*goes on"):
-        pretrain(TINY, tmp_path / "data", data / "units", tmp_path / "other", replace(config, bad_rate=0.01))
+        pretrain(TINY, tmp_path / "data", data / "units", tmp_path / "other", strict)
+    assert "dev utterance s0-dev00 is left out" in caplog.text
+    limited = replace(config, bad_rate=0.2, bad_steps=100)
+    with pytest.raises(TrainingError, match="step 10: 1 of 4 dev clips could not be read"):
+        pretrain(TINY, tmp_path / "data", data / "units", tmp_path / "dev", limited)
 
     def outage(path, *_):
         raise AudioError(f"{path}: no answer")
