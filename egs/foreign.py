@@ -20,7 +20,7 @@ def weights_of(recipe: Recipe, sources: Iterable[str | None]) -> dict[str, str |
     """
     found: dict[str, str | None] = {}
     for source in sources:
-        if source is None or source in recipe.pretrain:
+        if source is None or source == "mfcc" or source in recipe.pretrain:
             continue
         path = Path(source.partition("=")[2] or source)
         if path.exists():
