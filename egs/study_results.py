@@ -360,14 +360,15 @@ def _draw_curves(study: Study, job: Job, rows: list[str], path: Path) -> bool:
         if not study.recipe.pretrain[study.run_of(row)].units or not metrics.is_file():
             continue
         curve = read_curve(metrics)
-        axis.plot(curve["step"], [100 * v for v in curve["valid_masked_accuracy"]], marker=".", label=row)
+        style = {"linestyle": ("-", "--", ":")[drawn // 10 % 3], "marker": ".x+"[drawn // 10 % 3]}  # of ten colours each
+        axis.plot(curve["step"], [100 * v for v in curve["valid_masked_accuracy"]], label=row, **style)
         drawn += 1
     if not drawn:
         return False
     axis.set_xlabel("step")
     axis.set_ylabel("dev accuracy on masked frames (%)")
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, ncols=2)
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})
     return True
