@@ -360,7 +360,8 @@ def _draw_curves(study: Study, job: Job, rows: list[str], path: Path) -> bool:
         if not study.recipe.pretrain[study.run_of(row)].units or not metrics.is_file():
             continue
         curve = read_curve(metrics)
-        style = {"linestyle": ("-", "--", ":")[drawn // 10 % 3], "marker": ".x+"[drawn // 10 % 3]}  # of ten colours each
+        kind = drawn // 10 % 3  # there are ten colours
+        style = {"linestyle": ("-", "--", ":")[kind], "marker": ".x+"[kind]}
         axis.plot(curve["step"], [100 * v for v in curve["valid_masked_accuracy"]], label=row, **style)
         drawn += 1
     if not drawn:
