@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from egs.recipe import MEMBER_OF, RecipeError, build_recipe, known_recipes, load_recipe
+from egs.stages import Job
+from egs.training import label_set
 
 
 @pytest.mark.parametrize("name", known_recipes())
@@ -107,3 +110,17 @@ def test_looking_at_stages_loads_no_heavy_library(root: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_units_are_expected_to_be_of_the_model_layer_and_pca_that_the_recipe_says(tmp_path: Path) -> None:
+    """Stamps see to it where stages are walked; a stage that is started alone has nothing but this."""
+    recipe = load_recipe("mini", ["units.student.layer=2", "units.student.pca=16", "units.it2.pca=0.9"])
+    job = Job(recipe, tmp_path / "data", tmp_path / "exp")
+    for key in ("hl_it1", "hl_it2"):
+        folder = tmp_path / "exp" / key / "model"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(key.encode())
+    of = hashlib.sha256(b"hl_it2").hexdigest()
+    assert label_set(job, "student", 1.0).expected == {"k": 100, "layer": 2, "pca_dim": 16, "model_sha256": of}
+    assert "pca_dim" not in label_set(job, "it2", 1.0).expected, "how many dimensions a share takes, the data says"
+    assert label_set(job, "it1", 1.0).expected["model_sha256"] is None
