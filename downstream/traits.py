@@ -25,10 +25,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from corpora.audio import read_audio
 from corpora.batches import length_batches
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import atomic_file, write_text
+from corpora.source_audio import read_utterance
 from downstream import stats
 from downstream.report.text import Table, number, percent, signed
 from upstream.encoder import encode
@@ -210,7 +210,7 @@ def _pooled(model: torch.nn.Module, utterances: list[Utterance], what: str) -> n
     found: list[list[np.ndarray]] = [[] for _ in utterances]
     plan = length_batches([u.samples for u in utterances], int(PASS_SECONDS * SAMPLE_RATE))
     for batch in tqdm(plan, desc=what, unit="batch", mininterval=1.0):
-        wavs = [torch.from_numpy(read_audio(u.audio, u.start or 0, u.end)) for u in (utterances[i] for i in batch)]
+        wavs = [torch.from_numpy(read_utterance(utterances[i])) for i in batch]
         encoded = encode(model, wavs)
         for row, index in enumerate(batch):
             frames = int(encoded.frames[row])

@@ -13,9 +13,10 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import HubertModel
 
-from corpora.audio import SAMPLE_RATE, read_audio
+from corpora.audio import SAMPLE_RATE
 from corpora.batches import length_batches, random_share
 from corpora.datadir import Utterance
+from corpora.source_audio import read_utterance
 from upstream.config import InitConfig
 from upstream.modeldir import load_model
 
@@ -123,4 +124,4 @@ def _batches(utterances: Sequence[Utterance]) -> Iterator[list[Tensor]]:
     rows = length_batches([u.samples for u in utterances], BATCH_SECONDS * SAMPLE_RATE)
     for row in tqdm(rows, desc="teacher's activations", unit="batch", mininterval=1.0):
         batch = [utterances[i] for i in row]
-        yield [torch.from_numpy(read_audio(u.audio, u.start or 0, (u.start or 0) + u.samples)) for u in batch]
+        yield [torch.from_numpy(read_utterance(u)) for u in batch]
