@@ -104,7 +104,7 @@ fi
 if [ -n "${python}" ]; then environment+=(--same_python); fi
 if [ "${force}" = true ] && [ "${stage:-1}" -eq 0 ]; then environment+=(--force); fi
 if [ -n "${stage}" ] && [ "${stage}" -eq 0 ] || [ "${stop_stage}" -eq 0 ]; then environment+=(--describe); fi
-"${interpreter}" -m egs.environment "${environment[@]}"
+"${interpreter}" -m egs.pipeline.environment "${environment[@]}"
 if [ "${stop_stage}" -eq 0 ]; then exit 0; fi
 
 # The folders of the corpora, as the recipe's user wrote them down; the environment wins over the file.

@@ -14,9 +14,9 @@ import torch
 from transformers import HubertModel
 
 from bench.common import hardware, print_table
-from egs.estimate import kept_bytes
-from upstream.encoder import build_encoder, frame_count
-from upstream.family import FAMILY
+from egs.pipeline.estimate import kept_bytes
+from upstream.model.encoder import build_encoder, frame_count
+from upstream.model.family import FAMILY
 
 SECONDS = (2.0, 6.0)
 
@@ -55,7 +55,7 @@ def main() -> None:
         ratios.append(counted / kept_bytes(FAMILY[name]))
         rows.append([name, f"{counted / 1e6:.1f}", f"{kept_bytes(FAMILY[name]) / 1e6:.1f}"])
     print(hardware())
-    print_table(["model", "MB a second, counted", "as egs.estimate says"], rows)
+    print_table(["model", "MB a second, counted", "as egs.pipeline.estimate says"], rows)
     print(f"largest ratio of counted to estimated: {max(ratios):.2f}")
 
 

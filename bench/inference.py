@@ -36,7 +36,7 @@ if str(ROOT) not in sys.path:  # `python bench/inference.py` puts bench/ there, 
     sys.path.insert(0, str(ROOT))
 
 from corpora.files import atomic_file  # noqa: E402
-from upstream.family import FAMILY, SAMPLE_RATE, Geometry, macs_per_second  # noqa: E402
+from upstream.model.family import FAMILY, SAMPLE_RATE, Geometry, macs_per_second  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ PEERS = {
     "xls_r_300m": Geometry("xls_r_300m", 24, 1024, 16, 4096),
 }
 MODELS = (*PEERS, "hl", "hs", "hst", "hs_narrow", "hst_narrow", "hs_logmel", "hst_logmel")
-# `plain` engines run our models as Transformers has them, the others after `upstream.fast.accelerate`; peers never are.
+# `plain` engines run our models as Transformers has them, the others after `accelerate`; peers never are.
 ENGINES = ("torch_fp32", "torch_bf16", "onnx_fp32", "onnx_int8", "plain_torch_fp32", "plain_onnx_fp32")
 TABLE_ENGINES = ENGINES[:4]
 PEER, STUDENT = "hubert_base", "hst_logmel"
@@ -96,7 +96,7 @@ def build(name: str) -> HubertModel:
     import torch
     from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
-    from upstream.encoder import build_encoder
+    from upstream.model.encoder import build_encoder
 
     torch.manual_seed(0)
     if name == "hubert_base":  # the defaults of Transformers are this model
@@ -147,8 +147,8 @@ def _signal(case: Case) -> np.ndarray:
 def _torch_pass(case: Case) -> tuple[Callable[[], None], int]:
     import torch
 
-    from upstream.encoder import encode
-    from upstream.fast import accelerate
+    from upstream.model.encoder import encode
+    from upstream.model.fast import accelerate
 
     torch.set_num_threads(case.threads)
     model = build(case.model).to(case.device)
@@ -198,7 +198,7 @@ def _peak_mb(device: str) -> float:
 
 def export(case: Case, path: Path) -> None:
     """Write the ONNX graph of a case as `python -m upstream export --no-lengths` would: clips fill their rows."""
-    from upstream.onnx import export_model
+    from upstream.model.onnx import export_model
 
     int8 = case.engine == "onnx_int8"
     export_model(build(case.model), path, int8=int8, lengths=False, accelerated=is_accelerated(case))
@@ -283,7 +283,7 @@ def ratios(
     fp32 = min(time_of[STUDENT, engine] for engine in ("torch_fp32", "onnx_fp32"))
     plain = min(time_of[STUDENT, engine] for engine in ("plain_torch_fp32", "plain_onnx_fp32"))
     lines = [
-        f"{STUDENT} without upstream.fast: {peer / plain:.2f}; torch bf16: {peer / time_of[STUDENT, 'torch_bf16']:.2f}",
+        f"{STUDENT} without accelerate: {peer / plain:.2f}; torch bf16: {peer / time_of[STUDENT, 'torch_bf16']:.2f}",
         f"ratio inference_fp32 {peer / fp32:.2f}",
         f"ratio inference_int8 {peer / time_of[STUDENT, 'onnx_int8']:.2f}",
     ]

@@ -26,13 +26,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from corpora.files import read_json, write_json
-from downstream import cache
-from downstream.data import Item, TaskData, load_task
+from downstream.probe import cache
+from downstream.probe.data import Item, TaskData, load_task
 from downstream.protocols import load
 from downstream.upstreams import Upstream, resolve
 
 if TYPE_CHECKING:
-    from downstream.probe import CachedDataset
+    from downstream.probe.probe import CachedDataset
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SEEDS = (0, 1, 2)
@@ -66,7 +66,7 @@ class _Bench:
         setting = f"layers{layers}_threads{threads}" + ("" if utterances is None else f"_utterances{utterances}")
         self.setting, self.work = setting, work / setting
         if not (work / "ser" / "fold1" / "test").is_dir():
-            from corpora.baved import prepare
+            from corpora.datasets.baved import prepare
 
             prepare(corpus, work / "ser")
         model = work / "models" / f"hubert_base_geometry_{layers}"
@@ -78,8 +78,8 @@ class _Bench:
         few = {name: items[:: max(1, len(items) // (utterances or len(items)))] for name, items in data.splits.items()}
         self.data: TaskData = replace(data, splits=few)
         # What both need before they can begin: S3PRL's import takes many seconds.
-        from downstream.cell import problem_of
-        from downstream.probe import build_s3prl_upstream
+        from downstream.probe.probe import build_s3prl_upstream
+        from downstream.probe.train import problem_of
 
         build_s3prl_upstream(self.upstream.build)  # registers our names on S3PRL's hub
         self.problem = problem_of("ser")
@@ -114,7 +114,7 @@ class _Bench:
         return read_json(path)
 
     def features(self, items: Sequence[Item]) -> cache.Features:
-        from downstream.probe import UpstreamExtractor
+        from downstream.probe.probe import UpstreamExtractor
 
         build = lambda: UpstreamExtractor(self.upstream, "cpu")  # noqa: E731
         return cache.prepare(self.work / "cache", self.upstream, "pooled", items, build, normalised=True)
@@ -126,7 +126,7 @@ class _Bench:
 
     def grid(self, features: cache.Features, steps: int) -> dict[str, Any]:
         """All heads without validation, and their accuracy on the test set."""
-        from downstream.heads import train_heads
+        from downstream.probe.heads import train_heads
 
         begin = time.monotonic()
         train = self.dataset("train", features)
@@ -143,7 +143,7 @@ class _Bench:
         from s3prl.dataio.sampler import FixedBatchSizeBatchSampler
         from s3prl.problem.common.superb_er import SuperbER
 
-        from downstream.probe import WaveDataset, head_state
+        from downstream.probe.probe import WaveDataset, head_state
 
         class Plain(SuperbER):
             def build_task(self, *args: Any, **kwargs: Any) -> Any:
@@ -205,7 +205,7 @@ class _Bench:
         }
 
     def dataset(self, split: str, features: cache.Features) -> CachedDataset:
-        from downstream.probe import CachedDataset
+        from downstream.probe.probe import CachedDataset
 
         items = self.data.splits[split]
         return CachedDataset(items, self.problem.targets(items, self.arguments), features)
@@ -249,9 +249,9 @@ class _Bench:
 
 
 def _save_model(path: Path, layers: int) -> None:
-    from upstream.encoder import build_encoder
-    from upstream.family import geometry
-    from upstream.modeldir import save_model
+    from upstream.model.encoder import build_encoder
+    from upstream.model.family import geometry
+    from upstream.model.modeldir import save_model
 
     torch.manual_seed(0)
     model = build_encoder(geometry("hl", layers=layers, width=768, heads=12, ffn=3072))

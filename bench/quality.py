@@ -3,7 +3,7 @@
     python -m bench.quality HEAD_DIR --data data/open_arabic/asr [--upstream MODEL_DIR] [--join 60]
 
 HEAD_DIR is a finished cell of the benchmark (`exp/<recipe>/probes/asr_light/<upstream>/seed0/head`). The head reads the
-states of its own upstream: PyTorch as Transformers has it, after `upstream.fast`, in bf16, and the exported ONNX graphs
+states of its own upstream: PyTorch as Transformers has it, after `accelerate`, in bf16, and the exported ONNX graphs
 in 32 bits and in int8. With `--join S` the test utterances of a speaker are put together to recordings of at least S
 seconds, decoded in windows (as `transcribe` does) and in one pass. Differences carry 95 % intervals by paired bootstrap
 over speakers (over utterances where there is one speaker). The last line is the relative change of CER by int8.
@@ -25,15 +25,15 @@ from tqdm import tqdm
 
 from bench.common import hardware, print_table
 from corpora.audio import SAMPLE_RATE, read_audio, write_audio
-from downstream import metrics, stats
 from downstream.answers import PredictError
-from downstream.data import Item, load_task
 from downstream.predict import Predictor, find_upstream, read_head
+from downstream.probe.data import Item, load_task
 from downstream.protocols import load
-from upstream.chunked import Windowing
-from upstream.encoder import encode
-from upstream.modeldir import load_model
-from upstream.onnx import OnnxEncoder, export_onnx
+from downstream.score import metrics, stats
+from upstream.model.chunked import Windowing
+from upstream.model.encoder import encode
+from upstream.model.modeldir import load_model
+from upstream.model.onnx import OnnxEncoder, export_onnx
 
 Extract = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 PLAIN, INT8, WHOLE = "torch fp32, plain", "onnx int8", "one pass"
@@ -117,7 +117,7 @@ def _engines(predictor: Predictor, model_dir: Path, folder: Path) -> Iterator[st
 
     for name, make in (
         (PLAIN, lambda: torch_states(False)),
-        ("torch fp32, upstream.fast", lambda: fast),
+        ("torch fp32, upstream.model.fast", lambda: fast),
         ("torch bf16", lambda: torch_states(True)),
         ("onnx fp32", lambda: onnx_states(False)),
         (INT8, lambda: onnx_states(True)),

@@ -22,15 +22,15 @@ from bench.common import alternate, hardware, print_table
 from corpora.audio import write_audio
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from upstream.config import InitConfig, PretrainConfig, TargetConfig
-from upstream.data import PretrainDataset, StepSampler
-from upstream.encoder import frame_count
-from upstream.family import geometry
-from upstream.module import Pretraining
-from upstream.optimise import take_step
-from upstream.pretrain import initial_model, training_utterances
-from upstream.targets.labelsets import LabelSet
-from upstream.targets.make import make_units
-from upstream.targets.units import UnitsInfo, UnitsWriter
+from upstream.model.encoder import frame_count
+from upstream.model.family import geometry
+from upstream.pretrain.data import PretrainDataset, StepSampler
+from upstream.pretrain.module import Pretraining
+from upstream.pretrain.step import take_step
+from upstream.pretrain.train import initial_model, training_utterances
+from upstream.units.labelsets import LabelSet
+from upstream.units.make import make_units
+from upstream.units.units import UnitsInfo, UnitsWriter
 
 SIZES = (1, 2, 4)
 RUNS = 3

@@ -22,13 +22,13 @@ from sklearn.cluster import KMeans
 from bench.common import alternate, hardware, medians, print_table
 from corpora.audio import AudioError, load_any, write_audio
 from corpora.datadir import Utterance
-from upstream.encoder import build_encoder
-from upstream.family import Geometry
-from upstream.modeldir import save_model
-from upstream.targets.codebook import Codebook
-from upstream.targets.features import LayerSource
-from upstream.targets.labelling import ShardedLabelling, feature_batches
-from upstream.targets.units import Units, UnitsInfo
+from upstream.model.encoder import build_encoder
+from upstream.model.family import Geometry
+from upstream.model.modeldir import save_model
+from upstream.units.codebook import Codebook
+from upstream.units.features import LayerSource
+from upstream.units.labelling import ShardedLabelling, feature_batches
+from upstream.units.units import Units, UnitsInfo
 
 K, LAYER, BATCH_SECONDS = 500, 9, 60.0
 BASE = Geometry("base", 12, 768, 12, 3072)

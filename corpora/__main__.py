@@ -25,11 +25,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from corpora import download, open_arabic, registry
+from corpora import download, registry
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.files import atomic_file
-from corpora.ingest import CorpusError
-from corpora.records import nearest
+from corpora.prepare.ingest import CorpusError
+from corpora.schema import nearest
+from corpora.sets import open_arabic
 
 DOWNLOADS = "downloads"
 _OTHERS = {
@@ -116,7 +117,7 @@ def _prepare(name: str, arguments: list[str]) -> int:
         chosen = registry.parse_options(module, options.set)
         module.prepare(_folder(name, options.corpus, options.out), options.out, **{**common, **chosen})
     elif name == "mini":
-        from corpora import mini  # the synthesiser's library is loaded only where it is used
+        from corpora.sets import mini  # the synthesiser's library is loaded only where it is used
 
         mini.prepare(options.out, scale=options.scale, **common)
     else:
@@ -175,7 +176,7 @@ def _cuts(arguments: list[str]) -> int:
     if not options.out.name.endswith((".jsonl", ".jsonl.gz")):
         parser.error(f"--out {options.out}: expected a name that ends in .jsonl or .jsonl.gz")
     utterances = read_datadir(options.dir)
-    from corpora.cuts import cut_set
+    from corpora.prepare.cuts import cut_set
 
     with atomic_file(options.out) as temporary:
         cut_set(utterances).to_file(temporary)
@@ -185,7 +186,7 @@ def _cuts(arguments: list[str]) -> int:
 
 def _ssl(arguments: list[str]) -> int:
     """Put prepared data directories together for pre-training."""
-    from corpora import ssl
+    from corpora.sets import ssl
 
     parser = _Parser(
         prog="python -m corpora ssl",

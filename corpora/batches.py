@@ -7,9 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def length_batches(
-    lengths: Sequence[int], limit: float, rng: np.random.Generator | None = None
-) -> list[list[int]]:
+def length_batches(lengths: Sequence[int], limit: float, rng: np.random.Generator | None = None) -> list[list[int]]:
     """Indices in batches; a batch's items times its longest item never exceed `limit`, unless one item alone does.
 
     With a generator, lengths are jittered by a tenth before sorting, so that each call mixes other neighbours at

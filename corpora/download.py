@@ -28,7 +28,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from corpora import arabic_speech_commands, baved, everyayah, free_spoken_digits
+from corpora.datasets import arabic_speech_commands, baved, everyayah, free_spoken_digits
 from corpora.files import atomic_dir, read_json, sha256_file, write_json, write_text
 
 GITHUB = "https://github.com"

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from corpora.records import nearest
+from corpora.schema import nearest
 
-# One name a line: `corpora/<name>.py` holds `INFO` and `prepare`. Imported only when it is used or listed.
+# One name a line: `corpora/datasets/<name>.py` holds `INFO` and `prepare`. Imported only when it is used or listed.
 ASR = (
     "arabic_speech_commands",
     "arabic_speech_corpus",
@@ -91,7 +91,7 @@ def load(name: str) -> ModuleType:
     """The module of a corpus; KeyError when there is none of that name."""
     if name not in MODULES:
         raise KeyError(name)
-    return importlib.import_module(f"corpora.{name}")
+    return importlib.import_module(f"corpora.datasets.{name}")
 
 
 def options(module: ModuleType) -> dict[str, inspect.Parameter]:

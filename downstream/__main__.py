@@ -1,9 +1,9 @@
 """Compare upstreams on the three tasks, report, and use the trained heads.
 
-    python -m downstream benchmark --recipe mini --data data/mini --exp exp/mini --upstreams fbank,harness_l
-    python -m downstream report --recipe mini --exp exp/mini
-    python -m downstream traits --models HL=exp/my/models/harness_l,HST=... --data data/my/traits --out exp/my/traits
-    python -m downstream transcribe talk.mp3 --model exp/mini/probes/asr_light/harness_st/seed0/head
+python -m downstream benchmark --recipe mini --data data/mini --exp exp/mini --upstreams fbank,harness_l
+python -m downstream report --recipe mini --exp exp/mini
+python -m downstream traits --models HL=exp/my/models/harness_l,HST=... --data data/my/traits --out exp/my/traits
+python -m downstream transcribe talk.mp3 --model exp/mini/probes/asr_light/harness_st/seed0/head
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import NoReturn
 
 from corpora.datadir import DataDirError
 from corpora.files import TooManyBadFiles
-from corpora.records import nearest
-from downstream import answers, benchmark
-from downstream.plan import parse_shard
+from corpora.schema import nearest
+from downstream import answers
+from downstream.grid import run as benchmark
+from downstream.grid.plan import parse_shard
 from downstream.protocols import TASKS, parse_overrides
 
 UPSTREAMS = "fbank,random_l,harness_l_it1,harness_l,harness_s,harness_st"

@@ -1,6 +1,6 @@
 """The commands `transcribe`, `emotion` and `dialect`: their options, the files they are given, and what they write.
 
-    python -m downstream transcribe talk.mp3 calls/ --model exp/mini/probes/asr_light/harness_st/seed0/head
+python -m downstream transcribe talk.mp3 calls/ --model exp/mini/probes/asr_light/harness_st/seed0/head
 """
 
 from __future__ import annotations

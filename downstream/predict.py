@@ -2,8 +2,8 @@
 
 A head directory (`head.json`, `head.safetensors`, and `delta.*` where a part of the upstream was fine-tuned) and the
 model directory that its head was trained on are all that is opened. A file that fits one window passes in one piece, as
-in the benchmark, and gives the benchmark's answer; a longer one passes in windows (`upstream.chunked`): characters are
-decoded over the joined frames, classes from the mean over all of them.
+in the benchmark, and gives the benchmark's answer; a longer one passes in windows (`upstream.model.chunked`):
+characters are decoded over the joined frames, classes from the mean over all of them.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from corpora.audio import SAMPLE_RATE, AudioError, audio_info, stream_any
 from corpora.files import read_json
-from downstream import finetune
 from downstream.answers import TASKS, Answer, PredictError
+from downstream.probe import finetune
 from downstream.quiet import quiet
 from downstream.upstreams import Upstream, resolve
-from upstream.chunked import Windowing, windows
-from upstream.family import HOP
+from upstream.model.chunked import Windowing, windows
+from upstream.model.family import HOP
 
 _FILES = ("head.json", "head.safetensors")
 _KEYS = ("task", "protocol", "upstream", "upstream_key", "build")
@@ -124,8 +124,8 @@ class Predictor:
         found = find_upstream(head, folder, upstream)
         self.task_name, self.device = task, device
         with quiet():
-            from downstream.cell import problem_of
-            from downstream.probe import UpstreamExtractor
+            from downstream.probe.probe import UpstreamExtractor
+            from downstream.probe.train import problem_of
 
             problem = problem_of(task)
             self.extract = UpstreamExtractor(found, device)
@@ -223,8 +223,8 @@ def _load_delta(upstream: nn.Module, folder: Path, tag: str) -> None:
 
 def _accelerate(model: nn.Module) -> None:
     """Our own expert computes the same states with fewer products where nothing is trained."""
-    from upstream.fast import accelerate
     from upstream.harness.expert import UpstreamExpert
+    from upstream.model.fast import accelerate
 
     if type(model.upstream) is UpstreamExpert:
         model.upstream.model = accelerate(model.upstream.model)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from corpora.files import sha256_json
-from corpora.records import nearest
+from corpora.schema import nearest
 
 TASKS = ("asr", "ser", "did")
 _HERE = Path(__file__).parent

@@ -29,11 +29,11 @@ from corpora.batches import length_batches
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import atomic_file, write_text
 from corpora.source_audio import read_utterance
-from downstream import stats
 from downstream.report.text import Table, number, percent, signed
-from upstream.encoder import encode
-from upstream.family import RECEPTIVE_FIELD, SAMPLE_RATE
-from upstream.modeldir import load_model
+from downstream.score import stats
+from upstream.model.encoder import encode
+from upstream.model.family import RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.model.modeldir import load_model
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +117,7 @@ class _Set:
     utterances: list[Utterance]
 
 
-def probe_models(
-    models: Mapping[str, Path], data: Path, *, against: Sequence[str] = (), reference: str
-) -> list[Probe]:
+def probe_models(models: Mapping[str, Path], data: Path, *, against: Sequence[str] = (), reference: str) -> list[Probe]:
     """Probes of every state of every model on `<data>/{speaker,language}/{train,test}`, those that are there.
 
     `against` names the models that all others are compared with, `reference` the one that ΔS refers to. Raises

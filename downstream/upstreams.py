@@ -13,7 +13,7 @@ from corpora.files import read_json, sha256_json
 WIDTHS = {"fbank": 240, "mfcc": 39, "mel": 80, "linear": 201, "spectrogram": 257, "fbank_no_cmvn": 240}
 BASELINES = tuple(WIDTHS)
 ENTRY = "harness_custom"
-# Encoders of other families in Transformers form (upstream.foreign).
+# Encoders of other families in Transformers form (upstream.harness.other_encoders).
 FOREIGN_ENTRY = "harness_transformers"
 
 
@@ -59,7 +59,7 @@ def resolve(name: str, models_dir: Path) -> Upstream:
         if not (path / file).is_file():
             what = f"{path} has no {file}" if path.is_dir() else f"no model directory {path}"
             raise UpstreamMissing(f"{label}: {what}; {_how(label, given)}")
-    from upstream.foreign import FOREIGN
+    from upstream.harness.other_encoders import FOREIGN
 
     entry = FOREIGN_ENTRY if read_json(path / "config.json").get("model_type") in FOREIGN else ENTRY
     return Upstream(label, entry, path, _model_key(path), batched=True)
@@ -67,7 +67,7 @@ def resolve(name: str, models_dir: Path) -> Upstream:
 
 def _published(label: str) -> Path | Upstream | None:
     """A row of the table of baselines: its folder, or S3PRL's own entry where S3PRL is to fetch it; else None."""
-    from upstream.baselines import at_hand, locate, table
+    from upstream.harness.baselines import at_hand, locate, table
 
     row = table().get(label)
     if row is None:
@@ -83,7 +83,7 @@ def _published(label: str) -> Path | Upstream | None:
 
 def _model_key(path: Path) -> str:
     """Hash of all that decides the features of a model directory: weights, geometry, input normalisation."""
-    from upstream.modeldir import model_sha256
+    from upstream.model.modeldir import model_sha256
 
     config = {k: v for k, v in read_json(path / "config.json").items() if k != "harness"}  # but not its card
     preprocessor = path / "preprocessor_config.json"

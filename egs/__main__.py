@@ -9,13 +9,13 @@ import sys
 import traceback
 from pathlib import Path
 
-from egs.graph import MADE_BY
-from egs.recipe import Recipe, RecipeError, load_recipe
-from egs.sources import StageError
-from egs.stages import STAGES, Job, Place, stages_of
-from egs.stamps import CHANGED, RecipeLocked, file_name
-from egs.study import Study, load_study
-from egs.walk import Launchers, Range, Walk, die_with_parent
+from egs.pipeline.graph import MADE_BY
+from egs.pipeline.recipe import Recipe, RecipeError, load_recipe
+from egs.pipeline.run import Launchers, Range, Walk, die_with_parent
+from egs.pipeline.sources import StageError
+from egs.pipeline.stages import STAGES, Job, Place, stages_of
+from egs.pipeline.stamps import CHANGED, RecipeLocked, file_name
+from egs.pipeline.study import Study, load_study
 from upstream.distributed import place as process_place
 
 log = logging.getLogger("egs")
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         stream=sys.stdout,
     )
     if args.command == "check":
-        from egs.machine import describe
+        from egs.pipeline.machine import describe
 
         for line in describe():
             log.info(line)
@@ -118,7 +118,7 @@ def _job(args: argparse.Namespace) -> Job:
 
 
 def _job_of(recipe: Recipe, args: argparse.Namespace, command: list[str], *, takes_stages: bool = True) -> Job:
-    from egs.machine import cores
+    from egs.pipeline.machine import cores
 
     return Job(
         recipe=recipe,
@@ -164,7 +164,7 @@ def _study(args: argparse.Namespace) -> int:
         print(_plan(study, Walk(job), places), flush=True)
     if args.dry_run:
         return 0
-    from egs.study_results import run_probes, write_results
+    from egs.pipeline.study_results import run_probes, write_results
 
     if not args.report:
         child = [sys.executable, "-m", "egs", "stage", "--study", *_shared_arguments(args)]
@@ -208,7 +208,7 @@ def _show(job: Job, args: argparse.Namespace) -> int:
 
 
 def _estimate(job: Job, args: argparse.Namespace) -> int:
-    from egs.estimate import Machine, estimate, table
+    from egs.pipeline.estimate import Machine, estimate, table
 
     if min(args.hours, args.ranks, args.peak, args.mfu) <= 0 or args.mfu > 1 or args.price < 0:
         raise RecipeError("estimate: --hours, --ranks, --peak and --mfu must be positive, --mfu at most 1")

@@ -32,7 +32,7 @@ def register(*doors: str) -> list[str]:
 def _register_transformers() -> None:
     from transformers import AutoConfig, AutoModel
 
-    from upstream.encoder import LogMelHubertConfig, LogMelHubertModel
+    from upstream.model.encoder import LogMelHubertConfig, LogMelHubertModel
 
     AutoConfig.register(LogMelHubertConfig.model_type, LogMelHubertConfig, exist_ok=True)
     AutoModel.register(LogMelHubertConfig, LogMelHubertModel, exist_ok=True)
@@ -46,8 +46,7 @@ def _register_s3prl() -> None:
             f"S3PRL cannot be imported ({error}); install the pinned stack: pip install -r requirements.txt"
         ) from error
 
-    from upstream import baselines
-    from upstream.harness import hubconf
+    from upstream.harness import baselines, hubconf
 
     ours = {name: entry for name, entry in vars(hubconf).items() if callable(entry) and not name.startswith("_")}
     for name, entry in {**ours, **baselines.entries(s3prl.hub)}.items():

@@ -29,13 +29,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora.files import TooManyBadFiles
-from corpora.records import RecordError, check_keys, convert, record
-from upstream.bad_batches import TrainingError
+from corpora.schema import RecordError, check_keys, convert, record
 from upstream.config import INIT_KINDS, LAYER_CHOICES, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
-from upstream.family import FAMILY, geometry
+from upstream.model.family import FAMILY, geometry
+from upstream.pretrain.bad_batches import TrainingError
 
 if TYPE_CHECKING:
-    from upstream.targets.labelsets import LabelSet
+    from upstream.units.labelsets import LabelSet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -191,7 +191,7 @@ def _units(args: argparse.Namespace) -> None:
     settings = _settings(args.settings)
     data = {split: args.data / split for split in ("train", "dev")}
     if args.export_km is not None or args.import_km is not None:
-        from upstream.targets.km import export_folder, import_folder
+        from upstream.units.fairseq import export_folder, import_folder
 
         if args.export_km is not None:
             check_keys(settings, (), "command line with --export-km", "")
@@ -203,14 +203,14 @@ def _units(args: argparse.Namespace) -> None:
             k = convert(int, settings["k"], "command line", "k")
             import_folder(args.import_km, data, args.out, k, km_rate=args.km_rate)
         return
-    from upstream.targets.make import make_units
+    from upstream.units.make import make_units
 
     make_units(data, args.out, record(TargetConfig, settings, "command line"))
 
 
 def _label_set(text: str) -> LabelSet:
     """`[NAME=]DIR[:WEIGHT]` as --units takes it."""
-    from upstream.targets.labelsets import LabelSet
+    from upstream.units.labelsets import LabelSet
 
     name, given, rest = text.partition("=")
     if not given or not name.isidentifier():  # an equals sign in a path
@@ -226,7 +226,7 @@ def _label_set(text: str) -> LabelSet:
 
 
 def _sweep(args: argparse.Namespace) -> None:
-    from upstream.targets.sweep import Sweep, parse_dimensions, sweep
+    from upstream.units.sweep import Sweep, parse_dimensions, sweep
 
     against = None if args.against is None else _numbers(args.against, "--against")
     config = Sweep(
@@ -249,7 +249,7 @@ def _numbers(text: str, option: str) -> list[int]:
 
 
 def _lineage(args: argparse.Namespace) -> None:
-    from upstream.lineage import tree
+    from upstream.model.lineage import tree
 
     print(tree(args.model))
 
@@ -265,7 +265,7 @@ def _pretrain(args: argparse.Namespace) -> None:
         raise RecordError("nothing to learn: name --units or --teacher")
     # Not before: torch takes seconds, and a wrong option is answered at once.
     sets = [_label_set(text) for text in args.units]
-    from upstream.pretrain import pretrain
+    from upstream.pretrain.train import pretrain
 
     card = {"name": args.out.name}
     runs = {"regression": regression, "shards": args.shards}
@@ -295,7 +295,7 @@ def _option(names: Iterable[str]) -> str:
 
 
 def _shards(args: argparse.Namespace) -> None:
-    from upstream.pretrain import shard_training_data
+    from upstream.pretrain.train import shard_training_data
 
     sets = [_label_set(text) for text in args.units]
     seconds = 60 * args.shard_minutes
@@ -304,13 +304,13 @@ def _shards(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from upstream.describe import describe, facts
+    from upstream.model.describe import describe, facts
 
     print(json.dumps(facts(args.model), indent=2, ensure_ascii=False) if args.json else describe(args.model))
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from upstream.compare import compare, table, write
+    from upstream.tools.cka import compare, table, write
 
     similarity = compare(args.first, args.second, args.audio, frames=args.frames)
     print(table(similarity))
@@ -318,7 +318,7 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _push(args: argparse.Namespace) -> None:
-    from upstream.push import push
+    from upstream.tools.push import push
 
     print(push(args.model, args.repo, private=args.private, revision=args.revision))
 
@@ -330,15 +330,15 @@ def _s3prl(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from upstream.importing.convert import import_model
-    from upstream.importing.shape import Settings
+    from upstream.tools.convert import import_model
+    from upstream.tools.shape import Settings
 
     settings = Settings(args.heads, args.layer_norm_first, args.normalise)
     print(import_model(args.source, args.out, args.kind, settings))
 
 
 def _export(args: argparse.Namespace) -> None:
-    from upstream.onnx import export_onnx
+    from upstream.model.onnx import export_onnx
 
     parity = export_onnx(args.model, args.out, int8=args.int8, all_states=args.all_states, lengths=not args.no_lengths)
     print(
@@ -348,13 +348,13 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _cost(args: argparse.Namespace) -> None:
-    from upstream.compression import measure, table
+    from upstream.tools.cost import measure, table
 
     print(table(measure({path.name: path for path in args.models}, args.out)))
 
 
 def _baselines(args: argparse.Namespace) -> None:
-    from upstream.baselines import listing
+    from upstream.harness.baselines import listing
 
     print(listing())
 

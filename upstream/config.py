@@ -83,9 +83,7 @@ class RegressionConfig:
         if not self.layers or len(set(self.layers)) < len(self.layers) or min(self.layers) < 0:
             raise ValueError(f"regression: layers={self.layers} must name different hidden states, at least one")
         if self.weight <= 0 or self.cosine < 0:
-            raise ValueError(
-                f"regression: weight={self.weight} must be positive and cosine={self.cosine} not negative"
-            )
+            raise ValueError(f"regression: weight={self.weight} must be positive and cosine={self.cosine} not negative")
 
 
 @dataclass(frozen=True)

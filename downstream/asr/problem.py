@@ -19,9 +19,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from corpora.audio import SAMPLE_RATE
 from corpora.batches import length_batches
-from downstream import metrics
-from downstream.data import Item
-from downstream.probe import ProbeMixin
+from downstream.probe.data import Item
+from downstream.probe.probe import ProbeMixin
+from downstream.score import metrics
 
 
 class DenseLSTM(nn.LSTM):

@@ -2,7 +2,7 @@
 
 from s3prl.problem.common.superb_sid import SuperbSID
 
-from downstream.classification import ClassificationMixin
+from downstream.probe.classification import ClassificationMixin
 
 
 class DialectIdentification(ClassificationMixin, SuperbSID):

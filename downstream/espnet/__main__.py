@@ -1,13 +1,13 @@
 """ESPnet's own commands with our upstreams registered, and what they need before and after.
 
-    python -m downstream.espnet dump    --data data/x/train --out exp/x/dump/train [--speeds 0.9,1,1.1]
-    python -m downstream.espnet tokens  --data exp/x/dump/train --out exp/x/char --type char
-    python -m downstream.espnet config  --base conf/train_asr.yaml --upstream harness_custom --upstream_path DIR --out F
-    python -m downstream.espnet shapes  --data exp/x/dump/train --tokens exp/x/char --config F --out exp/x/shapes/train
-    python -m downstream.espnet decode  --data exp/x/dump/test --train_config F --model_file F ... --out DIR
-    python -m downstream.espnet score   --system NAME --data exp/x/dump/test --hypotheses .../text --out DIR
-    python -m downstream.espnet results --exp exp/x --title TITLE
-    python -m downstream.espnet asr_train|asr_inference|lm_train|... ARGUMENTS OF ESPNET
+python -m downstream.espnet dump    --data data/x/train --out exp/x/dump/train [--speeds 0.9,1,1.1]
+python -m downstream.espnet tokens  --data exp/x/dump/train --out exp/x/char --type char
+python -m downstream.espnet config  --base conf/train_asr.yaml --upstream harness_custom --upstream_path DIR --out F
+python -m downstream.espnet shapes  --data exp/x/dump/train --tokens exp/x/char --config F --out exp/x/shapes/train
+python -m downstream.espnet decode  --data exp/x/dump/test --train_config F --model_file F ... --out DIR
+python -m downstream.espnet score   --system NAME --data exp/x/dump/test --hypotheses .../text --out DIR
+python -m downstream.espnet results --exp exp/x --title TITLE
+python -m downstream.espnet asr_train|asr_inference|lm_train|... ARGUMENTS OF ESPNET
 """
 
 from __future__ import annotations

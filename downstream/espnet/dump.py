@@ -1,6 +1,6 @@
 """Data directories as ESPnet reads them: one audio file an utterance, text in one profile, lengths within bounds.
 
-    <out>/wav.scp text utt2spk spk2utt utt2num_samples     left_out.tsv (utterance, reason)
+<out>/wav.scp text utt2spk spk2utt utt2num_samples     left_out.tsv (utterance, reason)
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 from corpora.audio import SAMPLE_RATE, audio_info, read_audio, write_audio
 from corpora.datadir import DataDirError, Utterance, read_datadir, write_datadir
 from corpora.files import atomic_file
-from corpora.ingest import parallel
-from corpora.speed import check_factor, perturb
-from downstream.metrics import tidy
+from corpora.prepare.ingest import parallel
+from corpora.sets.speed import check_factor, perturb
+from downstream.score.metrics import tidy
 
 log = logging.getLogger(__name__)
 
@@ -102,9 +102,7 @@ def _whole_files(utterances: Sequence[Utterance], folder: Path, jobs: int) -> li
         return list(utterances)
     made = {u.utt_id: folder / f"{u.utt_id}.wav" for u in cut}
     list(parallel(_cut, [(u, made[u.utt_id]) for u in cut], jobs=jobs, label="segments", unit="utt"))
-    return [
-        replace(u, audio=made[u.utt_id], start=None, end=None) if u.utt_id in made else u for u in utterances
-    ]
+    return [replace(u, audio=made[u.utt_id], start=None, end=None) if u.utt_id in made else u for u in utterances]
 
 
 def _cut(task: tuple[Utterance, Path]) -> None:

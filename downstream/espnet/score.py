@@ -9,8 +9,8 @@ from pathlib import Path
 
 from corpora.datadir import read_datadir
 from corpora.files import atomic_file, write_text
-from downstream.metrics import MetricError, tidy, value
-from downstream.stats import bootstrap_ci, score
+from downstream.score.metrics import MetricError, tidy, value
+from downstream.score.stats import bootstrap_ci, score
 
 METRICS = ("wer", "cer")
 EXAMPLES = 5
@@ -60,9 +60,7 @@ def score_set(decoded: Decoded, profile: str) -> list[dict[str, str]]:
     """Rows of COLUMNS: micro WER and CER with 95 % intervals by speaker; utterances with an empty reference aside."""
     pairs = [
         (speaker, tidy(reference, profile), tidy(hypothesis, profile))
-        for speaker, reference, hypothesis in zip(
-            decoded.speakers, decoded.references, decoded.hypotheses, strict=True
-        )
+        for speaker, reference, hypothesis in zip(decoded.speakers, decoded.references, decoded.hypotheses, strict=True)
     ]
     pairs = [pair for pair in pairs if pair[1]]
     if not pairs:
@@ -99,9 +97,7 @@ def write_scores(folder: Path, decoded: Decoded, profile: str) -> None:
         writer.writerows(score_set(decoded, profile))
     lines = [
         f"{utt_id}\t{tidy(reference, profile)}\t{tidy(hypothesis, profile)}\n"
-        for utt_id, reference, hypothesis in zip(
-            decoded.utt_ids, decoded.references, decoded.hypotheses, strict=True
-        )
+        for utt_id, reference, hypothesis in zip(decoded.utt_ids, decoded.references, decoded.hypotheses, strict=True)
     ]
     write_text(folder / "hypotheses.tsv", "".join(lines))
 

@@ -10,7 +10,7 @@ from downstream.report.comparisons import TEACHER, paired_draws
 from downstream.report.rows import Setting, metric_info, upstream_order
 from downstream.report.tables import Model
 from downstream.report.text import Table, number, percent
-from downstream.stats import central
+from downstream.score.stats import central
 
 FBANK = "fbank"
 FBANK_NOTE = "fbank: S3PRL's log-mel features, 100 frames per second (every other upstream gives 50); no parameters"

@@ -9,7 +9,7 @@ import numpy as np
 
 from downstream.report.evidence import Evidence, Predictions
 from downstream.report.rows import Row, Setting
-from downstream.stats import central
+from downstream.score.stats import central
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from downstream.report.columns import headline, task_order
 from downstream.report.evidence import Evidence
 from downstream.report.rows import Setting, metric_info
 from downstream.report.text import Table, signed
-from downstream.stats import bootstrap_p, central, combined_p, mcnemar
+from downstream.score.stats import bootstrap_p, central, combined_p, mcnemar
 
 TEACHER = "harness_l"
 STUDENTS = ("harness_s", "harness_st")
@@ -66,9 +66,7 @@ class LeftOut:
 Pairs = Callable[[set[str]], Iterable[tuple[str, str, str]]]
 
 
-def compare(
-    cells: dict[Key, Cell], recipe: str, pairs: Pairs | None = None
-) -> tuple[list[Comparison], list[LeftOut]]:
+def compare(cells: dict[Key, Cell], recipe: str, pairs: Pairs | None = None) -> tuple[list[Comparison], list[LeftOut]]:
     """Every comparison that the cells allow, and those that they do not.
 
     `pairs` gives (upstream, against, baseline) for the upstreams of a column, the baseline empty for a plain `better`;

@@ -12,7 +12,7 @@ from downstream.report.comparisons import TEACHER, paired_draws
 from downstream.report.rows import metric_info
 from downstream.report.tables import Model
 from downstream.report.text import Table, signed
-from downstream.stats import central
+from downstream.score.stats import central
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from downstream.report.columns import task_order
 from downstream.report.evidence import Predictions
 from downstream.report.rows import Setting, upstream_order
 from downstream.report.runs import Run
-from downstream.results import Prediction
+from downstream.score.results import Prediction
 
 COUNT = 6
 
@@ -122,7 +122,7 @@ def direction(text: str) -> str:
 
 
 def _rate(reference: str, hypothesis: str) -> float:
-    from downstream.metrics import counts
+    from downstream.score.metrics import counts
 
     edits, length = counts("cer", [reference], [hypothesis])[0]
     return float(edits / length) if length else float(bool(hypothesis))

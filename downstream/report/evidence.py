@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from downstream import stats
-from downstream.metrics import ACCURACIES, METRICS, counts, from_counts
 from downstream.report.rows import ReportError, Row
 from downstream.report.runs import find_in_run
-from downstream.results import Prediction, read_predictions
+from downstream.score import stats
+from downstream.score.metrics import ACCURACIES, METRICS, counts, from_counts
+from downstream.score.results import Prediction, read_predictions
 
 # A recomputed metric may differ from the stored one by its rounding only.
 TOLERANCE = 1e-4

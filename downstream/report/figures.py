@@ -334,4 +334,3 @@ def training(exp_dir: Path, label: str) -> Figure | None:
               curves.items()]  # fmt: skip
     caption = "Share of masked frames whose unit is predicted: the number that tells whether pre-training works."
     return Figure("training", f"Masked accuracy: {label}", caption, panels, columns=4)
-

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from downstream import results
+from downstream.score import results
 
 TASKS = ("asr", "ser", "did")
 STANDARD_UPSTREAMS = ("fbank", "random_l", "harness_l_it1", "harness_l", "harness_s", "harness_st")

@@ -130,12 +130,16 @@ def _curve(path: Path, lr: float | None) -> Curve | None:
     try:
         own = [r for r in records if lr is None or math.isclose(float(r["lr"]), lr, rel_tol=1e-6)]
         metric = next((r["metric"] for r in own if r["metric"]), "")
-        return Curve(
-            steps=[float(r["step"]) for r in own],
-            loss=[float(r["train_loss"]) if r["train_loss"] else None for r in own],
-            dev=[float(r["dev"]) if r["dev"] else None for r in own],
-            dev_metric=metric,
-        ) if own else None
+        return (
+            Curve(
+                steps=[float(r["step"]) for r in own],
+                loss=[float(r["train_loss"]) if r["train_loss"] else None for r in own],
+                dev=[float(r["dev"]) if r["dev"] else None for r in own],
+                dev_metric=metric,
+            )
+            if own
+            else None
+        )
     except (KeyError, TypeError, ValueError) as error:
         what = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
         raise ReportError(f"{path}: not a learning curve ({what}); run this cell again") from None

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from downstream.metrics import superb_score
 from downstream.report.boards import FBANK
 from downstream.report.cells import Cell, Key
 from downstream.report.columns import Column, columns_of
 from downstream.report.comparisons import paired_draws
 from downstream.report.rows import Setting, metric_info, upstream_order
 from downstream.report.text import Table
-from downstream.stats import central
+from downstream.score.metrics import superb_score
+from downstream.score.stats import central
 
 
 @dataclass(frozen=True)

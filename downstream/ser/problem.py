@@ -2,7 +2,7 @@
 
 from s3prl.problem.common.superb_er import SuperbER
 
-from downstream.classification import ClassificationMixin
+from downstream.probe.classification import ClassificationMixin
 
 
 class SpeechEmotion(ClassificationMixin, SuperbER):

@@ -11,8 +11,8 @@ import pytest
 
 from corpora.audio import SAMPLE_RATE, write_audio
 from corpora.datadir import Utterance, write_datadir
-from downstream import metrics
-from downstream.results import Prediction, upsert, write_predictions
+from downstream.score import metrics
+from downstream.score.results import Prediction, upsert, write_predictions
 
 LETTERS = "ابتج"
 EMOTIONS = ("angry", "calm", "sad")
@@ -81,9 +81,9 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with `tiny_a` and `tiny_b`: two layers, width 32, random weights."""
     import torch
 
-    from upstream.encoder import build_encoder
-    from upstream.family import geometry
-    from upstream.modeldir import save_model
+    from upstream.model.encoder import build_encoder
+    from upstream.model.family import geometry
+    from upstream.model.modeldir import save_model
 
     folder = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(("tiny_a", "tiny_b")):

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from upstream.convolution import convolve_frames
-from upstream.encoder import Encoded, encode
-from upstream.family import HOP, RECEPTIVE_FIELD
-from upstream.modeldir import load_model
+from upstream.model.convolution import convolve_frames
+from upstream.model.encoder import Encoded, encode
+from upstream.model.family import HOP, RECEPTIVE_FIELD
+from upstream.model.modeldir import load_model
 
 
 class UpstreamExpert(nn.Module):

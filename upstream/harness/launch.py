@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from corpora.records import nearest
+from corpora.schema import nearest
 from upstream import register
 
 USAGE = """usage: python -m upstream s3prl PROBLEM [options]     one of S3PRL's problems, as s3prl-main runs it

@@ -55,7 +55,7 @@ def parse_sums(text: str, where: str = SUMS) -> dict[str, str]:
 
 
 def _complete(sums: Mapping[str, str], where: str) -> dict[str, str]:
-    from upstream.modeldir import FILES
+    from upstream.model.modeldir import FILES
 
     missing = [name for name in FILES if name not in sums]
     if missing:

@@ -1,0 +1,186 @@
+"""ADI-17: seventeen Arabic dialects from YouTube (MGB-5, about 3,000 h), for dialect identification.
+
+Each split comes in one of three forms, and the splits of a copy may come in different ones:
+
+    <corpus>/<split>/{segments,utt2lang[,wav.scp]}      Kaldi; the audio that wav.scp names, or <split>/**/<id>.wav
+    <corpus>/train_segments/<DIALECT>/**/<utterance>.wav
+    <corpus>/{dev,test}_segments/<utterance>.wav        and adi17_official_{dev,test}_label.txt: "<utterance> <dialect>"
+
+An utterance id is `<YouTube id>_<start>-<end>` in centiseconds; its video is its programme. The label lists may begin
+with a header line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from corpora.datasets._dialect import AUDIO, SPLITS, CorpusFiles, check_dialect, write_splits
+from corpora.prepare.columns import read_lines, seconds
+from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.prepare.preparation import Item, Preparation
+from corpora.registry import CorpusInfo
+
+DIALECTS = tuple("ALG EGY IRA JOR KSA KUW LEB LIB MAU MOR OMA PAL QAT SUD SYR UAE YEM".split())
+INFO = CorpusInfo(
+    name="adi17",
+    title="ADI-17: seventeen Arabic dialects from YouTube (MGB-5)",
+    tasks=("did",),
+    hours=3000,
+    licence="for research, after registration",
+    access="form",
+    by_hand="register for the MGB-5 dialect identification data at arabicspeech.org/adi_resources/mgb5",
+    layout="{train,dev,test}/{segments,utt2lang}, or train_segments/<DIALECT>/ and {dev,test}_segments/ with "
+    "adi17_official_{dev,test}_label.txt",
+    published={"dev": 8955, "test": 12615},
+)
+UTTERANCE = r"(?P<programme>.+)_(?P<start>\d+)-(?P<end>\d+)"
+
+_HEADERS = {
+    (first, second)
+    for first in ("id", "utt", "utt_id", "uttid", "utterance", "file", "filename", "name", "segment")
+    for second in ("label", "dialect", "lang", "language", "class")
+}
+
+
+def prepare(
+    corpus_dir: Path,
+    out_dir: Path,
+    *,
+    jobs: int = 1,
+    shared: str = "drop",
+    utterance: str = UTTERANCE,
+    labels: str = "adi17_official_{split}_label.txt",
+) -> None:
+    """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split that is in none of the forms is not written.
+
+    utterance: regular expression of an utterance id with the group `programme` (and `start`, `end` in centiseconds).
+    labels: name of a label list.  shared: see `corpora.datasets._dialect.write_splits`.
+    Raises CorpusError for a folder of another layout or an unknown dialect, with file and line; TooManyBadFiles.
+    """
+    pattern = re.compile(utterance)
+    if "programme" not in pattern.groupindex:
+        raise CorpusError(f"{INFO.name}: utterance={utterance!r} has no group (?P<programme>...)")
+    work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
+    items: dict[str, list[Item]] = {}
+    for split in SPLITS:
+        folder, listed = corpus_dir / f"{split}_segments", corpus_dir / labels.format(split=split)
+        if (corpus_dir / split / "segments").is_file():
+            items[split] = _kaldi(work, corpus_dir / split, pattern)
+        elif folder.is_dir() and split == "train" and not listed.is_file():
+            items[split] = _folders(work, folder, pattern)
+        elif folder.is_dir():
+            items[split] = _labelled(work, folder, listed, pattern)
+    if not items:
+        raise corpus_error(corpus_dir, INFO)
+    write_splits(work, items, shared=shared)
+
+
+def read_labels(path: Path, known: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """utterance id -> (dialect, place) of a list "<utterance> <dialect>" with or without a header line.
+
+    Raises CorpusError, with the line, for another number of fields, an unknown dialect, an id with two dialects.
+    """
+    labels: dict[str, tuple[str, str]] = {}
+    for place, (where, line) in enumerate(read_lines(path)):
+        fields = line.split()
+        if len(fields) != 2:
+            raise CorpusError(f"{where}: expected '<utterance> <dialect>', found {line!r}")
+        utt_id, label = fields
+        if place == 0 and (utt_id.lower(), label.lower()) in _HEADERS:
+            continue
+        utt_id = Path(utt_id).stem if Path(utt_id).suffix.lower() in AUDIO else utt_id
+        check_dialect(where, label, known)
+        if labels.get(utt_id, (label,))[0] != label:
+            raise CorpusError(f"{where}: {utt_id} is {label} here and {labels[utt_id][0]} at {labels[utt_id][1]}")
+        labels[utt_id] = (label, where)
+    return labels
+
+
+def _add(
+    work: Preparation,
+    items: list[Item],
+    pattern: re.Pattern[str],
+    item: Item,
+) -> None:
+    """Append an item with the programme that its id names; an id of another form is counted as bad."""
+    found = pattern.fullmatch(item.utt_id)
+    if found:
+        items.append(replace(item, speaker=found["programme"]))
+    else:
+        work.bad(item.where, f"expected an utterance id like {pattern.pattern}, found {item.utt_id!r}")
+
+
+def _folders(work: Preparation, folder: Path, pattern: re.Pattern[str]) -> list[Item]:
+    """Utterances below folders that are named after dialects."""
+    unknown = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in DIALECTS)
+    if unknown:
+        raise CorpusError(f"{folder / unknown[0]}: expected folders {' '.join(DIALECTS)}, found {', '.join(unknown)}")
+    items: list[Item] = []
+    for dialect in DIALECTS:
+        for path in _audio_below(folder / dialect):
+            source = path.relative_to(work.corpus_dir).as_posix()
+            _add(work, items, pattern, Item(path.stem, "", source, source, dialect=dialect))
+    if not items:
+        raise CorpusError(f"{folder}: expected <DIALECT>/**/<utterance>.wav, found no such file")
+    return items
+
+
+def _labelled(work: Preparation, folder: Path, listed: Path, pattern: re.Pattern[str]) -> list[Item]:
+    """Utterances that a list labels; a file that is not listed is counted as bad, as is one that is not there."""
+    labels = read_labels(listed, DIALECTS)
+    files = {path.stem: path.relative_to(work.corpus_dir).as_posix() for path in _audio_below(folder)}
+    for utt_id in sorted(files.keys() - labels.keys()):
+        work.bad(files[utt_id], f"not in {listed.name}")
+    items: list[Item] = []
+    for utt_id, (dialect, where) in sorted(labels.items()):
+        source = files.get(utt_id, f"{folder.name}/{utt_id}.wav")
+        _add(work, items, pattern, Item(utt_id, "", source, where, dialect=dialect))
+    return items
+
+
+def _kaldi(work: Preparation, folder: Path, pattern: re.Pattern[str]) -> list[Item]:
+    """Utterances of a Kaldi directory; recordings stay whole."""
+    labels = read_labels(folder / "utt2lang", DIALECTS)
+    audio = _recordings(work, folder)
+    items: list[Item] = []
+    for where, line in read_lines(folder / "segments"):
+        fields = line.split()
+        if len(fields) != 4:
+            raise CorpusError(f"{where}: expected '<utterance> <recording> <start> <end>', found {line!r}")
+        utt_id, recording = fields[:2]
+        start, end = (seconds(where, field) for field in fields[2:])
+        if utt_id not in labels:
+            raise CorpusError(f"{where}: {utt_id} has no dialect in {folder / 'utt2lang'}")
+        if recording not in audio:
+            work.bad(where, f"no audio of recording {recording}")
+            continue
+        item = Item(utt_id, "", audio[recording], where, start=start, end=end, dialect=labels[utt_id][0])
+        _add(work, items, pattern, item)
+    return items
+
+
+def _recordings(work: Preparation, folder: Path) -> dict[str, str]:
+    """Recording id -> path inside the corpus: as wav.scp has it, else the files below the folder, by their stems."""
+    scp = folder / "wav.scp"
+    if not scp.is_file():
+        return {path.stem: path.relative_to(work.corpus_dir).as_posix() for path in _audio_below(folder)}
+    files, found = CorpusFiles(work), {}
+    for where, line in read_lines(scp):
+        recording, _, entry = line.partition(" ")
+        if not entry.strip():
+            raise CorpusError(f"{where}: expected '<recording> <path>', found {line!r}")
+        if entry.endswith("|") or entry.startswith("|"):
+            raise CorpusError(f"{where}: {recording} is a command, not a file; pipes are refused, write audio files")
+        place = files.find(entry)
+        if place is not None:
+            found[recording] = place
+    return found
+
+
+def _audio_below(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO and not path.name.startswith("."))

@@ -1,0 +1,90 @@
+"""ADI-20: ADI-17 with Tunisian, Bahraini and Modern Standard Arabic added, for dialect identification.
+
+    <corpus>/{train,dev,test}.csv     ID,wav,dialect,duration,start,end      start and end in samples at 16 kHz
+    <corpus>/...                      the audio that the lists name
+
+The publisher's lists begin paths with a placeholder; it is dropped, as is another machine's folder.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from corpora.audio import SAMPLE_RATE
+from corpora.datasets._dialect import SPLITS, CorpusFiles, check_dialect, write_splits
+from corpora.datasets.adi17 import DIALECTS as ADI17_DIALECTS
+from corpora.prepare.columns import read_rows
+from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.prepare.preparation import Item, Preparation
+from corpora.registry import CorpusInfo
+
+INFO = CorpusInfo(
+    name="adi20",
+    title="ADI-20: ADI-17 with Tunisian, Bahraini and Modern Standard Arabic",
+    tasks=("did",),
+    hours=None,
+    licence="that of each source; the lists alone are given out",
+    access="form",
+    by_hand="lists and sources as github.com/elyadata/ADI-20 tells: ADI-17, ADI-5 (MSA), Tunisian corpora, YouTube",
+    layout="{train,dev,test}.csv with ID,wav,dialect,duration,start,end, and the audio that they name",
+)
+DIALECTS = (*ADI17_DIALECTS, "TUN", "BAH", "MSA")
+COLUMNS = ("ID", "wav", "dialect", "start", "end")
+PROGRAMME = r"(?P<programme>.+?)(?:_\d+-\d+)?"
+
+
+def prepare(
+    corpus_dir: Path,
+    out_dir: Path,
+    *,
+    jobs: int = 1,
+    shared: str = "drop",
+    lists: str = "{split}.csv",
+    dialects: tuple[str, ...] = DIALECTS,
+    programme: str = PROGRAMME,
+) -> None:
+    """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split whose list is not there is not written.
+
+    lists: name of a split's list, as "adi20_{split}.csv".  dialects: the labels.
+    programme: regular expression of an ID with the group `programme`.  shared: see `_dialect.write_splits`.
+    Raises CorpusError with file and line for a list of another form; TooManyBadFiles.
+    """
+    pattern = re.compile(programme)
+    if "programme" not in pattern.groupindex:
+        raise CorpusError(f"{INFO.name}: programme={programme!r} has no group (?P<programme>...)")
+    paths = {split: corpus_dir / lists.format(split=split) for split in SPLITS}
+    if not any(path.is_file() for path in paths.values()):
+        raise corpus_error(corpus_dir, INFO, ", ".join(path.name for path in paths.values()))
+    work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
+    items = {split: _read(work, path, dialects, pattern) for split, path in paths.items() if path.is_file()}
+    write_splits(work, items, shared=shared)
+
+
+def _read(work: Preparation, path: Path, dialects: tuple[str, ...], pattern: re.Pattern[str]) -> list[Item]:
+    items = []
+    files = CorpusFiles(work)
+    for row in read_rows(path, COLUMNS):
+        dialect = check_dialect(row.where, row["dialect"], dialects)
+        start, end = (_samples(row.where, name, row[name]) for name in ("start", "end"))
+        found = pattern.fullmatch(row["ID"])
+        if not found:
+            raise CorpusError(f"{row.where}: expected an ID like {pattern.pattern}, found {row['ID']!r}")
+        source = files.find(row["wav"])
+        if source is None:
+            work.bad(row.where, f"no such file in {work.corpus_dir}: {row['wav']}")
+            continue
+        times = {"start": start / SAMPLE_RATE, "end": end / SAMPLE_RATE}
+        items.append(Item(row["ID"], found["programme"], source, row.where, dialect=dialect, **times))
+    return items
+
+
+def _samples(where: str, name: str, value: str) -> int:
+    """A number of samples; pandas writes whole numbers as 16000.0 where a column holds a gap."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = -1.0
+    if number < 0 or number != int(number):
+        raise CorpusError(f"{where}: expected a number of samples in {name}, found {value!r}")
+    return int(number)

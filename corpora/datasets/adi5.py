@@ -1,0 +1,70 @@
+"""ADI-5: five Arabic dialects of broadcast news (MGB-3, VarDial), for dialect identification.
+
+    <corpus>/{train,dev,test}/wav/{EGY,GLF,LAV,MSA,NOR}/*.wav
+        train  EGY000001.wav                     the programme is not given
+        dev    <md5>__<start>_<end>.wav          the programme is the hash
+        test   <md5>_<M|F>_<number>_<start>_<end>.wav
+
+The splits are the publisher's. Only dev and test name their programmes; train is held apart from them by content.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from corpora.datasets._dialect import SPLITS, write_splits
+from corpora.prepare.ingest import corpus_error, list_audio
+from corpora.prepare.preparation import Item, Preparation
+from corpora.registry import CorpusInfo
+
+DIALECTS = ("EGY", "GLF", "LAV", "MSA", "NOR")
+PUBLISHED = {
+    "train": dict(zip(DIALECTS, (3177, 2873, 3118, 2219, 3205), strict=True)),
+    "dev": dict(zip(DIALECTS, (315, 265, 348, 283, 355), strict=True)),
+    "test": dict(zip(DIALECTS, (302, 250, 334, 262, 344), strict=True)),
+}
+
+INFO = CorpusInfo(
+    name="adi5",
+    title="ADI-5: five Arabic dialects of broadcast news (MGB-3, VarDial 2017)",
+    tasks=("did",),
+    hours=None,
+    licence="for research, after registration",
+    access="form",
+    by_hand="register for the MGB-3 dialect identification data at arabicspeech.org/adi_resources/mgb3",
+    layout="{train,dev,test}/wav/{EGY,GLF,LAV,MSA,NOR}/*.wav",
+    published={split: sum(own.values()) for split, own in PUBLISHED.items()},
+)
+
+_FILE = {
+    "train": re.compile(r"(?P<programme>(?P<dialect>[A-Z]{3})\d+)\.wav", re.IGNORECASE),
+    "dev": re.compile(r"(?P<programme>[0-9a-f]{32})__.+\.wav", re.IGNORECASE),
+    "test": re.compile(r"(?P<programme>[0-9a-f]{32})_[MF]_.+\.wav", re.IGNORECASE),
+}
+
+
+def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, shared: str = "drop") -> None:
+    """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split whose folder is not there is not written.
+
+    The label is the folder; a training file whose name says another dialect is left out.
+    shared: what becomes of a programme in two splits (`corpora.datasets._dialect.write_splits`): drop, keep or refuse.
+    Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
+    """
+    present = [split for split in SPLITS if (corpus_dir / split / "wav").is_dir()]
+    if not present:
+        raise corpus_error(corpus_dir, INFO)
+    work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
+    items: dict[str, list[Item]] = {split: [] for split in present}
+    for split in present:
+        listing = list_audio(corpus_dir, f"{split}/wav/*/*.wav", _FILE[split], info=INFO)
+        for source in listing.odd:
+            work.bad(source, f"expected a name like {_FILE[split].pattern}")
+        for source in listing.named:
+            folder, name = source.split("/")[-2:]
+            parts = _FILE[split].fullmatch(name).groupdict()
+            if folder not in DIALECTS or parts.get("dialect", folder).upper() != folder:
+                work.bad(source, f"folder {folder} and name do not agree on one of {', '.join(DIALECTS)}")
+                continue
+            items[split].append(Item(Path(name).stem, parts["programme"], source, source, dialect=folder))
+    write_splits(work, items, shared=shared, published=PUBLISHED)

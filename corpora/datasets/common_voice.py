@@ -1,0 +1,77 @@
+"""Common Voice, Arabic: sentences read aloud by volunteers (CC0).
+
+    <corpus>/cv-corpus-*/ar/{clips/*.mp3, train.tsv, dev.tsv, test.tsv, validated.tsv, invalidated.tsv, other.tsv}
+
+The lists are tab-separated without quoting: a sentence may begin with a quotation mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from corpora.prepare.columns import read_rows
+from corpora.prepare.ingest import corpus_error
+from corpora.prepare.preparation import Item, Preparation
+from corpora.registry import CorpusInfo
+from corpora.tables import safe_id
+
+INFO = CorpusInfo(
+    name="common_voice",
+    title="Common Voice, Arabic",
+    tasks=("asr", "ssl"),
+    hours=None,
+    licence="CC0",
+    access="form",
+    by_hand="accept the terms of Mozilla Common Voice, then fetch the Arabic archive (cv-corpus-<version>-ar.tar.gz)",
+    layout="cv-corpus-*/ar/{clips/*.mp3,train.tsv,dev.tsv,test.tsv} (client_id, path, sentence, ...)",
+    published={"test": 10471},
+)
+PUBLISHED_VERSION = "18.0"  # of the published counts
+SPLITS = ("train", "dev", "test")
+COLUMNS = ("client_id", "path", "sentence")
+_CLIENT_DIGITS = 16  # of 128: enough to tell a hundred thousand speakers apart
+
+
+def prepare(
+    corpus_dir: Path,
+    out_dir: Path,
+    *,
+    jobs: int = 1,
+    text_profile: str = "leaderboard",
+    splits: tuple[str, ...] = SPLITS,
+) -> None:
+    """Write `<out_dir>/<split>` for every list of `splits`.
+
+    splits: also validated, other, invalidated; clips that are in dev or test as well are left out of them.
+    Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
+    """
+    root = _root(corpus_dir)
+    work = Preparation(INFO, root, out_dir, jobs=jobs, text_profile=text_profile)
+    for split in splits:
+        work.add(split, _items(work, root / f"{split}.tsv"))
+    version = PUBLISHED_VERSION in root.resolve().parent.name
+    work.write(INFO.published if version and "test" in splits else {})
+
+
+def _root(corpus_dir: Path) -> Path:
+    """The folder with the lists: the one given, its `ar`, or `ar` in the newest release below it."""
+    releases = sorted(corpus_dir.glob("cv-corpus-*/ar"), key=_version, reverse=True)
+    for folder in (corpus_dir, corpus_dir / "ar", *releases):
+        if (folder / "clips").is_dir():
+            return folder
+    raise corpus_error(corpus_dir, INFO)
+
+
+def _version(folder: Path) -> tuple[int, ...]:
+    """Numbers in the name of a release: 9.0 is older than 18.0."""
+    number = folder.parent.name.removeprefix("cv-corpus-").split("-")[0]
+    return tuple(int(part) for part in number.split(".") if part.isdecimal())
+
+
+def _items(work: Preparation, path: Path) -> Iterator[Item]:
+    for row in read_rows(path, COLUMNS, delimiter="\t", quoted=False, bad=work.bad):
+        clip = row["path"] if "." in row["path"] else f"{row['path']}.mp3"  # old releases leave the suffix out
+        speaker = f"cv_{safe_id(row['client_id'][:_CLIENT_DIGITS])}"
+        utt_id = f"{speaker}-{safe_id(Path(clip).stem)}"
+        yield Item(utt_id, speaker, f"clips/{clip}", row.where, row["sentence"])

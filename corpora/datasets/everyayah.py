@@ -1,0 +1,196 @@
+"""EveryAyah: Quran recitation, one MP3 a verse, with the Uthmani text.
+
+    <corpus>/<reciter>/SSSAAA.mp3     surah and ayah, three digits each
+    <corpus>/quran.json               {"<surah>": [{"chapter", "verse", "text"}, ...]}   (CC BY-SA 4.0)
+
+Refrains repeat: splits are disjoint by text, not by verse, and with several reciters by reciter too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from corpora.datadir import Utterance, write_datadir
+from corpora.files import BadFileTally, read_json
+from corpora.prepare.ingest import CorpusError, Listing, Recording, corpus_error, ingest, list_audio
+from corpora.prepare.sources import Provenance, check_isolation, write_sources
+from corpora.registry import CorpusInfo
+from corpora.text import normalise
+
+INFO = CorpusInfo(
+    name="everyayah",
+    title="EveryAyah: recitation of the Quran, one file a verse",
+    tasks=("asr", "ssl"),
+    hours=None,
+    licence="recordings: none stated by the publisher; text (quran-json): CC BY-SA 4.0",
+    access="open",
+    by_hand="further reciters: folders of MP3 files from everyayah.com, put beside the first",
+    layout="quran.json and <reciter>/SSSAAA.mp3 (surah, ayah)",
+)
+TEXT_PROFILE = "mgb"
+SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}
+
+_VERSE = re.compile(r"(\d{3})(\d{3})\.mp3", re.IGNORECASE)
+_BIT_RATE = re.compile(r"[_-]?(\d+kbps)$", re.IGNORECASE)
+_WEAK = re.compile("[^\u0628\u0629\u062a-\u0647]|\u0640")  # all but the consonants that have one spelling
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Verse:
+    """A recited verse: its split, its normalised text, and the key under which equal texts stay together."""
+
+    utt_id: str
+    speaker: str
+    split: str
+    text: str
+    key: str
+    recording: Recording
+
+    def utterance(self) -> Utterance:
+        return Utterance(
+            utt_id=self.utt_id,
+            speaker=self.speaker,
+            audio=self.recording.path,
+            samples=self.recording.samples,
+            text=self.text,
+            language="ar",
+        )
+
+    def provenance(self) -> Provenance:
+        return Provenance(self.utt_id, INFO.name, self.recording.source, self.recording.sha256)
+
+
+def read_verses(
+    corpus_dir: Path, audio_dir: Path, *, seed: int = 0, jobs: int = 1, text_profile: str = TEXT_PROFILE
+) -> tuple[list[Verse], BadFileTally]:
+    """All verses with text and audio, each with its split, and the tally of the files that are left out.
+
+    The MP3s are converted into `audio_dir`. `SSS000.mp3`, the formula before a surah, is no verse and is passed over.
+    Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
+    """
+    listing = check_layout(corpus_dir)
+    tally = listing.tally(corpus_dir, INFO.layout)
+    texts = _read_texts(corpus_dir / "quran.json")
+    wanted: dict[str, str] = {}
+    for source in listing.named:
+        surah, ayah = (int(part) for part in _VERSE.fullmatch(source.rsplit("/", 1)[-1]).groups())
+        text = normalise(texts.get((surah, ayah), ""), text_profile, quran=True)
+        if text:
+            wanted[source] = text
+        elif ayah > 0:
+            tally.skip(corpus_dir / source, f"quran.json has no text for surah {surah}, ayah {ayah}")
+    recordings = ingest(corpus_dir, list(wanted), audio_dir, tally=tally, jobs=jobs, label=INFO.name)
+    tally.check()
+    reciters = _split_reciters({_speaker(source) for source in recordings}, seed)
+    verses, unused = [], Counter()
+    for source, recording in recordings.items():
+        key, speaker = text_key(wanted[source]), _speaker(source)
+        split = split_of(key, seed)
+        if split not in reciters[speaker]:
+            unused[speaker] += 1
+            continue
+        verses.append(Verse(_utt_id(source), speaker, split, wanted[source], key, recording))
+    if unused:
+        _log.info(
+            "%s: %d verses left out, since their reciter and their text belong to different splits",
+            INFO.name, unused.total(),
+        )  # fmt: skip
+    return verses, tally
+
+
+def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, text_profile: str = TEXT_PROFILE) -> None:
+    """Write `<out_dir>/{train,dev,test}`, about 80/10/10 of the distinct texts; a split that gets none is not written.
+
+    Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad recordings.
+    """
+    verses, tally = read_verses(
+        corpus_dir, out_dir / "audio" / INFO.name, seed=seed, jobs=jobs, text_profile=text_profile
+    )
+    splits = {split: own for split in SHARES if (own := [verse for verse in verses if verse.split == split])}
+    for split, own in splits.items():
+        write_datadir(out_dir / split, [verse.utterance() for verse in own])
+        write_sources(out_dir / split, [verse.provenance() for verse in own])
+    if "train" in splits:
+        check_isolation([out_dir / "train"], [out_dir / split for split in splits if split != "train"])
+    tally.write(out_dir / "skipped.tsv")
+
+
+def check_layout(corpus_dir: Path) -> Listing:
+    """The recordings of a corpus folder; raises CorpusError unless it is laid out as published."""
+    if not (corpus_dir / "quran.json").is_file():
+        raise corpus_error(corpus_dir, INFO)
+    return list_audio(corpus_dir, "*/*.mp3", _VERSE, info=INFO)
+
+
+def text_key(text: str) -> str:
+    """Consonant skeleton of a verse: texts that differ only in how a vowel, a hamza or a pause is written agree.
+
+    Coarser than every text profile, so that splits made with it are disjoint under each of them.
+    """
+    bare = normalise(text, "none", quran=True)
+    return _WEAK.sub("", bare.replace("ة", "ه"))
+
+
+def split_of(key: str, seed: int) -> str:
+    """Split of a text, from its key and the seed alone: the same whichever other verses are there."""
+    place = hash_fraction(key, seed)
+    for split, share in SHARES.items():
+        if place < share:
+            return split
+        place -= share
+    return "test"
+
+
+def hash_fraction(key: str, seed: int, purpose: str = "split") -> float:
+    """A number in [0, 1) drawn from a hash of a key, a seed and what it is for."""
+    digest = hashlib.sha256(f"{purpose}/{seed}/{key}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _read_texts(path: Path) -> dict[tuple[int, int], str]:
+    try:
+        return {
+            (int(surah), int(verse["verse"])): verse["text"]
+            for surah, verses in read_json(path).items()
+            for verse in verses
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorpusError(
+            f'{path}: expected {{"<surah>": [{{"chapter", "verse", "text"}}, ...]}}: {error!r}'
+        ) from error
+
+
+def _speaker(source: str) -> str:
+    """Reciter of a source. Folders of one reciter at several bit rates are one speaker."""
+    reciter = _BIT_RATE.sub("", source.split("/")[0])
+    return "everyayah_" + re.sub(r"[^0-9A-Za-z_.]", "_", reciter)
+
+
+def _utt_id(source: str) -> str:
+    folder, name = source.split("/")
+    rate = _BIT_RATE.search(folder)
+    middle = f"{rate[1]}-" if rate else ""
+    return f"{_speaker(source)}-{middle}{Path(name).stem}"
+
+
+def _split_reciters(speakers: set[str], seed: int) -> dict[str, set[str]]:
+    """The splits that each reciter's verses may go to.
+
+    One reciter serves all splits. Of two, the second is held out for dev and test; of more, about a tenth each.
+    """
+    order = sorted(speakers, key=lambda speaker: (hashlib.sha256(f"{seed}/{speaker}".encode()).hexdigest(), speaker))
+    if len(order) == 1:
+        return {order[0]: set(SHARES)}
+    if len(order) == 2:
+        return {order[0]: {"train"}, order[1]: {"dev", "test"}}
+    held = max(1, round(0.1 * len(order)))
+    return {
+        speaker: {"test"} if place < held else {"dev"} if place < 2 * held else {"train"}
+        for place, speaker in enumerate(order)
+    }

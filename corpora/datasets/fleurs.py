@@ -1,0 +1,87 @@
+"""FLEURS, ar_eg: sentences of Wikipedia read aloud by Egyptians (CC BY 4.0).
+
+    <corpus>/ar_eg/{train,dev,test}/*.wav and metadata/ar_eg/{train,dev,test}.tsv
+    or, as on the publisher's page,  ar_eg/audio/{train,dev,test}.tar.gz and ar_eg/{train,dev,test}.tsv
+
+Seven tab-separated columns without a header. Speakers are not named: every utterance counts as its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from corpora.prepare.columns import read_rows
+from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.prepare.preparation import Item, Preparation
+from corpora.registry import CorpusInfo
+from corpora.tables import safe_id
+
+INFO = CorpusInfo(
+    name="fleurs",
+    title="FLEURS, Arabic (Egypt)",
+    tasks=("asr",),
+    hours=None,
+    licence="CC BY 4.0",
+    access="open",
+    by_hand="fetch the configuration ar_eg of the data set google/fleurs from Hugging Face",
+    layout="ar_eg/{train,dev,test}/*.wav and metadata/ar_eg/{train,dev,test}.tsv (7 columns, no header)",
+    published={"train": 2104, "dev": 295, "test": 428},
+)
+SPLITS = ("train", "dev", "test")
+COLUMNS = ("id", "filename", "raw", "normalised", "chars", "nsamples", "gender")
+
+
+def prepare(
+    corpus_dir: Path,
+    out_dir: Path,
+    *,
+    jobs: int = 1,
+    text_profile: str = "leaderboard",
+    text_column: str = "raw",
+    language: str = "ar_eg",
+) -> None:
+    """Write `<out_dir>/{train,dev,test}`, those that are there.
+
+    Archives are unpacked into `<out_dir>/unpacked`.  text_column: raw or normalised.  language: the configuration.
+    Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
+    """
+    if text_column not in ("raw", "normalised"):
+        raise CorpusError(f"text_column {text_column!r} is neither raw nor normalised")
+    lists = {split: own for split in SPLITS if (own := _list(corpus_dir, language, split))}
+    if not lists:
+        raise corpus_error(corpus_dir, INFO)
+    root, folders = _audio(corpus_dir, out_dir, language, list(lists))
+    work = Preparation(INFO, root, out_dir, jobs=jobs, text_profile=text_profile)
+    for split, path in lists.items():
+        work.add(split, _items(work, path, folders[split], text_column, language))
+    work.write(INFO.published if language == "ar_eg" else {})
+
+
+def _list(corpus_dir: Path, language: str, split: str) -> Path | None:
+    places = (corpus_dir / "metadata" / language, corpus_dir / language, corpus_dir)
+    return next((path for folder in places if (path := folder / f"{split}.tsv").is_file()), None)
+
+
+def _audio(corpus_dir: Path, out_dir: Path, language: str, splits: list[str]) -> tuple[Path, dict[str, str]]:
+    """The folder that all recordings lie in, and each split's folder inside it."""
+    from corpora.download import unpack_once  # it knows every corpus that can be fetched, so it is not imported above
+
+    for parent in (corpus_dir / language, corpus_dir / language / "audio", corpus_dir / "audio", corpus_dir):
+        if all((parent / split).is_dir() for split in splits):
+            return corpus_dir, {split: (parent / split).relative_to(corpus_dir).as_posix() for split in splits}
+    for parent in (corpus_dir / language / "audio", corpus_dir / "audio"):
+        archives = [parent / f"{split}.tar.gz" for split in splits]
+        if all(archive.is_file() for archive in archives):
+            for split, archive in zip(splits, archives, strict=True):
+                unpack_once(archive, out_dir / "unpacked" / split, strip=1)
+            return out_dir / "unpacked", {split: split for split in splits}
+    expected = f"the recordings of {', '.join(splits)} in {language}/<split>/ or {language}/audio/<split>.tar.gz"
+    raise corpus_error(corpus_dir, INFO, expected)
+
+
+def _items(work: Preparation, path: Path, folder: str, text_column: str, language: str) -> Iterator[Item]:
+    for row in read_rows(path, COLUMNS, delimiter="\t", quoted=False, header=None, bad=work.bad):
+        utt_id = f"fleurs-{row['id']}-{safe_id(Path(row['filename']).stem)}"
+        source = f"{folder}/{row['filename']}"
+        yield Item(utt_id, utt_id, source, row.where, row[text_column], language=language.split("_")[0])

@@ -1,0 +1,120 @@
+"""GALE Arabic broadcasts (LDC): conversations and news with transcripts in tab-separated tables.
+
+    <corpus>/**/<recording>.{wav,flac} and <corpus>/**/*.tdf
+
+A table has three lines before its 13 columns. The publisher gives no split: recordings that `test_list` or `dev_list`
+name go there, the others train.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from corpora.prepare.columns import read_lines, seconds
+from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.prepare.preparation import Item, Preparation
+from corpora.registry import CorpusInfo
+from corpora.tables import safe_id
+
+INFO = CorpusInfo(
+    name="gale",
+    title="GALE Phase 2 Arabic broadcast conversations and news (LDC)",
+    tasks=("asr", "ssl"),
+    hours=None,
+    licence="LDC",
+    access="paid",
+    by_hand="order speech LDC2013S02, LDC2013S07, LDC2014S07 and transcripts LDC2013T04, LDC2013T17, LDC2014T17",
+    layout="**/<recording>.wav or .flac, and **/*.tdf",
+)
+COLUMNS = (
+    "recording", "channel", "start", "end", "speaker", "gender", "dialect", "text", "section", "turn", "segment",
+    "section_type", "su_type",
+)  # fmt: skip
+_HEADER_LINES = 3
+_NO_SPEAKER = "no speaker"
+_TAG = re.compile(r"<[^<>]*>")
+
+
+def prepare(
+    corpus_dir: Path,
+    out_dir: Path,
+    *,
+    jobs: int = 1,
+    text_profile: str = "mgb",
+    test_list: Path | None = None,
+    dev_list: Path | None = None,
+) -> None:
+    """Write `<out_dir>/train`, and `dev` and `test` where their lists are given.
+
+    test_list, dev_list: text files with the name of a recording a line, with or without its suffix.
+    Raises CorpusError for another layout or a listed recording that has no transcript, TooManyBadFiles past the limit.
+    """
+    tables = sorted(path for path in corpus_dir.rglob("*.tdf") if not path.name.startswith("."))
+    sources = _recordings(corpus_dir)
+    if not tables or not sources:
+        raise corpus_error(corpus_dir, INFO)
+    chosen = {split: _read_list(path) for split, path in (("dev", dev_list), ("test", test_list)) if path}
+    if both := sorted(chosen.get("dev", {}).keys() & chosen.get("test", {}).keys()):
+        raise CorpusError(f"{chosen['dev'][both[0]]}: {both[0]} is in the test list too, {chosen['test'][both[0]]}")
+    work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs, text_profile=text_profile)
+    items: dict[str, list[Item]] = {split: [] for split in ("train", *chosen)}
+    seen = set()
+    for table in tables:
+        for recording, item in _items(work, table, sources):
+            seen.add(recording)
+            split = next((name for name, own in chosen.items() if recording in own), "train")
+            items[split].append(item)
+    for own in chosen.values():
+        if unknown := [recording for recording in own if recording not in seen]:
+            raise CorpusError(f"{own[unknown[0]]}: no transcript names the recording {unknown[0]}")
+    for split, own in items.items():
+        work.add(split, own)
+    work.write()
+
+
+def _name(recording: str) -> str:
+    """A recording's name without suffix and without the asterisk that some tables put before it."""
+    name = recording.replace("*", "").strip().rsplit("/", 1)[-1]
+    return re.sub(r"\.(sph|wav|flac)$", "", name, flags=re.IGNORECASE)
+
+
+def _recordings(corpus_dir: Path) -> dict[str, str]:
+    sources: dict[str, str] = {}
+    for path in sorted(corpus_dir.rglob("*")):
+        if path.suffix.lower() not in (".wav", ".flac") or path.name.startswith("."):
+            continue
+        source = path.relative_to(corpus_dir).as_posix()
+        if path.stem in sources:
+            raise CorpusError(f"{path}: a recording of this name is there twice, also as {sources[path.stem]}")
+        sources[path.stem] = source
+    return sources
+
+
+def _read_list(path: Path) -> dict[str, str]:
+    return {_name(line): where for where, line in read_lines(path)}
+
+
+def _items(work: Preparation, table: Path, sources: Mapping[str, str]) -> Iterator[tuple[str, Item]]:
+    """(recording, item) of every line that has a speaker."""
+    for number, (where, line) in enumerate(read_lines(table, strip=False, empty=True)):
+        if number < _HEADER_LINES or not line.strip():
+            continue
+        fields = [field.strip() for field in line.split("\t")]
+        if len(fields) != len(COLUMNS):
+            names = ", ".join(COLUMNS)
+            work.bad(where, f"expected {len(COLUMNS)} tab-separated columns ({names}), found {len(fields)}")
+            continue
+        row = dict(zip(COLUMNS, fields, strict=True))
+        if row["speaker"] == _NO_SPEAKER:
+            continue
+        start, end = seconds(where, row["start"], work.bad), seconds(where, row["end"], work.bad)
+        if start is None or end is None:
+            continue
+        recording = _name(row["recording"])
+        speaker = f"gale_{safe_id(recording)}_{safe_id(row['speaker'] or 'unknown')}"
+        utt_id = f"{speaker}-{round(start * 100):07d}-{round(end * 100):07d}"
+        text = _TAG.sub(" ", row["text"].replace("*", ""))
+        source = sources.get(recording, f"{recording}.wav")
+        yield recording, Item(utt_id, speaker, source, where, text, start, end)

@@ -1,0 +1,94 @@
+"""MASC: about 1,000 hours of videos in Arabic and its dialects, with the subtitles of their makers.
+
+    <corpus>/audios/<video>.wav, subtitles/<video>.ar.vtt
+    <corpus>/subsets/{clean,noisy}_train.csv, subsets/{clean,noisy}_{dev,test}_meta.csv
+
+A video's cues are its utterances and the video is the speaker. The lists may have a header; without one the order of
+the columns is not confirmed, so it is an option.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from corpora.files import BadFileTally
+from corpora.prepare.columns import read_rows
+from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.prepare.preparation import Item, Preparation
+from corpora.prepare.subtitles import read_cues
+from corpora.registry import CorpusInfo
+from corpora.tables import safe_id
+
+INFO = CorpusInfo(
+    name="masc",
+    title="MASC: Massive Arabic Speech Corpus",
+    tasks=("asr", "ssl"),
+    hours=1000,
+    licence="the publisher's; the videos are their makers'",
+    access="form",
+    by_hand="register at IEEE DataPort and fetch 'MASC: Massive Arabic Speech Corpus'",
+    layout="audios/<video>.wav, subtitles/<video>.ar.vtt, subsets/{clean,noisy}_{train,dev_meta,test_meta}.csv",
+)
+LISTS = {
+    f"{quality}_{split}": f"subsets/{quality}_{split}{'' if split == 'train' else '_meta'}.csv"
+    for split in ("train", "dev", "test")
+    for quality in ("clean", "noisy")
+}
+COLUMNS = (
+    "video_id", "category", "video_duration", "channel_id", "country", "dialect", "gender", "transcript_duration"
+)  # fmt: skip
+
+_NUMBER = re.compile(r"^\s*\d+\]\s*")  # some subtitles number their lines
+
+
+def prepare(
+    corpus_dir: Path,
+    out_dir: Path,
+    *,
+    jobs: int = 1,
+    text_profile: str = "leaderboard",
+    columns: tuple[str, ...] = COLUMNS,
+    subtitles: str = "subtitles/{video}.ar.vtt",
+) -> None:
+    """Write `<out_dir>/{clean,noisy}_{train,dev,test}`, those whose lists are there.
+
+    columns: the order in lists without a header; video_id and dialect are used.  subtitles: where a video's are.
+    Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines, subtitles or recordings.
+    """
+    root = corpus_dir / "masc" if (corpus_dir / "masc").is_dir() else corpus_dir
+    lists = {split: root / name for split, name in LISTS.items() if (root / name).is_file()}
+    if not lists or not (root / "audios").is_dir():
+        raise corpus_error(corpus_dir, INFO)
+    if missing := {"video_id", "dialect"} - set(columns):
+        raise CorpusError(f"columns={','.join(columns)}: lacks {', '.join(sorted(missing))}")
+    work = Preparation(INFO, root, out_dir, jobs=jobs, text_profile=text_profile)
+    videos = work.tally("files of subtitles")
+    for split, path in lists.items():
+        work.add(split, _items(work, path, columns, subtitles, videos))
+    work.write()
+
+
+def _items(
+    work: Preparation, path: Path, columns: tuple[str, ...], subtitles: str, videos: BadFileTally
+) -> Iterator[Item]:
+    for row in read_rows(path, columns, header=None, required=("video_id", "dialect"), bad=work.bad):
+        video = row["video_id"]
+        videos.total += 1
+        if "/" in video or not video:
+            work.bad(row.where, f"expected the id of a video, found {video!r}")
+            continue
+        file = work.corpus_dir / subtitles.format(video=video)
+        try:
+            cues = read_cues(file, work.bad)
+        except CorpusError as error:
+            videos.skip(file, f"{error} (named by {row.where})")
+            continue
+        speaker = f"masc_{safe_id(video)}"
+        dialect = "_".join(row["dialect"].split()) or "unknown"
+        for cue in cues:
+            utt_id = f"{speaker}-{round(cue.start * 100):07d}-{round(cue.end * 100):07d}"
+            text = _NUMBER.sub("", cue.text)
+            source = f"audios/{video}.wav"
+            yield Item(utt_id, speaker, source, cue.where, text, cue.start, cue.end, dialect=dialect)

@@ -1,0 +1,72 @@
+"""MGB-2: about 1,200 hours of Al Jazeera broadcasts in Arabic with aligned captions.
+
+    <corpus>/train/wav/<GUID>.wav, train/xml/{utf8,bw}/<GUID>.xml
+    <corpus>/{dev,test}/wav/<GUID>.wav and the texts, segments and id lists of the publisher, Lhotse, Kaldi or ESPnet
+
+The metric is the word error rate on dev and test, speech of one speaker at a time; where two speak at once is in
+dev_overlap and test_overlap.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from corpora.datasets._mgb import add_scored_set, check_script, training_items
+from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.prepare.preparation import Preparation
+from corpora.registry import CorpusInfo
+
+INFO = CorpusInfo(
+    name="mgb2",
+    title="MGB-2: Arabic broadcasts of Al Jazeera",
+    tasks=("asr", "ssl"),
+    hours=1200,
+    licence="the publisher's, for research",
+    access="form",
+    by_hand="fill in the form at arabicspeech.org/mgb2, then fetch train, dev and test",
+    layout="train/wav/<GUID>.wav, train/xml/utf8/<GUID>.xml (or bw/), {dev,test}/wav/ with text and segments",
+    published={"train": 375103, "dev": 5002, "dev_overlap": 840, "test": 5365, "test_overlap": 290},
+)
+MAX_WMER = 80.0
+
+
+def prepare(
+    corpus_dir: Path,
+    out_dir: Path,
+    *,
+    jobs: int = 1,
+    text_profile: str = "mgb",
+    max_wmer: float = MAX_WMER,
+    script: str = "auto",
+) -> None:
+    """Write `<out_dir>/{train,dev,dev_overlap,test,test_overlap}`, those whose folders are there.
+
+    max_wmer: training segments whose captions match worse (%) are excluded; the published count is that of 80.
+    script: utf8, bw (Buckwalter), or auto: what is there, UTF-8 first.
+    Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
+    """
+    check_script(script)
+    folders = {name: corpus_dir / name for name in ("train", "dev", "test") if (corpus_dir / name).is_dir()}
+    if not folders:
+        raise corpus_error(corpus_dir, INFO)
+    work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs, text_profile=text_profile)
+    if "train" in folders:
+        own, files = _transcripts(folders["train"] / "xml", script)
+        items = training_items(work, "train", files, "train/wav", script=own, max_wmer=max_wmer, jobs=jobs)
+        work.add("train", items)
+    for name in ("dev", "test"):
+        if name in folders:
+            add_scored_set(work, name, folders[name], script=script)
+    work.write({name: count for name, count in INFO.published.items() if name != "train" or max_wmer == MAX_WMER})
+
+
+def _transcripts(folder: Path, script: str) -> tuple[str, list[Path]]:
+    """The script of the transcripts that are used, and their files."""
+    names = ("utf8", "bw") if script == "auto" else (script,)
+    for name in names:
+        files = sorted((folder / name).glob("*.xml"))
+        if files:
+            return name, files
+    expected = " or ".join(f"{name}/<GUID>.xml" for name in names)
+    found = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
+    raise CorpusError(f"{folder}: expected {expected}; found {found or 'nothing'}")

@@ -1,0 +1,123 @@
+"""NADI 2025 and Casablanca as dialect identification: the country of an utterance, eight countries.
+
+    <corpus>/<Country>/{validation,test}-*.parquet                           Casablanca: the folder is the label
+    <corpus>/[data/]{train,adaptation,validation,dev,test}-*.parquet         NADI 2025: a column is the label
+
+Casablanca has no training part: its validation part is divided into train and dev here, seeded. The programme of an
+utterance is read from its id by a configurable pattern; neither publisher documents one, so the default takes every
+utterance as its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from corpora.datasets._dialect import check_dialect, write_splits
+from corpora.datasets.everyayah import hash_fraction
+from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.prepare.parquet import read_parquet, store_audio
+from corpora.prepare.preparation import Item, Preparation
+from corpora.registry import CorpusInfo
+
+COUNTRIES = ("Algeria", "Egypt", "Jordan", "Mauritania", "Morocco", "Palestine", "UAE", "Yemen")
+INFO = CorpusInfo(
+    name="nadi",
+    title="NADI 2025 / Casablanca as dialect identification: eight countries",
+    tasks=("did",),
+    hours=48,
+    licence="CC BY-NC-ND 4.0",
+    access="form",
+    by_hand="accept the terms of UBC-NLP/Casablanca or of the NADI 2025 data, fetch the Parquet files",
+    layout="<Country>/{validation,test}-*.parquet, or {train,validation,test}-*.parquet with a country column",
+)
+SPLIT_OF = {"train": "train", "adaptation": "train", "validation": "dev", "valid": "dev", "dev": "dev", "test": "test"}
+DEV_SHARE = 0.2  # of the validation part, where there is no training part
+
+_FILE = re.compile(r"(?P<part>[a-z]+)(?:-\d+-of-\d+)?(?:-[0-9a-f]+)?\.parquet", re.IGNORECASE)
+
+
+def prepare(
+    corpus_dir: Path,
+    out_dir: Path,
+    *,
+    seed: int = 0,
+    jobs: int = 1,
+    shared: str = "drop",
+    country_column: str = "country",
+    id_column: str = "seg_id",
+    programme: str = "(?P<programme>.+)",
+    countries: tuple[str, ...] = COUNTRIES,
+) -> None:
+    """Write `<out_dir>/{train,dev,test}` with `utt2dialect`, and the clips as files below `<out_dir>/audio`.
+
+    country_column: the label, where no folder is.  id_column: the utterance's id; rows are numbered where there is no
+    such column.  programme: regular expression of an id with the group `programme`.  countries: the labels.
+    shared: see `corpora.datasets._dialect.write_splits`.  seed: of the division of the validation part.
+    Raises CorpusError for a folder of another layout, with file and row for a row that cannot be used.
+    """
+    pattern = re.compile(programme)
+    if "programme" not in pattern.groupindex:
+        raise CorpusError(f"{INFO.name}: programme={programme!r} has no group (?P<programme>...)")
+    files = _files(corpus_dir, countries)
+    clips = out_dir / "audio" / "clips"
+    work = Preparation(INFO, clips, out_dir, jobs=jobs)  # the clips in the Parquet files are its recordings
+    items: dict[str, list[Item]] = {}
+    for path, part, country in tqdm(files, desc=f"{INFO.name} clips", unit="file", mininterval=0.5):
+        own = items.setdefault(SPLIT_OF[part], [])
+        columns = ["audio"] if country else ["audio", country_column]
+        for number, (where, row) in enumerate(read_parquet(path, columns, optional=[id_column]), 1):
+            dialect = check_dialect(where, country or str(row[country_column]), countries)
+            utt_id = _utt_id(row.get(id_column), path, number)
+            found = pattern.fullmatch(utt_id)
+            if not found:
+                raise CorpusError(f"{where}: expected an id like {pattern.pattern}, found {utt_id!r}")
+            try:
+                clip = store_audio(row["audio"], clips / dialect / part / utt_id)
+            except CorpusError as error:
+                work.bad(where, str(error))
+                continue
+            # numbers and short names repeat between countries
+            owner = f"{dialect}-{found['programme']}"
+            source = clip.relative_to(clips).as_posix()
+            own.append(Item(f"{dialect}-{utt_id}", owner, source, where, dialect=dialect))
+    if "train" not in items:
+        items = dict(_divide(items, seed))
+    write_splits(work, items, shared=shared)
+
+
+def _files(corpus_dir: Path, countries: tuple[str, ...]) -> list[tuple[Path, str, str]]:
+    """(file, part, country or "") of every Parquet file that is named as published."""
+    found = []
+    for path in sorted(corpus_dir.glob("*/*.parquet")) + sorted(corpus_dir.glob("*.parquet")):
+        match = _FILE.fullmatch(path.name)
+        part = match["part"].lower() if match else ""
+        folder = "" if path.parent == corpus_dir or path.parent.name == "data" else path.parent.name
+        if part not in SPLIT_OF:
+            raise CorpusError(f"{path}: expected a name like <{' or '.join(SPLIT_OF)}>-00000-of-00001.parquet")
+        if folder and folder not in countries:
+            raise CorpusError(f"{path.parent}: expected a folder {', '.join(countries)} or data, found {folder}")
+        found.append((path, part, folder))
+    if not found:
+        raise corpus_error(corpus_dir, INFO)
+    return found
+
+
+def _utt_id(value: object, path: Path, number: int) -> str:
+    """The row's id with only characters that a file name may hold; its number where it has none."""
+    name = str(value).strip() if value is not None else ""
+    return re.sub(r"[^\w.-]", "_", name) if name.strip(".") else f"{path.stem}-{number:06d}"
+
+
+def _divide(items: dict[str, list[Item]], seed: int) -> Iterator[tuple[str, list[Item]]]:
+    """Train and dev out of dev by a hash of the programme, so that neither order nor other utterances matter."""
+    held = [hash_fraction(item.speaker, seed, INFO.name) < DEV_SHARE for item in items.get("dev", ())]
+    if held:
+        yield "train", [item for item, dev in zip(items["dev"], held, strict=True) if not dev]
+        yield "dev", [item for item, dev in zip(items["dev"], held, strict=True) if dev]
+    for split, own in items.items():
+        if split != "dev":
+            yield split, own

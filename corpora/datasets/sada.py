@@ -1,0 +1,77 @@
+"""SADA: 668 hours of Saudi television in Saudi and other dialects.
+
+    <corpus>/{train,valid,test}.csv and the recordings, at the path of the column FileName
+
+Known from one third-party script: the names of the lists and of the columns are options. What nobody understood is
+tagged "غير واضح"; such a line cannot be scored (142 of the 6,189 of test) and is excluded, with its number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from corpora.prepare.columns import read_rows, seconds
+from corpora.prepare.ingest import corpus_error
+from corpora.prepare.preparation import Item, Preparation
+from corpora.registry import CorpusInfo
+from corpora.tables import safe_id
+
+INFO = CorpusInfo(
+    name="sada",
+    title="SADA: Saudi Audio Dataset for Arabic",
+    tasks=("asr", "ssl"),
+    hours=668,
+    licence="CC BY-NC-SA 4.0",
+    access="open",
+    by_hand="fetch the data set sdaiancai/sada2022 from Kaggle",
+    layout="{train,valid,test}.csv (FileName, SegmentID, SegmentStart, SegmentEnd, ProcessedText, ...) and audio",
+    published={"test": 6189 - 142},
+)
+SPLITS = ("train", "valid", "test")
+UNCLEAR = "غير واضح"
+
+
+def prepare(
+    corpus_dir: Path,
+    out_dir: Path,
+    *,
+    jobs: int = 1,
+    text_profile: str = "leaderboard",
+    lists: tuple[str, ...] = SPLITS,
+    text_column: str = "ProcessedText",
+    dialect_column: str = "SpeakerDialect",
+    unclear: str = UNCLEAR,
+) -> None:
+    """Write `<out_dir>/{train,dev,test}`, those whose lists are there.
+
+    lists: names of the training, dev and test list.  unclear: the tag of speech that nobody understood.
+    Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
+    """
+    files = dict(zip(("train", "dev", "test"), (corpus_dir / f"{name}.csv" for name in lists), strict=True))
+    files = {split: path for split, path in files.items() if path.is_file()}
+    if not files:
+        raise corpus_error(corpus_dir, INFO)
+    work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs, text_profile=text_profile)
+    for split, path in files.items():
+        work.add(split, _items(work, split, path, text_column, dialect_column, unclear))
+    work.write()
+
+
+def _items(
+    work: Preparation, split: str, path: Path, text_column: str, dialect_column: str, unclear: str
+) -> Iterator[Item]:
+    columns = ("FileName", "SegmentID", "SegmentStart", "SegmentEnd", text_column, "Speaker", dialect_column)
+    for row in read_rows(path, columns, bad=work.bad):
+        start = seconds(row.where, row["SegmentStart"], work.bad)
+        end = seconds(row.where, row["SegmentEnd"], work.bad)
+        if start is None or end is None:
+            continue
+        # Speakers are numbered within a programme: two programmes' "1" are two people.
+        speaker = f"sada_{safe_id(row['FileName'])}_{safe_id(row['Speaker'] or 'unknown')}"
+        utt_id = f"{speaker}-{safe_id(row['SegmentID'])}"
+        if unclear and unclear in row[text_column]:
+            work.exclude(split, utt_id, row.where, f"cannot be scored: {unclear}")
+            continue
+        dialect = "_".join(row[dialect_column].split()) or "unknown"
+        yield Item(utt_id, speaker, row["FileName"], row.where, row[text_column], start, end, dialect=dialect)

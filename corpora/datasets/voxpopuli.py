@@ -1,0 +1,81 @@
+"""VoxPopuli, the transcribed part, through Lhotse's recipe: speeches in the European Parliament (CC0).
+
+<corpus>/raw_audios/<language>/<year>/<session>_<language>.ogg
+<corpus>/**/asr_<language>.tsv.gz      columns between `|`: session_id, start_time, end_time, split, speaker_id, ...
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from corpora.prepare.columns import seconds
+from corpora.prepare.from_lhotse import read_manifests, write_manifests
+from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.prepare.preparation import Preparation
+from corpora.registry import CorpusInfo
+
+INFO = CorpusInfo(
+    name="voxpopuli",
+    title="VoxPopuli, transcribed: the European Parliament in sixteen languages",
+    tasks=("asr", "ssl"),
+    hours=543,
+    licence="CC0 (audio: the European Parliament's legal notice)",
+    access="open",
+    by_hand="raw audio with the tools at github.com/facebookresearch/voxpopuli; put asr_en.tsv.gz beside raw_audios",
+    layout="raw_audios/<language>/<year>/*.ogg, asr_<language>.tsv.gz",
+    languages=("en",),
+)
+COLUMNS = ("session_id", "start_time", "end_time", "split", "speaker_id", "gender", "normed_text", "original_text")
+SPLITS = ("train", "dev", "test")
+
+
+def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, language: str = "en") -> None:
+    """Write `<out_dir>/{train,dev,test}` with `segments`, normalised text.
+
+    language: of the transcribed part, as the publisher abbreviates it.
+    Raises CorpusError with file and line for a list of another form, TooManyBadFiles past the limit.
+    """
+    name = f"asr_{language}.tsv.gz"
+    lists = sorted(corpus_dir.rglob(name)) if corpus_dir.is_dir() else []
+    if not lists or not (corpus_dir / "raw_audios" / language).is_dir():
+        raise corpus_error(corpus_dir, INFO, f"raw_audios/{language}/ and {name}")
+    from lhotse.recipes.voxpopuli import prepare_voxpopuli
+
+    listed = _check_list(lists[0])
+    work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    # Lhotse fetches the list from the network unless it finds it in its own output folder.
+    with TemporaryDirectory(dir=out_dir, prefix=".lhotse-") as folder:
+        shutil.copy(lists[0], Path(folder) / name)
+        manifests = read_manifests(work, lambda: prepare_voxpopuli(corpus_dir, folder, task="asr", lang=language))
+        write_manifests(work, manifests, {split: split for split in SPLITS}, language=language, listed=listed)
+
+
+def _check_list(path: Path) -> dict[str, int]:
+    """Lines of each split; CorpusError for a list that is damaged, lacks a column, or holds what is no time."""
+    count = dict.fromkeys(SPLITS, 0)
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, delimiter="|")
+            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+            if missing:
+                found = ", ".join(reader.fieldnames or ()) or "an empty file"
+                raise CorpusError(f"{path}:1: expected the columns {', '.join(COLUMNS)}; found {found}")
+            for row in reader:
+                number = reader.line_num
+                where = f"{path}:{number}"
+                if None in row or None in row.values():
+                    raise CorpusError(f"{where}: expected {len(reader.fieldnames)} fields")
+                if row["split"] in count:
+                    start, end = (seconds(where, row[column]) for column in ("start_time", "end_time"))
+                    if not start < end:
+                        raise CorpusError(f"{where}: from {start:g} to {end:g} s holds no audio")
+                    count[row["split"]] += 1
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise CorpusError(f"{path}:{number + 1}: cannot be read: {error}") from error
+    return count

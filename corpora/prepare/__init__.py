@@ -1,0 +1,1 @@
+"""From a publisher's files to data directories: readers, conversion, checks."""

@@ -1,0 +1,1 @@
+"""The data that recipes assemble: self-supervised mix, open_arabic, mini."""

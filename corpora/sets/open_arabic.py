@@ -1,0 +1,237 @@
+"""The `open_arabic` recipe's data: four public corpora, one bilingual self-supervised set, ASR and SER.
+
+    <out>/ssl/{train,dev}                               keywords, verses and English digits; utt2lang ar|en; train
+                                                        also at other speeds
+    <out>/asr/{train,dev,test_keywords,test_quran}      keyword strings and verses, text in one profile
+    <out>/ser/fold<k>/{train,dev,test}                  BAVED
+    <out>/traits/{speaker,language}/{train,test}        single words, for `python -m downstream traits`
+    <out>/{summary.json,skipped.tsv}                    hours of every set; files that were left out, with reasons
+
+The self-supervised data holds nothing of any task's dev or test: it is drawn from the training speakers of Arabic
+Speech Commands, the training texts of EveryAyah and the training part of Free Spoken Digits; BAVED, which is scored
+by folds, stays out. `prepare` proves it by file and by content before it ends. The trait sets are no task: most of
+their recordings are in the self-supervised set too, without speaker or language for a label.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from corpora.audio import SAMPLE_RATE
+from corpora.datadir import Utterance, read_datadir, write_datadir
+from corpora.datasets import arabic_speech_commands, baved, everyayah, free_spoken_digits
+from corpora.datasets._emotion import Clip
+from corpora.datasets._folds import FOLDS, write_folds
+from corpora.datasets.everyayah import Verse
+from corpora.files import BadFileTally, write_json, write_text
+from corpora.prepare.ingest import CorpusError
+from corpora.prepare.sources import Provenance, check_isolation, write_sources
+from corpora.prepare.word_strings import Word, plan_strings, render_strings, string_sources
+from corpora.sets.speed import check_factor, perturb, perturbed_sources, prefix
+from corpora.sets.traits import language_sets, speaker_sets, write_sets
+
+CORPORA = (arabic_speech_commands, baved, everyayah, free_spoken_digits)
+TEXT_PROFILE = "mgb"
+SSL_DEV_SHARE = 0.04
+# Longer than the ASR strings: a masked span of 200 ms needs words around it.
+SSL_WORDS_PER_STRING = (3, 8)
+
+_log = logging.getLogger(__name__)
+
+
+def prepare(
+    out_dir: Path,
+    *,
+    sources: Mapping[str, Path],
+    seed: int = 0,
+    jobs: int = 1,
+    folds: int = FOLDS,
+    text_profile: str = TEXT_PROFILE,
+    ssl_speeds: Sequence[float] = (),
+) -> None:
+    """Write all data directories of the recipe.
+
+    sources: the corpus folders, keyed ARABIC_SPEECH_COMMANDS, BAVED, EVERYAYAH, FREE_SPOKEN_DIGITS.
+    ssl_speeds: the self-supervised training set once more at each of these speeds (`corpora.sets.speed`).
+    Raises CorpusError for a folder that is not named or of another layout, TooManyBadFiles past the limit of bad
+    files in one corpus, LeakError if a scored recording were in the self-supervised data.
+    """
+    for speed in ssl_speeds:
+        check_factor(speed)
+    missing = [corpus.INFO.variable for corpus in CORPORA if not sources.get(corpus.INFO.variable)]
+    if missing:
+        raise CorpusError(
+            f"no folder is named for {', '.join(missing)}: set {'= and '.join(missing)}= in egs/open_arabic/db.sh (or "
+            f"in the environment) to the folder that holds the corpus, or to 'downloads' to fetch it"
+        )
+    folder = {corpus.INFO.name: Path(sources[corpus.INFO.variable]) for corpus in CORPORA}
+    audio = {corpus.INFO.name: out_dir / "audio" / corpus.INFO.name for corpus in CORPORA}
+    keywords, keyword_tally = arabic_speech_commands.read_words(
+        folder["arabic_speech_commands"], audio["arabic_speech_commands"], jobs=jobs, text_profile=text_profile
+    )
+    verses, verse_tally = everyayah.read_verses(
+        folder["everyayah"], audio["everyayah"], seed=seed, jobs=jobs, text_profile=text_profile
+    )
+    digits, digit_tally = free_spoken_digits.read_words(
+        folder["free_spoken_digits"], audio["free_spoken_digits"], jobs=jobs
+    )
+    clips, clip_tally = baved.read_clips(folder["baved"], audio["baved"], jobs=jobs)
+
+    spoken = {split: [verse for verse in verses if verse.split == split] for split in everyayah.SHARES}
+    summary = _write_ssl(out_dir, keywords["train"], spoken["train"], digits["train"], ssl_speeds, seed, jobs)
+    summary |= _write_asr(out_dir, keywords, spoken, seed, jobs)
+    summary |= _write_ser(out_dir, clips, folds, seed)
+    scored = [out_dir / name for name in summary if name.split("/")[-1] != "train" and not name.startswith("ssl/")]
+    check_isolation([out_dir / "ssl/train", out_dir / "ssl/dev", out_dir / "asr/train"], scored)
+    traits = write_traits(out_dir, keywords, digits, seed)
+    _write_skipped(out_dir, [keyword_tally, verse_tally, digit_tally, clip_tally])
+    told = {"seed": seed, "text_profile": text_profile, "folds": folds, "sets": summary, "traits": traits}
+    write_json(out_dir / "summary.json", told)
+    for name, entry in summary.items():
+        _log.info("%-22s %5d utterances  %3d speakers  %.3f h", name, *list(entry.values())[:3])
+
+
+def write_traits(
+    out_dir: Path, keywords: Mapping[str, Sequence[Word]], digits: Mapping[str, Sequence[Word]], seed: int
+) -> dict[str, dict[str, int]]:
+    """Speaker identification on the keywords, Arabic against English digits; recordings of every set."""
+    arabic = [word for own in keywords.values() for word in own]
+    english = [word for own in digits.values() for word in own]
+    sets = {
+        "speaker": speaker_sets(arabic, "ar", seed=seed),
+        "language": language_sets({"ar": arabic, "en": english}, seed=seed),
+    }
+    return {name: write_sets(out_dir / "traits", name, own) for name, own in sets.items()}
+
+
+@dataclass
+class _Set:
+    """The utterances of a data directory and the recordings that they were made from."""
+
+    utterances: list[Utterance] = field(default_factory=list)
+    sources: list[Provenance] = field(default_factory=list)
+
+    def __add__(self, other: _Set) -> _Set:
+        return _Set(self.utterances + other.utterances, self.sources + other.sources)
+
+
+def _write_asr(
+    out_dir: Path, keywords: Mapping[str, list[Word]], verses: Mapping[str, list[Verse]], seed: int, jobs: int
+) -> dict[str, dict]:
+    """Keyword strings and verses together in train and dev, apart in the two test sets."""
+    strings = {}
+    for split, words in keywords.items():
+        plan = plan_strings(
+            words,
+            sizes=arabic_speech_commands.WORDS_PER_STRING,
+            passes=arabic_speech_commands.PASSES[split],
+            seed=seed,
+            tag="k",
+        )
+        folder = out_dir / "audio" / f"keywords_{split}"
+        strings[split] = _Set(
+            render_strings(plan, folder, jobs=jobs, language="ar"),
+            string_sources(plan, arabic_speech_commands.INFO.name),
+        )
+    sets = {
+        "train": strings["train"] + _verse_set(verses["train"]),
+        "dev": strings["dev"] + _verse_set(verses["dev"]),
+        "test_keywords": strings["test"],
+        "test_quran": _verse_set(verses["test"]),
+    }
+    return {f"asr/{split}": _write(out_dir / "asr" / split, own) for split, own in sets.items()}
+
+
+def _write_ssl(
+    out_dir: Path,
+    keywords: Sequence[Word],
+    verses: Sequence[Verse],
+    digits: Sequence[Word],
+    speeds: Sequence[float],
+    seed: int,
+    jobs: int,
+) -> dict[str, dict]:
+    """Unlabelled speech of both languages; dev = other recordings and other texts of the same training part."""
+    sets = {"train": _Set(), "dev": _Set()}
+    for corpus, language, words in (
+        (arabic_speech_commands.INFO.name, "ar", keywords),
+        (free_spoken_digits.INFO.name, "en", digits),
+    ):
+        for split, own in _hold_out_words(words, seed).items():
+            plan = plan_strings(own, sizes=SSL_WORDS_PER_STRING, seed=seed, tag="p")
+            folder = out_dir / "audio" / f"{corpus}_ssl_{split}"
+            utterances = render_strings(plan, folder, jobs=jobs, language=language)
+            sets[split] += _Set(utterances, string_sources(plan, corpus))
+    for verse in verses:
+        held = everyayah.hash_fraction(verse.key, seed, "ssl") < SSL_DEV_SHARE
+        sets["dev" if held else "train"] += _verse_set([verse])
+    original = sets["train"]
+    for speed in speeds:
+        folder = out_dir / "audio" / f"ssl_train_{prefix(speed)[:-1]}"
+        sets["train"] += _Set(
+            perturb(original.utterances, speed, folder, jobs=jobs), perturbed_sources(original.sources, speed)
+        )
+    for own in sets.values():
+        own.utterances = [replace(utterance, text=None) for utterance in own.utterances]
+    summary = {f"ssl/{split}": _write(out_dir / "ssl" / split, own) for split, own in sets.items()}
+    check_isolation([out_dir / "ssl/train"], [out_dir / "ssl/dev"])
+    return summary
+
+
+def _write_ser(out_dir: Path, clips: Sequence[Clip], folds: int, seed: int) -> dict[str, dict]:
+    write_folds(baved.INFO.name, clips, out_dir / "ser", folds=folds, seed=seed)
+    names = [f"ser/fold{number}/{split}" for number in range(1, folds + 1) for split in ("train", "dev", "test")]
+    return {name: _describe(read_datadir(out_dir / name)) for name in names}
+
+
+def _hold_out_words(words: Sequence[Word], seed: int) -> dict[str, list[Word]]:
+    """SSL_DEV_SHARE of each speaker's recordings for dev, at least one; the rest for train."""
+    by_speaker: dict[str, list[Word]] = defaultdict(list)
+    for word in words:
+        by_speaker[word.speaker].append(word)
+    sets: dict[str, list[Word]] = {"train": [], "dev": []}
+    for speaker, own in sorted(by_speaker.items()):
+        random.Random(f"{seed}/ssl/{speaker}").shuffle(own)
+        held = max(1, round(SSL_DEV_SHARE * len(own)))
+        sets["dev"] += own[:held]
+        sets["train"] += own[held:]
+    return sets
+
+
+def _verse_set(verses: Sequence[Verse]) -> _Set:
+    return _Set([verse.utterance() for verse in verses], [verse.provenance() for verse in verses])
+
+
+def _write(path: Path, own: _Set) -> dict:
+    """Write a data directory with its sources; its line of the summary."""
+    if not own.utterances:
+        raise CorpusError(f"{path}: no utterances: the corpora hold too few files for this set")
+    write_datadir(path, own.utterances)
+    write_sources(path, own.sources)
+    return _describe(own.utterances)
+
+
+def _describe(utterances: Sequence[Utterance]) -> dict:
+    samples: Counter[str] = Counter()
+    for utterance in utterances:
+        samples[utterance.language or "?"] += utterance.samples
+    return {
+        "utterances": len(utterances),
+        "speakers": len({utterance.speaker for utterance in utterances}),
+        "hours": _hours(samples.total()),
+        "hours_by_language": {language: _hours(count) for language, count in sorted(samples.items())},
+    }
+
+
+def _hours(samples: int) -> float:
+    return round(samples / SAMPLE_RATE / 3600, 4)
+
+
+def _write_skipped(out_dir: Path, tallies: Sequence[BadFileTally]) -> None:
+    rows = [f"{path}\t{reason}\n" for tally in tallies for path, reason in tally.skipped]
+    write_text(out_dir / "skipped.tsv", "path\treason\n" + "".join(rows))

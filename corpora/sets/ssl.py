@@ -1,0 +1,291 @@
+"""One self-supervised set out of many corpora and languages, without anything that is scored later.
+
+    python -m corpora ssl --out data/bilingual --from data/mgb2/train --from data/librispeech/train-clean-100
+                          --from data/swahili/train:sw --held-out data/mgb2/dev --held-out data/mgb2/test
+
+    <out>/ssl/{train,dev}       utt2lang, no text; long utterances as several segments of one recording
+    <out>/summary.json          hours by language and corpus; what was left out, by reason
+    <out>/excluded.tsv          utterances that were left out, each with its reason
+
+Left out is what a held-out data directory holds: the recording (by file and by content), its speakers, its texts. Dev
+is drawn so that no recording and no text is on both sides:
+
+    utterances  -- shared recording, shared text -->  groups  -- seeded, by language -->  train | dev
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from corpora.audio import SAMPLE_RATE
+from corpora.datadir import Utterance, read_datadir, write_datadir
+from corpora.datasets.everyayah import hash_fraction, text_key
+from corpora.files import write_json, write_text
+from corpora.prepare.ids import name_utterances
+from corpora.prepare.ingest import MIN_SAMPLES, CorpusError
+from corpora.prepare.sources import Provenance, check_isolation, read_sources, write_sources
+from corpora.tables import safe_id
+
+DEV_SHARE = 0.01
+MIN_TEXT_WORDS = 3  # shorter texts are vocabulary: a command that is tested may well be heard in training
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Member:
+    """An utterance of a prepared corpus with the recordings that it was made from."""
+
+    utterance: Utterance
+    rows: tuple[Provenance, ...]
+    language: str
+
+    @property
+    def corpus(self) -> str:
+        return self.rows[0].corpus
+
+    def recordings(self) -> Iterator[object]:
+        for row in self.rows:
+            yield row.corpus, row.source
+            yield row.sha256
+
+    def text(self, least: int) -> str | None:
+        """What is said, as it is compared; None where that is unknown or of fewer than `least` words.
+
+        Arabic by its consonants alone, other scripts by their letters and digits without regard to case.
+        """
+        words = self.utterance.text or ""
+        if len(words.split()) < least:
+            return None
+        others = (letter for letter in words.casefold() if letter.isalnum() and not "\u0600" <= letter < "\u0700")
+        return f"{text_key(words)} {''.join(others)}".strip() or None
+
+
+def prepare(
+    out_dir: Path,
+    *,
+    sets: Sequence[str],
+    held_out: Sequence[str] = (),
+    max_seconds: float = 30.0,
+    min_seconds: float = 0.5,
+    dev_share: float = DEV_SHARE,
+    min_text_words: int = MIN_TEXT_WORDS,
+    held_out_speakers: bool = True,
+    seed: int = 0,
+) -> None:
+    """Write `<out_dir>/ssl/{train,dev}`.
+
+    sets: data directories with `sources.tsv`, each as `DIR` or `DIR:LANGUAGE` where it has no utt2lang.  held_out:
+    directories of what is scored.  max_seconds: longer utterances are cut into equal segments.  min_seconds: shorter
+    ones are left out.  dev_share: of the utterances of each language.  min_text_words: a held-out text of fewer words
+    is no reason to leave an utterance out.  held_out_speakers: whether the other utterances of held-out speakers are
+    left out too; not where a corpus is scored on the speakers that it is trained on, as one with a single reciter is.
+    Raises CorpusError for directories that cannot be used and for a language that is one group, LeakError if anything
+    held out were in the result.
+    """
+    if not sets:
+        raise CorpusError("ssl: no data directory is named (--from)")
+    if not 0 < dev_share < 0.5:
+        raise CorpusError(f"ssl: dev_share={dev_share}: expected a share between 0 and 0.5")
+    if max_seconds < 2 * min_seconds or min_seconds * SAMPLE_RATE < MIN_SAMPLES:
+        raise CorpusError(
+            f"ssl: min_seconds={min_seconds}, max_seconds={max_seconds}: expected at least {MIN_SAMPLES / SAMPLE_RATE} "
+            f"s, and twice the shortest as the longest"
+        )
+    guarded = [Path(path) for path in held_out]
+    scored = [member for path in guarded for member in _read(path, None, scored=True)]
+    members = [member for entry in sets for member in _read(*parse_set(entry))]
+    kept, excluded = _exclude(members, scored, min_text_words, min_seconds, held_out_speakers)
+    parts = _divide(kept, dev_share, min_text_words, seed)
+    names = name_utterances(_ids(member) for own in parts.values() for member in own)
+    summary = {}
+    for split, own in parts.items():
+        summary[split] = _write(out_dir / "ssl" / split, own, names, round(max_seconds * SAMPLE_RATE))
+    train, dev = (out_dir / "ssl" / split for split in ("train", "dev"))
+    check_isolation([train], [dev])
+    check_isolation([train, dev], guarded)
+    rows = [f"{member.corpus}\t{member.utterance.utt_id}\t{reason}\n" for member, reason in excluded]
+    write_text(out_dir / "excluded.tsv", "corpus\tutt_id\treason\n" + "".join(rows))
+    reasons = dict(sorted(Counter(reason for _, reason in excluded).items()))
+    write_json(
+        out_dir / "summary.json",
+        {
+            "from": list(sets), "held_out": list(map(str, held_out)), "seed": seed, "max_seconds": max_seconds,
+            "min_seconds": min_seconds, "dev_share": dev_share, "min_text_words": min_text_words,
+            "held_out_speakers": held_out_speakers, "excluded": reasons, "sets": summary,
+        },
+    )  # fmt: skip
+    for split, entry in summary.items():
+        hours = ", ".join(f"{language} {value:.3f}" for language, value in entry["hours_by_language"].items())
+        _log.info("ssl/%s: %d utterances, %.3f h (%s)", split, entry["utterances"], entry["hours"], hours)
+    for reason, count in reasons.items():
+        _log.info("ssl: %d utterances left out: %s", count, reason)
+
+
+def parse_set(entry: str) -> tuple[Path, str | None]:
+    """Folder and language of "DIR" or "DIR:LANGUAGE"."""
+    folder, colon, language = entry.rpartition(":")
+    if not colon or "/" in language or not language:
+        return Path(entry), None
+    return Path(folder), language
+
+
+def _read(path: Path, language: str | None, *, scored: bool = False) -> Iterator[Member]:
+    """The utterances of a data directory; of a scored one the language is not needed."""
+    rows: dict[str, list[Provenance]] = defaultdict(list)
+    for row in read_sources(path):
+        rows[row.utt_id].append(row)
+    for utterance in read_datadir(path):
+        if utterance.utt_id not in rows:
+            raise CorpusError(f"{path / 'sources.tsv'}: {utterance.utt_id} is missing; prepare the corpus again")
+        own = language or utterance.language
+        if own is None and not scored:
+            raise CorpusError(f"{path}: no utt2lang; name the language behind the folder, as {path}:ar")
+        yield Member(utterance, tuple(rows[utterance.utt_id]), own or "")
+
+
+def _exclude(
+    members: Iterable[Member], scored: Sequence[Member], min_text_words: int, min_seconds: float, by_speaker: bool
+) -> tuple[list[Member], list[tuple[Member, str]]]:
+    """The members that may be trained on, and the others with the reason for each."""
+    recordings = {key for member in scored for key in member.recordings()}
+    speakers = {(member.corpus, member.utterance.speaker) for member in scored if by_speaker}
+    texts = {text for member in scored if (text := member.text(min_text_words))}
+    kept, excluded = [], []
+    seen: set[object] = set()
+    for member in members:
+        own = member.utterance
+        stretch = tuple(row.sha256 for row in member.rows), own.start, own.end
+        if not recordings.isdisjoint(member.recordings()):
+            reason = "its recording is held out"
+        elif (member.corpus, own.speaker) in speakers:
+            reason = "its speaker is held out"
+        elif member.text(min_text_words) in texts:
+            reason = "its text is held out"
+        elif own.samples < min_seconds * SAMPLE_RATE:
+            reason = f"shorter than {min_seconds:g} s"
+        elif stretch in seen:
+            reason = "the same audio is there already"
+        else:
+            seen.add(stretch)
+            kept.append(member)
+            continue
+        excluded.append((member, reason))
+    if not kept:
+        each = ", ".join(f"{reason}: {count}" for reason, count in Counter(reason for _, reason in excluded).items())
+        raise CorpusError(
+            f"ssl: nothing is left to train on ({each}); where training and held-out sets share speakers on purpose, "
+            f"give --keep-speakers"
+        )
+    return kept, excluded
+
+
+def _divide(members: Sequence[Member], dev_share: float, min_text_words: int, seed: int) -> dict[str, list[Member]]:
+    """Train and dev: whole groups, in the order of a seeded hash, until a language has its share."""
+    groups = _groups(members, min_text_words)
+    by_language: dict[str, list[list[Member]]] = defaultdict(list)
+    for group in groups:
+        languages = {member.language for member in group}
+        if len(languages) > 1:
+            raise CorpusError(
+                f"ssl: {group[0].utterance.utt_id} and others share recordings or texts and are given as "
+                f"{' and '.join(sorted(languages))}; name one language for them"
+            )
+        by_language[group[0].language].append(group)
+    parts: dict[str, list[Member]] = {"train": [], "dev": []}
+    for language, own in sorted(by_language.items()):
+        total = sum(map(len, own))
+        own.sort(key=lambda group: hash_fraction(min(map(_key, group)), seed, "ssl"))
+        chosen: list[list[Member]] = []
+        count = 0
+        for group in own:
+            if count < dev_share * total and count + len(group) <= 2 * dev_share * total:
+                chosen.append(group)
+                count += len(group)
+        if not chosen and len(own) > 1:
+            chosen = [min(own, key=len)]  # a few large recordings: the smallest is the nearest that there is
+        if not chosen:
+            raise CorpusError(
+                f"ssl: all {total} utterances of {language} are one group by recording and text: there is no dev part "
+                f"that training does not hold; give more recordings, or another min_text_words"
+            )
+        taken = set(map(id, chosen))
+        for group in own:
+            parts["dev" if id(group) in taken else "train"] += group
+    return parts
+
+
+def _groups(members: Sequence[Member], min_text_words: int) -> list[list[Member]]:
+    """Members that are connected by recordings or texts that they share."""
+    parent = list(range(len(members)))
+
+    def find(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    first: dict[object, int] = {}
+    for place, member in enumerate(members):
+        text = member.text(min_text_words)
+        for key in (*member.recordings(), *([("text", text)] if text else [])):
+            other = first.setdefault(key, place)
+            parent[find(place)] = find(other)
+    groups: dict[int, list[Member]] = defaultdict(list)
+    for place, member in enumerate(members):
+        groups[find(place)].append(member)
+    return list(groups.values())
+
+
+def _key(member: Member) -> str:
+    return f"{member.corpus}/{member.utterance.utt_id}"
+
+
+def _ids(member: Member) -> tuple[str, str]:
+    """Speaker and utterance, told apart between corpora."""
+    corpus = safe_id(member.corpus)
+    return f"{corpus}_{member.utterance.speaker}", f"{corpus}_{member.utterance.utt_id}"
+
+
+def _write(
+    path: Path, members: Sequence[Member], names: Mapping[tuple[str, str], tuple[str, str]], longest: int
+) -> dict[str, object]:
+    """Write a data directory with its sources; its line of the summary."""
+    utterances, sources = [], []
+    languages, corpora = Counter(), Counter()
+    for member in members:
+        utt_id, speaker = names[_ids(member)]
+        for piece in _pieces(replace(member.utterance, utt_id=utt_id, speaker=speaker), longest):
+            utterances.append(replace(piece, language=member.language, text=None, dialect=None, emotion=None))
+            sources += [replace(row, utt_id=piece.utt_id) for row in member.rows]
+        languages[member.language] += member.utterance.samples
+        corpora[member.corpus] += member.utterance.samples
+    write_datadir(path, utterances)
+    write_sources(path, sources)
+    return {
+        "utterances": len(utterances),
+        "speakers": len({utterance.speaker for utterance in utterances}),
+        "hours": _hours(languages.total()),
+        "hours_by_language": {key: _hours(samples) for key, samples in sorted(languages.items())},
+        "hours_by_corpus": {key: _hours(samples) for key, samples in sorted(corpora.items())},
+    }
+
+
+def _pieces(utterance: Utterance, longest: int) -> Iterator[Utterance]:
+    """The utterance, or equal parts of it of at most `longest` samples; no sample is lost."""
+    count = -(-utterance.samples // longest)
+    if count == 1:
+        yield utterance
+        return
+    first = utterance.start or 0
+    edges = [first + utterance.samples * place // count for place in range(count + 1)]
+    for place, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+        yield replace(utterance, utt_id=f"{utterance.utt_id}-{place:04d}", start=start, end=end, samples=end - start)
+
+
+def _hours(samples: int) -> float:
+    return round(samples / SAMPLE_RATE / 3600, 4)

@@ -1,0 +1,1 @@
+"""Many probes: upstreams x tasks x seeds, in several processes."""

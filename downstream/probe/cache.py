@@ -1,0 +1,395 @@
+"""Features of frozen upstreams, computed once.
+
+    <root>/<upstream>-<key>-<form>/<kind>[_normalised]/<shard>/   values.npy  keys.json  [frames.npy scale.npy]
+                                   info.json                      layers, width, rate
+
+Two kinds. `pooled`: the mean over time of every layer, float32 (layers, width) an utterance; enough for heads that are
+linear before mean pooling, since the mean of W x + b is W mean(x) + b. `frames`: every frame, (layers, frames, width)
+an utterance, half precision times one scale a layer. Both over the lengths of S3PRL's own wrapper, through which all
+features come. A shard is written whole or not at all; any that nobody uses may be deleted and is made again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+from corpora.audio import SAMPLE_RATE, AudioError, read_audio
+from corpora.files import BadFileTally, atomic_dir, read_json, sha256_json, write_json
+from downstream.probe import locks as shards
+from downstream.probe.data import Item
+from downstream.upstreams import Upstream
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("pooled", "frames")
+# A shard bounds what an interrupted run loses; a pass bounds memory.
+_SHARD_BYTES = 256 << 20
+_SHARD_ITEMS = 2048
+_SHARD_SECONDS = 900
+_PASS_SECONDS = 24.0
+_SPARE_BYTES = 64 << 20
+# Bump when the meaning of what is stored changes.
+_FORM = 1
+
+
+class CacheError(RuntimeError):
+    """Features that cannot be stored or used; the message names the upstream and the utterance or the disk."""
+
+
+class CacheFull(CacheError):
+    """Features for which there is no place: neither on the disk nor below the limit that was set."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a head must know of an upstream: hidden states, width, samples from one frame to the next."""
+
+    layers: int
+    width: int
+    stride: int
+
+    def frames(self, samples: int) -> int:
+        """S3PRL's length of an utterance: ceil(samples / stride)."""
+        return (samples - 1) // self.stride + 1
+
+
+class Extractor(Protocol):
+    """A frozen upstream: waveforms (n,) to hidden states (layers, frames, width), float32."""
+
+    info: Info
+
+    def __call__(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+
+
+@dataclass
+class Features:
+    """The features of one upstream and kind; `features[item.key]` is (layers, width) or (layers, frames, width).
+
+    While it lives, no process removes these features from the disk.
+    """
+
+    info: Info
+    kind: str
+    normalised: bool
+    where: dict[str, tuple[Any, int]]
+    bad: set[str]
+    hold: IO[str] | None = None
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.where
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        shard, row = self.where[key]
+        return shard[row]
+
+    def packed(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Frames as stored: float16 (layers, frames, width), and the scale (layers,) that they are to be times."""
+        shard, row = self.where[key]
+        return shard.packed(row)
+
+    def usable(self, items: Iterable[Item]) -> list[Item]:
+        """The items whose audio could be read."""
+        return [item for item in items if item.key not in self.bad]
+
+
+class _Normalised:
+    """An extractor whose frames are normalised as S3PRL's featurizer does it: only where there are layers to sum."""
+
+    def __init__(self, extractor: Extractor):
+        self.extractor = extractor
+        self.info = extractor.info
+
+    def __call__(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        hidden = self.extractor(waves)
+        return [layer_norm(states) for states in hidden] if self.info.layers > 1 else hidden
+
+
+def layer_norm(states: np.ndarray) -> np.ndarray:
+    """Zero mean and unit variance over the last axis, without learned parts, as `torch.nn.functional.layer_norm`."""
+    centred = states - states.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(np.square(centred).mean(axis=-1, keepdims=True) + np.float32(1e-5))
+
+
+class _PooledShard:
+    def __init__(self, folder: Path):
+        self.values = np.load(folder / "values.npy", mmap_mode="r", allow_pickle=False)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.values[row]
+
+
+class _FramesShard:
+    def __init__(self, folder: Path, info: Info):
+        # "c" and not "r": torch takes no memory that cannot be written; nothing ever is.
+        self.values = np.load(folder / "values.npy", mmap_mode="c", allow_pickle=False)
+        self.scale = np.load(folder / "scale.npy", allow_pickle=False)
+        self.count = np.load(folder / "frames.npy", allow_pickle=False)
+        self.start = np.concatenate([[0], np.cumsum(self.count)]) * info.layers * info.width
+        self.info = info
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        stored, scale = self.packed(row)
+        return stored.astype(np.float32) * scale[:, None, None]
+
+    def packed(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """As stored: float16 (layers, frames, width), and the scale of each layer."""
+        flat = self.values[self.start[row] : self.start[row + 1]]
+        return flat.reshape(self.info.layers, self.count[row], self.info.width), self.scale[row]
+
+
+def folder_of(root: Path, upstream: Upstream) -> Path:
+    """Where the features of an upstream lie."""
+    return Path(root) / f"{upstream.name}-{upstream.key[:12]}-{_FORM}"
+
+
+def prepare(
+    root: Path,
+    upstream: Upstream,
+    kind: str,
+    items: Iterable[Item],
+    build: Callable[[], Extractor],
+    *,
+    normalised: bool = False,
+    limit_bytes: int | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Features:
+    """Features of `items`, computing those that are not stored; `build` is called only when some are missing.
+
+    `normalised` stores what S3PRL's featurizer makes of each frame with its option `normalize` (`layer_norm`).
+    An utterance whose audio cannot be read is left out, counted and listed; too many of them stop the run
+    (`corpora.files.TooManyBadFiles`). `limit_bytes` bounds all that lies under `root`: what nobody uses goes, the
+    longest unused first. Two processes that ask for the same features share the work. Raises CacheError for features
+    that are not finite, naming the utterance, and CacheFull where the disk or the limit cannot hold them.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind of features `{kind}`: choose from {', '.join(KINDS)}")
+    folder = folder_of(root, upstream)
+    store = folder / (f"{kind}_normalised" if normalised else kind)
+    hold = shards.use(store)
+    # One entry a content: folds and tasks share utterances.
+    wanted = {item.key: item for item in sorted(items, key=lambda i: (i.samples, i.utt_id), reverse=True)}
+    stored, unreadable = _stored(store)
+    missing = [item for key, item in wanted.items() if key not in stored and key not in unreadable]
+    tally = BadFileTally(len(wanted))
+    for key in sorted(wanted.keys() & unreadable.keys()):
+        tally.skip(wanted[key].audio, unreadable[key])
+    if missing:
+        extractor = build()
+        info = extractor.info
+        _write_info(folder, upstream, info)
+        _announce(folder, upstream, kind, missing, info, limit_bytes)
+        parts = _shards(sorted(missing, key=lambda i: (i.samples, i.utt_id)), kind, info)
+        by_name = {sha256_json([item.key for item in part])[:16]: part for part in parts}
+        total = sum(item.samples for item in missing)
+        done = [0]
+
+        def write(name: str) -> None:
+            taken = _Normalised(extractor) if normalised else extractor
+            _write_shard(store / name, by_name[name], kind, upstream, taken, tally)
+            done[0] += sum(item.samples for item in by_name[name])
+            progress(done[0] / total)
+
+        shards.write_each(store, by_name, write)
+    tally.check()
+    info = Info(**{k: v for k, v in read_json(folder / "info.json").items() if k in Info.__annotations__})
+    where, read = _index(store, kind, info, set(wanted))
+    shards.mark_used(read)
+    _, unreadable = _stored(store)
+    bad = {key for key in wanted if key not in where}
+    if lost := sorted(bad - set(unreadable)):
+        raise CacheError(
+            f"{upstream.name}: {store} lacks {len(lost)} of the features that were just made; delete the "
+            "folder and run again"
+        )
+    return Features(info, kind, normalised, where, bad, hold)
+
+
+def _stored(folder: Path) -> tuple[set[str], dict[str, str]]:
+    """Keys of what is stored, and of the audio that could not be read, with the reason."""
+    keys: set[str] = set()
+    unreadable: dict[str, str] = {}
+    for path in shards.complete(folder):
+        listing = read_json(path / shards.LISTING)
+        keys.update(listing["keys"])
+        unreadable.update(listing["unreadable"])
+    return keys, unreadable
+
+
+def _index(folder: Path, kind: str, info: Info, wanted: set[str]) -> tuple[dict[str, tuple[Any, int]], list[Path]]:
+    """Where each key lies, and the shards that hold any."""
+    where: dict[str, tuple[Any, int]] = {}
+    read: list[Path] = []
+    for path in shards.complete(folder):
+        keys = read_json(path / shards.LISTING)["keys"]
+        if wanted.isdisjoint(keys):
+            continue
+        shard = _PooledShard(path) if kind == "pooled" else _FramesShard(path, info)
+        where.update({key: (shard, row) for row, key in enumerate(keys) if key in wanted})
+        read.append(path)
+    return where, read
+
+
+def _shards(items: list[Item], kind: str, info: Info) -> list[list[Item]]:
+    """Runs of items, short ones first, cut by size alone: a killed run goes on with the very same shards."""
+    parts: list[list[Item]] = []
+    size = samples = 0
+    for item in items:
+        own = bytes_of(item, kind, info)
+        full = size + own > _SHARD_BYTES or samples + item.samples > _SHARD_SECONDS * SAMPLE_RATE
+        if not parts or full or len(parts[-1]) >= _SHARD_ITEMS:
+            parts.append([])
+            size = samples = 0
+        parts[-1].append(item)
+        size += own
+        samples += item.samples
+    return parts
+
+
+def bytes_of(item: Item, kind: str, info: Info) -> int:
+    """Bytes on disk of the features of one utterance."""
+    if kind == "pooled":
+        return info.layers * info.width * 4
+    return info.layers * (info.frames(item.samples) * info.width * 2 + 4)
+
+
+def _announce(folder: Path, upstream: Upstream, kind: str, items: list[Item], info: Info, limit: int | None) -> None:
+    need = sum(bytes_of(item, kind, info) for item in items)
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    hours = sum(item.samples for item in items) / SAMPLE_RATE / 3600
+    logger.info(
+        "%s: %s features of %d utterances (%.2f h) will take %s in %s (%s free)",
+        upstream.name,
+        kind,
+        len(items),
+        hours,
+        size_text(need),
+        folder,
+        size_text(free),
+    )
+    what = f"{upstream.name}: its {kind} features of {hours:.2f} h of audio take {size_text(need)}"
+    if limit is not None and (there := shards.make_room(folder.parent, need, limit)) + need > limit:
+        raise CacheFull(
+            f"{what}, but --cache_gb allows {size_text(limit)}, of which {size_text(there)} are in use; raise it"
+        )
+    if need + _SPARE_BYTES > (free := shutil.disk_usage(folder).free):
+        raise CacheFull(
+            f"{what}, but the disk of {folder} has {size_text(free)} free; make room (older folders beside it may be "
+            "deleted, they are made again when needed), or use another --exp folder"
+        )
+
+
+def _write_info(folder: Path, upstream: Upstream, info: Info) -> None:
+    path = folder / "info.json"
+    fresh = asdict(info) | {"upstream": upstream.name, "key": upstream.key, "form": _FORM}
+    if path.is_file() and read_json(path) != fresh:
+        logger.warning("%s: features of another form are deleted and made again", folder)
+        shutil.rmtree(folder)
+    write_json(path, fresh)
+
+
+def _write_shard(
+    folder: Path,
+    items: list[Item],
+    kind: str,
+    upstream: Upstream,
+    extractor: Extractor,
+    tally: BadFileTally,
+) -> None:
+    waves, kept, unreadable = [], [], {}
+    for item in items:
+        try:
+            wave = read_audio(item.audio, item.start or 0, item.end)
+        except AudioError as error:
+            unreadable[item.key] = f"{error} (utterance {item.utt_id})"
+            tally.skip(item.audio, unreadable[item.key])
+            continue
+        waves.append(wave)
+        kept.append(item)
+    tally.check()
+    if not kept:
+        return
+    write = _write_pooled if kind == "pooled" else _write_frames
+    listing = {"keys": [item.key for item in kept], "unreadable": unreadable}
+    try:
+        with atomic_dir(folder) as temporary:
+            write(temporary, kept, waves, upstream, extractor)
+            write_json(temporary / shards.LISTING, listing)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise CacheError(
+            f"{upstream.name}: the disk is full while writing features to {folder}; make room (older folders in "
+            f"{folder.parents[2]} may be deleted) and run again, what is complete is kept"
+        ) from error
+
+
+def _write_pooled(
+    folder: Path, items: list[Item], waves: list[np.ndarray], upstream: Upstream, extractor: Extractor
+) -> None:
+    info = extractor.info
+    values = np.empty((len(items), info.layers, info.width), np.float32)
+    for row, hidden in _extract(items, waves, upstream, extractor):
+        values[row] = hidden.mean(axis=1)
+    np.save(folder / "values.npy", values, allow_pickle=False)
+
+
+def _write_frames(
+    folder: Path, items: list[Item], waves: list[np.ndarray], upstream: Upstream, extractor: Extractor
+) -> None:
+    info = extractor.info
+    counts = np.array([info.frames(len(wave)) for wave in waves], dtype=np.int64)
+    flat = np.empty(int(counts.sum()) * info.layers * info.width, np.float16)
+    starts = np.concatenate([[0], np.cumsum(counts)]) * info.layers * info.width
+    scales = np.empty((len(items), info.layers), np.float32)
+    for row, hidden in _extract(items, waves, upstream, extractor):
+        # Largest value 1: half precision then keeps 11 bits of all that is above 6e-5 of it, whatever the layer's size.
+        scales[row] = np.maximum(np.abs(hidden).max(axis=(1, 2)), np.finfo(np.float32).tiny)
+        flat[starts[row] : starts[row + 1]] = (hidden / scales[row][:, None, None]).astype(np.float16).ravel()
+    np.save(folder / "values.npy", flat, allow_pickle=False)
+    np.save(folder / "scale.npy", scales, allow_pickle=False)
+    np.save(folder / "frames.npy", counts, allow_pickle=False)
+
+
+def _extract(
+    items: list[Item], waves: list[np.ndarray], upstream: Upstream, extractor: Extractor
+) -> Iterable[tuple[int, np.ndarray]]:
+    """(row, hidden states) of every item; passes of similar lengths where the upstream allows batches."""
+    passes: list[list[int]] = []
+    for row, wave in enumerate(waves):
+        full = not passes or (len(passes[-1]) + 1) * len(wave) > _PASS_SECONDS * SAMPLE_RATE
+        if full or not upstream.batched:
+            passes.append([])
+        passes[-1].append(row)
+    for rows in passes:
+        for row, hidden in zip(rows, extractor([waves[row] for row in rows]), strict=True):
+            expected = (extractor.info.layers, extractor.info.frames(len(waves[row])), extractor.info.width)
+            if hidden.shape != expected:
+                raise CacheError(
+                    f"{upstream.name}: features of utterance {items[row].utt_id} have shape {hidden.shape}, "
+                    f"expected {expected}"
+                )
+            if not np.isfinite(hidden).all():
+                layer = int(np.flatnonzero(~np.isfinite(hidden).all(axis=(1, 2)))[0])
+                raise CacheError(
+                    f"{upstream.name}: hidden state {layer} of utterance {items[row].utt_id} ({items[row].audio}) "
+                    "holds NaN or infinity; the model or this file is broken"
+                )
+            yield row, hidden
+
+
+def size_text(count: float) -> str:
+    """Bytes for people: 12.3 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

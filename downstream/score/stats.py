@@ -1,0 +1,107 @@
+"""Intervals and tests: people are drawn, not utterances, because the clips of one speaker stand or fall together.
+
+A metric is a function of counts that add up (`downstream.score.metrics`), so all draws are one matrix product:
+(draws, speakers) x (speakers, counts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from downstream.score.metrics import counts, from_counts
+
+DRAWS = 10_000
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Counts of one system in one run over a test set: speakers (N,) and counts (N, d), one row an utterance."""
+
+    speakers: tuple[str, ...]
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A central interval; `unit` is what was resampled, `speaker`, or `utterance` where there is one speaker."""
+
+    low: float
+    high: float
+    unit: str
+
+
+def score(
+    metric: str,
+    speakers: Sequence[str],
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    labels: Sequence[str] | None = None,
+) -> Scored:
+    """Counts of one run; give both systems of a comparison the same `labels` for the metrics over classes."""
+    return Scored(tuple(speakers), counts(metric, references, hypotheses, labels))
+
+
+def bootstrap_ci(run: Scored, metric: str, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95) -> Interval:
+    """Percentile interval of a metric over resampled speakers; the same seed gives the same interval.
+
+    A test set of one speaker is resampled by utterance: the interval then says nothing about other speakers.
+    """
+    unit, sums = by_unit(run)
+    values = from_counts(metric, resample(len(sums), draws=draws, seed=seed) @ sums)
+    return Interval(*central(values, level), unit)
+
+
+def by_unit(run: Scored) -> tuple[str, np.ndarray]:
+    """What is resampled, and the counts of each such unit, (units, d): speakers by name; utterances as they come
+    where one speaker is all."""
+    names = sorted(set(run.speakers))
+    if len(names) < 2:
+        return "utterance", run.counts
+    index = {name: number for number, name in enumerate(names)}
+    total = np.zeros((len(names), run.counts.shape[1]))
+    np.add.at(total, [index[name] for name in run.speakers], run.counts)
+    return "speaker", total
+
+
+def resample(units: int, *, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """How often each unit is drawn in each draw, (draws, units); two systems with the same weights are paired."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(units, np.full(units, 1 / units), size=draws).astype(np.float64)
+
+
+def central(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Ends of the central interval of bootstrap values."""
+    tail = 50 * (1 - level)
+    low, high = np.nanpercentile(values, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def bootstrap_p(differences: np.ndarray) -> float:
+    """Two-sided probability of chance from paired bootstrap draws of a difference: twice the share on the other side of
+    0, at least one draw's."""
+    values = differences[~np.isnan(differences)]
+    tail = min((values <= 0).mean(), (values >= 0).mean())
+    return float(min(1.0, max(2 * tail, 1 / len(values))))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Two-sided p of the exact McNemar test; each says of every utterance, (N,), whether a classifier was right.
+
+    It takes utterances for independent; where few speakers say many of them, the bootstrap by speaker is meant.
+    """
+    from scipy.stats import binomtest
+
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    apart = only_first + only_second
+    return float(binomtest(only_first, apart).pvalue) if apart else 1.0
+
+
+def combined_p(values: Sequence[float]) -> float:
+    """One p out of several on the same utterances, which depend on each other in any way: n / k times the k-th smallest
+    of n (Rüger 1978), here the middle one."""
+    ordered = sorted(values)
+    middle = (len(ordered) + 1) // 2
+    return min(1.0, len(ordered) / middle * ordered[middle - 1])

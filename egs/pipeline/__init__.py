@@ -1,0 +1,1 @@
+"""The stages that run.sh runs on a recipe."""

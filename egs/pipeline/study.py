@@ -1,0 +1,225 @@
+"""A study: one run of a recipe in many variants at equal budget, each ending in downstream results beside a base row.
+
+`egs/<recipe>/study.yaml`:
+
+    run: hst                    # every row is this run of the recipe with other values
+    base: base                  # the row that all others are compared with
+    upstreams: [fbank, hl_it2]  # for context: an S3PRL baseline, or a model of the recipe
+    common: {steps: 2000}       # values of every row
+    rows:
+      base: {}
+      no_pca: {units: {pca: null}}               # changes of the run's main units
+      two_layers: {units: [{}, {layer: 2}]}      # several label sets, each changes of the main units (and `weight`)
+      waveform: {geometry: {front_end: waveform}}
+      masked_only: {unmasked_weight: 0.0}        # and whatever a run of a recipe may say: init, regression, ...
+      small: {units: {k: 10}}
+      small_16: {units: {k: 10, pca: 16}, against: small}  # compared with that row, not with the base row
+      other: {init: {kind: project, source: hl_it2}, against: [base, hl_it2]}  # with several; hl_it2 is context
+
+Rows become further runs of the recipe, so corpora, teacher and equal units are made once, and whatever is complete is
+skipped. Results: `exp/<recipe>/study/{results.csv,study.csv,STUDY.md,study.png,curves.png}`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from corpora.files import sha256_json
+from corpora.schema import check_keys, nearest, record
+from egs.pipeline.graph import dependencies
+from egs.pipeline.recipe import EGS, Recipe, RecipeError, build_recipe, read_yaml, recipe_mapping
+from egs.pipeline.training import EXPORT_NAME
+from upstream.config import PretrainConfig, TargetConfig
+
+log = logging.getLogger(__name__)
+
+PREFIX = "study_"  # of the rows among the runs of the recipe, and of their folders
+SET = "study."  # what an override of the study itself starts with
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What `study.yaml` holds; `seeds` replaces those of the tasks."""
+
+    run: str
+    rows: dict[str, Any]
+    base: str = "base"
+    common: dict[str, Any] = field(default_factory=dict)
+    upstreams: list[str] = field(default_factory=list)
+    seeds: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A recipe with a further run for every row, what each row changes, and the rows or upstreams that each but the
+    base row is compared with."""
+
+    recipe: Recipe
+    config: StudyConfig
+    rows: dict[str, dict[str, Any]]
+    against: dict[str, tuple[str, ...]]
+
+    def run_of(self, row: str) -> str:
+        """The name of a row among the recipe's runs."""
+        return PREFIX + row
+
+    def compared_with(self, row: str) -> tuple[str, ...]:
+        """The names in the tables that a row, or one of context, is compared with; none for the base row."""
+        if row == self.config.base:
+            return ()
+        others = self.against.get(row, (self.config.base,))
+        return tuple(name if name in self.config.rows else EXPORT_NAME.get(name, name) for name in others)
+
+    def wanted(self) -> list[str]:
+        """The units and models of the recipe that rows and context need, each after what it is made from."""
+        found: list[str] = []
+
+        def add(key: str) -> None:
+            if key not in found:
+                for needed in dependencies(self.recipe, key):
+                    add(needed)
+                found.append(key)
+
+        for name in self.config.upstreams:
+            if name in self.recipe.pretrain:
+                add(name)
+        for row in self.rows:
+            add(self.run_of(row))
+        return found
+
+
+def load_study(
+    name: str,
+    overrides: Iterable[str] = (),
+    local_upstreams: Mapping[str, Path] | None = None,
+    only: Iterable[str] | None = None,
+) -> Study:
+    """Read `egs/<name>/{recipe,study}.yaml`; overrides that start with `study.` are of the latter.
+
+    `only` names the rows to keep; the base row and those that they are compared with stay. Raises RecipeError.
+    """
+    overrides = list(overrides)
+    mapping, where = recipe_mapping(name, [item for item in overrides if not item.startswith(SET)])
+    path = EGS / name / "study.yaml"
+    if not path.is_file():
+        have = sorted(p.parent.name for p in EGS.glob("*/study.yaml"))
+        raise RecipeError(f"recipe {name} has no study.yaml (those that have one: {', '.join(have) or 'none'})")
+    own = [item.removeprefix(SET) for item in overrides if item.startswith(SET)]
+    place = f"egs/{name}/study.yaml" + (f" with {' '.join(SET + item for item in own)}" if own else "")
+    config = record(StudyConfig, read_yaml(path, own, place), place)
+    if config.base not in config.rows:
+        raise RecipeError(f"{place}: the base row `{config.base}` is not among the rows ({', '.join(config.rows)})")
+    rows = _rows(config, place)
+    against = {row: _against(config, row, place) for row in rows if row != config.base}
+    chosen = _chosen(config, against, only, place)
+    if not isinstance(mapping, dict) or config.run not in (mapping.get("pretrain") or {}):
+        raise RecipeError(f"{place}: `run`: the recipe has no run `{config.run}`")
+    base = build_recipe(mapping, name=name, where=where, local_upstreams=dict(local_upstreams or {}))
+    expanded = {key: dict(mapping[key] or {}) for key in ("family", "units", "pretrain")}
+    for row, changes in rows.items():
+        _add_row(base, expanded, config, row, changes, place)
+    for upstream in config.upstreams:
+        from downstream.upstreams import BASELINES
+
+        if upstream not in BASELINES and upstream not in base.pretrain:
+            known = ", ".join([*BASELINES[:1], *base.pretrain])
+            raise RecipeError(f"{place}: `upstreams`: `{upstream}` is no baseline and no model of the recipe ({known})")
+    recipe = build_recipe({**mapping, **expanded}, name=name, where=place, local_upstreams=base.local_upstreams)
+    return Study(recipe, config, {row: rows[row] for row in chosen}, against)
+
+
+def _against(config: StudyConfig, row: str, where: str) -> tuple[str, ...]:
+    """The rows, or upstreams of context, that a row is compared with."""
+    given = (config.rows[row] or {}).get("against", config.base)
+    others = tuple(given) if isinstance(given, list) else (given,)
+    known = [name for name in (*config.rows, *config.upstreams) if name != row]
+    for other in others:
+        if other not in known:
+            near = nearest(str(other), known)
+            raise RecipeError(f"{where}: `rows.{row}.against`: `{other}` is not another row or upstream{near}")
+    if not others or len(set(others)) < len(others):
+        raise RecipeError(f"{where}: `rows.{row}.against`: names of other rows or upstreams are needed, each once")
+    return others
+
+
+def _rows(config: StudyConfig, where: str) -> dict[str, dict[str, Any]]:
+    """Every row and what it changes of the run."""
+    own = ("geometry", "units", "weights", "init", "regression", "against")
+    rows: dict[str, dict[str, Any]] = {}
+    for name, changes in config.rows.items():
+        if not str(name).isidentifier():
+            raise RecipeError(f"{where}: `rows.{name}`: letters, digits and _ only, it names a folder")
+        check_keys(changes or {}, [*own, *(f.name for f in dataclasses.fields(PretrainConfig))], where, f"rows.{name}")
+        rows[name] = {key: value for key, value in (changes or {}).items() if key != "against"}
+    return rows
+
+
+def _chosen(
+    config: StudyConfig, against: Mapping[str, tuple[str, ...]], only: Iterable[str] | None, where: str
+) -> list[str]:
+    """The rows to work on: those that are wanted, the base row, and what each of them is compared with."""
+    names = list(config.rows) if only is None else [config.base, *only]
+    check_keys(dict.fromkeys(names), config.rows, where, "rows")
+    for name in names:
+        names += [other for other in against.get(name, ()) if other in config.rows and other not in names]
+    return list(dict.fromkeys(names))
+
+
+def _add_row(
+    base: Recipe, expanded: dict[str, Any], config: StudyConfig, row: str, changes: dict[str, Any], where: str
+) -> None:
+    """Write a row into the sections of the recipe: its geometry, its units where they are new, its run."""
+    run = base.pretrain[config.run]
+    entry = {**(expanded["pretrain"][config.run] or {}), **config.common}
+    entry |= {"geometry": run.geometry, "units": list(run.units), "weights": dict(run.units)}
+    entry |= {key: value for key, value in changes.items() if key not in ("geometry", "units")}
+    if "units" in changes and "weights" in changes:
+        raise RecipeError(f"{where}: `rows.{row}`: new units have their own `weight`; leave `weights` out")
+    if changes.get("geometry"):
+        there = expanded["family"][run.geometry]
+        there = {"geometry": there} if isinstance(there, str) else there
+        entry["geometry"] = PREFIX + row
+        expanded["family"][PREFIX + row] = {**there, **changes["geometry"]}
+    if "units" in changes:
+        main = next(iter(run.units))
+        sets = changes["units"] if isinstance(changes["units"], list) else [changes["units"]]
+        names, weights = [], {}
+        for number, given in enumerate(sets):
+            if not isinstance(given, dict):
+                raise RecipeError(f"{where}: `rows.{row}.units` must be a mapping of changes, or a list of such")
+            check_keys(given, ["weight", *(f.name for f in dataclasses.fields(TargetConfig))], where,
+                       f"rows.{row}.units[{number}]")  # fmt: skip
+            values = {key: value for key, value in given.items() if key != "weight"}
+            name = _units(expanded["units"], main, values)
+            names.append(name)
+            weights[name] = given.get("weight", 1.0)
+        entry["units"], entry["weights"] = names, weights
+    expanded["pretrain"][PREFIX + row] = entry
+
+
+def _units(section: dict[str, Any], main: str, changes: dict[str, Any]) -> str:
+    """The name of the main units with these changes. It says what differs from the main ones, so equal units have one
+    name, whatever row asks for them and whichever comes first."""
+    there = section[main] or {}
+    values = {**there, **changes}
+    changes = {key: value for key, value in changes.items() if key not in there or there[key] != value}
+    for name, there in section.items():
+        if name != "common" and (there or {}) == values:
+            return name
+    told = "_".join(f"{key}_{value}" for key, value in sorted(changes.items()))
+    name = f"{PREFIX}units_" + "".join(c if c.isalnum() else "_" for c in told)
+    if name in section or len(name) > 60:
+        name = f"{PREFIX}units_{sha256_json(values)[:10]}"
+    section[name] = values
+    return name
+
+
+def describe(changes: Mapping[str, Any]) -> str:
+    """What a row changes, in one line."""
+    return json.dumps(changes, ensure_ascii=False)[1:-1].replace('"', "") or "-"

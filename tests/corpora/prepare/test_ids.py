@@ -1,0 +1,28 @@
+"""Ids whose order by utterance and by speaker is one, whatever a publisher's names hold."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corpora.datadir import _check_ids
+from corpora.prepare.ids import name_utterances
+
+NAMES = st.text(st.sampled_from("ab-_.9 ~A"), min_size=1, max_size=4).filter(str.strip)
+
+
+@given(st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=12, unique=True))
+def test_any_names_can_be_written(pairs):
+    named = name_utterances(pairs)
+    rows = sorted(set(named.values()))
+    assert _check_ids(("", utt_id, speaker) for utt_id, speaker in rows) == []
+
+
+def test_official_ids_stay():
+    pairs = [("121", "121-121726-0000"), ("1210", "1210-1-0000"), ("-a_b", "-a_b_000-001")]
+    assert name_utterances(pairs) == {pair: (pair[1], pair[0]) for pair in pairs}
+
+
+def test_one_speaker_whose_name_begins_another():
+    named = name_utterances([("ab", "ab_1"), ("ab-c", "ab-c_1")])
+    assert list(named.values()) == [("ab-ab_1", "ab"), ("ab~c-ab-c_1", "ab~c")]

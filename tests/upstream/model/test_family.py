@@ -1,0 +1,76 @@
+import pytest
+import torch
+
+from upstream.model.encoder import build_encoder
+from upstream.model.family import FAMILY, Geometry, delta_s, geometry, macs_per_second, parameters
+
+
+@pytest.mark.parametrize("g", FAMILY.values(), ids=lambda g: g.name)
+def test_parameters_equal_those_of_the_built_module(g):
+    with torch.device("meta"):  # shapes without memory: HL alone takes 1.3 GB
+        model = build_encoder(g)
+    assert parameters(g) == sum(p.numel() for p in model.parameters())
+
+
+def test_published_sizes_and_compression():
+    hl, hs, hst = (FAMILY[name] for name in ("hl", "hs", "hst"))
+    assert [round(parameters(g) / 1e6, 1) for g in (hl, hs, hst)] == [315.4, 63.5, 19.2]
+    assert round(delta_s(hs, hl), 1) == 79.9
+    assert round(delta_s(hst, hl), 1) == 93.9
+    assert round(delta_s(geometry("hst", layers=3, width=384, heads=6, ffn=1536), hl), 1) == 96.5
+
+
+def test_macs_equal_those_counted_on_the_built_module():
+    """torch's own counter sees every matrix product and convolution of a forward pass."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from upstream.model.encoder import run_layers
+
+    for name in ("hst", "hst_narrow", "open_hst", "open_hst_narrow"):
+        g = FAMILY[name]
+        model = build_encoder(g).eval()
+        counter = FlopCounterMode(display=False)
+        with counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            run_layers(model, torch.zeros(1, 5 * 16000))
+        counted = counter.get_total_flops() / 2 / 5
+        # weight norm and the norms are not counted on either side
+        assert macs_per_second(g, 5.0) == pytest.approx(counted, rel=0.01)
+
+
+def test_waveform_encoder_costs_what_the_design_measured():
+    with_conv = macs_per_second(FAMILY["hst"])
+    without = macs_per_second(geometry("hst", front_end="logmel"))
+    assert (with_conv - without) / 1e9 == pytest.approx(2.45, abs=0.05)
+
+
+def test_front_ends_differ_in_nothing_else():
+    """The price of a front end is a number only where the Transformer behind it is the same."""
+    for names in (("hs", "hs_narrow", "hs_logmel"), ("open_hst", "open_hst_waveform", "open_hst_narrow")):
+        bodies = {(g.layers, g.width, g.heads, g.ffn, g.pos_conv_kernel) for g in map(geometry, names)}
+        assert len(bodies) == 1
+    assert [geometry(f"open_hst_{kind}").conv_channels for kind in ("waveform", "narrow")] == [512, 256]
+    assert macs_per_second(geometry("hst_narrow")) < 0.5 * macs_per_second(geometry("hst"))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"front_end": "mel"}, "waveform or logmel"),
+        ({"heads": 5}, "not divisible by 5 heads"),
+        ({"pos_conv_groups": 7}, "7 groups"),
+        ({"layers": 0}, "at least 1"),
+    ],
+)
+def test_impossible_geometries_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        geometry("mini_hl", **changes)
+
+
+def test_unknown_geometry_names_the_known_ones():
+    with pytest.raises(KeyError, match="mini_hl"):
+        geometry("harness-large")
+
+
+def test_geometry_is_plain_data():
+    assert Geometry(**{f: getattr(FAMILY["hst"], f) for f in FAMILY["hst"].__dataclass_fields__}) == FAMILY["hst"]

@@ -1,0 +1,226 @@
+import json
+import pickle
+
+import pytest
+import torch
+from transformers import HubertModel
+
+from upstream.model.encoder import build_encoder, encode
+from upstream.model.family import geometry
+from upstream.model.modeldir import ModelDirError, load_model, model_sha256, read_card, save_model
+
+FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+G = {
+    "waveform": geometry("mini_hst", front_end="waveform", conv_channels=16),
+    "logmel": geometry("mini_hst"),
+}
+
+
+@pytest.fixture(params=["waveform", "logmel"])
+def saved(request, tmp_path):
+    torch.manual_seed(0)
+    model = build_encoder(G[request.param]).eval()
+    if request.param == "logmel":
+        model.feature_extractor.set_statistics(torch.linspace(-3, 1, 80), torch.linspace(1, 2, 80))
+    card = {"name": "نموذج HST", "iteration": 3}
+    return model, save_model(model, tmp_path / "my model", card)
+
+
+def states(model):
+    with torch.no_grad():
+        return encode(model, [0.1 * torch.randn(9000, generator=torch.Generator().manual_seed(1))]).hidden_states
+
+
+def test_round_trip_keeps_every_state_and_the_card(saved):
+    model, path = saved
+    assert {file.name for file in path.iterdir()} == FILES
+    loaded = load_model(path)
+    assert not loaded.training
+    assert (path / "model.safetensors").stat().st_mode == (path / "config.json").stat().st_mode
+    for ours, theirs in zip(states(loaded), states(model), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    assert read_card(path)["name"] == "نموذج HST"
+    assert "نموذج HST" in (path / "README.md").read_text(encoding="utf-8")
+
+
+def test_exports_carry_no_layerdrop_no_augmentation_and_a_mask_embedding(saved):
+    _, path = saved
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    assert config["layerdrop"] == 0 and config["apply_spec_augment"] is False and config["mask_time_prob"] > 0
+    assert hasattr(load_model(path), "masked_spec_embed")
+
+
+def test_saving_twice_gives_the_same_identity_and_a_changed_weight_another(saved, tmp_path):
+    model, path = saved
+    again = save_model(model, tmp_path / "again", {"name": "other card"})
+    assert model_sha256(again) == model_sha256(path)
+    with torch.no_grad():
+        model.feature_projection.projection.bias += 1e-3
+    assert model_sha256(save_model(model, tmp_path / "changed", {})) != model_sha256(path)
+
+
+def test_waveform_export_loads_with_transformers_alone(tmp_path):
+    torch.manual_seed(0)
+    model = build_encoder(G["waveform"]).eval()
+    path = save_model(model, tmp_path / "m", {"name": "HST"})
+    theirs = HubertModel.from_pretrained(path, local_files_only=True).eval()
+    x = torch.randn(1, 8000)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            theirs(x).last_hidden_state, HubertModel.forward(model, x).last_hidden_state, atol=2e-5, rtol=1e-4
+        )
+
+
+def test_what_is_no_model_directory_is_named(saved, tmp_path):
+    _, path = saved
+    with pytest.raises(ModelDirError, match="no such model directory"):
+        load_model(tmp_path / "nowhere")
+    (path / "model.safetensors").unlink()
+    with pytest.raises(ModelDirError, match="model.safetensors is missing"):
+        load_model(path)
+    (path / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
+    with pytest.raises(ModelDirError, match="`bert`"):
+        load_model(path)
+
+
+def test_truncated_weights_and_wrong_shapes_are_refused(saved):
+    _, path = saved
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 128}), encoding="utf-8")
+    with pytest.raises(ModelDirError, match="do not fit"):
+        load_model(path)
+    (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}), encoding="utf-8")
+    with pytest.raises(ModelDirError, match="lacks"):
+        load_model(path)
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    data = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelDirError, match="do not fit"):
+        load_model(path)
+
+
+def test_a_pickle_in_the_folder_is_never_opened(saved):
+    _, path = saved
+
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(path / "executed"), "w"))
+
+    (path / "model.safetensors").unlink()
+    (path / "pytorch_model.bin").write_bytes(pickle.dumps({"x": Trap()}))
+    with pytest.raises(ModelDirError):
+        load_model(path)
+    assert not (path / "executed").exists()
+
+
+def test_a_failed_save_leaves_the_old_model_whole(saved, monkeypatch):
+    model, path = saved
+    before = model_sha256(path)
+    monkeypatch.setattr(
+        "upstream.model.modeldir._readme", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
+    with torch.no_grad():
+        model.feature_projection.projection.bias += 1
+    with pytest.raises(OSError, match="No space"):
+        save_model(model, path, {})
+    assert model_sha256(path) == before and {file.name for file in path.iterdir()} == FILES
+
+
+def edited(path, **changes):
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    (path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("num_hidden_layers", 10**9),
+        ("hidden_size", 10**7),
+        ("intermediate_size", 10**9),
+        ("num_conv_pos_embeddings", 10**8),
+        ("hidden_size", "64"),
+        ("num_hidden_layers", -1),
+        ("conv_dim", [10**9] * 7),
+    ],
+)
+def test_absurd_sizes_are_refused_before_anything_is_built(saved, key, value, monkeypatch):
+    model, path = saved
+    if key == "conv_dim" and model.config.model_type != "hubert":
+        key, value = "mels", 10**9
+    edited(path, **{key: value})
+    monkeypatch.setattr(HubertModel, "from_pretrained", lambda *a, **k: pytest.fail("the model was built"))
+    with pytest.raises(ModelDirError, match=key):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    "key, value", [("feat_extract_activation", "no_such"), ("num_attention_heads", 7), ("hidden_act", {"a": 1})]
+)
+def test_other_lies_of_a_configuration_end_in_one_kind_of_error(saved, key, value):
+    model, path = saved
+    if key == "feat_extract_activation" and model.config.model_type != "hubert":
+        key = "hidden_act"
+    edited(path, **{key: value})
+    with pytest.raises(ModelDirError, match="do not fit"):
+        load_model(path)
+
+
+def test_code_adapters_and_quantisers_beside_a_model_are_never_opened(saved):
+    model, path = saved
+    expected = states(load_model(path))
+    mark = path / "executed"
+    (path / "modeling_evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass Evil: pass\n")
+    (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "elsewhere"}))
+    edited(
+        path,
+        auto_map={"AutoModel": "modeling_evil.Evil", "AutoConfig": "modeling_evil.Evil"},
+        quantization_config={"quant_method": "bitsandbytes", "load_in_8bit": True},
+        attn_implementation="evil/kernel",
+        dtype="float16",
+        add_adapter=True,
+    )
+    loaded = load_model(path)
+    assert not mark.exists() and next(loaded.parameters()).dtype == torch.float32
+    for ours, theirs in zip(states(loaded), expected, strict=True):
+        assert torch.equal(ours, theirs)
+    again = save_model(loaded, path.parent / "again", {})
+    config = json.loads((again / "config.json").read_text(encoding="utf-8"))
+    assert not {"auto_map", "quantization_config"} & set(config)
+
+
+def test_both_spellings_of_weight_norm_load(saved):
+    from safetensors.torch import load_file, save_file
+
+    model, path = saved
+    weights = load_file(path / "model.safetensors")
+    spelled = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): value
+        for name, value in weights.items()
+    }
+    assert set(spelled) != set(weights)
+    save_file(spelled, path / "model.safetensors", {"format": "pt"})
+    for ours, theirs in zip(states(load_model(path)), states(model), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_files_that_disagree_on_normalising_are_refused(saved):
+    _, path = saved
+    facts = json.loads((path / "preprocessor_config.json").read_text())
+    (path / "preprocessor_config.json").write_text(json.dumps(facts | {"do_normalize": not facts["do_normalize"]}))
+    with pytest.raises(ModelDirError, match="config.json says do_normalize=.*, preprocessor_config.json"):
+        load_model(path)
+
+
+def test_a_configuration_that_is_no_object_or_lacks_its_preprocessor_is_named(saved):
+    _, path = saved
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    del config["do_normalize"]
+    (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (path / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelDirError, match="preprocessor_config.json is missing"):
+        load_model(path)
+    (path / "config.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(ModelDirError, match="not a JSON object"):
+        load_model(path)

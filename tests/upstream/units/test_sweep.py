@@ -1,0 +1,154 @@
+"""The low-rank study: measures by hand and by scikit-learn, going on after a kill, one pass over the audio."""
+
+import csv
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import normalized_mutual_info_score
+
+from corpora.audio import read_audio, write_audio
+from corpora.datadir import read_datadir, write_datadir
+from upstream.__main__ import main
+from upstream.model.encoder import build_encoder
+from upstream.model.family import geometry
+from upstream.model.modeldir import save_model
+from upstream.units import sweep as module
+from upstream.units.codebook import Codebook, CodebookError
+from upstream.units.features import open_source
+from upstream.units.sweep import Sweep, parse_dimensions, sweep
+from upstream.units.units import UnitsError
+
+SHAPE = geometry("mini_hl", layers=3, width=32, heads=2, ffn=64, pos_conv_groups=4, pos_conv_kernel=8)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, noise_corpus):
+    root = tmp_path_factory.mktemp("sweep")
+    noise_corpus(root / "data", 8, 4, samples=(16000, 40000))
+    torch.manual_seed(0)
+    save_model(build_encoder(SHAPE), root / "model", {"name": "teacher"})
+    return root
+
+
+CONFIG = {"layer": 2, "pca": [4, 0.9, None], "k": [8, 20], "against": [1, 3]}
+
+
+def rows(out):
+    with open(out / "sweep.csv", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def swept(place):
+    sweep(place / "data", place / "out", Sweep(str(place / "model"), **CONFIG))
+    return place / "out"
+
+
+def test_every_pair_has_a_row_and_the_features_are_gone(swept):
+    assert [(r["pca"], r["k"]) for r in rows(swept)] == [(p, k) for p in ("4", "0.9", "none") for k in ("8", "20")]
+    assert (swept / "sweep.png").stat().st_size > 10_000 and not (swept / "features").exists()
+    kept = {r["pca"]: float(r["explained_variance"]) for r in rows(swept)}
+    assert kept["4"] < 0.9 <= kept["0.9"] < kept["none"] == 1.0
+
+
+def test_measures_are_those_of_the_definitions(place, swept):
+    """One row again from scratch, with plain loops and scikit-learn."""
+    frames = {}
+    for split in ("train", "dev"):
+        for layer in (1, 2):
+            source = open_source(str(place / "model"), layer)
+            utterances = read_datadir(place / "data" / split)
+            frames[split, layer] = [source.frames([read_audio(u.audio)])[0] for u in utterances]
+    codebook = Codebook.fit(np.concatenate(frames["train", 2]), 8, pca=4)
+    labels = [codebook.assign(x) for x in frames["dev", 2]]
+    runs = [1 + int((np.diff(x) != 0).sum()) for x in labels]
+    joint = np.concatenate(labels)
+    shares = np.bincount(joint, minlength=8) / len(joint)
+    entropy = -sum(p * np.log2(p) for p in shares if p > 0)
+    reference = Codebook.fit(np.concatenate(frames["train", 1]), 100).assign(np.concatenate(frames["dev", 1]))
+    speakers = np.repeat([u.speaker for u in read_datadir(place / "data" / "dev")], [len(x) for x in labels])
+    row = rows(swept)[0]
+    # Batches of other neighbours move a feature by rounding, and a frame on a border with it.
+    assert float(row["entropy"]) == pytest.approx(entropy, abs=0.02)
+    assert float(row["run_ms"]) == pytest.approx(20 * len(joint) / sum(runs), rel=0.02)
+    assert int(row["in_use"]) == int((shares > 0).sum())
+    assert float(row["speaker_nmi"]) == pytest.approx(normalized_mutual_info_score(speakers, joint), abs=0.01)
+    by_layer = dict(part.split(":") for part in row["by_layer"].split())
+    assert float(by_layer["1"]) == pytest.approx(normalized_mutual_info_score(reference, joint), abs=0.03)
+    assert set(by_layer) == {"1", "3"}
+
+
+def test_a_killed_sweep_goes_on_without_reading_audio_again(place, swept, tmp_path, monkeypatch):
+    fit, done = module._row, []
+
+    def killed(*arguments):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(1)
+        return fit(*arguments)
+
+    monkeypatch.setattr(module, "_row", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(place / "data", tmp_path, Sweep(str(place / "model"), **CONFIG))
+    assert len(rows(tmp_path)) == 3
+    monkeypatch.setattr(module, "_compute", lambda *_: pytest.fail("the features were there"))
+    monkeypatch.setattr(module, "_row", fit)
+    sweep(place / "data", tmp_path, Sweep(str(place / "model"), **CONFIG))
+    assert rows(tmp_path) == rows(swept)
+
+
+def test_another_layer_starts_again_and_a_finished_sweep_does_nothing(place, tmp_path, monkeypatch):
+    small = {"pca": [2], "k": [4], "against": [0]}
+    sweep(place / "data", tmp_path, Sweep(str(place / "model"), layer=1, **small))
+    before = rows(tmp_path)
+    sweep(place / "data", tmp_path, Sweep(str(place / "model"), layer=3, **small))
+    assert rows(tmp_path) != before
+    monkeypatch.setattr(module, "_row", lambda *_: pytest.fail("fitted again"))
+    sweep(place / "data", tmp_path, Sweep(str(place / "model"), layer=3, **small))
+
+
+def test_rows_of_another_grid_stay_but_not_those_of_other_audio(place, tmp_path, monkeypatch):
+    data, out = tmp_path / "data", tmp_path / "out"
+    for split in ("train", "dev"):
+        copies = []
+        for u in read_datadir(place / "data" / split):
+            copies.append(replace(u, audio=tmp_path / "audio" / split / u.audio.name))
+            copies[-1].audio.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(u.audio, copies[-1].audio)
+        write_datadir(data / split, copies)
+    sweep(data, out, Sweep("mfcc", pca=[None, 5], k=[4]))
+    table = sweep(data, out, Sweep("mfcc", pca=[9], k=[4]))
+    assert [r["pca"] for r in rows(out)] == ["5", "9", "none"] == [x.split()[0] for x in table.splitlines()[1:]]
+    monkeypatch.setattr(module, "_row", lambda *_: pytest.fail("fitted again"))
+    sweep(data, out, Sweep("mfcc", pca=[9, 5], k=[4]))
+    monkeypatch.undo()
+    first = rows(out)[1]
+    write_audio(copies[0].audio, -0.1 * read_audio(copies[0].audio)[::-1])
+    sweep(data, out, Sweep("mfcc", pca=[9], k=[4]))
+    assert [r["pca"] for r in rows(out)] == ["9"] and rows(out)[0] != first
+    with pytest.raises(CodebookError, match="pca=40 must be a dimension from 1 to 39"):
+        sweep(data, out, Sweep("mfcc", pca=[7, 40], k=[4]))
+    assert len(rows(out)) == 1, "nothing was fitted before the error"
+
+
+def test_the_command_line(place, tmp_path, capsys):
+    arguments = ["sweep", "--data", str(place / "data"), "--model", "mfcc", "--out", str(tmp_path / "o")]
+    assert main([*arguments, "--pca", "5,none", "--k", "4"]) == 0
+    assert "none" in capsys.readouterr().out and len(rows(tmp_path / "o")) == 2
+    assert main([*arguments, "--pca", "5,some"]) == 2
+    assert "`some` is no dimension" in capsys.readouterr().err
+    assert main([*arguments, "--k", "4,x"]) == 2
+    assert main([*arguments, "--against", "1"]) == 2
+    assert "no layers to compare" in capsys.readouterr().err
+    other = str(tmp_path / "default")
+    assert main([*arguments[:-1], other, "--k", "4"]) == 0
+    assert [r["pca"] for r in rows(tmp_path / "default")] == ["16", "32", "none"], "of 39 dimensions"
+
+
+def test_dimensions_shares_and_none():
+    assert parse_dimensions("16, 0.95,none") == [16, 0.95, None]
+    with pytest.raises(UnitsError):
+        Sweep("mfcc", k=[])

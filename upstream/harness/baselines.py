@@ -1,0 +1,218 @@
+"""Published encoders on equal terms: one table, and the way from a name in it to weights on this machine.
+
+A baseline is looked for in the folder that is given, then in `$HARNESS_BASELINES/<name>`, then among what was fetched
+before, and fetched last: by S3PRL where S3PRL has an entry of its own, else from its repository, safetensors only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from corpora.files import read_json, sha256_file, write_json
+from corpora.schema import nearest, record
+from upstream.harness.locate import cache_folder, is_url
+
+TABLE = Path(__file__).with_suffix(".yaml")
+VARIABLE = "HARNESS_BASELINES"
+_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
+_MARK = "fetched.json"
+
+
+class BaselineError(FileNotFoundError):
+    """A baseline that cannot be had; the message says why and how to add it, in one line."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One row of `baselines.yaml`, which explains the fields."""
+
+    name: str
+    source: str
+    revision: str | None
+    s3prl: str | None
+    licence: str | None
+    parameters: int
+    sha256: str | None
+
+    @property
+    def url(self) -> str:
+        """The address of its repository."""
+        return f"{_endpoint()}/{self.source}"
+
+    @property
+    def how(self) -> str:
+        """How to have it without the network."""
+        return (
+            f"on a machine with network fetch {', '.join(_FILES)} of {self.url} and put the folder at "
+            f"${VARIABLE}/{self.name}, or give its path"
+        )
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT.rstrip("/")
+
+
+@cache
+def table() -> dict[str, Baseline]:
+    """Name -> baseline, in the order of the file. Raises RecordError for a row that is wrong."""
+    import yaml
+
+    rows = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    return {row["name"]: record(Baseline, row, str(TABLE)) for row in rows}
+
+
+def baseline(name: str) -> Baseline:
+    """The row of that name. Raises BaselineError naming the nearest."""
+    rows = table()
+    if name not in rows:
+        raise BaselineError(f"no baseline named `{name}`{nearest(name, rows)} (all: python -m upstream baselines)")
+    return rows[name]
+
+
+def at_hand(row: Baseline) -> Path | None:
+    """Its folder on this machine, where there is one: under $HARNESS_BASELINES, or fetched before."""
+    root = os.environ.get(VARIABLE)
+    if root and (Path(root) / row.name / "config.json").is_file():
+        return Path(root) / row.name
+    fetched = cache_folder(row.url)
+    return fetched if _is_complete(fetched, row) else None
+
+
+def _is_complete(folder: Path, row: Baseline) -> bool:
+    mark = folder / _MARK
+    return mark.is_file() and row.revision in (None, read_json(mark)["revision"])
+
+
+def fetch(row: Baseline) -> Path:
+    """Fetch a baseline from its repository, once however many processes ask, and check it; returns its folder.
+
+    What was interrupted goes on where it was; the folder counts only when its mark is written, which is last. Raises
+    BaselineError without network, where the repository holds no safetensors, and for a sum that differs.
+    """
+    from corpora.download import locked
+
+    folder = cache_folder(row.url)
+    with locked(folder):
+        if _is_complete(folder, row):
+            return folder
+        try:
+            revision, stated = _download(row, folder)
+        except BaselineError:
+            raise
+        except Exception as error:  # the hub's errors and those of its HTTP client have no base in common
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise BaselineError(f"{row.name}: cannot be fetched from {row.url} ({reason[:160]}); {row.how}") from error
+        expected = row.sha256 or stated
+        found = sha256_file(folder / "model.safetensors")
+        if expected is not None and found != expected:
+            (folder / "model.safetensors").unlink()
+            raise BaselineError(
+                f"{row.name}: model.safetensors from {row.url} has SHA-256 {found}, expected {expected}; it was "
+                "deleted, fetch it again"
+            )
+        write_json(folder / _MARK, {"source": row.url, "revision": revision, "sha256": found})
+    return folder
+
+
+def _download(row: Baseline, folder: Path) -> tuple[str, str | None]:
+    """Files into `folder`; the commit that they are of, and the SHA-256 that the hub states for the weights."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    info = HfApi(endpoint=_endpoint()).model_info(row.source, revision=row.revision, files_metadata=True)
+    files = {file.rfilename: file for file in info.siblings or ()}
+    if "model.safetensors" not in files:
+        raise BaselineError(
+            f"{row.name}: {row.url} has no model.safetensors at this revision, and pickles are never loaded; convert "
+            f"its weights (python -m upstream import) and put the folder at ${VARIABLE}/{row.name}"
+        )
+    snapshot_download(
+        row.source,
+        revision=info.sha,
+        local_dir=folder,
+        allow_patterns=list(_FILES),
+        endpoint=_endpoint(),
+    )
+    lfs = files["model.safetensors"].lfs
+    return info.sha, None if lfs is None else lfs.sha256
+
+
+def locate(row: Baseline, given: str | Path | None = None) -> Path:
+    """The folder of a baseline: the one that was given, one at hand, or fetched now. Raises BaselineError."""
+    if given is not None:
+        if is_url(given) or not (Path(given) / "config.json").is_file():
+            raise BaselineError(f"{row.name}: {given} is no folder with config.json and model.safetensors; {row.how}")
+        return Path(given)
+    return at_hand(row) or fetch(row)
+
+
+def entries(hub: ModuleType) -> dict[str, Callable[..., Any]]:
+    """What `s3prl.hub` is to know: an entry for every row, and `harness_transformers` for any folder of these kinds."""
+
+    def harness_transformers(ckpt: str | None = None, refresh: bool = False, **options: Any) -> Any:
+        """A model directory in Transformers form: HuBERT, wav2vec 2.0, WavLM, w2v-BERT 2.0 or Whisper."""
+        from upstream.harness.other_encoders import expert_of
+
+        _refuse("harness_transformers", options)
+        if ckpt is None:
+            raise ValueError("harness_transformers needs a model directory: path_or_url=DIR")
+        return expert_of(ckpt)
+
+    found: dict[str, Callable[..., Any]] = {"harness_transformers": harness_transformers}
+    for row in table().values():
+        theirs = None if row.s3prl is None else getattr(hub, row.s3prl)
+        # Registered a second time, S3PRL's own entry is behind ours already.
+        found[row.name] = _entry(row, getattr(theirs, "of_s3prl", theirs))
+    return found
+
+
+def _entry(row: Baseline, of_s3prl: Callable[..., Any] | None) -> Callable[..., Any]:
+    def load(ckpt: str | None = None, refresh: bool = False, **options: Any) -> Any:
+        from upstream.harness.other_encoders import expert_of
+
+        if of_s3prl is not None and ckpt is None and at_hand(row) is None:
+            return _of_s3prl(row, of_s3prl, refresh, options)
+        _refuse(row.name, options)
+        return expert_of(locate(row, ckpt))
+
+    load.__name__ = load.__qualname__ = row.name
+    load.__doc__ = f"{row.source}: a local folder, or fetched ({row.licence or 'licence not stated'})."
+    load.of_s3prl = of_s3prl  # type: ignore[attr-defined]
+    return load
+
+
+def _of_s3prl(row: Baseline, entry: Callable[..., Any], refresh: bool, options: dict[str, Any]) -> Any:
+    try:
+        return entry(refresh=refresh, **options)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BaselineError(f"{row.name}: S3PRL cannot fetch it ({reason[:160]}); {row.how}") from error
+
+
+def _refuse(name: str, options: dict[str, Any]) -> None:
+    given = sorted(key for key, value in options.items() if value is not None and key != "model_config")
+    if given:
+        raise ValueError(f"{name}: option `{given[0]}` is unknown; it takes ckpt and refresh")
+
+
+def listing() -> str:
+    """The table as text: name, parameters, licence, where it is or how it comes."""
+    head = f"{'name':<18}{'params (M)':>11}  {'licence':<14}{'source':<34}at hand"
+    lines = [head, "-" * (len(head) + 24)]
+    for row in table().values():
+        place = at_hand(row)
+        state = str(place) if place else f"no; {'S3PRL fetches it' if row.s3prl else 'fetched at first use'}"
+        licence = row.licence or "not stated"
+        lines.append(f"{row.name:<18}{row.parameters / 1e6:>11.1f}  {licence:<14}{row.source:<34}{state}")
+    lines.append(
+        f"Without network: put {', '.join(_FILES)} of {_endpoint()}/<source> into <name>/ under a folder that "
+        f"{VARIABLE} names."
+    )
+    return "\n".join(lines)

@@ -1,1 +1,0 @@
-"""Checkpoints that others wrote (Transformers, torchaudio, ESPnet, fairseq) as model directories."""

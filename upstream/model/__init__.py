@@ -1,0 +1,1 @@
+"""The encoder: geometry, front end, model directory, inference, export."""

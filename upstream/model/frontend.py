@@ -1,0 +1,102 @@
+"""Log-mel front end that lives inside the model: waveform in, the frames of the convolutional encoder out.
+
+25 ms windows every 10 ms, not centred, 80 mel bands, global mean and variance as buffers, stacked by two.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from upstream.model.family import FFT_SIZE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE
+
+SHORT_HOP = HOP // 2
+BLOCK = math.gcd(RECEPTIVE_FIELD, SHORT_HOP)  # samples
+# About one step of 16-bit audio: digital silence and dither look alike, and the logarithm stays finite.
+FLOOR = 1e-6
+
+
+# Built in numpy: Transformers constructs modules on torch's meta device, where arithmetic has no values.
+def _dft_basis() -> Tensor:
+    """Windowed real and imaginary DFT, (RECEPTIVE_FIELD, 2 * bins): a matrix product exports to ONNX, an FFT not."""
+    samples, bins = np.arange(RECEPTIVE_FIELD), np.arange(FFT_SIZE // 2 + 1)
+    angle = 2 * np.pi * samples[:, None] * bins[None, :] / FFT_SIZE
+    basis = np.concatenate([np.cos(angle), -np.sin(angle)], axis=1) * np.hanning(RECEPTIVE_FIELD)[:, None]
+    return torch.from_numpy(basis.astype(np.float32))
+
+
+def _mel_matrix(mels: int, low_hz: float = 20.0, high_hz: float = SAMPLE_RATE / 2) -> Tensor:
+    """Triangular mel filters on the HTK scale, (bins, mels)."""
+
+    def to_mel(hz: np.ndarray | float) -> np.ndarray:
+        return 1127.0 * np.log1p(np.asarray(hz) / 700.0)
+
+    bins = to_mel(np.arange(FFT_SIZE // 2 + 1) * SAMPLE_RATE / FFT_SIZE)
+    edges = np.linspace(to_mel(low_hz), to_mel(high_hz), mels + 2)
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    rising = (bins[:, None] - left) / (centre - left)
+    falling = (right - bins[:, None]) / (right - centre)
+    return torch.from_numpy(np.minimum(rising, falling).clip(min=0).astype(np.float32))
+
+
+class LogMelFrontEnd(nn.Module):
+    """Log-mel frames of a waveform, two 10 ms frames stacked: (B, N) samples -> (B, 2 * mels, T) at 50 Hz.
+
+    T = floor((N - 400) / 320) + 1, as the seven convolutions give. Where an item has an odd number of 10 ms frames,
+    its last one is repeated, so nothing from the padding gets in.
+    """
+
+    def __init__(self, mels: int) -> None:
+        super().__init__()
+        self.register_buffer("dft", _dft_basis())
+        self.register_buffer("mel", _mel_matrix(mels))
+        self.register_buffer("mean", torch.full((mels,), -4.0))
+        self.register_buffer("std", torch.full((mels,), 4.0))
+
+    @staticmethod
+    def _windows(wavs: Tensor) -> Tensor:
+        """(B, N) samples -> (B, F, RECEPTIVE_FIELD), one window every SHORT_HOP: five blocks of 80 samples each.
+
+        Slices and one concatenation, because `unfold` does not export to ONNX with a dynamic length.
+        """
+        count = (wavs.shape[1] - RECEPTIVE_FIELD) // SHORT_HOP + 1
+        blocks = wavs[:, : wavs.shape[1] // BLOCK * BLOCK].reshape(wavs.shape[0], -1, BLOCK)
+        step = SHORT_HOP // BLOCK
+        parts = [blocks[:, i : i + step * (count - 1) + 1 : step] for i in range(RECEPTIVE_FIELD // BLOCK)]
+        return torch.cat(parts, dim=-1)
+
+    def log_mel(self, wavs: Tensor) -> Tensor:
+        """(B, N) samples in [-1, 1] -> (B, F, mels) natural-log mel energies every 10 ms, not normalised."""
+        spectrum = self._windows(wavs) @ self.dft
+        real, imaginary = spectrum.chunk(2, dim=-1)
+        return torch.log((real.square() + imaginary.square()) @ self.mel + FLOOR)
+
+    def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """`lengths` (B,): valid samples of each item; None means that all of them are."""
+        if wavs.shape[1] < RECEPTIVE_FIELD:
+            raise ValueError(f"{wavs.shape[1]} samples are fewer than the {RECEPTIVE_FIELD} that one frame needs")
+        # Energies span ten orders of magnitude: never in half precision.
+        with torch.autocast(wavs.device.type, enabled=False):
+            x = (self.log_mel(wavs.float()) - self.mean) / self.std
+        first = x[:, 0::2]
+        # One repeated frame more than an even number needs: a branch on the length would be frozen by tracing.
+        second = torch.cat([x[:, 1::2], x[:, -1:]], dim=1)[:, : first.shape[1]]
+        if lengths is not None:
+            valid = (lengths - RECEPTIVE_FIELD).div(SHORT_HOP, rounding_mode="floor") + 1
+            index = 2 * torch.arange(second.shape[1], device=x.device) + 1
+            second = torch.where((index < valid[:, None]).unsqueeze(-1), second, first)
+        return torch.cat([first, second], dim=-1).transpose(1, 2)
+
+    @torch.no_grad()
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Fix the global mean and standard deviation, (mels,) each, measured on training audio."""
+        if not (torch.isfinite(mean).all() and torch.isfinite(std).all()):
+            raise ValueError("log-mel statistics are not finite: the audio they were measured on is broken")
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp(min=1e-3))
+
+    def _freeze_parameters(self) -> None:
+        """Part of what Transformers expects of a feature encoder; there is nothing to train here."""

@@ -1,0 +1,220 @@
+"""The model directory: the one form in which a model is stored, loaded and shared.
+
+Four files: `config.json` (Transformers' configuration, our card under the key `harness`), `model.safetensors`,
+`preprocessor_config.json`, `README.md`. Written whole or not at all; nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers.utils import logging
+
+from corpora.files import atomic_dir, read_json, sha256_file, write_json, write_text
+from upstream.model.encoder import LogMelHubertConfig, LogMelHubertModel, front_end_of, normalises_waveform
+
+CARD_KEY = "harness"
+LICENCE = "apache-2.0"
+FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
+MODEL_TYPES = {
+    "hubert": (HubertConfig, HubertModel),
+    "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
+    LogMelHubertConfig.model_type: (LogMelHubertConfig, LogMelHubertModel),
+}
+# Keys of config.json that send Transformers elsewhere for code, quantisers or kernels, and layers that we do not walk.
+IGNORED_KEYS = {
+    *("add_adapter", "attn_implementation", "_attn_implementation", "auto_map", "dtype", "torch_dtype"),
+    *("experts_implementation", "quantization_config"),
+}
+# Sizes that a tensor shows: the key of config.json, the tensor, the axis.
+SIZES = (
+    ("hidden_size", r"encoder\.layer_norm\.weight", 0),
+    ("intermediate_size", r"encoder\.layers\.0\.feed_forward\.intermediate_dense\.weight", 0),
+    ("num_conv_pos_embeddings", r"pos_conv_embed\.conv\.(parametrizations\.weight\.original1|weight_v)", 2),
+    ("mels", r"feature_extractor\.mel", 1),
+)
+
+
+class ModelDirError(ValueError):
+    """A model directory that cannot be read, with the reason and what to do."""
+
+
+def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
+    """Write a model directory, replacing an older one as a whole; `card` is JSON: where the model comes from."""
+    config = model.config
+    config.layerdrop, config.apply_spec_augment = 0.0, False
+    config.do_normalize = normalises_waveform(model)
+    setattr(config, CARD_KEY, card)
+    with atomic_dir(path) as folder:
+        with _no_progress_bar():
+            model.save_pretrained(folder, safe_serialization=True)
+        # safetensors makes its file readable for the owner alone; a shared model must not be
+        shutil.copymode(folder / "config.json", folder / "model.safetensors")
+        Wav2Vec2FeatureExtractor(
+            feature_size=1,
+            sampling_rate=16000,
+            do_normalize=config.do_normalize,
+            return_attention_mask=True,
+        ).save_pretrained(folder)
+        write_json(folder / "config.json", json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        write_text(folder / "README.md", _readme(model, card))
+    return path
+
+
+def load_model(path: Path | str) -> HubertModel:
+    """The encoder of a model directory (ours, or HuBERT / wav2vec 2.0 / XLS-R in Transformers form), in eval mode.
+
+    Nothing but `config.json`, `model.safetensors` and `preprocessor_config.json` is opened: neither code nor adapters
+    nor pickles that lie beside them. Raises ModelDirError with the reason for whatever cannot be loaded.
+    """
+    path = Path(path)
+    config_json = _config(path)
+    config_class, model_class = MODEL_TYPES[config_json["model_type"]]
+    if not (path / "model.safetensors").is_file():
+        raise ModelDirError(f"{path}: model.safetensors is missing (pickled weights are never loaded)")
+    try:
+        _check_shapes(path, config_json)
+        # Handed over as a state dict: given a folder, Transformers also follows an `adapter_config.json` in it.
+        weights = load_file(path / "model.safetensors")
+        config = config_class.from_dict({k: v for k, v in config_json.items() if k not in IGNORED_KEYS})
+        config.layerdrop, config.apply_spec_augment = 0.0, False
+        with _no_progress_bar():
+            model, report = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=weights,
+                attn_implementation="sdpa",
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except ModelDirError:
+        raise
+    except (SafetensorError, StrictDataclassError, RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
+        raise ModelDirError(f"{path}: the weights do not fit the configuration: {error}") from error
+    missing = sorted(key for key in report["missing_keys"] if key != "masked_spec_embed")
+    if missing:
+        raise ModelDirError(f"{path}: model.safetensors lacks {len(missing)} tensors, first `{missing[0]}`")
+    model.config.do_normalize = _normalises(path, config_json)
+    return model.eval()
+
+
+def _normalises(path: Path, config: dict[str, Any]) -> bool:
+    """Whether waveforms are brought to mean 0 and variance 1. config.json says it for us, preprocessor_config.json for
+    Transformers: where they disagree, one of both would feed the model what it was not trained on."""
+    preprocessor = path / "preprocessor_config.json"
+    theirs = read_json(preprocessor).get("do_normalize", True) if preprocessor.is_file() else None
+    ours = config.get("do_normalize", theirs)
+    if ours is None:
+        raise ModelDirError(f"{path}: preprocessor_config.json is missing; it says whether waveforms are normalised")
+    if theirs is not None and bool(theirs) != bool(ours):
+        raise ModelDirError(
+            f"{path}: config.json says do_normalize={bool(ours)}, preprocessor_config.json {bool(theirs)}; write into "
+            "both what the model was trained with"
+        )
+    return bool(ours)
+
+
+def _check_shapes(path: Path, config: dict[str, Any]) -> None:
+    """Compare the sizes in config.json with the header of the weights, before anything of those sizes is built."""
+    with safe_open(path / "model.safetensors", "pt") as file:
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    held: dict[str, Any] = {}
+    for name, shape in shapes.items():
+        for key, pattern, axis in SIZES:
+            if re.search(rf"(^|\.){pattern}$", name) and len(shape) > axis:
+                held[key] = shape[axis]
+    layers = {m[1] for name in shapes if (m := re.search(r"encoder\.layers\.(\d+)\.attention\.q_proj\.weight$", name))}
+    conv = [
+        m for name in shapes if (m := re.search(r"conv_layers\.(\d+)\.conv\.weight$", name)) and len(shapes[name]) == 3
+    ]
+    conv_shapes = [shapes[m.string] for m in sorted(conv, key=lambda m: int(m[1]))]
+    if layers:
+        held["num_hidden_layers"] = len(layers)
+    if conv_shapes:
+        held |= {"conv_dim": [s[0] for s in conv_shapes], "conv_kernel": [s[2] for s in conv_shapes]}
+    for key, size in held.items():
+        stated = config.get(key, size)
+        if stated != size or isinstance(stated, bool):
+            verb = "lacks layers: it holds" if key == "num_hidden_layers" else "and config.json do not fit: it holds"
+            said = repr(stated)[:80]
+            raise ModelDirError(f"{path}: model.safetensors {verb} {key} = {size}, config.json says {said}")
+
+
+def read_card(path: Path | str) -> dict[str, Any]:
+    """Our card: name, geometry, iteration, units, lineage, hours; empty for a directory that others wrote."""
+    return _config(Path(path)).get(CARD_KEY, {})
+
+
+def model_sha256(path: Path | str) -> str:
+    """Identity of a model: the SHA-256 of its weights file."""
+    return sha256_file(Path(path) / "model.safetensors")
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Transformers draws a bar for every file; ours are one file each and take no time."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _config(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise ModelDirError(f"{path}: no such model directory; `python -m upstream pretrain` or ./run.sh makes one")
+    if not (path / "config.json").is_file():
+        raise ModelDirError(f"{path}: config.json is missing, so this is not a model directory")
+    config = read_json(path / "config.json")
+    if not isinstance(config, dict):
+        raise ModelDirError(f"{path}: config.json is not a JSON object")
+    if config.get("model_type") not in MODEL_TYPES:
+        raise ModelDirError(
+            f"{path}: model type `{config.get('model_type')}` is not one of {', '.join(sorted(MODEL_TYPES))}"
+        )
+    return config
+
+
+def _readme(model: HubertModel, card: dict[str, Any]) -> str:
+    facts = "\n".join(
+        f"| {key} | `{json.dumps(value, ensure_ascii=False)}` |" for key, value in card.items() if value is not None
+    )
+    if front_end_of(model) == "waveform":
+        load = 'from transformers import HubertModel\nmodel = HubertModel.from_pretrained("THIS_FOLDER")'
+    else:
+        load = (
+            "import upstream\nfrom transformers import AutoModel\n"
+            'upstream.register()\nmodel = AutoModel.from_pretrained("THIS_FOLDER")'
+        )
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    return f"""---
+license: {LICENCE}
+language: [ar, en]
+tags: [speech, self-supervised, arabic, hubert]
+---
+# {card.get("name", "HArnESS model")}
+
+A self-supervised speech encoder for 16 kHz waveforms: {millions:.2f} M parameters, {front_end_of(model)} front end,
+{model.config.num_hidden_layers} layers of width {model.config.hidden_size}.
+
+| fact | value |
+|---|---|
+{facts}
+
+```python
+{load}
+```
+"""

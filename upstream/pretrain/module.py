@@ -1,0 +1,153 @@
+"""The module that Lightning trains: encoder and prediction heads under one loss, its optimiser and schedule."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import lightning
+import torch
+from transformers import HubertModel
+
+from upstream.config import PretrainConfig
+from upstream.model.convolution import convolve_frames
+from upstream.model.encoder import collate, run_layers
+from upstream.pretrain.bad_batches import TrainingError
+from upstream.pretrain.data import Batch, StepBatches
+from upstream.pretrain.objective import FrameTotals, StepLoss, UnitHead, UnitLoss, unit_loss
+from upstream.pretrain.regression import FeatureHeads
+from upstream.pretrain.step import take_step
+
+
+@dataclass(frozen=True)
+class UnitTask:
+    """One label set to predict: how many units it has, and the weight of its loss."""
+
+    k: int
+    weight: float = 1.0
+
+
+class Pretraining(lightning.LightningModule):
+    """Encoder and prediction heads under one loss: a unit head for each label set, and heads for teacher features."""
+
+    def __init__(
+        self,
+        encoder: HubertModel,
+        tasks: int | Mapping[str, UnitTask],
+        config: PretrainConfig,
+        regression: FeatureHeads | None = None,
+    ) -> None:
+        """`tasks` come in the order of the label sets of a batch; a number stands for one set of so many units."""
+        super().__init__()
+        self.automatic_optimization = False  # a step has several batches, and a bad one moves nothing
+        self.encoder = encoder
+        self.config = config
+        self.tasks = {"units": UnitTask(tasks)} if isinstance(tasks, int) else dict(tasks)
+        if not self.tasks and regression is None:
+            raise TrainingError("nothing to learn: neither units nor a teacher's features to predict")
+        if self.tasks and config.mask_prob == 0:
+            raise TrainingError("mask_prob=0 masks nothing: there are no units to predict, only features")
+        self.heads = torch.nn.ModuleDict(
+            {
+                name: UnitHead(
+                    encoder.config.hidden_size,
+                    task.k,
+                    logits=config.logits,
+                    projection=config.projection,
+                    temperature=config.logit_temperature,
+                )
+                for name, task in self.tasks.items()
+            }
+        )
+        self.regression = regression
+        convolve_frames(encoder)
+        set_dropout(encoder, config.dropout, config.layerdrop)
+        # The flag freezes nothing: it asks for the gradient of the waveform, a twentieth of a step for nothing.
+        encoder.feature_extractor._requires_grad = False
+        if config.checkpointing:
+            encoder.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def compute(
+        self, batch: Batch, totals: FrameTotals | None = None, chance: torch.Generator | None = None
+    ) -> StepLoss:
+        """The weighted sum of all terms for one batch; its labels are (B, T, S) for S sets, or (B, T) for one.
+
+        Its frames are weighed as a part of a step's `totals` (None: as if it were all of it); `chance` decides
+        LayerDrop.
+        """
+        padded, lengths = collate(self.encoder, batch.wavs)
+        mask, valid = batch.mask.to(self.device), batch.valid.to(self.device)
+        states, _ = run_layers(self.encoder, padded, lengths, time_mask=mask, chance=chance)
+        frames = states[-1]
+        labels = batch.labels.to(self.device)
+        labels = labels.unsqueeze(-1) if labels.dim() == 2 else labels
+        sets: dict[str, UnitLoss] = {}
+        total = frames.new_zeros(())
+        for index, (name, task) in enumerate(self.tasks.items()):
+            result = unit_loss(
+                self.heads[name],
+                frames,
+                labels[..., index],
+                mask,
+                valid,
+                masked_weight=self.config.masked_weight,
+                unmasked_weight=self.config.unmasked_weight,
+                totals=totals,
+            )
+            total = total + task.weight * result.loss
+            # On the CPU, since processes send each other what they found.
+            sets[name] = replace(result, loss=result.loss.detach().cpu())
+        figures: dict[str, float] = {}
+        if self.regression is not None:
+            features = self.regression(frames, valid, self.regression.targets(batch.wavs), totals)
+            total = total + features.loss
+            figures = {"feature_l1": features.l1, "feature_cosine": features.cosine}
+        return StepLoss(total, sets, figures)
+
+    def transfer_batch_to_device(self, batch: StepBatches, device: torch.device, dataloader_idx: int) -> StepBatches:
+        return batch  # `compute` moves what it needs, waveforms after normalising them one by one
+
+    def training_step(self, step: StepBatches, batch_idx: int) -> dict[str, Any]:
+        result = take_step(
+            step,
+            self.optimizers(),
+            [p for p in self.parameters() if p.requires_grad],
+            seed=self.config.seed,
+            clip=self.config.clip,
+            device=self.device,
+            compute=self.compute,
+            backward=self.manual_backward,
+            without_sync=getattr(self.trainer.strategy.model, "no_sync", contextlib.nullcontext),
+        )
+        self.lr_schedulers().step()  # after a skipped step too: the schedule is a function of the step
+        return {"result": result, "step": step.number, "position": step.position}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        decayed = [p for p in self.parameters() if p.requires_grad and p.dim() > 1]
+        plain = [p for p in self.parameters() if p.requires_grad and p.dim() <= 1]
+        optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": self.config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=self.config.lr,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+            fused=True,
+        )
+        warmup = max(1, int(self.config.warmup * self.config.steps))
+
+        def scale(step: int) -> float:
+            return min((step + 1) / warmup, max(0.0, (self.config.steps - step) / max(1, self.config.steps - warmup)))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def set_dropout(encoder: HubertModel, dropout: float, layerdrop: float) -> None:
+    """Dropout on the residual branches and the input alone: inside attention it would cost SDPA its fused kernels."""
+    encoder.config.layerdrop = layerdrop
+    for name, module in encoder.named_modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0 if name.endswith("intermediate_dropout") else dropout
+        elif hasattr(module, "k_proj"):
+            module.dropout = 0.0

@@ -1,0 +1,359 @@
+"""Thinner students from a wider teacher: the low-rank projection of its residual stream, layer by layer.
+
+Each pre-norm layer reads the stream x (D_t) through a layer norm and adds to it. With the norm's gain and bias folded
+into the matrices behind it, what is read is the standardised stream s(x) = sqrt(D_t) C x / |C x|, C = I - 11'/D_t,
+which keeps its form under any rotation of the complement of the constant vector (SliceGPT, 2401.15024, for RMS norm).
+The student's stream is y = P' x with P = U B': U (D_t, D_s-1) are the leading directions of s(x), orthogonal to 1, and
+B (D_s, D_s-1) is a fixed basis of the complement of the student's own constant vector, so that y has mean zero and the
+student's own layer norm standardises it.
+
+Kept exactly where D_s = D_t and no layer, head or FFN unit is cut: attention, FFN activations and every hidden state up
+to the linear map P, from the input of the first layer on; the final state up to the teacher's final gain, which an
+elementwise norm cannot carry into another basis (the prediction head takes it up). Not kept: the positional
+convolution, whose GELU acts in the teacher's basis. Its output in the new basis is fitted by regression on audio.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+from transformers import HubertModel
+
+from upstream.model.encoder import collate, run_layers
+
+log = logging.getLogger(__name__)
+
+RIDGE = 1e-4  # of the mean diagonal, in every least-squares fit
+POSITIONAL_SECONDS = 120.0  # of audio kept for the fit of the positional convolution
+POSITIONAL_STEPS = 400
+POSITIONAL_CLIPS = 8  # in one step of that fit
+
+
+class ProjectionError(ValueError):
+    """A teacher that cannot be projected."""
+
+
+@dataclass
+class Statistics:
+    """Second moments of a teacher's activations, all (n, n) float64 and divided by the frames seen.
+
+    `stream[name]`: of the standardised input of a layer norm. `inner[name]`: of the input of an output projection, with
+    a constant 1 as its last entry. `clips`: (input, output) of the positional convolution, (T, D_t) each.
+    """
+
+    stream: dict[str, Tensor] = field(default_factory=dict)
+    inner: dict[str, Tensor] = field(default_factory=dict)
+    clips: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+
+def _norms(model: HubertModel, layers: Sequence[int]) -> dict[str, nn.LayerNorm]:
+    found = {"top": model.encoder.layer_norm}
+    for index in layers:
+        layer = model.encoder.layers[index]
+        found |= {f"{index}.attention": layer.layer_norm, f"{index}.ffn": layer.final_layer_norm}
+    return found
+
+
+def _outputs(model: HubertModel, layers: Sequence[int]) -> dict[str, nn.Linear]:
+    found = {}
+    for index in layers:
+        layer = model.encoder.layers[index]
+        found |= {f"{index}.attention": layer.attention.out_proj, f"{index}.ffn": layer.feed_forward.output_dense}
+    return found
+
+
+def _standardise(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])
+
+
+@torch.no_grad()
+def measure(model: HubertModel, layers: Sequence[int], batches: Iterator[list[Tensor]]) -> Statistics:
+    """Run waveforms through the teacher, batch by batch, and sum up what it computes on valid frames."""
+    sums, frames = Statistics(), 0
+    kept_frames, valid = 0, None
+
+    def add(into: dict[str, Tensor], name: str, x: Tensor) -> None:
+        x = x[valid] if valid is not None else x.flatten(0, 1)
+        moment = (x.double().T @ x.double()).cpu()
+        into[name] = into.get(name, 0) + moment
+
+    def stream_hook(name: str) -> Callable:
+        return lambda _, inputs: add(sums.stream, name, _standardise(inputs[0]))
+
+    def inner_hook(name: str) -> Callable:
+        return lambda _, inputs: add(sums.inner, name, F.pad(inputs[0], (0, 1), value=1.0))
+
+    def positional_hook(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        nonlocal kept_frames
+        for row in range(len(output)):
+            length = output.shape[1] if valid is None else int(valid[row].sum())
+            if kept_frames < POSITIONAL_SECONDS * 50:
+                sums.clips.append((inputs[0][row, :length].cpu(), output[row, :length].cpu()))
+                kept_frames += length
+
+    with _hooks() as handles:
+        for name, norm in _norms(model, layers).items():
+            handles.append(norm.register_forward_pre_hook(stream_hook(name)))
+        for name, linear in _outputs(model, layers).items():
+            handles.append(linear.register_forward_pre_hook(inner_hook(name)))
+        handles.append(model.encoder.pos_conv_embed.register_forward_hook(positional_hook))
+        for wavs in batches:
+            padded, lengths = collate(model, wavs)
+            if lengths is not None:
+                counts = model._get_feat_extract_output_lengths(lengths)
+                longest = int(model._get_feat_extract_output_lengths(torch.tensor(padded.shape[1])))
+                valid = torch.arange(longest, device=padded.device) < counts[:, None]
+                frames += int(valid.sum())
+            else:
+                valid = None
+                frames += len(wavs) * int(model._get_feat_extract_output_lengths(torch.tensor(padded.shape[1])))
+            run_layers(model, padded, lengths)
+    if not frames:
+        raise ProjectionError("no audio to look at the teacher's activations on")
+    for moments in (sums.stream, sums.inner):
+        for name in moments:
+            moments[name] = moments[name] / frames
+    return sums
+
+
+@contextmanager
+def _hooks() -> Iterator[list[RemovableHandle]]:
+    handles: list[RemovableHandle] = []
+    try:
+        yield handles
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def from_weights(model: HubertModel, layers: Sequence[int]) -> Statistics:
+    """Moments where no audio is at hand: the stream is taken to fill the directions in which the weights write to it,
+    inner activations to be white."""
+    written = model.feature_projection.projection.weight.double()
+    total = written @ written.T
+    for linear in _outputs(model, range(len(model.encoder.layers))).values():
+        total = total + linear.weight.double() @ linear.weight.double().T
+    width = len(total)
+    centre = torch.eye(width, dtype=torch.float64) - 1 / width
+    total = centre @ total @ centre
+    total = total * (width / total.trace())
+    inner = {
+        name: torch.eye(linear.in_features + 1, dtype=torch.float64) for name, linear in _outputs(model, layers).items()
+    }
+    return Statistics({name: total for name in _norms(model, layers)}, inner)
+
+
+def complement_of_ones(width: int) -> Tensor:
+    """An orthonormal basis of the vectors whose entries sum to 0: (width, width - 1) float64 (Helmert's)."""
+    basis = torch.zeros(width, width - 1, dtype=torch.float64)
+    for j in range(1, width):
+        basis[:j, j - 1] = 1.0
+        basis[j, j - 1] = -j
+        basis[:, j - 1] /= (j * (j + 1)) ** 0.5
+    return basis
+
+
+@dataclass(frozen=True)
+class Basis:
+    """`matrix` (D_t, D_s): P = U B'. `kept`: share of the standardised stream's energy kept at each norm."""
+
+    matrix: Tensor
+    kept: dict[str, float]
+
+    @classmethod
+    def of(cls, statistics: Statistics, width: int) -> Basis:
+        """Leading directions of the moments, all norms counted alike. Raises ProjectionError for a wider student."""
+        total = sum(statistics.stream.values()) / len(statistics.stream)
+        teacher = len(total)
+        if width > teacher:
+            raise ProjectionError(f"a student of width {width} cannot be a projection of a teacher of width {teacher}")
+        ones = complement_of_ones(teacher)
+        values, vectors = torch.linalg.eigh(ones.T @ total @ ones)
+        directions = ones @ vectors.flip(1)[:, : width - 1]
+        # The sign of an eigenvector is arbitrary; fixed so that equal statistics give equal students.
+        largest = directions.abs().argmax(0)
+        directions = directions * directions[largest, torch.arange(width - 1)].sign()
+        kept = {
+            name: float((directions.T @ moment @ directions).trace() / moment.trace())
+            for name, moment in statistics.stream.items()
+        }
+        return cls(directions @ complement_of_ones(width).T, kept)
+
+
+@torch.no_grad()
+def project(
+    student: HubertModel, teacher: HubertModel, layers: Sequence[int], statistics: Statistics, *, seed: int = 0
+) -> list[str]:
+    """Write the projection of the teacher's `layers` into the student, in place; returns the names of what was set.
+
+    Front ends are not touched. The feature projection is set where both front ends give frames of one width; the
+    positional convolution where `statistics` hold clips. Raises ProjectionError for models without pre-norm layers.
+    """
+    for what, model in (("teacher", teacher), ("student", student)):
+        if not model.config.do_stable_layer_norm:
+            raise ProjectionError(
+                f"the {what} norms after its layers (as HuBERT-Base does); `project` needs norms before them"
+            )
+    basis = Basis.of(statistics, student.config.hidden_size)
+    p = basis.matrix
+    done: list[str] = []
+
+    def put(name: str, value: Tensor) -> None:
+        student.get_parameter(name).copy_(value)
+        done.append(name)
+
+    def put_linear(name: str, weight: Tensor, bias: Tensor) -> None:
+        put(f"{name}.weight", weight)
+        put(f"{name}.bias", bias)
+
+    def put_plain_norm(name: str) -> None:
+        """Gains and biases are in the matrices behind the norm."""
+        put(f"{name}.weight", torch.ones(len(student.get_parameter(f"{name}.weight"))))
+        put(f"{name}.bias", torch.zeros(len(student.get_parameter(f"{name}.bias"))))
+
+    there, here = teacher.feature_projection.projection, student.feature_projection.projection
+    if there.in_features == here.in_features:
+        put_linear("feature_projection.projection", p.T @ there.weight.double(), p.T @ there.bias.double())
+    put("masked_spec_embed", p.T @ teacher.masked_spec_embed.double())
+    if statistics.clips:
+        share = _fit_positional(student, statistics.clips, p, seed)
+        log.info("init project: the positional convolution explains %.0f %% of the teacher's", 100 * share)
+        done += [f"encoder.pos_conv_embed.{name}" for name, _ in student.encoder.pos_conv_embed.named_parameters()]
+
+    ratio = (teacher.config.hidden_size / student.config.hidden_size) ** 0.5
+    for index, layer in enumerate(layers):
+        source, target, prefix = teacher.encoder.layers[layer], student.encoder.layers[index], f"encoder.layers.{index}"
+        # A norm brings the projected stream to unit variance, although it holds a share of the energy only.
+        reading = p * ratio * basis.kept[f"{layer}.attention"] ** 0.5
+        attention = _attention(source, target, reading, p, statistics.inner[f"{layer}.attention"])
+        for name, (weight, bias) in attention.items():
+            put_linear(f"{prefix}.attention.{name}", weight, bias)
+        reading = p * ratio * basis.kept[f"{layer}.ffn"] ** 0.5
+        (up, up_bias), (down, down_bias) = _feed_forward(
+            source, target.feed_forward.intermediate_dense.out_features, reading, p, statistics.inner[f"{layer}.ffn"]
+        )
+        put_linear(f"{prefix}.feed_forward.intermediate_dense", up, up_bias)
+        put_linear(f"{prefix}.feed_forward.output_dense", down, down_bias)
+        put_plain_norm(f"{prefix}.layer_norm")
+        put_plain_norm(f"{prefix}.final_layer_norm")
+    put_plain_norm("encoder.layer_norm")
+    kept = list(basis.kept.values())
+    log.info("init project: width %d of %d keeps %.1f to %.1f %% of the stream", *reversed(p.shape), *_span(kept))
+    return done
+
+
+def _span(shares: Sequence[float]) -> tuple[float, float]:
+    return 100 * min(shares), 100 * max(shares)
+
+
+def _reader(linear: nn.Linear, norm: nn.LayerNorm, reading: Tensor) -> tuple[Tensor, Tensor]:
+    """A matrix behind a norm, in the student's basis: the norm's gain and bias folded in."""
+    weight = linear.weight.double()
+    return (weight * norm.weight.double()) @ reading, linear.bias.double() + weight @ norm.bias.double()
+
+
+def _refit(linear: nn.Linear, moment: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (D, n_kept) and bias of an output projection that sees only the inputs `keep`: least squares against what
+    it gave with all of them."""
+    full = torch.cat([linear.weight.double(), linear.bias.double()[:, None]], dim=1)
+    if len(keep) == linear.in_features:
+        return full[:, keep], full[:, -1]
+    chosen = torch.cat([keep, torch.tensor([linear.in_features])])
+    gram = moment[chosen][:, chosen]
+    gram = gram + RIDGE * gram.diagonal().mean() * torch.eye(len(chosen), dtype=gram.dtype)
+    fitted = torch.linalg.solve(gram, (full @ moment[:, chosen]).T).T
+    return fitted[:, :-1], fitted[:, -1]
+
+
+def _feed_forward(
+    source: nn.Module, size: int, reading: Tensor, p: Tensor, moment: Tensor
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The units that write most, in the order of the teacher; the second matrix is refitted to them."""
+    up, down = source.feed_forward.intermediate_dense, source.feed_forward.output_dense
+    size_there = up.out_features
+    if size > size_there:
+        raise ProjectionError(f"an FFN of {size} units cannot be a part of the teacher's {size_there}")
+    written = moment.diagonal()[:-1] * down.weight.double().square().sum(0)
+    keep = written.topk(size).indices.sort().values
+    weight, bias = _reader(up, source.final_layer_norm, reading)
+    down_weight, down_bias = _refit(down, moment, keep)
+    return (weight[keep], bias[keep]), (p.T @ down_weight, p.T @ down_bias)
+
+
+def _attention(
+    source: nn.Module, target: nn.Module, reading: Tensor, p: Tensor, moment: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The heads that write most, in the order of the teacher. Where a head of the student is narrower, its products
+    of queries with keys, and of values with the output, are cut by SVD; where it is wider, zeros fill it."""
+    there, here = source.attention, target.attention
+    heads, size, new_size = here.num_heads, there.head_dim, here.head_dim
+    if heads > there.num_heads:
+        raise ProjectionError(f"{heads} heads cannot be a part of the teacher's {there.num_heads}")
+    written = moment.diagonal()[:-1] * there.out_proj.weight.double().square().sum(0)
+    best = written.view(there.num_heads, size).sum(1).topk(heads).indices.sort().values
+    keep = (best[:, None] * size + torch.arange(size)).flatten()
+    out, out_bias = _refit(there.out_proj, moment, keep)
+    out, out_bias = p.T @ out, p.T @ out_bias
+    read = {}
+    for name in ("q_proj", "k_proj", "v_proj"):
+        weight, bias = _reader(getattr(there, name), source.layer_norm, reading)
+        read[name] = torch.cat([weight, bias[:, None]], dim=1)[keep].view(heads, size, -1)
+    out = out.view(len(out), heads, size)
+    if new_size != size:
+        # HuBERT divides the product by the root of the head's width, which changes here.
+        read["q_proj"] = read["q_proj"] * (new_size / size) ** 0.5
+        pairs = [_cut(read["q_proj"][h], read["k_proj"][h], new_size) for h in range(heads)]
+        read["q_proj"], read["k_proj"] = (torch.stack(side) for side in zip(*pairs, strict=True))
+        pairs = [_cut(read["v_proj"][h], out[:, h].T, new_size) for h in range(heads)]
+        read["v_proj"] = torch.stack([value for value, _ in pairs])
+        out = torch.stack([written for _, written in pairs]).permute(2, 0, 1)
+    result = {name: (rows.flatten(0, 1)[:, :-1], rows.flatten(0, 1)[:, -1]) for name, rows in read.items()}
+    result["out_proj"] = (out.flatten(1), out_bias)
+    return result
+
+
+def _cut(left: Tensor, right: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Two matrices (n, a) and (n, b) as (size, a) and (size, b) whose product left' right is the closest possible."""
+    n = len(left)
+    if size >= n:
+        return F.pad(left, (0, 0, 0, size - n)), F.pad(right, (0, 0, 0, size - n))
+    u, s, v = torch.linalg.svd(left.T @ right, full_matrices=False)
+    root = s[:size].sqrt()
+    return (u[:, :size] * root).T, (v[:size].T * root).T
+
+
+def _fit_positional(student: HubertModel, clips: Sequence[tuple[Tensor, Tensor]], p: Tensor, seed: int) -> float:
+    """Train the student's positional convolution to give P' times the teacher's output from P' times its input;
+    returns the share of variance that it explains on the clips."""
+    conv = student.encoder.pos_conv_embed
+    device = next(conv.parameters()).device
+    p = p.float().to(device)
+    pairs = [(x.float().to(device) @ p, y.float().to(device) @ p) for x, y in clips]
+    generator = torch.Generator().manual_seed(seed)
+    states = [(parameter, parameter.requires_grad) for parameter in conv.parameters()]
+    with torch.enable_grad():
+        for parameter, _ in states:
+            parameter.requires_grad_(True)
+        optimizer = torch.optim.Adam(conv.parameters(), lr=3e-3)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, POSITIONAL_STEPS)
+        for _ in range(POSITIONAL_STEPS):
+            chosen = torch.randint(len(pairs), (min(POSITIONAL_CLIPS, len(pairs)),), generator=generator).tolist()
+            loss = sum(F.mse_loss(conv(pairs[i][0][None])[0], pairs[i][1], reduction="sum") for i in chosen)
+            optimizer.zero_grad()
+            (loss / sum(len(pairs[i][0]) for i in chosen)).backward()
+            optimizer.step()
+            schedule.step()
+    for parameter, wanted in states:
+        parameter.requires_grad_(wanted)
+        parameter.grad = None
+    wanted = torch.cat([y for _, y in pairs])
+    missed = sum(F.mse_loss(conv(x[None])[0], y, reduction="sum") for x, y in pairs)
+    return 1 - float(missed) / float((wanted - wanted.mean(0)).square().sum())

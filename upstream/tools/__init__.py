@@ -1,0 +1,1 @@
+"""Tools around a model: cost, similarity, upload, conversion."""

@@ -1,0 +1,153 @@
+"""What each model costs: parameters, multiply-accumulates, compression against the largest, time on this
+CPU.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from transformers import HubertModel
+
+from corpora.files import atomic_file
+from upstream.model.encoder import encode, front_end_of
+from upstream.model.family import CONV_KERNELS, CONV_STRIDES, SAMPLE_RATE, Geometry, macs_per_second
+from upstream.model.modeldir import load_model, read_card
+
+TEACHER = "harness_l"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One row of the compression table; `rtf_cpu` is seconds of work per second of audio (median of the
+    runs).
+    """
+
+    upstream: str
+    front_end: str
+    iteration: str
+    layers: int
+    width: int
+    params_m: float
+    macs_g_per_s: float
+    delta_s: float
+    rtf_cpu: float
+    rtf_min: float
+    rtf_max: float
+    threads: int
+    seconds: float
+    runs: int
+
+
+def geometry_of(model: HubertModel, name: str = "model") -> Geometry:
+    """The geometry of a loaded model. Raises ValueError where its convolutions differ from HuBERT's."""
+    config = model.config
+    front_end = front_end_of(model)
+    if front_end == "waveform" and (
+        tuple(config.conv_kernel) != CONV_KERNELS
+        or tuple(config.conv_stride) != CONV_STRIDES
+        or len(set(config.conv_dim)) != 1
+    ):
+        raise ValueError(f"{name}: its convolutions differ from HuBERT's, so its MACs cannot be counted")
+    return Geometry(
+        name,
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.intermediate_size,
+        front_end,
+        conv_channels=config.conv_dim[0] if front_end == "waveform" else 512,
+        mels=getattr(config, "mels", 80),
+        pos_conv_kernel=config.num_conv_pos_embeddings,
+        pos_conv_groups=config.num_conv_pos_embedding_groups,
+    )
+
+
+@torch.no_grad()
+def real_time_factors(model: HubertModel, *, seconds: float = 10.0, threads: int = 2, runs: int = 5) -> list[float]:
+    """Wall time over audio time of single forward passes at batch 1, after one warm-up pass."""
+    wav = torch.randn(int(seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0)) * 0.1
+    wav = wav.to(next(model.parameters()).device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        encode(model, [wav])
+        times = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            encode(model, [wav])
+            times.append((time.perf_counter() - start) / seconds)
+    finally:
+        torch.set_num_threads(before)
+    return times
+
+
+def measure(
+    models: Mapping[str, Path], out_csv: Path, *, seconds: float = 10.0, threads: int = 2, runs: int = 5
+) -> list[Cost]:
+    """Measure every model directory on the CPU, write the rows to `out_csv` (whole or not at all), and return
+    them.
+
+    Compression is against `harness_l`, or against the largest model where that one is not among them. Every
+    column but the `rtf_*` ones is the same in every run.
+    """
+    if not models:
+        raise ValueError("compression: no model directory given")
+    measured = {}
+    for name, folder in models.items():
+        model = load_model(folder)
+        parameters = sum(p.numel() for p in model.parameters())
+        iteration = read_card(folder).get("iteration")
+        times = real_time_factors(model, seconds=seconds, threads=threads, runs=runs)
+        measured[name] = (geometry_of(model, name), parameters, iteration, times)
+        del model  # one model in memory at a time: HL alone is 1.3 GB
+    largest = max(parameters for _, parameters, _, _ in measured.values())
+    reference = measured[TEACHER][1] if TEACHER in measured else largest
+    rows = [
+        Cost(
+            upstream=name,
+            front_end=g.front_end,
+            iteration="" if iteration is None else str(iteration),
+            layers=g.layers,
+            width=g.width,
+            params_m=round(parameters / 1e6, 4),
+            macs_g_per_s=round(macs_per_second(g, seconds) / 1e9, 4),
+            delta_s=round(100 * (1 - parameters / reference), 4),
+            rtf_cpu=round(statistics.median(times), 5),
+            rtf_min=round(min(times), 5),
+            rtf_max=round(max(times), 5),
+            threads=threads,
+            seconds=seconds,
+            runs=runs,
+        )
+        for name, (g, parameters, iteration, times) in measured.items()
+    ]
+    out_csv = Path(out_csv)
+    out_csv.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(out_csv) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, [f.name for f in fields(Cost)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+    return rows
+
+
+def table(rows: list[Cost]) -> str:
+    """The compression table as text; the time stands in the last column."""
+    head = f"{'upstream':<14}{'front end':<11}{'layers':>7}{'width':>7}"
+    head += f"{'params (M)':>12}{'GMAC/s':>9}{'ΔS (%)':>8}{'RTF':>9}"
+    lines = [head, "-" * len(head)]
+    for r in rows:
+        lines.append(
+            f"{r.upstream:<14}{r.front_end:<11}{r.layers:>7}{r.width:>7}{r.params_m:>12.2f}"
+            f"{r.macs_g_per_s:>9.3f}{r.delta_s:>8.1f}{r.rtf_cpu:>9.4f}"
+        )
+    first = rows[0]
+    lines.append(
+        f"RTF: median of {first.runs} runs on {first.seconds:g} s of audio, CPU, {first.threads} threads, batch 1"
+    )
+    return "\n".join(lines)

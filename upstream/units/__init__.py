@@ -1,0 +1,1 @@
+"""Discrete units: features, PCA, k-means, labels."""
