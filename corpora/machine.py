@@ -1,12 +1,20 @@
-"""Describe this machine: cores, memory, processor, versions of packages."""
+"""This machine: its cores, memory, processor and package versions, and a parallel map over its cores."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
+
+from tqdm import tqdm
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _CGROUP = Path("/sys/fs/cgroup")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -59,3 +67,27 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def parallel(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    jobs: int,
+    label: str,
+    unit: str = "file",
+    fewest: int = 64,
+) -> Iterator[Result]:
+    """Results of `function` over `items`, in order, with a progress bar, computed in `jobs` processes.
+
+    With fewer than `fewest` items everything runs in this process: spawning processes would take longer than the work.
+    Processes are spawned, not forked, since the caller may hold threads. A process that dies raises
+    BrokenProcessPool; the caller does not wait for it.
+    """
+    bar = {"total": len(items), "desc": label, "unit": unit, "mininterval": 0.5}
+    if jobs <= 1 or len(items) < fewest:
+        yield from tqdm(map(function, items), **bar)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        chunk = max(1, min(64, len(items) // (4 * jobs)))
+        yield from tqdm(pool.map(function, items, chunksize=chunk), **bar)

@@ -15,7 +15,7 @@ import soxr
 from corpora.audio import SAMPLE_RATE, audio_info, read_audio, write_audio
 from corpora.datadir import Utterance
 from corpora.files import sha256_json
-from corpora.prepare.ingest import parallel
+from corpora.machine import parallel
 from corpora.prepare.sources import Provenance
 
 _FORMAT = 1  # raise when the samples of a perturbed utterance change, so that files of an older form are not reused

@@ -10,11 +10,10 @@ from functools import cache
 from pathlib import Path
 
 from corpora.audio import SAMPLE_RATE, AudioError, read_audio
-from corpora.datadir import Utterance, read_datadir
+from corpora.datadir import Utterance, read_datadir, read_table
 from corpora.files import BadFileTally, read_json, sha256_file, sha256_json, write_json
-from corpora.prepare.sources import NAME as SOURCES
+from corpora.prepare.sources import SOURCES as SOURCES
 from corpora.prepare.sources import read_sources
-from corpora.tables import read_table
 from downstream.protocols import Protocol
 from downstream.score.metrics import tidy
 
