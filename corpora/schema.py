@@ -82,7 +82,7 @@ def _describe(error: ValidationError, value: Any, key: str, name: str) -> str:
         return f"`{place or name}`: {first['ctx']['error']}"
     # A union reports one problem for each of its types.
     reasons = dict.fromkeys(entry["msg"] for entry in entries if _locate(entry["loc"], value, key)[0] == place)
-    wanted = " or ".join(reason.removeprefix("Input should be ") for reason in reasons)
+    wanted = " or ".join(reason.removeprefix("Input should be ") for reason in reasons).replace("array", "list")
     return f"`{place or name}` must be {wanted}, not `{found}` ({type(found).__name__})"
 
 

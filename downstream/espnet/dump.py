@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from corpora.audio import SAMPLE_RATE, audio_info, read_audio, write_audio
-from corpora.datadir import Utterance, read_datadir, write_datadir
+from corpora.audio import SAMPLE_RATE, audio_info, write_audio
+from corpora.datadir import Utterance, read_datadir, read_utterance, write_datadir
 from corpora.files import CorpusError, atomic_file
 from corpora.machine import parallel
 from corpora.sets.speed import check_factor, perturb
@@ -110,5 +110,4 @@ def _cut(task: tuple[Utterance, Path]) -> None:
     if path.exists() and audio_info(path).samples == utterance.samples:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    start = utterance.start or 0
-    write_audio(path, read_audio(utterance.audio, start, start + utterance.samples))
+    write_audio(path, read_utterance(utterance))

@@ -240,5 +240,5 @@ def test_audio_that_cannot_be_read_is_found_once(
     kept = data.readable(loaded, tmp_path)
     assert kept.splits["train"] == [item for item in loaded.splits["train"] if item is not bad]
     assert kept.splits["test"] == loaded.splits["test"]
-    monkeypatch.setattr(data, "read_audio", None)
+    monkeypatch.setattr(data, "read_utterance", None)
     assert data.readable(loaded, tmp_path) == kept

@@ -27,9 +27,9 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
         out_dir.mkdir(parents=True)
         (out_dir / "given").write_text(f"{sources[VARIABLE]} {seed} {jobs}")
 
-    module = types.ModuleType("corpora.probe")
+    module = types.ModuleType("corpora.sets.probe")
     module.prepare = note
-    monkeypatch.setitem(sys.modules, "corpora.probe", module)
+    monkeypatch.setitem(sys.modules, "corpora.sets.probe", module)
     monkeypatch.delenv(VARIABLE, raising=False)
     return dataclasses.replace(load_recipe("mini"), corpora=CorporaConfig("probe", [VARIABLE], {"seed": 3}))
 
