@@ -129,7 +129,7 @@ def printable(text: str) -> str:
 
 
 def _without_invisible(text: str) -> str:
-    """Remove format characters (joiners, direction marks, byte order mark), which are not letters or word separators."""
+    """Remove format characters (joiners, direction marks, byte order mark), which neither spell nor separate words."""
     return text.translate(_NO_FORMAT)
 
 

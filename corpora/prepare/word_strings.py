@@ -82,8 +82,8 @@ def render_strings(
 ) -> list[Utterance]:
     """Write each string as a 16 kHz WAV under `audio_dir` and return the utterances.
 
-    The folder of the files is named by the hash of the whole plan (content of the recordings, order, seeds). Files of an
-    interrupted run are kept; folders of other plans are removed when this plan is complete.
+    The folder of the files is named by the hash of the whole plan (content of the recordings, order, seeds). Files of
+    an interrupted run are kept; folders of other plans are removed when this plan is complete.
     """
     plan = [[string.utt_id, string.seed, [word.recording.sha256 for word in string.words]] for string in strings]
     folder = audio_dir / sha256_json([_FORMAT, plan])[:12]
