@@ -10,7 +10,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from corpora.datadir import Utterance
 from corpora.datasets._options import check_choice
@@ -80,23 +80,21 @@ def check_dialect(where: str, dialect: str, known: Sequence[str]) -> str:
 class CorpusFiles:
     """Find the files of a list inside the corpus folder, although the list has the paths of another machine."""
 
-    def __init__(self, work: Preparation):
-        self._folder = work.corpus_dir
+    def __init__(self, corpus_dir: Path, *folders: Path):
+        """folders: further folders, inside the corpus, that the listed paths may begin in."""
+        self._corpus_dir = corpus_dir
+        self._folders = (corpus_dir, *folders)
         self._found: dict[str, str | None] = {}
 
     def find(self, entry: str) -> str | None:
         """The path inside the corpus, without a placeholder or another machine's folder; None for a missing file."""
         if entry not in self._found:
             parts = PurePosixPath(entry.strip().replace("\\", "/")).parts
-            inside = (PurePosixPath(*parts[cut:]) for cut in range(len(parts)))
-            self._found[entry] = next(
-                (
-                    path.as_posix()
-                    for path in inside
-                    if not path.is_absolute() and ".." not in path.parts and (self._folder / path).is_file()
-                ),
-                None,
-            )
+            inside = [PurePosixPath(*parts[cut:]) for cut in range(len(parts))]
+            inside = [path for path in inside if not path.is_absolute() and ".." not in path.parts]
+            files = (folder / path for path in inside for folder in self._folders if (folder / path).is_file())
+            file = next(files, None)
+            self._found[entry] = file.relative_to(self._corpus_dir).as_posix() if file else None
         return self._found[entry]
 
 

@@ -174,7 +174,7 @@ def _recordings(work: Preparation, folder: Path) -> dict[str, str]:
     scp = folder / "wav.scp"
     if not scp.is_file():
         return {path.stem: path.relative_to(work.corpus_dir).as_posix() for path in _audio_below(folder)}
-    files, found = CorpusFiles(work), {}
+    files, found = CorpusFiles(work.corpus_dir, folder.parent), {}
     for where, line in read_lines(scp):
         recording, _, entry = line.partition(" ")
         if not entry.strip():

@@ -64,7 +64,7 @@ def prepare(
 
 def _read(work: Preparation, path: Path, dialects: tuple[str, ...], pattern: re.Pattern[str]) -> list[Item]:
     items = []
-    files = CorpusFiles(work)
+    files = CorpusFiles(work.corpus_dir)
     for row in read_rows(path, COLUMNS):
         dialect = check_dialect(row.where, row["dialect"], dialects)
         start, end = (_samples(row.where, name, row[name]) for name in ("start", "end"))
