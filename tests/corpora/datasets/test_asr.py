@@ -81,7 +81,7 @@ def test_callhome_upper_case_tree_as_on_the_disc(tree, tmp_path):
         ('<foreign lang="English"> okay </foreign> ya <lname> &Hasan </lname>', "okay ya Hasan"),
         ("<English good night> <MSA laysa> [distortion] kida [/distortion]", "good night laysa kida"),
         (
-            "{lipsmack} <breath/> da (( )) <background>music</background> //aside// **word** #both#",
+            "{lipsmack} <breath/> da (( )) <background>tune</background> //aside// **word** #both#",
             "da aside word both",
         ),
         ("((mish ~fahim)) +bi-- %mm ¿ @la", "mish fahim bi mm la"),

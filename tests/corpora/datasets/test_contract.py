@@ -1,4 +1,4 @@
-"""Every corpus keeps one contract: valid data directories, expected counts, disjoint splits, errors that name the place.
+"""Every corpus keeps one contract: valid directories, expected counts, disjoint splits, errors that name the place.
 
 A corpus of `registry.MODULES` without a case here fails.
 """
@@ -116,7 +116,9 @@ CASES = {
             ("*/ar/train.tsv", "common_voice_ar_12.mp3", "../../x.mp3", r"train.tsv:3.*\.\./\.\./x.mp3"),
         ],
     ),
-    "everyayah": Case({"train": 32, "dev": 4, "test": 4}, [("quran.json", '[{"chapter"', '["a", {"chapter"', "quran.json")]),
+    "everyayah": Case(
+        {"train": 32, "dev": 4, "test": 4}, [("quran.json", '[{"chapter"', '["a", {"chapter"', "quran.json")]
+    ),
     "fleurs": Case(
         {"train": 3, "dev": 3, "test": 3},
         [
@@ -132,7 +134,7 @@ CASES = {
         {"clean_train": 3, "clean_dev": 3, "noisy_test": 3},
         [
             ("subsets/clean_train.csv", "dialect", "variety", "clean_train.csv:1: .*missing: dialect"),
-            ("subsets/clean_dev_meta.csv", ",News,1.5,UC1,Egypt,,,1.3", ",y", "clean_dev_meta.csv:1: expected 8 fields"),
+            ("subsets/clean_dev_meta.csv", ",News,1.5,UC1,Egypt,,,1.3", ",y", "dev_meta.csv:1: expected 8 fields"),
             ("subtitles/xyz12345678.ar.vtt", "", None, "xyz12345678.ar.vtt.*named by .*clean_dev_meta.csv:1"),
         ],
     ),
