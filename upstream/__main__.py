@@ -28,8 +28,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from corpora.files import CorpusError as RecordError
 from corpora.files import TooManyBadFiles
-from corpora.schema import RecordError, check_keys, convert, record
+from corpora.schema import check_keys, convert, record
 from upstream.config import INIT_KINDS, LAYER_CHOICES, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
 from upstream.model.family import FAMILY, geometry
 from upstream.pretrain.bad_batches import TrainingError

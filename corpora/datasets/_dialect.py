@@ -14,9 +14,8 @@ from pathlib import Path, PurePosixPath
 
 from corpora.datadir import Utterance
 from corpora.datasets._options import check_choice
-from corpora.files import read_json, write_json
+from corpora.files import CorpusError, read_json, write_json
 from corpora.prepare.ids import name_utterances
-from corpora.prepare.ingest import CorpusError
 from corpora.prepare.preparation import Item, Preparation
 
 SPLITS = ("train", "dev", "test")

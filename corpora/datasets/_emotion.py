@@ -19,11 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corpora.datadir import Utterance, write_datadir
-from corpora.files import BadFileTally, write_json
+from corpora.files import BadFileTally, CorpusError, write_json
 from corpora.prepare.groups import connected
-from corpora.prepare.ingest import CorpusError, Listing, Recording, ingest, list_audio
 from corpora.prepare.preparation import compare_count
-from corpora.prepare.sources import Provenance, check_isolation, write_sources
+from corpora.prepare.sources import (
+    Listing,
+    Provenance,
+    Recording,
+    check_isolation,
+    list_audio,
+    read_recordings,
+    write_sources,
+)
 from corpora.registry import CorpusInfo
 
 FOLDS = 5
@@ -143,7 +150,7 @@ def distinct_clips(
     names. A recording with two emotions is left out. Ids are `<speaker>-<rest>`. The number of files is compared with
     the published number. Raises TooManyBadFiles past the limit of bad files.
     """
-    recordings = ingest(corpus_dir, sorted(labels), audio_dir, tally=tally, jobs=jobs, label=info.name)
+    recordings = read_recordings(corpus_dir, sorted(labels), audio_dir, tally=tally, jobs=jobs, label=info.name)
     compare_count(info.name, "recordings", len(recordings), info.recordings)
     by_audio: dict[str, list[str]] = defaultdict(list)
     spoken: dict[str, set[str]] = defaultdict(set)  # recordings of each speaker, by content

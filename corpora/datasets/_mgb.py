@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from corpora.datasets._options import check_choice
-from corpora.files import write_text
-from corpora.prepare.columns import read_lines, seconds
-from corpora.prepare.ingest import CorpusError, parallel
-from corpora.prepare.mgb_xml import Segment, read_segments
+from corpora.files import CorpusError, write_text
+from corpora.machine import parallel
 from corpora.prepare.preparation import Item, Preparation
+from corpora.prepare.readers import Segment, read_lines, read_segments, seconds
 from corpora.text import from_buckwalter, normalise, printable
 
 SCRIPTS = ("auto", "utf8", "bw")
@@ -67,7 +66,7 @@ def check_script(script: str) -> None:
 
 def unpacked(corpus_dir: Path, out_dir: Path, splits: Sequence[str]) -> Path:
     """The folder of the unpacked splits. Archives `<split>.tar.gz` are unpacked once, into `<out_dir>/unpacked`."""
-    from corpora.download import unpack_once  # it knows every corpus that can be fetched, so it is not imported above
+    from corpora.fetch import unpack_once  # it knows every corpus that can be fetched, so it is not imported above
 
     archives = [path for split in splits if (path := corpus_dir / f"{split}.tar.gz").is_file()]
     if not archives or any((corpus_dir / split).is_dir() for split in splits):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError
 
 
 def check_choice(option: str, value: str, known: Collection[str]) -> None:

@@ -12,8 +12,9 @@ import re
 from pathlib import Path
 
 from corpora.datasets._emotion import FOLDS, Clip, Label, distinct_clips, read_labels, write_corpus
+from corpora.fetch import GITHUB, fetch_repository, make_once
 from corpora.files import BadFileTally
-from corpora.prepare.ingest import Listing, list_audio
+from corpora.prepare.sources import Listing, list_audio
 from corpora.registry import CorpusInfo
 
 INFO = CorpusInfo(
@@ -28,6 +29,7 @@ INFO = CorpusInfo(
     recordings=1935,
 )
 EMOTIONS = ("low", "neutral", "high")
+REPOSITORY = "40uf411/Basic-Arabic-Vocal-Emotions-Dataset/archive/HEAD.tar.gz"
 
 _FILES = "[0-9]/*.wav"
 _NAME = re.compile(
@@ -52,6 +54,13 @@ def read_clips(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[lis
     """
     labels, tally = _labels(corpus_dir)
     return distinct_clips(INFO, corpus_dir, labels, audio_dir, tally=tally, jobs=jobs), tally
+
+
+def download(root: Path, *, host: str = GITHUB) -> Path:
+    """Fetch the corpus into `<root>/baved`. Its publisher states no licence: use it, do not pass it on."""
+    return make_once(
+        root / INFO.name, lambda folder: fetch_repository(f"{host}/{REPOSITORY}", folder, root), check_layout
+    )
 
 
 def check_layout(corpus_dir: Path) -> Listing:

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from corpora.datasets._options import check_choice
-from corpora.prepare.columns import read_rows
-from corpora.prepare.ingest import corpus_error
+from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
-from corpora.registry import CorpusInfo
-from corpora.tables import safe_id
+from corpora.prepare.readers import read_rows
+from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="fleurs",
@@ -67,7 +66,7 @@ def _list(corpus_dir: Path, language: str, split: str) -> Path | None:
 
 def _audio(corpus_dir: Path, out_dir: Path, language: str, splits: list[str]) -> tuple[Path, dict[str, str]]:
     """The folder that holds all recordings, and each split's folder inside it."""
-    from corpora.download import unpack_once  # it knows every corpus that can be fetched, so it is not imported above
+    from corpora.fetch import unpack_once  # it knows every corpus that can be fetched, so it is not imported above
 
     for parent in (corpus_dir / language, corpus_dir / language / "audio", corpus_dir / "audio", corpus_dir):
         if all((parent / split).is_dir() for split in splits):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from corpora.datasets._emotion import FOLDS, Label, plain, read_labels, write_corpus
 from corpora.datasets._options import compile_pattern
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError
 from corpora.registry import CorpusInfo
 
 INFO = CorpusInfo(

@@ -22,10 +22,10 @@ from corpora.datasets._mgb import (
     unpacked,
     write_references,
 )
-from corpora.prepare.columns import read_lines, seconds
-from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
-from corpora.registry import CorpusInfo
+from corpora.prepare.readers import read_lines, seconds
+from corpora.registry import CorpusInfo, corpus_error
 from corpora.text import normalise, printable
 
 INFO = CorpusInfo(

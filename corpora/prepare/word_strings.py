@@ -20,8 +20,8 @@ import numpy as np
 from corpora.audio import SAMPLE_RATE, audio_info, read_audio, write_audio
 from corpora.datadir import Utterance
 from corpora.files import sha256_json
-from corpora.prepare.ingest import Recording, parallel
-from corpora.prepare.sources import Provenance
+from corpora.machine import parallel
+from corpora.prepare.sources import Provenance, Recording
 
 _FRAME, _HOP = SAMPLE_RATE // 40, SAMPLE_RATE // 100  # 25 ms, 10 ms
 _EDGE_SECONDS = (0.03, 0.13)  # background kept on either side of a word; two edges make a pause of 60-260 ms

@@ -30,7 +30,7 @@ import soxr
 from tqdm import tqdm
 
 from corpora.audio import SAMPLE_RATE, encode_audio
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError
 
 SERVER = (sys.executable, "-m", "corpora.sets.espeak")
 _SYNCHRONOUS = 2  # audio goes to the callback, in the calling thread

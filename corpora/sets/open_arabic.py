@@ -31,8 +31,7 @@ from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.datasets import arabic_speech_commands, baved, everyayah, free_spoken_digits
 from corpora.datasets._emotion import FOLDS, Clip, write_folds
 from corpora.datasets.everyayah import Verse
-from corpora.files import BadFileTally, hash_fraction, write_json, write_text
-from corpora.prepare.ingest import CorpusError
+from corpora.files import BadFileTally, CorpusError, hash_fraction, write_json, write_text
 from corpora.prepare.sources import Provenance, check_isolation, write_sources
 from corpora.prepare.word_strings import Word, plan_strings, render_strings, string_sources
 from corpora.sets.speed import check_factor, perturb, perturbed_sources, prefix

@@ -21,14 +21,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from corpora.audio import SAMPLE_RATE
+from corpora.audio import MIN_SAMPLES, SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir, write_datadir
-from corpora.files import hash_fraction, write_json, write_text
+from corpora.files import CorpusError, hash_fraction, write_json, write_text
 from corpora.prepare.groups import connected
-from corpora.prepare.ids import name_utterances
-from corpora.prepare.ingest import MIN_SAMPLES, CorpusError
+from corpora.prepare.ids import name_utterances, safe_id
 from corpora.prepare.sources import Provenance, check_isolation, read_sources, write_sources
-from corpora.tables import safe_id
 from corpora.text import text_key
 
 DEV_SHARE = 0.01

@@ -97,7 +97,7 @@ def fetch(row: Baseline) -> Path:
     What was interrupted goes on where it was; the folder counts only when its mark is written, which is last. Raises
     BaselineError without network, where the repository holds no safetensors, and for a sum that differs.
     """
-    from corpora.download import locked
+    from corpora.files import locked
 
     folder = cache_folder(row.url)
     with locked(folder):

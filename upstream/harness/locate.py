@@ -81,7 +81,8 @@ def download(url: str, *, sha256sums: Mapping[str, str] | str | Path | None = No
     the sums again and fetches what has changed. Raises LocateError when a sum is missing; the download
     refuses a file that does not match its sum.
     """
-    from corpora.download import fetch, locked
+    from corpora.fetch import fetch
+    from corpora.files import locked
 
     base = url.rstrip("/")
     folder = cache_folder(base)

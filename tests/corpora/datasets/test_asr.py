@@ -15,8 +15,7 @@ import soundfile
 from corpora.audio import read_audio
 from corpora.datadir import read_datadir
 from corpora.datasets import arabic_speech_corpus, callhome_egyptian, casablanca, common_voice, fleurs, gale, masc, sada
-from corpora.files import TooManyBadFiles, read_json
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError, TooManyBadFiles, read_json
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 

@@ -11,8 +11,7 @@ import soundfile
 
 from corpora.datadir import read_datadir
 from corpora.datasets import adi5, adi17, adi20, nadi
-from corpora.files import TooManyBadFiles, read_json
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError, TooManyBadFiles, read_json
 from corpora.prepare.sources import read_sources
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")

@@ -11,9 +11,8 @@ import pytest
 from corpora.datadir import read_datadir
 from corpora.datasets import _emotion as emotion
 from corpora.datasets import anad, baved, eaed, eyase, ksuemotions
-from corpora.files import TooManyBadFiles, read_json
-from corpora.prepare.ingest import CorpusError, Recording
-from corpora.prepare.sources import read_sources
+from corpora.files import CorpusError, TooManyBadFiles, read_json
+from corpora.prepare.sources import Recording, read_sources
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 SPLITS = ("train", "dev", "test")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from corpora.audio import SAMPLE_RATE, read_audio
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError
 from corpora.sets.espeak import Espeak, Prosody, Request, Voice, render, spelling, synthesise
 
 VOICE = Voice("ar", 90.0, 130.0, (100,) * 5, noise_db=-90.0)

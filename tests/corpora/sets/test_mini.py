@@ -12,7 +12,7 @@ import pytest
 
 from corpora.audio import SAMPLE_RATE, read_audio
 from corpora.datadir import Utterance, read_datadir, validate_datadir
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError
 from corpora.sets import mini
 from corpora.sets.espeak import Request
 from corpora.sets.mini import DIALECTS, WORDS
