@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from corpora.datasets._options import check_choice
+from corpora.fetch import unpack_once
 from corpora.files import CorpusError, write_text
 from corpora.machine import parallel
 from corpora.prepare.preparation import Item, Preparation
@@ -66,8 +67,6 @@ def check_script(script: str) -> None:
 
 def unpacked(corpus_dir: Path, out_dir: Path, splits: Sequence[str]) -> Path:
     """The folder of the unpacked splits. Archives `<split>.tar.gz` are unpacked once, into `<out_dir>/unpacked`."""
-    from corpora.fetch import unpack_once  # it knows every corpus that can be fetched, so it is not imported above
-
     archives = [path for split in splits if (path := corpus_dir / f"{split}.tar.gz").is_file()]
     if not archives or any((corpus_dir / split).is_dir() for split in splits):
         return corpus_dir

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from corpora.datasets._options import check_choice
+from corpora.fetch import unpack_once
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_rows
@@ -66,8 +67,6 @@ def _list(corpus_dir: Path, language: str, split: str) -> Path | None:
 
 def _audio(corpus_dir: Path, out_dir: Path, language: str, splits: list[str]) -> tuple[Path, dict[str, str]]:
     """The folder that holds all recordings, and each split's folder inside it."""
-    from corpora.fetch import unpack_once  # it knows every corpus that can be fetched, so it is not imported above
-
     for parent in (corpus_dir / language, corpus_dir / language / "audio", corpus_dir / "audio", corpus_dir):
         if all((parent / split).is_dir() for split in splits):
             return corpus_dir, {split: (parent / split).relative_to(corpus_dir).as_posix() for split in splits}
