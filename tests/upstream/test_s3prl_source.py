@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from upstream.errors import UpstreamError
 from upstream.model.encoder import build_encoder
 from upstream.model.family import geometry
 from upstream.model.modeldir import save_model
-from upstream.errors import UpstreamError
 from upstream.units.features import open_source
 
 pytest.importorskip("s3prl", reason="the source is S3PRL's")

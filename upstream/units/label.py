@@ -129,7 +129,7 @@ def _codebook(path: Path, source: Source, utterances: Sequence[Utterance], confi
     A codebook belongs to the audio of its sample: other audio of the corpus may change without a new fit.
     """
     hours = FIT_HOURS if config.fit_hours is None else config.fit_hours
-    chosen = _fit_utterances(utterances, hours, config.seed)
+    chosen = fit_utterances(utterances, hours, config.seed)
     provenance = {
         **source.provenance(),
         "pca": config.pca,
@@ -149,7 +149,7 @@ def _codebook(path: Path, source: Source, utterances: Sequence[Utterance], confi
                 log.info("%s: reusing this codebook, its fit is the same", path)
                 return codebook
             log.info("%s: fitted with other settings or audio; fitting a new one", path)
-    features = _fit_sample(source, chosen, config)
+    features = fit_sample(source, chosen, config)
     log.info("fitting k=%d, pca=%s on %d frames of %d dimensions", config.k, config.pca, *features.shape)
     codebook = Codebook.fit(
         features,
@@ -177,7 +177,7 @@ def _same(stored: dict[str, Any], wanted: dict[str, Any]) -> bool:
     return {**stored, "source": None} == {**wanted, "source": None}
 
 
-def _fit_utterances(utterances: Sequence[Utterance], hours: float, seed: int) -> list[Utterance]:
+def fit_utterances(utterances: Sequence[Utterance], hours: float, seed: int) -> list[Utterance]:
     """Random utterances of at most `hours` in all, at least one."""
     if hours <= 0:
         raise UpstreamError(f"fit_hours={hours} must be positive")
@@ -186,9 +186,11 @@ def _fit_utterances(utterances: Sequence[Utterance], hours: float, seed: int) ->
     return sorted((utterances[i] for i in share_of), key=lambda u: u.utt_id)
 
 
-def _fit_sample(source: Source, chosen: Sequence[Utterance], config: TargetConfig) -> np.ndarray:
-    """Features (N, D) of these utterances, thinned to FIT_BYTES."""
-    share = min(1.0, FIT_BYTES / (4 * source.dim * sum(frame_count(u.samples) for u in chosen)))
+def fit_sample(
+    source: Source, chosen: Sequence[Utterance], config: TargetConfig, *, limit: int = FIT_BYTES
+) -> np.ndarray:
+    """Features (N, D) of these utterances, thinned at random to `limit` bytes."""
+    share = min(1.0, limit / (4 * source.dim * sum(frame_count(u.samples) for u in chosen)))
     kept = [max(1, int(share * frame_count(u.samples))) for u in chosen]
     features = np.empty((sum(kept), source.dim), np.float32)
     filled = 0
