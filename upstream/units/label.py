@@ -301,7 +301,7 @@ class ShardedLabelling:
                     log.info("%s: unreadable audio is readable now; labelling it again", self.paths[number])
                     found = None
                 if found is None:
-                    log.debug("labelling %s", self.paths[number])
+                    log.info("labelling %s", self.paths[number])
                     unreadable = self._label(number, source, codebook, batch_seconds, bar)
                 else:
                     unreadable = found[1]

@@ -74,7 +74,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def labelled(caplog):
     """Numbers of the shards that were labelled since the last call."""
-    caplog.set_level("DEBUG", "upstream.units.label")
+    caplog.set_level("INFO")
 
     def numbers() -> list[int]:
         paths = [record.args[0] for record in caplog.records if record.msg == "labelling %s"]
