@@ -178,10 +178,10 @@ def test_a_bad_batch_of_one_process_is_skipped_by_both(data, trained):
     run([trained / "train.py", data, trained / "bad", 1, 1], 2)
     kept = sorted(path.name for path in (trained / "bad" / "bad_batches").iterdir())
     assert kept == ["step0000002-batch1.json", "step0000002-batch1.safetensors"], "or the innocent process kept its own"
-    told = json.loads((trained / "bad" / "bad_batches" / kept[0]).read_text())
+    record = json.loads((trained / "bad" / "bad_batches" / kept[0]).read_text())
     tensors = load_file(trained / "bad" / "bad_batches" / kept[1])
-    assert told["step"] == 2 and "nan" in told["reason"] and told["utterances"][0]["utt_id"].startswith("s-train")
-    assert len(tensors["wav.0"]) == told["utterances"][0]["samples"]
+    assert record["step"] == 2 and "nan" in record["reason"] and record["utterances"][0]["utt_id"].startswith("s-train")
+    assert len(tensors["wav.0"]) == record["utterances"][0]["samples"]
     assert tensors["labels"].shape == (*tensors["mask"].shape, 1) and tensors["mask"].shape == tensors["valid"].shape
     assert rows(trained / "bad")[-1]["bad_steps"] == 1
     weights = load_file(trained / "bad" / "model" / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Units of an upstream that S3PRL names: the same features as through our own door, and rates that do not fit."""
+"""S3PRL upstreams as feature sources: the features of our own source, and wrong frame rates."""
 
 import numpy as np
 import pytest

@@ -199,8 +199,8 @@ class Recorder(Callback):
         """Write best.pt, last.pt and metrics.csv, in this order: the best score in last.pt must have its weights."""
         folder = self.out_dir / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("best.pt", "last.pt"):
-            remove_leftovers(folder / name)
+        for path in (folder / "best.pt", folder / "last.pt", self.out_dir / "metrics.csv"):
+            remove_leftovers(path)
         if improved:
             save_state(folder / "best.pt", {"fingerprint": self.fingerprint, "encoder": module.encoder.state_dict()})
         save_state(

@@ -95,7 +95,7 @@ def test_temperature_moves_hours_between_languages():
     assert 9.0 * half["ar"] / (1.0 * half["en"]) == pytest.approx(3.0)
 
 
-def test_long_recordings_are_heard_as_long_as_their_hours_say():
+def test_long_recordings_are_not_under_sampled():
     """With equal hours and temperature 0, thirty seconds a recording against five, in crops of at most ten."""
     data = [Utterance(f"a-{i}", "a", Path("a.wav"), 480_000, language="ar") for i in range(20)]
     data += [Utterance(f"e-{i:03d}", "e", Path("e.wav"), 80_000, language="en") for i in range(120)]

@@ -1,4 +1,4 @@
-"""Initialisation: the chosen layers, what is copied and what stays random, and projection."""
+"""Initialisation: chosen layers, copied and random tensors, and projection."""
 
 import pytest
 import torch
@@ -77,7 +77,7 @@ def test_continuing_needs_the_same_geometry(teacher):
 
 
 def test_projection_starts_a_thinner_student_from_every_layer_it_can(teacher, tmp_path):
-    """From weights alone: what is set, what stays random, and which layers are taken."""
+    """From weights alone: the tensors that are set or stay random, and the layers taken."""
     model, path = teacher
     torch.manual_seed(3)
     student = build_encoder(geometry("mini_hst"))

@@ -184,7 +184,7 @@ def test_bad_audio_is_left_out_and_too_much_of_it_stops(data, tmp_path):
     seconds = {group: 3600 * hours for group, hours in info.hours.items()}
     assert seconds == pytest.approx(
         {group: sum(i.samples for i in read if i.language == group) / 16000 for group in ("ar", "en")}
-    ), "hours of what was left out"
+    ), "hours of left-out audio"
     with pytest.raises(TooManyBadFiles, match="2 of 30"):
         write_shards([*bad, *utterances[2:]], tmp_path / "two", "train", shard_seconds=8.0)
 
@@ -235,7 +235,7 @@ def test_an_epoch_shows_every_utterance_once_in_bounded_batches(data, shards, ra
         orders.add(tuple(map(tuple, sampler.blocks(0))))
         assert sampler.blocks(0) != sampler.blocks(1)
     limit = CONFIG.crop_seconds * 16000
-    for u in read_datadir(data / "train"):  # what is longer than a crop is shown as often as it holds one
+    for u in read_datadir(data / "train"):  # an utterance longer than a crop gives several
         assert seen[u.utt_id] == 1 or 1 <= int(u.samples / limit) <= seen[u.utt_id] <= int(u.samples / limit) + 1
     assert len(seen) == 30
     assert len(orders) == ranks
