@@ -125,6 +125,7 @@ def trained(data, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(trained):
     for step in range(6):
         one, two = (load_file(trained / name / f"gradients{step}.safetensors") for name in ("one", "two"))
@@ -136,7 +137,8 @@ def test_two_processes_have_the_gradients_of_one(trained):
     assert len({len(load_file(p)) for p in (trained / "one").glob("gradients*")}) > 1, "no layer was ever dropped"
 
 
-def test_two_processes_report_and_store_what_one_does(trained):
+@pytest.mark.slow
+def test_two_processes_have_the_metrics_and_weights_of_one(trained):
     for one, two in zip(rows(trained / "one"), rows(trained / "two"), strict=True):
         assert one == pytest.approx(two, rel=2e-2, abs=2e-2)
     weights = [load_file(trained / name / "model" / "model.safetensors") for name in ("one", "two")]
@@ -144,6 +146,7 @@ def test_two_processes_report_and_store_what_one_does(trained):
         torch.testing.assert_close(weights[1][name], value, atol=2e-3, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_after_a_kill_of_one_of_two_processes_the_run_ends_as_undisturbed(data, trained):
     run([trained / "train.py", data, trained / "killed", 1, -1], 2, fails=True, KILL_RANK="1")
     assert not (trained / "killed" / "model").exists() and (trained / "killed" / "checkpoints" / "last.pt").exists()
@@ -153,6 +156,7 @@ def test_after_a_kill_of_one_of_two_processes_the_run_ends_as_undisturbed(data, 
     assert rows(trained / "killed") == rows(trained / "two")
 
 
+@pytest.mark.slow
 def test_a_process_without_readable_audio_does_not_block_the_others(data, trained):
     """Without LayerDrop DDP expects a gradient of every parameter, also of the head, from every process."""
     log = run([trained / "train.py", data, trained / "unreadable", 1, -1], 2, UNREADABLE_RANK="1", LAYERDROP="0")
@@ -161,6 +165,7 @@ def test_a_process_without_readable_audio_does_not_block_the_others(data, traine
     assert all(np.isfinite(row["valid_loss"]) for row in rows(trained / "unreadable"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [3, 6])
 def test_processes_that_find_different_states_do_not_train(data, trained, done):
     """DDP would average gradients of different weights, or one process would wait for ever at the end."""
@@ -174,6 +179,7 @@ def test_processes_that_find_different_states_do_not_train(data, trained, done):
     assert (out / "model/model.safetensors").read_bytes() == (trained / "two/model/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_bad_batch_of_one_process_is_skipped_by_both(data, trained):
     run([trained / "train.py", data, trained / "bad", 1, 1], 2)
     kept = sorted(path.name for path in (trained / "bad" / "bad_batches").iterdir())
@@ -199,6 +205,7 @@ sys.exit(main(["units", "--data", sys.argv[1], "--out", sys.argv[2], "k=6", "bat
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_units_of_one(data, tmp_path):
     bad = data / "audio" / "train" / "5.wav"
     whole = bad.read_bytes()

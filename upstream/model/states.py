@@ -34,6 +34,19 @@ def batches_of(utterances: Sequence[Utterance], seconds: float) -> list[list[Utt
     return [[utterances[i] for i in row] for row in rows]
 
 
+def shards_of(utterances: Iterable[Utterance], seconds: float) -> list[list[Utterance]]:
+    """Utterances in their order, cut into shards of at least `seconds` of audio each; the last may be shorter."""
+    shards: list[list[Utterance]] = []
+    room = 0.0
+    for utterance in utterances:
+        if room <= 0:
+            shards.append([])
+            room = seconds
+        shards[-1].append(utterance)
+        room -= utterance.samples / SAMPLE_RATE
+    return shards
+
+
 def read_all(
     batches: Iterable[Sequence[Utterance]], unreadable: dict[str, str]
 ) -> Iterator[tuple[list[Utterance], list[np.ndarray]]]:

@@ -36,7 +36,7 @@ from corpora.source_audio import audio_sha256, can_be_read
 from upstream.config import PretrainConfig
 from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
-from upstream.model.states import count_unreadable, read_all
+from upstream.model.states import count_unreadable, read_all, shards_of
 from upstream.pretrain.data import (
     Clip,
     Position,
@@ -129,7 +129,9 @@ def write_shards(
     """
     if codec not in CODECS:
         raise UpstreamError(f"codec `{codec}` is unknown; choose {' or '.join(CODECS)}")
-    plan = _plan(utterances, shard_seconds)
+    usable = [u for u in utterances if frame_count(u.samples) > 0]
+    # Shuffled once: neighbours in a data directory share their speaker.
+    plan = shards_of((usable[i] for i in np.random.default_rng(0).permutation(len(usable))), shard_seconds)
     if not plan:
         raise UpstreamError(f"{folder}: no utterance is as long as one frame (25 ms)")
     audio = [audio_sha256(shard) for shard in plan]
@@ -214,20 +216,6 @@ class _Files:
             for field in fields:
                 self.remove(field)
             write_json(record, wanted)
-
-
-def _plan(utterances: Sequence[Utterance], shard_seconds: float) -> list[list[Utterance]]:
-    """Utterances by shard, shuffled once: neighbours in a data directory share their speaker."""
-    usable = [u for u in utterances if frame_count(u.samples) > 0]
-    plan: list[list[Utterance]] = []
-    room = 0.0
-    for i in np.random.default_rng(0).permutation(len(usable)):
-        if room <= 0:
-            plan.append([])
-            room = shard_seconds
-        plan[-1].append(usable[i])
-        room -= usable[i].samples / SAMPLE_RATE
-    return plan
 
 
 def _write_shard(out: _Files, codec: str, task: tuple[int, list[Utterance]]) -> None:

@@ -29,7 +29,7 @@ from upstream.config import TargetConfig
 from upstream.distributed import first_rank_first, place, process_group, wait_for_all
 from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
-from upstream.model.states import advance, audio_bar, count_unreadable
+from upstream.model.states import advance, audio_bar, count_unreadable, shards_of
 from upstream.units.codebook import Codebook, check_pca
 from upstream.units.features import Source, feature_batches, open_source
 from upstream.units.units import DTYPE, FRAME_RATE, TOO_SHORT, Units, UnitsInfo, UnitsWriter
@@ -270,14 +270,7 @@ class ShardedLabelling:
     ) -> None:
         self.out_dir, self.split, self.info = out_dir, split, info
         self.utterances, self.data_sha256 = utterances, data_sha256
-        self.shards: list[list[Utterance]] = []
-        room = 0.0
-        for utterance in utterances:
-            if room <= 0:
-                self.shards.append([])
-                room = shard_seconds
-            self.shards[-1].append(utterance)
-            room -= utterance.samples / SAMPLE_RATE
+        self.shards = shards_of(utterances, shard_seconds)
         self.folder = out_dir / f".{split}.shards"
         origins = [sha256_json([asdict(info), audio_sha256(shard)])[:16] for shard in self.shards]
         self.paths = [self.folder / f"{number:06d}-{origin}.safetensors" for number, origin in enumerate(origins)]

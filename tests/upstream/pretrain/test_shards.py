@@ -126,6 +126,7 @@ shards.write_shards(
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_shards(data, shards, tmp_path):
     result = subprocess.run([sys.executable, "-c", KILLED, data, tmp_path], capture_output=True, timeout=120)
     assert result.returncode == -signal.SIGKILL, result.stderr
@@ -269,6 +270,7 @@ def test_more_processes_than_shards_are_refused(shards):
         ShardSampler(shards, CONFIG, rank=0, ranks=100)
 
 
+@pytest.mark.slow
 def test_training_from_shards_survives_a_kill(data, shards, tmp_path, monkeypatch):
     """With data workers, and without a data directory `train`."""
     config = PretrainConfig(**(asdict(CONFIG) | {"workers": 1, "accumulate": 2}))

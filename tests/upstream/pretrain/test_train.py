@@ -77,6 +77,7 @@ def test_a_run_learns_and_leaves_model_metrics_and_both_checkpoints(undisturbed)
     assert not any("head" in name for name in load_model(undisturbed / "model").state_dict())
 
 
+@pytest.mark.slow
 def test_enough_steps_predict_the_units(data, tmp_path):
     config = PretrainConfig(steps=120, batch_seconds=8.0, crop_seconds=2.0, valid_every=60, lr=3e-3, dropout=0.0)
     pretrain(TINY, data, data / "units", tmp_path, config)
@@ -92,10 +93,12 @@ def test_killed_and_resumed_equals_undisturbed(data, undisturbed, tmp_path, monk
     monkeypatch.undo()
     leftover = tmp_path / "checkpoints" / f".last.tmp-{dead_process()}-0123abcd-{socket.gethostname()}.pt"
     leftover.write_bytes(b"half a checkpoint of a killed process")
+    half_metrics = tmp_path / leftover.name.replace("last", "metrics").replace(".pt", ".csv")
+    half_metrics.write_bytes(b"step,")
     pretrain(TINY, data, data / "units", tmp_path, CONFIG)
     assert rows(tmp_path) == rows(undisturbed)
     assert model_sha256(tmp_path / "model") == model_sha256(undisturbed / "model")
-    assert not leftover.exists()
+    assert not leftover.exists() and not half_metrics.exists()
 
 
 def test_a_full_disk_keeps_the_last_state_and_the_run_goes_on_later(data, undisturbed, tmp_path):

@@ -151,6 +151,7 @@ def test_rows_of_another_grid_stay_but_not_those_of_other_audio(place, tmp_path,
     assert len(rows(out)) == 1, "nothing was fitted before the error"
 
 
+@pytest.mark.slow
 def test_the_command_line(place, tmp_path, capsys):
     arguments = ["sweep", "--data", str(place / "data"), "--model", "mfcc", "--out", str(tmp_path / "o")]
     assert main([*arguments, "--pca", "5,none", "--k", "4"]) == 0
