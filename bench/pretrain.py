@@ -23,8 +23,7 @@ from transformers import HubertConfig, HubertModel
 from bench.common import alternate, hardware, medians, print_table, synchronise
 from upstream.config import PretrainConfig
 from upstream.model.encoder import frame_count
-from upstream.pretrain.data import Batch, StepBatches
-from upstream.pretrain.masking import batch_mask
+from upstream.pretrain.data import Batch, StepBatches, batch_mask
 from upstream.pretrain.module import Pretraining
 from upstream.pretrain.objective import UnitHead, unit_loss
 from upstream.pretrain.step import take_step

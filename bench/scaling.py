@@ -25,12 +25,12 @@ from upstream.config import InitConfig, PretrainConfig, TargetConfig
 from upstream.model.encoder import frame_count
 from upstream.model.family import geometry
 from upstream.pretrain.data import PretrainDataset, StepSampler
+from upstream.pretrain.init import initial_model
 from upstream.pretrain.module import Pretraining
 from upstream.pretrain.step import take_step
-from upstream.pretrain.train import initial_model, training_utterances
-from upstream.units.labelsets import LabelSet
-from upstream.units.make import make_units
-from upstream.units.units import UnitsInfo, UnitsWriter
+from upstream.pretrain.train import training_utterances
+from upstream.units.label import make_units
+from upstream.units.units import LabelSet, UnitsInfo, UnitsWriter
 
 SIZES = (1, 2, 4)
 RUNS = 3

@@ -26,8 +26,8 @@ from upstream.model.encoder import build_encoder
 from upstream.model.family import Geometry
 from upstream.model.modeldir import save_model
 from upstream.units.codebook import Codebook
-from upstream.units.features import LayerSource
-from upstream.units.labelling import ShardedLabelling, feature_batches
+from upstream.units.features import LayerSource, feature_batches
+from upstream.units.label import ShardedLabelling
 from upstream.units.units import Units, UnitsInfo
 
 K, LAYER, BATCH_SECONDS = 500, 9, 60.0

@@ -33,10 +33,9 @@ from corpora.files import TooManyBadFiles
 from corpora.schema import check_keys, convert, record
 from upstream.config import INIT_KINDS, LAYER_CHOICES, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
 from upstream.model.family import FAMILY, geometry
-from upstream.pretrain.bad_batches import TrainingError
 
 if TYPE_CHECKING:
-    from upstream.units.labelsets import LabelSet
+    from upstream.units.units import LabelSet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"upstream: error: {error}; install the pinned stack: pip install -r requirements.txt", file=sys.stderr)
         return 2
-    except (ValueError, KeyError, OSError, ImportError, TrainingError, TooManyBadFiles) as error:
+    except (ValueError, KeyError, OSError, ImportError, TooManyBadFiles) as error:
         print(f"upstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -204,14 +203,14 @@ def _units(args: argparse.Namespace) -> None:
             k = convert(int, settings["k"], "command line", "k")
             import_folder(args.import_km, data, args.out, k, km_rate=args.km_rate)
         return
-    from upstream.units.make import make_units
+    from upstream.units.label import make_units
 
     make_units(data, args.out, record(TargetConfig, settings, "command line"))
 
 
 def _label_set(text: str) -> LabelSet:
     """`[NAME=]DIR[:WEIGHT]` as --units takes it."""
-    from upstream.units.labelsets import LabelSet
+    from upstream.units.units import LabelSet
 
     name, given, rest = text.partition("=")
     if not given or not name.isidentifier():  # an equals sign in a path

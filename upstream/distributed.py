@@ -1,6 +1,6 @@
-"""Which process of how many this one is, and what the processes of one command agree on.
+"""Ranks of the processes that `torchrun` or `srun` started, and the barriers and sums between them.
 
-`torchrun` and `srun` start them; alone, a process is the first of one.
+A process that neither of them started is the only one, with rank 0.
 """
 
 from __future__ import annotations
@@ -11,9 +11,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
 
-# One process may label for hours while the others have finished; who dies closes its connection, which ends the wait.
-PATIENCE = timedelta(days=30)
+from upstream.errors import UpstreamError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+# One process may label for hours after the others have finished. A dead rank closes its socket; then the others stop
+# waiting at once.
+TIMEOUT = timedelta(days=30)
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +38,7 @@ class Place:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes what all of them made."""
+        """Whether this process writes the common output."""
         return self.rank == 0
 
     @property
@@ -39,9 +48,9 @@ class Place:
 
 
 def place(environment: Mapping[str, str] | None = None) -> Place:
-    """What torchrun's variables say (RANK, WORLD_SIZE, ...), else Slurm's (SLURM_PROCID, SLURM_NTASKS, ...).
+    """Read torchrun's variables (RANK, WORLD_SIZE, ...), else Slurm's (SLURM_PROCID, SLURM_NTASKS, ...).
 
-    Raises ValueError for variables that contradict each other.
+    Raises UpstreamError for variables that contradict each other.
     """
     env = os.environ if environment is None else environment
     if "WORLD_SIZE" in env:
@@ -54,20 +63,20 @@ def place(environment: Mapping[str, str] | None = None) -> Place:
             log.warning("%s tasks in a Slurm batch script, but no srun: this is one process", env["SLURM_NTASKS"])
             return Place()
         ranks = int(env["SLURM_NTASKS"])
-        # "2(x3),1": two tasks on three machines, then one; we ask for the same number everywhere
+        # "2(x3),1": two tasks on each of three machines, then one; every machine must have the same number
         per_node = env.get("SLURM_NTASKS_PER_NODE") or env.get("SLURM_STEP_TASKS_PER_NODE", str(ranks)).split("(")[0]
         if not per_node.isdecimal():
-            raise ValueError(f"Slurm's tasks per node, `{per_node}`, differ: ask for --ntasks-per-node")
+            raise UpstreamError(f"Slurm's tasks per node, `{per_node}`, differ: set --ntasks-per-node")
         found = Place(int(env["SLURM_PROCID"]), ranks, int(env.get("SLURM_LOCALID", 0)), int(per_node))
     else:
         return Place()
     if not 0 <= found.rank < found.ranks or found.ranks % found.local_ranks:
-        raise ValueError(f"rank {found.rank} of {found.ranks}, {found.local_ranks} a machine: these do not fit")
+        raise UpstreamError(f"rank {found.rank} of {found.ranks}, {found.local_ranks} on a machine: impossible numbers")
     return found
 
 
 def adopt_slurm() -> None:
-    """Give torch.distributed and Lightning Slurm's numbers under the names that torchrun uses."""
+    """Set torchrun's variables from Slurm's, for torch.distributed and Lightning."""
     here = place()
     if "WORLD_SIZE" in os.environ or here.ranks == 1:
         return
@@ -82,16 +91,15 @@ def adopt_slurm() -> None:
         "GROUP_RANK": str(here.rank // here.local_ranks),
     }
     os.environ.setdefault("MASTER_ADDR", SLURMEnvironment.resolve_root_node_address(nodes))
-    # The end of the job's number, so that two jobs on one machine do not meet.
-    job = os.environ.get("SLURM_JOB_ID", "0")[-4:]
-    os.environ.setdefault("MASTER_PORT", str(15000 + int(job)))
+    # The last digits of the job id: two jobs on one machine use different ports.
+    os.environ.setdefault("MASTER_PORT", str(15000 + int(os.environ.get("SLURM_JOB_ID", "0")[-4:])))
 
 
 @contextmanager
 def process_group() -> Iterator[Place]:
-    """Joins the other processes for the time of the block; nothing where there is only this one.
+    """Connect the processes for the time of the block; does nothing for a single process.
 
-    They exchange no tensors but wait for each other, so that gloo serves on GPUs as well.
+    gloo also serves on GPUs, because they only wait for each other and exchange no tensors.
     """
     import torch
     import torch.distributed as dist
@@ -103,26 +111,56 @@ def process_group() -> Iterator[Place]:
         yield here
         return
     adopt_slurm()
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    dist.init_process_group("gloo", timeout=TIMEOUT)
     try:
         yield here
     finally:
         dist.destroy_process_group()
 
 
-def wait_for_all() -> None:
-    """Returns when every process has come here."""
+def group_size() -> int:
+    """Connected processes; 1 if this process is alone."""
     import torch.distributed as dist
 
-    if dist.is_available() and dist.is_initialized():
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def wait_for_all() -> None:
+    """Wait until every process has called this function."""
+    import torch.distributed as dist
+
+    if group_size() > 1:
         dist.barrier()
 
 
 @contextmanager
 def first_rank_first() -> Iterator[None]:
-    """The first process runs the block while the others wait; then they run it and find what it made."""
+    """The first process runs the block while the others wait; then the others run it and reuse its output."""
     if not place().is_first:
         wait_for_all()
     yield
     if place().is_first:
         wait_for_all()
+
+
+def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
+    """Element-wise sums over all processes, in double precision."""
+    import torch
+    import torch.distributed as dist
+
+    if group_size() == 1:
+        return values
+    total = torch.tensor(values, device=device, dtype=torch.float64)
+    dist.all_reduce(total)
+    return total.tolist()
+
+
+def of_all_ranks(items: list[T]) -> list[T]:
+    """The items of all processes, in the order of their ranks."""
+    import torch.distributed as dist
+
+    if group_size() == 1:
+        return items
+    parts: list[list[T]] = [[] for _ in range(group_size())]
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]

@@ -107,7 +107,7 @@ def _units_stage(key: str, title: str, number: int | None = None) -> Stage:
         return dataclasses.asdict(config) | _models(job, [config.source])
 
     def run(job: Job) -> None:
-        from upstream.units.make import make_units
+        from upstream.units.label import make_units
 
         config = job.recipe.units[key]
         if config.source != "mfcc" and not config.source.startswith(S3PRL):
@@ -217,7 +217,8 @@ def _save_random(job: Job) -> None:
     """HL before its first step: the seed, and for log-mel the statistics, of iteration 1."""
     from upstream.config import InitConfig
     from upstream.model.modeldir import save_model
-    from upstream.pretrain.train import initial_model, training_utterances
+    from upstream.pretrain.init import initial_model
+    from upstream.pretrain.train import training_utterances
 
     recipe = job.recipe
     seed = recipe.pretrain["hl_it1"].train.seed

@@ -11,7 +11,7 @@ from upstream.config import S3PRL
 
 if TYPE_CHECKING:
     from egs.pipeline.stages import Job
-    from upstream.units.labelsets import LabelSet
+    from upstream.units.units import LabelSet
 
 EXPORT_NAME = {"hl_it1": "harness_l_it1", "hl_it2": "harness_l", "hs": "harness_s", "hst": "harness_st"}
 
@@ -59,7 +59,7 @@ def write_shards(job: Job, key: str) -> None:
 def label_set(job: Job, name: str, weight: float) -> LabelSet:
     """Units of the recipe, to be refused when they are of another model, layer, PCA or k than the recipe says."""
     from upstream.model.modeldir import model_sha256
-    from upstream.units.labelsets import LabelSet
+    from upstream.units.units import LabelSet
 
     config = job.recipe.units[name]
     expected: dict[str, Any] = {"k": config.k}

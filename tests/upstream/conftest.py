@@ -1,4 +1,4 @@
-"""What several tests of pre-training need: a small corpus of noise."""
+"""A small corpus of noise for several tests of pre-training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NoiseCorpus = Callable[..., dict[str, list[Utterance]]]
 
 @pytest.fixture(scope="session")
 def noise_corpus() -> NoiseCorpus:
-    """Writes `<root>/{train,dev}`: noise whose loudness comes and goes, two speakers, one language an utterance."""
+    """Writes `<root>/{train,dev}`: noise of changing loudness, two speakers, optionally a language by utterance."""
 
     def write(
         root: Path,

@@ -12,7 +12,7 @@ from upstream.config import InitConfig, RegressionConfig
 from upstream.model.encoder import build_encoder
 from upstream.model.family import geometry, macs_per_second, parameters
 from upstream.model.modeldir import save_model
-from upstream.units.labelsets import LabelSet
+from upstream.units.units import LabelSet
 
 CARD = {
     "name": "نموذج", "iteration": 3, "delta_s": 85.95, "hours": 0.498, "steps": 300, "valid_masked_accuracy": 0.1357,
@@ -128,7 +128,7 @@ def test_imports_without_s3prl_espnet_and_torchaudio():
     code = (
         "import sys\n"
         "for name in ('s3prl', 'espnet', 'espnet2', 'torchaudio'): sys.modules[name] = None\n"
-        "import upstream.pretrain.train, upstream.units.make, upstream.model.modeldir, upstream.tools.cost\n"
+        "import upstream.pretrain.train, upstream.units.label, upstream.model.modeldir, upstream.tools.cost\n"
         "import upstream.__main__, upstream.tools.cka, upstream.model.describe, upstream.tools.convert\n"
         "import upstream.model.onnx, upstream.tools.push\n"
     )

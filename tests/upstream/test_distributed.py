@@ -1,4 +1,4 @@
-"""Several processes: the same gradients as one, the same units, nobody waits for ever."""
+"""Several processes: the same gradients and units as one, and none waits for ever."""
 
 import csv
 import json
@@ -53,17 +53,17 @@ if break_rank >= 0:
             batch.wavs[0][:] = float("nan")
         return batch
     PretrainDataset.batch = broken
-if os.environ.get("DEAF_RANK") == str(place().rank):
+if os.environ.get("UNREADABLE_RANK") == str(place().rank):
     from corpora.audio import AudioError
     from upstream.pretrain.data import PretrainDataset
-    hears = PretrainDataset.waveform
-    def deaf(self, clip):
+    readable = PretrainDataset.waveform
+    def unreadable(self, clip):
         if "train" in self.describe(clip)[0]:
             raise AudioError("no answer")
-        return hears(self, clip)
-    PretrainDataset.waveform = deaf
-if os.environ.get("BLIND_RANK") == str(place().rank):
-    sys.modules["upstream.pretrain.train"].load_state = lambda folder, fingerprint: None
+        return readable(self, clip)
+    PretrainDataset.waveform = unreadable
+if os.environ.get("STATELESS_RANK") == str(place().rank):
+    sys.modules["upstream.pretrain.train"].load_state = lambda folder: None
 config = PretrainConfig(
     steps=6, batch_seconds=3.0, crop_seconds=2.0, valid_every=3, lr=1e-3, precision="fp32", dropout=0.1,
     layerdrop=float(os.environ.get("LAYERDROP", "0.4")), accumulate=accumulate, workers=1, bad_steps=100,
@@ -125,6 +125,7 @@ def trained(data, tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradients_of_one(trained):
     for step in range(6):
         one, two = (load_file(trained / name / f"gradients{step}.safetensors") for name in ("one", "two"))
@@ -136,7 +137,8 @@ def test_two_processes_have_the_gradients_of_one(trained):
     assert len({len(load_file(p)) for p in (trained / "one").glob("gradients*")}) > 1, "no layer was ever dropped"
 
 
-def test_two_processes_report_and_store_what_one_does(trained):
+@pytest.mark.slow
+def test_two_processes_have_the_metrics_and_weights_of_one(trained):
     for one, two in zip(rows(trained / "one"), rows(trained / "two"), strict=True):
         assert one == pytest.approx(two, rel=2e-2, abs=2e-2)
     weights = [load_file(trained / name / "model" / "model.safetensors") for name in ("one", "two")]
@@ -144,7 +146,8 @@ def test_two_processes_report_and_store_what_one_does(trained):
         torch.testing.assert_close(weights[1][name], value, atol=2e-3, rtol=2e-2)
 
 
-def test_one_of_two_processes_is_killed_and_the_run_goes_on_as_if_nothing_was(data, trained):
+@pytest.mark.slow
+def test_after_a_kill_of_one_of_two_processes_the_run_ends_as_undisturbed(data, trained):
     run([trained / "train.py", data, trained / "killed", 1, -1], 2, fails=True, KILL_RANK="1")
     assert not (trained / "killed" / "model").exists() and (trained / "killed" / "checkpoints" / "last.pt").exists()
     run([trained / "train.py", data, trained / "killed", 1, -1], 2)
@@ -153,35 +156,38 @@ def test_one_of_two_processes_is_killed_and_the_run_goes_on_as_if_nothing_was(da
     assert rows(trained / "killed") == rows(trained / "two")
 
 
-def test_a_process_without_audio_keeps_the_others_waiting_for_nothing(data, trained):
+@pytest.mark.slow
+def test_a_process_without_readable_audio_does_not_block_the_others(data, trained):
     """Without LayerDrop DDP expects a gradient of every parameter, also of the head, from every process."""
-    told = run([trained / "train.py", data, trained / "deaf", 1, -1], 2, DEAF_RANK="1", LAYERDROP="0")
-    assert "is left out: no answer" in told
-    assert len(rows(trained / "deaf")) == 2 and (trained / "deaf/model/model.safetensors").is_file()
-    assert all(np.isfinite(row["valid_loss"]) for row in rows(trained / "deaf"))
+    log = run([trained / "train.py", data, trained / "unreadable", 1, -1], 2, UNREADABLE_RANK="1", LAYERDROP="0")
+    assert "no answer" in log
+    assert len(rows(trained / "unreadable")) == 2 and (trained / "unreadable/model/model.safetensors").is_file()
+    assert all(np.isfinite(row["valid_loss"]) for row in rows(trained / "unreadable"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("done", [3, 6])
 def test_processes_that_find_different_states_do_not_train(data, trained, done):
-    """DDP would average gradients of different weights without a word, or one would wait for ever at the end."""
-    out = trained / f"blind{done}"
+    """DDP would average gradients of different weights, or one process would wait for ever at the end."""
+    out = trained / f"stateless{done}"
     run([trained / "train.py", data, out, 1, -1], 2, fails=done == 3, KILL_RANK="1" if done == 3 else "none")
     before = {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()}
-    told = run([trained / "train.py", data, out, 1, -1], 2, fails=True, BLIND_RANK="1")
-    assert f"do not find the same state and configuration (process 0: step {done}; process 1: step 0)" in told
+    log = run([trained / "train.py", data, out, 1, -1], 2, fails=True, STATELESS_RANK="1")
+    assert f"process 0: step {done}; process 1: step 0" in log
     assert {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()} == before
     run([trained / "train.py", data, out, 1, -1], 2)
     assert (out / "model/model.safetensors").read_bytes() == (trained / "two/model/model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_bad_batch_of_one_process_is_skipped_by_both(data, trained):
     run([trained / "train.py", data, trained / "bad", 1, 1], 2)
     kept = sorted(path.name for path in (trained / "bad" / "bad_batches").iterdir())
     assert kept == ["step0000002-batch1.json", "step0000002-batch1.safetensors"], "or the innocent process kept its own"
-    told = json.loads((trained / "bad" / "bad_batches" / kept[0]).read_text())
+    record = json.loads((trained / "bad" / "bad_batches" / kept[0]).read_text())
     tensors = load_file(trained / "bad" / "bad_batches" / kept[1])
-    assert told["step"] == 2 and "nan" in told["reason"] and told["utterances"][0]["utt_id"].startswith("s-train")
-    assert len(tensors["wav.0"]) == told["utterances"][0]["samples"]
+    assert record["step"] == 2 and "nan" in record["reason"] and record["utterances"][0]["utt_id"].startswith("s-train")
+    assert len(tensors["wav.0"]) == record["utterances"][0]["samples"]
     assert tensors["labels"].shape == (*tensors["mask"].shape, 1) and tensors["mask"].shape == tensors["valid"].shape
     assert rows(trained / "bad")[-1]["bad_steps"] == 1
     weights = load_file(trained / "bad" / "model" / "model.safetensors")
@@ -193,12 +199,13 @@ def test_a_bad_batch_of_one_process_is_skipped_by_both(data, trained):
 UNITS = """
 import sys
 from upstream.__main__ import main
-from upstream.units import make
-make.make_units.__kwdefaults__["shard_seconds"] = 3.0
+from upstream.units.label import make_units
+make_units.__kwdefaults__["shard_seconds"] = 3.0
 sys.exit(main(["units", "--data", sys.argv[1], "--out", sys.argv[2], "k=6", "batch_seconds=2"]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_units_of_one(data, tmp_path):
     bad = data / "audio" / "train" / "5.wav"
     whole = bad.read_bytes()

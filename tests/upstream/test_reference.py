@@ -8,8 +8,7 @@ from torch.nn import functional as F
 from upstream.config import PretrainConfig
 from upstream.model.encoder import build_encoder, frame_count, normalise_waveform
 from upstream.model.family import geometry
-from upstream.pretrain.data import Batch
-from upstream.pretrain.masking import batch_mask
+from upstream.pretrain.data import Batch, batch_mask
 from upstream.pretrain.module import Pretraining
 
 torchaudio = pytest.importorskip("torchaudio", reason="the reference is torchaudio's")

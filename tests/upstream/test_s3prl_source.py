@@ -1,13 +1,14 @@
-"""Units of an upstream that S3PRL names: the same features as through our own door, and rates that do not fit."""
+"""S3PRL upstreams as feature sources: the features of our own source, and wrong frame rates."""
 
 import numpy as np
 import pytest
 import torch
 
+from upstream.errors import UpstreamError
 from upstream.model.encoder import build_encoder
 from upstream.model.family import geometry
 from upstream.model.modeldir import save_model
-from upstream.units.features import FeatureError, open_source
+from upstream.units.features import open_source
 
 pytest.importorskip("s3prl", reason="the source is S3PRL's")
 
@@ -33,9 +34,9 @@ def test_features_equal_those_of_the_model_directory_and_carry_a_stable_hash(mod
 
 
 def test_another_rate_an_unknown_name_and_a_missing_layer_are_named(model_dir):
-    with pytest.raises(FeatureError, match="fbank: 100 frames per second, but units are at 50 Hz"):
+    with pytest.raises(UpstreamError, match="fbank: 100 frames per second, but units are at 50 Hz"):
         open_source("s3prl:fbank")
-    with pytest.raises(FeatureError, match="S3PRL has no upstream of this name; the nearest known one is `hubert"):
+    with pytest.raises(UpstreamError, match="S3PRL has no upstream of this name; the nearest known one is `hubert"):
         open_source("s3prl:hubrt")
-    with pytest.raises(FeatureError, match="layer 9 is not one of the hidden states 0 to 2"):
+    with pytest.raises(UpstreamError, match="layer 9 is not one of the hidden states 0 to 2"):
         open_source(f"s3prl:harness_custom={model_dir}", 9)

@@ -1,4 +1,4 @@
-"""Validation, logging and checkpoints of a pre-training run; the state from which a killed run goes on."""
+"""Validate, log and checkpoint a pre-training run, and load the state that a killed run resumes from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from lightning.pytorch.callbacks import Callback
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_file, remove_leftovers
 from upstream.config import PretrainConfig
-from upstream.distributed import Place
-from upstream.pretrain.bad_batches import BadBatches, TrainingError, Unreadable
+from upstream.distributed import Place, group_size, of_all_ranks
+from upstream.errors import UpstreamError
 from upstream.pretrain.data import Position, PretrainDataset, dev_steps
 from upstream.pretrain.module import Pretraining
-from upstream.pretrain.objective import StepLoss
-from upstream.pretrain.step import StepResult, in_group, of_all_ranks
+from upstream.pretrain.objective import LossSums
+from upstream.pretrain.step import BadBatches, StepResult, Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -42,70 +41,8 @@ METRICS = (
 )
 
 
-class OtherConfiguration(TrainingError):
-    """What is in the folder was trained with other settings, data or starting weights."""
-
-
-class LossSums:
-    """What is logged of the losses of many batches, as sums: they take no more room, and no longer to exchange, for a
-    window of thousands of steps."""
-
-    def __init__(self, losses: Iterable[StepLoss] = ()) -> None:
-        self.sums: dict[tuple[str, ...], float] = {}
-        self.add(losses)
-
-    def add(self, losses: Iterable[StepLoss]) -> None:
-        for result in losses:
-            self._count(("loss",), float(result.loss))
-            for name, value in result.figures.items():
-                self._count(("figure", name), value)
-            for name, own in result.sets.items():
-                for kind in ("masked", "unmasked"):
-                    self._count((name, kind, "correct"), getattr(own, f"{kind}_correct"))
-                    self._count((name, kind, "frames"), getattr(own, f"{kind}_frames"))
-            self._count(("batches",), 1)
-
-    def _count(self, key: tuple[str, ...], value: float) -> None:
-        self.sums[key] = self.sums.get(key, 0.0) + value
-
-    @classmethod
-    def of_all_ranks(cls, own: LossSums) -> LossSums:
-        """The sums of all processes together; every one must call it."""
-        joint = cls()
-        for sums in of_all_ranks([own.sums]):
-            for key, value in sums.items():
-                joint._count(key, value)
-        return joint
-
-    @property
-    def sets(self) -> list[str]:
-        """The label sets, the main one first."""
-        return [key[0] for key in self.sums if key[1:] == ("masked", "frames")]
-
-    def mean(self, *key: str) -> float:
-        """Mean over batches of `loss`, or of a `figure` by its name; NaN without a batch."""
-        return self.sums[key] / self.sums[("batches",)] if key in self.sums else math.nan
-
-    def accuracy(self, kind: str, name: str = "") -> float:
-        """On the masked or unmasked frames of a label set; without a name, of the main set, 0 where there is none."""
-        name = name or next(iter(self.sets), "")
-        frames = self.sums.get((name, kind, "frames"), 0.0)
-        return self.sums[name, kind, "correct"] / frames if frames else 0.0
-
-    def details(self, part: str) -> dict[str, float]:
-        """Columns of what only some runs have: accuracies of every set where there are several, feature regression."""
-        names = self.sets if len(self.sets) > 1 else []
-        columns = {
-            f"{part}_{kind}_accuracy_{name}": self.accuracy(kind, name)
-            for name in names
-            for kind in ("masked", "unmasked")
-        }
-        figures = [key[1] for key in self.sums if key[0] == "figure"]
-        return columns | {f"{part}_{name}": self.mean("figure", name) for name in figures}
-
-
 class Recorder(Callback):
-    """Validates, logs and checkpoints every `valid_every` steps and at the end."""
+    """Lightning callback that validates, logs and checkpoints every `valid_every` steps and at the end."""
 
     def __init__(
         self, dev: PretrainDataset, out_dir: Path, config: PretrainConfig, fingerprint: str, here: Place | None = None
@@ -126,21 +63,22 @@ class Recorder(Callback):
 
     @property
     def done(self) -> int:
-        """Steps that the restored state has behind it."""
+        """Steps of the restored state."""
         return 0 if self.state is None else self.state["step"]
 
     @property
     def positions(self) -> list[Position] | None:
-        """Where the stream of each process goes on; None at the start of a run."""
+        """Place of each process in its stream of batches; None at the start of a run."""
         return None if self.state is None else [tuple(p) for p in self.state["positions"]]
 
     @property
     def last_hours(self) -> dict[str, float]:
-        """Hours shown by group up to the last validation."""
+        """Hours of audio in the steps up to the last validation, by group."""
         row = self.rows[-1] if self.rows else {}
         return {key.removeprefix("hours_"): value for key, value in row.items() if key.startswith("hours_")}
 
     def restore(self, state: dict[str, Any] | None) -> None:
+        """Continue the counts and rows of a state that `load_state` returned."""
         if state is not None:
             self.state, self.best, self.rows = state, state["best"], list(state["rows"])
             self.seconds, self.bad.count = state["seconds"], state["bad_steps"]
@@ -155,15 +93,15 @@ class Recorder(Callback):
         self.since = time.monotonic()
 
     def _agree(self) -> None:
-        """All processes must go on from one state: DDP would average the gradients of different weights without a word.
+        """Raise UpstreamError on all processes unless they resume from the same state.
 
-        Raises TrainingError on all of them.
+        DDP does not check: it would average the gradients of different weights.
         """
         found = of_all_ranks([(self.fingerprint, self.done)])
         if len(set(found)) > 1:
-            told = "; ".join(f"process {rank}: step {done}" for rank, (_, done) in enumerate(found))
-            raise TrainingError(
-                f"{self.out_dir / 'checkpoints'}: the processes do not find the same state and configuration ({told}). "
+            states = "; ".join(f"process {rank}: step {done}" for rank, (_, done) in enumerate(found))
+            raise UpstreamError(
+                f"{self.out_dir / 'checkpoints'}: the processes find different states or configurations ({states}). "
                 "Is the folder the same on all machines, and can all of them read it?"
             )
 
@@ -189,14 +127,14 @@ class Recorder(Callback):
 
     @torch.no_grad()
     def _validate(self, trainer: lightning.Trainer, module: Pretraining, done: int) -> None:
-        """Every process takes its share of the dev set; the results of all of them make the row."""
+        """Write one row of metrics and the checkpoints; each process computes a share of the dev set."""
         module.eval()
         with trainer.strategy.precision_plugin.forward_context():
             sums, dev = LossSums(), Unreadable(0, self.config.bad_rate, "dev ")
             for step in self.steps:
                 batch = self.dev[step].parts[0]
                 dev.add(done, [batch])
-                if batch.valid.any():  # an empty mean is no loss of 0
+                if batch.valid.any():  # without valid frames the loss is 0, which would lower the mean
                     sums.add([module.compute(batch)])
         module.train()
         for clips in (self.clips, dev):
@@ -204,7 +142,7 @@ class Recorder(Callback):
         window, results = LossSums.of_all_ranks(self.window), LossSums.of_all_ranks(sums)
         row = {
             "step": done,
-            # A batch holds its share of its step's loss, times the number of processes.
+            # The loss of a batch is its share of the step's loss, times the number of processes.
             "train_loss": window.mean("loss") * self.config.accumulate,
             "train_masked_accuracy": window.accuracy("masked"),
             "train_unmasked_accuracy": window.accuracy("unmasked"),
@@ -221,7 +159,7 @@ class Recorder(Callback):
         now = time.monotonic()
         self.seconds, self.since = self.seconds + now - self.since, now
         self.rows.append(row | {"seconds": round(self.seconds, 1)})
-        # Without units there is no accuracy: then the loss says which weights are best.
+        # Without units there is no accuracy; then the lowest loss marks the best weights.
         score = row["valid_masked_accuracy"] if module.tasks else -row["valid_loss"]
         improved = score > self.best
         self.best = max(self.best, score)
@@ -238,13 +176,15 @@ class Recorder(Callback):
         self._write(trainer, module, done, improved, positions)
 
     def hours_shown(self) -> dict[str, float]:
-        """Hours of audio that the steps so far have shown, by group, on all ranks together; the first rank keeps the
-        count. Every rank must call it."""
+        """Hours of audio in the steps so far, by group, over all ranks; every rank must call it.
+
+        From then on the first rank holds the total.
+        """
         total: dict[str, int] = {}
         for part in of_all_ranks([self.shown]):
             for group, samples in part.items():
                 total[group] = total.get(group, 0) + samples
-        if in_group():
+        if group_size() > 1:
             self.shown = dict(total) if self.here.is_first else {}
         return {group: total[group] / SAMPLE_RATE / 3600 for group in sorted(total)}
 
@@ -256,14 +196,14 @@ class Recorder(Callback):
         improved: bool,
         positions: list[Position],
     ) -> None:
-        """Best weights first: a state that says "best" never points at weights that are not there yet."""
+        """Write best.pt, last.pt and metrics.csv, in this order: the best score in last.pt must have its weights."""
         folder = self.out_dir / "checkpoints"
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("best.pt", "last.pt"):
-            remove_leftovers(folder / name)
+        for path in (folder / "best.pt", folder / "last.pt", self.out_dir / "metrics.csv"):
+            remove_leftovers(path)
         if improved:
-            _save(folder / "best.pt", {"fingerprint": self.fingerprint, "encoder": module.encoder.state_dict()})
-        _save(
+            save_state(folder / "best.pt", {"fingerprint": self.fingerprint, "encoder": module.encoder.state_dict()})
+        save_state(
             folder / "last.pt",
             {
                 "fingerprint": self.fingerprint,
@@ -288,39 +228,34 @@ class Recorder(Callback):
             writer.writerows(self.rows)
 
 
-def _save(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
-    """Write a state whole or not at all; the one before it takes the name `keep` once the new one is on disk.
+def save_state(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
+    """Write a state whole or not at all; the earlier file is renamed to `keep` when the new one is on disk.
 
-    Raises OSError when it cannot be written; what was there stays.
+    Raises OSError if it cannot be written; then the earlier files stay as they were.
     """
     with atomic_file(path) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # torch's own writer says so of a full disk
+        except RuntimeError as error:  # torch's writer raises it for a full disk
             raise OSError(f"{path}: cannot be written, is the disk full? ({error})") from error
         if keep is not None and path.exists():
             os.replace(path, keep)
 
 
-def load_state(folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The newest readable training state of the same configuration; None when there is nothing to go on from.
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """The newest readable training state, last.pt or else previous.pt; None if there is none.
 
-    Only a damaged file makes way for the one before it. Raises OSError where a file cannot be reached, for other
-    processes may reach it, and OtherConfiguration.
+    Only a damaged file is passed over. Raises OSError for a file that cannot be reached: other processes may reach it.
     """
     for name in ("last.pt", "previous.pt"):
         path = folder / name
         if not path.exists():
             continue
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # noqa: BLE001 - torch raises a dozen types for a damaged file
-            out_of_reach = isinstance(error, OSError) and error.errno != errno.EINVAL  # which some truncations give
+            out_of_reach = isinstance(error, OSError) and error.errno != errno.EINVAL  # EINVAL: some truncated files
             if out_of_reach or isinstance(error, MemoryError) or "alloc" in str(error):
                 raise
-            log.warning("%s cannot be read (%s); going back to the state before it", path, error)
-            continue
-        if state["fingerprint"] != fingerprint:
-            raise OtherConfiguration(f"{path} belongs to another configuration")
-        return state
+            log.warning("%s cannot be read (%s); using the state before it", path, error)
     return None

@@ -1,6 +1,6 @@
-"""Batches for pre-training: which crop of which utterance at which step, and its audio with the units beside it.
+"""Plan the batches of pre-training, and read their audio, units and masks.
 
-Everything is a function of (seed, step), so a run that goes on after a kill sees what an undisturbed one would see.
+Crops, their order and the masks are functions of (seed, step), so a resumed run gets the batches of an undisturbed one.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,33 +19,26 @@ from corpora.audio import SAMPLE_RATE, AudioError, read_audio
 from corpora.batches import length_batches
 from corpora.datadir import Utterance
 from upstream.config import PretrainConfig
+from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
 from upstream.model.family import HOP, RECEPTIVE_FIELD
-from upstream.pretrain.masking import batch_mask
 
 log = logging.getLogger(__name__)
 
-# Where a stream of batches stands: epoch, block of shards (0 without shards), batches of it that are behind.
+# Place in the stream of batches: epoch, block of shards (0 without shards), batches of the block already used.
 Position = tuple[int, int, int]
 
-DEV_STREAM = 1 << 40  # a step number that no training run reaches: dev masks are the same at every validation
-
-
-class Cropped(Protocol):
-    """A window of `samples` samples of some utterance, from `first`, which is 320 times its first unit."""
-
-    first: int
-    samples: int
-
-
-C = TypeVar("C", bound=Cropped)
+DEV_STREAM = 1 << 40  # step numbers above those of any run, so that dev has the same masks at every validation
 
 
 @dataclass(frozen=True)
 class Clip:
-    """`samples` samples of utterance number `utterance` from `first`, which is 320 times its first unit."""
+    """`samples` samples of an utterance from sample `first`, which is 320 times its first unit.
 
-    utterance: int
+    `utterance` is a number in the list of utterances or, in training from shards, the item of the shard.
+    """
+
+    utterance: Any
     first: int
     samples: int
 
@@ -54,21 +47,21 @@ class Clip:
 class Step:
     """One optimisation step as one process sees it.
 
-    `parts` are the batches whose gradients it adds up; `slots` number them among those of all processes, so that a
-    step is the same however processes and accumulation share it out. The next step begins at `position`.
+    `parts` are the batches whose gradients it adds up. `slots` are their numbers among the batches of all processes:
+    random draws depend on them, so the number of processes does not change a step. The next step starts at `position`.
     """
 
     number: int
-    parts: list[list[Any]]
+    parts: list[list[Clip]]
     slots: list[int]
     position: Position = (0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Unpadded waveforms; units (B, T, S) long for S label sets, span mask and valid frames (B, T) bool; utterance ids
-    for messages, and the group (language) of each item. `unreadable` holds utterance ids, and why their audio could not
-    be read: such items are silent and have no valid frame."""
+    """Unpadded waveforms; units (B, T, S) long for S label sets; span mask and valid frames (B, T) bool; utterance ids
+    for messages, and the group (language) of each item. `unreadable` holds id and reason of utterances whose audio
+    cannot be read: these items are silent and have no valid frame."""
 
     step: int
     slot: int
@@ -81,8 +74,7 @@ class Batch:
     unreadable: dict[str, str] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Waveforms as one tensor: each would take a file descriptor of its own from a worker to the process that
-        trains, and there are a thousand of them."""
+        """Waveforms as one tensor: from a data worker each tensor takes one file descriptor."""
         lengths = [len(wav) for wav in self.wavs]
         return {**self.__dict__, "wavs": (torch.cat(self.wavs) if self.wavs else torch.zeros(0), lengths)}
 
@@ -98,20 +90,20 @@ class Batch:
 
 
 def group_of(utterance: Utterance) -> str:
-    """The group whose share sampling decides: the language of `utt2lang`, whatever names it holds."""
+    """Group of an utterance for sampling: its language in `utt2lang`."""
     return utterance.language or "unknown"
 
 
 @dataclass(frozen=True)
 class StepBatches:
-    """The batches of a `Step`, read."""
+    """A `Step` with its batches read."""
 
     number: int
     parts: list[Batch]
     position: Position
 
 
-def crop(utterance: int, samples: int, limit: int, rng: np.random.Generator) -> Clip:
+def crop(utterance: Any, samples: int, limit: int, rng: np.random.Generator) -> Clip:
     """A random window of at most `limit` samples that starts on a frame."""
     if samples <= limit:
         return Clip(utterance, 0, samples)
@@ -119,37 +111,41 @@ def crop(utterance: int, samples: int, limit: int, rng: np.random.Generator) -> 
 
 
 def language_repeats(hours: dict[str, float], temperature: float) -> dict[str, float]:
-    """How often an epoch shows each language's utterances: shares ~ hours ** temperature, total hours unchanged."""
+    """Repetitions of each language per epoch: shares ~ hours ** temperature, total hours unchanged."""
     weights = {group: value**temperature for group, value in hours.items() if value > 0}
     total, weight_sum = sum(hours.values()), sum(weights.values())
     return {group: weight / weight_sum * total / hours[group] for group, weight in weights.items()}
 
 
-def clip_batches(clips: Sequence[C], config: PretrainConfig, rng: np.random.Generator | None = None) -> list[list[C]]:
-    """Batches of clips of like length, padded to at most `batch_seconds`; shuffled with a generator."""
+def clip_batches(
+    clips: Sequence[Clip], config: PretrainConfig, rng: np.random.Generator | None = None
+) -> list[list[Clip]]:
+    """Batches of clips of similar length, at most `batch_seconds` with their padding; shuffled if `rng` is given."""
     rows = length_batches([clip.samples for clip in clips], config.batch_seconds * SAMPLE_RATE, rng)
     return [[clips[i] for i in row] for row in rows]
 
 
 def repeated_crops(
-    utterances: Iterable[tuple[int, tuple[int, str]]],
+    utterances: Iterable[tuple[Any, int, str]],
     repeats: dict[str, float],
     config: PretrainConfig,
     rng: np.random.Generator,
 ) -> list[Clip]:
-    """Random crops of each utterance (number, (samples, language)), as often as its language is shown: one where it is
-    no longer than a crop, else so many that they have its length on average, or a language of long recordings would
-    be heard less than its hours say."""
+    """Random crops of each utterance (utterance, samples, language).
+
+    An utterance longer than a crop gives several, as long as the utterance on average; otherwise languages with long
+    recordings are under-sampled. The number is multiplied by the repetitions of its language.
+    """
     limit = int(config.crop_seconds * SAMPLE_RATE)
     clips = []
-    for index, (samples, group) in utterances:
+    for utterance, samples, group in utterances:
         for _ in range(int(repeats[group] * max(1.0, samples / limit) + rng.random())):
-            clips.append(crop(index, samples, limit, rng))
+            clips.append(crop(utterance, samples, limit, rng))
     return clips
 
 
 def group_hours(samples: Iterable[tuple[str, int]]) -> dict[str, float]:
-    """Hours of each language from pairs of language and length in samples."""
+    """Hours of each language, from pairs (language, samples)."""
     hours: dict[str, float] = {}
     for group, count in samples:
         hours[group] = hours.get(group, 0.0) + count / SAMPLE_RATE / 3600
@@ -159,9 +155,9 @@ def group_hours(samples: Iterable[tuple[str, int]]) -> dict[str, float]:
 class StepSampler(Sampler[Step]):
     """The steps `start` to `stop`-1 of a run.
 
-    Epochs, each freshly cropped and shuffled, form one endless row of batches. A step takes the next
-    ranks x `accumulate` of them, so that all processes have equally many and no batch is lost or repeated where an
-    epoch ends. `position` is where step `start` begins; without it the epochs before are counted through.
+    Epochs, each with new crops and order, form one endless sequence of batches. A step takes the next
+    ranks x `accumulate` of them: all processes get the same number, and no batch is lost or repeated at the end of an
+    epoch. Step `start` begins at `position`; without it the sampler counts through the earlier steps.
     """
 
     def __init__(
@@ -188,21 +184,22 @@ class StepSampler(Sampler[Step]):
         return self.stop - self.start
 
     def epoch(self, number: int) -> list[list[Clip]]:
-        """The batches of an epoch, in their order, for all processes."""
+        """The batches of an epoch for all processes, in order."""
         rng = np.random.default_rng([self.config.seed, 1, number])
-        clips = repeated_crops(enumerate(zip(self.samples, self.groups, strict=True)), self.repeats, self.config, rng)
+        utterances = zip(range(len(self.samples)), self.samples, self.groups, strict=True)
+        clips = repeated_crops(utterances, self.repeats, self.config, rng)
         return clip_batches(clips, self.config, rng)
 
     def _rows(self, position: Position) -> Iterator[tuple[list[Clip], Position]]:
-        """Batches from `position` on, each with the position behind it."""
-        number, _, behind = position
+        """Batches from `position` on, each with the position after it."""
+        number, _, used = position
         while True:
             batches = self.epoch(number)
             if not batches:
-                raise ValueError("an epoch without a single batch: is the training set empty?")
-            for index in range(behind, len(batches)):
+                raise UpstreamError("an epoch has no batch: is the training set empty?")
+            for index in range(used, len(batches)):
                 yield batches[index], (number, 0, index + 1)
-            number, behind = number + 1, 0
+            number, used = number + 1, 0
 
     def __iter__(self) -> Iterator[Step]:
         slots = self.ranks * self.config.accumulate
@@ -217,7 +214,7 @@ class StepSampler(Sampler[Step]):
 
 
 class PretrainDataset(Dataset):
-    """Reads the clips of a step: indexed by a `Step`, gives its `StepBatches`.
+    """Reads the clips of a step: `dataset[step]` -> `StepBatches`.
 
     `units`: (T, S) by utterance id for S label sets, or (T,) for a single one.
     """
@@ -244,8 +241,8 @@ class PretrainDataset(Dataset):
         parts = [self.batch(step.number, slot, clips) for slot, clips in zip(step.slots, step.parts, strict=True)]
         return StepBatches(step.number, parts, step.position)
 
-    def batch(self, step: int, slot: int, clips: Sequence[Any]) -> Batch:
-        """One batch; its masks are a function of seed, step and slot."""
+    def batch(self, step: int, slot: int, clips: Sequence[Clip]) -> Batch:
+        """Read one batch; its masks depend on seed, step and slot."""
         wavs, rows, utt_ids, groups = [], [], [], []
         unreadable: dict[str, str] = {}
         for clip in clips:
@@ -266,8 +263,8 @@ class PretrainDataset(Dataset):
             target[: len(row)] = row
         rng = np.random.default_rng([self.config.seed, 2, step, *([slot] if slot else [])])
         mask = batch_mask(frames, self.config.mask_prob, self.config.mask_length, rng)
-        heard = [0 if utt_id in unreadable else count for utt_id, count in zip(utt_ids, frames, strict=True)]
-        valid = np.arange(labels.shape[1]) < np.array(heard)[:, None]
+        readable = [0 if utt_id in unreadable else count for utt_id, count in zip(utt_ids, frames, strict=True)]
+        valid = np.arange(labels.shape[1]) < np.array(readable)[:, None]
         return Batch(
             step,
             slot,
@@ -282,17 +279,46 @@ class PretrainDataset(Dataset):
 
 
 def dev_steps(utterances: Sequence[Utterance], config: PretrainConfig) -> list[Step]:
-    """The dev set as fixed batches: the start of every utterance, in an order that never changes."""
+    """The dev set as fixed batches: the start of every utterance, in a fixed order."""
     limit = int(config.crop_seconds * SAMPLE_RATE)
     clips = [Clip(i, 0, min(u.samples, limit)) for i, u in enumerate(utterances)]
     return [Step(DEV_STREAM + i, [batch], [0]) for i, batch in enumerate(clip_batches(clips, config))]
 
 
 def usable(utterances: Sequence[Utterance], split: str) -> list[Utterance]:
-    """Drop utterances shorter than one frame (25 ms) and say how many; raises when nothing is left."""
+    """Drop utterances shorter than one frame (25 ms) and log how many. Raises UpstreamError if none is left."""
     kept = [u for u in utterances if u.samples >= RECEPTIVE_FIELD]
     if len(kept) < len(utterances):
         log.info("%s: %d utterances under 25 ms left out", split, len(utterances) - len(kept))
     if not kept:
-        raise ValueError(f"{split}: no utterance of at least 25 ms to train on")
+        raise UpstreamError(f"{split}: no utterance of at least 25 ms to train on")
     return kept
+
+
+def span_mask(frames: int, prob: float, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Span mask (frames,) bool for masked prediction (HuBERT, section II-B).
+
+    About `prob * frames / length` spans of `length` frames, at least one, never past the end; none with `prob` 0. A
+    clip no longer than a span gets one span of half its frames: of two frames or more, one stays unmasked. A single
+    frame is masked; zero frames give an empty mask.
+    """
+    mask = np.zeros(frames, dtype=bool)
+    if frames == 0 or prob == 0:
+        return mask
+    if frames <= length:
+        length = max(1, frames // 2)
+    starts = frames - length + 1
+    # Random rounding keeps the expected share for short clips.
+    spans = int(prob * frames / length + rng.random())
+    spans = min(max(spans, 1), max(1, (frames - 1) // length))
+    for start in rng.choice(starts, size=spans, replace=False):
+        mask[start : start + length] = True
+    return mask
+
+
+def batch_mask(frames: Sequence[int], prob: float, length: int, rng: np.random.Generator) -> np.ndarray:
+    """(B, max frames) bool; padding is never masked."""
+    mask = np.zeros((len(frames), max(frames, default=0)), dtype=bool)
+    for row, count in zip(mask, frames, strict=True):
+        row[:count] = span_mask(count, prob, length, rng)
+    return mask

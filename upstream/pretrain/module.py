@@ -1,4 +1,4 @@
-"""The module that Lightning trains: encoder and prediction heads under one loss, its optimiser and schedule."""
+"""The LightningModule of pre-training: encoder, prediction heads, loss, optimiser and schedule."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ import torch
 from transformers import HubertModel
 
 from upstream.config import PretrainConfig
+from upstream.errors import UpstreamError
 from upstream.model.convolution import convolve_frames
 from upstream.model.encoder import collate, run_layers
-from upstream.pretrain.bad_batches import TrainingError
 from upstream.pretrain.data import Batch, StepBatches
-from upstream.pretrain.objective import FrameTotals, StepLoss, UnitHead, UnitLoss, unit_loss
-from upstream.pretrain.regression import FeatureHeads
+from upstream.pretrain.objective import FeatureHeads, FrameTotals, StepLoss, UnitHead, UnitLoss, unit_loss
 from upstream.pretrain.step import take_step
 
 
 @dataclass(frozen=True)
 class UnitTask:
-    """One label set to predict: how many units it has, and the weight of its loss."""
+    """One label set to predict: its number of units and the weight of its loss."""
 
     k: int
     weight: float = 1.0
 
 
 class Pretraining(lightning.LightningModule):
-    """Encoder and prediction heads under one loss: a unit head for each label set, and heads for teacher features."""
+    """Encoder with a unit head for each label set and, with `regression`, heads for teacher features."""
 
     def __init__(
         self,
@@ -39,16 +38,16 @@ class Pretraining(lightning.LightningModule):
         config: PretrainConfig,
         regression: FeatureHeads | None = None,
     ) -> None:
-        """`tasks` come in the order of the label sets of a batch; a number stands for one set of so many units."""
+        """`tasks` in the order of the label sets of a batch; an int is one set with that many units."""
         super().__init__()
-        self.automatic_optimization = False  # a step has several batches, and a bad one moves nothing
+        self.automatic_optimization = False  # `take_step` handles several batches and skips bad ones
         self.encoder = encoder
         self.config = config
         self.tasks = {"units": UnitTask(tasks)} if isinstance(tasks, int) else dict(tasks)
         if not self.tasks and regression is None:
-            raise TrainingError("nothing to learn: neither units nor a teacher's features to predict")
+            raise UpstreamError("nothing to learn: name units or a teacher")
         if self.tasks and config.mask_prob == 0:
-            raise TrainingError("mask_prob=0 masks nothing: there are no units to predict, only features")
+            raise UpstreamError("mask_prob=0 masks no frame; units need masked frames, only features do not")
         self.heads = torch.nn.ModuleDict(
             {
                 name: UnitHead(
@@ -64,7 +63,7 @@ class Pretraining(lightning.LightningModule):
         self.regression = regression
         convolve_frames(encoder)
         set_dropout(encoder, config.dropout, config.layerdrop)
-        # The flag freezes nothing: it asks for the gradient of the waveform, a twentieth of a step for nothing.
+        # The flag requests the gradient of the waveform, which nothing uses and which takes 5 % of a step.
         encoder.feature_extractor._requires_grad = False
         if config.checkpointing:
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
@@ -72,10 +71,9 @@ class Pretraining(lightning.LightningModule):
     def compute(
         self, batch: Batch, totals: FrameTotals | None = None, chance: torch.Generator | None = None
     ) -> StepLoss:
-        """The weighted sum of all terms for one batch; its labels are (B, T, S) for S sets, or (B, T) for one.
+        """Weighted sum of all loss terms of one batch, with labels (B, T, S) for S sets or (B, T) for one.
 
-        Its frames are weighed as a part of a step's `totals` (None: as if it were all of it); `chance` decides
-        LayerDrop.
+        `totals` are the frames of the whole step (None: of this batch); the generator `chance` decides LayerDrop.
         """
         padded, lengths = collate(self.encoder, batch.wavs)
         mask, valid = batch.mask.to(self.device), batch.valid.to(self.device)
@@ -97,7 +95,7 @@ class Pretraining(lightning.LightningModule):
                 totals=totals,
             )
             total = total + task.weight * result.loss
-            # On the CPU, since processes send each other what they found.
+            # On the CPU, because processes exchange these losses.
             sets[name] = replace(result, loss=result.loss.detach().cpu())
         figures: dict[str, float] = {}
         if self.regression is not None:
@@ -107,7 +105,7 @@ class Pretraining(lightning.LightningModule):
         return StepLoss(total, sets, figures)
 
     def transfer_batch_to_device(self, batch: StepBatches, device: torch.device, dataloader_idx: int) -> StepBatches:
-        return batch  # `compute` moves what it needs, waveforms after normalising them one by one
+        return batch  # `compute` moves the tensors, waveforms after normalising each
 
     def training_step(self, step: StepBatches, batch_idx: int) -> dict[str, Any]:
         result = take_step(
@@ -144,7 +142,7 @@ class Pretraining(lightning.LightningModule):
 
 
 def set_dropout(encoder: HubertModel, dropout: float, layerdrop: float) -> None:
-    """Dropout on the residual branches and the input alone: inside attention it would cost SDPA its fused kernels."""
+    """Set dropout on the residual branches and the input; inside attention it would disable SDPA's fused kernels."""
     encoder.config.layerdrop = layerdrop
     for name, module in encoder.named_modules():
         if isinstance(module, torch.nn.Dropout):

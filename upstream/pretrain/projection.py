@@ -1,16 +1,16 @@
-"""Thinner students from a wider teacher: the low-rank projection of its residual stream, layer by layer.
+"""Initialise a thinner student by low-rank projection of its teacher's residual stream, layer by layer.
 
 Each pre-norm layer reads the stream x (D_t) through a layer norm and adds to it. With the norm's gain and bias folded
-into the matrices behind it, what is read is the standardised stream s(x) = sqrt(D_t) C x / |C x|, C = I - 11'/D_t,
-which keeps its form under any rotation of the complement of the constant vector (SliceGPT, 2401.15024, for RMS norm).
+into the next matrices, the layer reads the standardised stream s(x) = sqrt(D_t) C x / |C x|, C = I - 11'/D_t, which
+keeps its form under any rotation of the complement of the constant vector (SliceGPT, 2401.15024, for RMS norm).
 The student's stream is y = P' x with P = U B': U (D_t, D_s-1) are the leading directions of s(x), orthogonal to 1, and
 B (D_s, D_s-1) is a fixed basis of the complement of the student's own constant vector, so that y has mean zero and the
 student's own layer norm standardises it.
 
-Kept exactly where D_s = D_t and no layer, head or FFN unit is cut: attention, FFN activations and every hidden state up
-to the linear map P, from the input of the first layer on; the final state up to the teacher's final gain, which an
-elementwise norm cannot carry into another basis (the prediction head takes it up). Not kept: the positional
-convolution, whose GELU acts in the teacher's basis. Its output in the new basis is fitted by regression on audio.
+If D_s = D_t and no layer, head or FFN unit is cut, the student equals the teacher: same attention and FFN activations,
+and every hidden state up to the linear map P. The final state lacks the teacher's final gain, which an elementwise norm
+cannot express in another basis (the prediction head learns it). The positional convolution is not equal, because its
+GELU acts in the teacher's basis; its output in the new basis is fitted by regression on audio.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 from transformers import HubertModel
 
+from upstream.errors import UpstreamError
 from upstream.model.encoder import collate, run_layers
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,6 @@ RIDGE = 1e-4  # of the mean diagonal, in every least-squares fit
 POSITIONAL_SECONDS = 120.0  # of audio kept for the fit of the positional convolution
 POSITIONAL_STEPS = 400
 POSITIONAL_CLIPS = 8  # in one step of that fit
-
-
-class ProjectionError(ValueError):
-    """A teacher that cannot be projected."""
 
 
 @dataclass
@@ -75,7 +72,7 @@ def _standardise(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def measure(model: HubertModel, layers: Sequence[int], batches: Iterator[list[Tensor]]) -> Statistics:
-    """Run waveforms through the teacher, batch by batch, and sum up what it computes on valid frames."""
+    """Run batches of waveforms through the teacher and collect moments of its activations on valid frames."""
     sums, frames = Statistics(), 0
     kept_frames, valid = 0, None
 
@@ -116,7 +113,7 @@ def measure(model: HubertModel, layers: Sequence[int], batches: Iterator[list[Te
                 frames += len(wavs) * int(model._get_feat_extract_output_lengths(torch.tensor(padded.shape[1])))
             run_layers(model, padded, lengths)
     if not frames:
-        raise ProjectionError("no audio to look at the teacher's activations on")
+        raise UpstreamError("no audio to measure the teacher's activations on")
     for moments in (sums.stream, sums.inner):
         for name in moments:
             moments[name] = moments[name] / frames
@@ -135,8 +132,7 @@ def _hooks() -> Iterator[list[RemovableHandle]]:
 
 @torch.no_grad()
 def from_weights(model: HubertModel, layers: Sequence[int]) -> Statistics:
-    """Moments where no audio is at hand: the stream is taken to fill the directions in which the weights write to it,
-    inner activations to be white."""
+    """Moments without audio: the stream covers the directions of the written weights, inner activations are white."""
     written = model.feature_projection.projection.weight.double()
     total = written @ written.T
     for linear in _outputs(model, range(len(model.encoder.layers))).values():
@@ -170,11 +166,11 @@ class Basis:
 
     @classmethod
     def of(cls, statistics: Statistics, width: int) -> Basis:
-        """Leading directions of the moments, all norms counted alike. Raises ProjectionError for a wider student."""
+        """Leading directions of the moments, all norms counted alike. Raises UpstreamError for a wider student."""
         total = sum(statistics.stream.values()) / len(statistics.stream)
         teacher = len(total)
         if width > teacher:
-            raise ProjectionError(f"a student of width {width} cannot be a projection of a teacher of width {teacher}")
+            raise UpstreamError(f"a student of width {width} cannot be a projection of a teacher of width {teacher}")
         ones = complement_of_ones(teacher)
         values, vectors = torch.linalg.eigh(ones.T @ total @ ones)
         directions = ones @ vectors.flip(1)[:, : width - 1]
@@ -190,17 +186,23 @@ class Basis:
 
 @torch.no_grad()
 def project(
-    student: HubertModel, teacher: HubertModel, layers: Sequence[int], statistics: Statistics, *, seed: int = 0
+    student: HubertModel,
+    teacher: HubertModel,
+    layers: Sequence[int],
+    statistics: Statistics,
+    *,
+    seed: int = 0,
+    fit_steps: int = POSITIONAL_STEPS,
 ) -> list[str]:
-    """Write the projection of the teacher's `layers` into the student, in place; returns the names of what was set.
+    """Write the projection of the teacher's `layers` into the student in place; returns the names of the set tensors.
 
-    Front ends are not touched. The feature projection is set where both front ends give frames of one width; the
-    positional convolution where `statistics` hold clips. Raises ProjectionError for models without pre-norm layers.
+    Front ends stay as they are. The feature projection is set if both front ends give frames of one width, the
+    positional convolution if `statistics` hold clips. Raises UpstreamError for models without pre-norm layers.
     """
-    for what, model in (("teacher", teacher), ("student", student)):
+    for role, model in (("teacher", teacher), ("student", student)):
         if not model.config.do_stable_layer_norm:
-            raise ProjectionError(
-                f"the {what} norms after its layers (as HuBERT-Base does); `project` needs norms before them"
+            raise UpstreamError(
+                f"the {role} norms after its layers (as HuBERT-Base does); `project` needs norms before them"
             )
     basis = Basis.of(statistics, student.config.hidden_size)
     p = basis.matrix
@@ -215,7 +217,7 @@ def project(
         put(f"{name}.bias", bias)
 
     def put_plain_norm(name: str) -> None:
-        """Gains and biases are in the matrices behind the norm."""
+        """Gain 1 and bias 0: the next matrices contain the teacher's gains and biases."""
         put(f"{name}.weight", torch.ones(len(student.get_parameter(f"{name}.weight"))))
         put(f"{name}.bias", torch.zeros(len(student.get_parameter(f"{name}.bias"))))
 
@@ -224,14 +226,14 @@ def project(
         put_linear("feature_projection.projection", p.T @ there.weight.double(), p.T @ there.bias.double())
     put("masked_spec_embed", p.T @ teacher.masked_spec_embed.double())
     if statistics.clips:
-        share = _fit_positional(student, statistics.clips, p, seed)
+        share = _fit_positional(student, statistics.clips, p, seed, fit_steps)
         log.info("init project: the positional convolution explains %.0f %% of the teacher's", 100 * share)
         done += [f"encoder.pos_conv_embed.{name}" for name, _ in student.encoder.pos_conv_embed.named_parameters()]
 
     ratio = (teacher.config.hidden_size / student.config.hidden_size) ** 0.5
     for index, layer in enumerate(layers):
         source, target, prefix = teacher.encoder.layers[layer], student.encoder.layers[index], f"encoder.layers.{index}"
-        # A norm brings the projected stream to unit variance, although it holds a share of the energy only.
+        # The student's norm brings the projected stream to unit variance, although it has only a share of the energy.
         reading = p * ratio * basis.kept[f"{layer}.attention"] ** 0.5
         attention = _attention(source, target, reading, p, statistics.inner[f"{layer}.attention"])
         for name, (weight, bias) in attention.items():
@@ -255,14 +257,14 @@ def _span(shares: Sequence[float]) -> tuple[float, float]:
 
 
 def _reader(linear: nn.Linear, norm: nn.LayerNorm, reading: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix behind a norm, in the student's basis: the norm's gain and bias folded in."""
+    """Weight and bias of a matrix after a norm, in the student's basis, with the norm's gain and bias folded in."""
     weight = linear.weight.double()
     return (weight * norm.weight.double()) @ reading, linear.bias.double() + weight @ norm.bias.double()
 
 
 def _refit(linear: nn.Linear, moment: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight (D, n_kept) and bias of an output projection that sees only the inputs `keep`: least squares against what
-    it gave with all of them."""
+    """Weight (D, n_kept) and bias of an output projection of the inputs `keep` alone: least squares to its output with
+    all inputs."""
     full = torch.cat([linear.weight.double(), linear.bias.double()[:, None]], dim=1)
     if len(keep) == linear.in_features:
         return full[:, keep], full[:, -1]
@@ -276,11 +278,11 @@ def _refit(linear: nn.Linear, moment: Tensor, keep: Tensor) -> tuple[Tensor, Ten
 def _feed_forward(
     source: nn.Module, size: int, reading: Tensor, p: Tensor, moment: Tensor
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The units that write most, in the order of the teacher; the second matrix is refitted to them."""
+    """Keep the FFN units with the largest output, in the teacher's order, and refit the second matrix."""
     up, down = source.feed_forward.intermediate_dense, source.feed_forward.output_dense
     size_there = up.out_features
     if size > size_there:
-        raise ProjectionError(f"an FFN of {size} units cannot be a part of the teacher's {size_there}")
+        raise UpstreamError(f"an FFN of {size} units cannot be a part of the teacher's {size_there}")
     written = moment.diagonal()[:-1] * down.weight.double().square().sum(0)
     keep = written.topk(size).indices.sort().values
     weight, bias = _reader(up, source.final_layer_norm, reading)
@@ -291,12 +293,15 @@ def _feed_forward(
 def _attention(
     source: nn.Module, target: nn.Module, reading: Tensor, p: Tensor, moment: Tensor
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The heads that write most, in the order of the teacher. Where a head of the student is narrower, its products
-    of queries with keys, and of values with the output, are cut by SVD; where it is wider, zeros fill it."""
+    """Keep the heads with the largest output, in the teacher's order.
+
+    For a narrower head of the student, the products of queries with keys and of values with the output are cut by SVD;
+    a wider head is filled with zeros.
+    """
     there, here = source.attention, target.attention
     heads, size, new_size = here.num_heads, there.head_dim, here.head_dim
     if heads > there.num_heads:
-        raise ProjectionError(f"{heads} heads cannot be a part of the teacher's {there.num_heads}")
+        raise UpstreamError(f"{heads} heads cannot be a part of the teacher's {there.num_heads}")
     written = moment.diagonal()[:-1] * there.out_proj.weight.double().square().sum(0)
     best = written.view(there.num_heads, size).sum(1).topk(heads).indices.sort().values
     keep = (best[:, None] * size + torch.arange(size)).flatten()
@@ -308,11 +313,11 @@ def _attention(
         read[name] = torch.cat([weight, bias[:, None]], dim=1)[keep].view(heads, size, -1)
     out = out.view(len(out), heads, size)
     if new_size != size:
-        # HuBERT divides the product by the root of the head's width, which changes here.
+        # HuBERT divides the product by the root of the head's width, which differs between teacher and student.
         read["q_proj"] = read["q_proj"] * (new_size / size) ** 0.5
-        pairs = [_cut(read["q_proj"][h], read["k_proj"][h], new_size) for h in range(heads)]
+        pairs = [closest_product(read["q_proj"][h], read["k_proj"][h], new_size) for h in range(heads)]
         read["q_proj"], read["k_proj"] = (torch.stack(side) for side in zip(*pairs, strict=True))
-        pairs = [_cut(read["v_proj"][h], out[:, h].T, new_size) for h in range(heads)]
+        pairs = [closest_product(read["v_proj"][h], out[:, h].T, new_size) for h in range(heads)]
         read["v_proj"] = torch.stack([value for value, _ in pairs])
         out = torch.stack([written for _, written in pairs]).permute(2, 0, 1)
     result = {name: (rows.flatten(0, 1)[:, :-1], rows.flatten(0, 1)[:, -1]) for name, rows in read.items()}
@@ -320,8 +325,8 @@ def _attention(
     return result
 
 
-def _cut(left: Tensor, right: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Two matrices (n, a) and (n, b) as (size, a) and (size, b) whose product left' right is the closest possible."""
+def closest_product(left: Tensor, right: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Matrices (size, a) and (size, b) whose product left' right is closest to that of (n, a) and (n, b)."""
     n = len(left)
     if size >= n:
         return F.pad(left, (0, 0, 0, size - n)), F.pad(right, (0, 0, 0, size - n))
@@ -330,9 +335,11 @@ def _cut(left: Tensor, right: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return (u[:, :size] * root).T, (v[:size].T * root).T
 
 
-def _fit_positional(student: HubertModel, clips: Sequence[tuple[Tensor, Tensor]], p: Tensor, seed: int) -> float:
-    """Train the student's positional convolution to give P' times the teacher's output from P' times its input;
-    returns the share of variance that it explains on the clips."""
+def _fit_positional(
+    student: HubertModel, clips: Sequence[tuple[Tensor, Tensor]], p: Tensor, seed: int, steps: int
+) -> float:
+    """Train the student's positional convolution to map P' x input to P' x output of the teacher's; returns the
+    share of variance that it explains on the clips."""
     conv = student.encoder.pos_conv_embed
     device = next(conv.parameters()).device
     p = p.float().to(device)
@@ -343,8 +350,8 @@ def _fit_positional(student: HubertModel, clips: Sequence[tuple[Tensor, Tensor]]
         for parameter, _ in states:
             parameter.requires_grad_(True)
         optimizer = torch.optim.Adam(conv.parameters(), lr=3e-3)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, POSITIONAL_STEPS)
-        for _ in range(POSITIONAL_STEPS):
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
             chosen = torch.randint(len(pairs), (min(POSITIONAL_CLIPS, len(pairs)),), generator=generator).tolist()
             loss = sum(F.mse_loss(conv(pairs[i][0][None])[0], pairs[i][1], reduction="sum") for i in chosen)
             optimizer.zero_grad()

@@ -1,7 +1,7 @@
-"""Codebook: the optional PCA and the k-means centroids that turn a feature frame into one integer.
+"""Fit, store and apply a codebook: optional PCA, then k-means centroids; it maps a feature frame to one integer.
 
-Stored as safetensors with JSON metadata, never as a pickle. PCA follows the paper's low-rank targets: the
-teacher's features are brought to few dimensions, so that the signal fits the student's capacity.
+The file is safetensors with JSON metadata, not a pickle. PCA follows the paper's low-rank targets: fewer dimensions of
+the teacher's features match the capacity of a small student.
 """
 
 from __future__ import annotations
@@ -24,24 +24,29 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from torch import Tensor
 
 from corpora.files import atomic_file
+from upstream.errors import UpstreamError
 
 MAX_K = 65535
 METADATA_KEY = "harness_codebook"
 ARRAYS = ("mean", "components", "scale", "centroids")
 CHUNK = 16384  # frames scored at once: bounds the (CHUNK, k) score matrix
-# Multiply-accumulates of one Lloyd iteration, up to which the whole sample is used in every iteration: about half
-# a second on two cores. Beyond it mini-batches come close (inertia within 3 % on speech) in a fraction of the time.
-LLOYD_LIMIT = 1e10
 LLOYD_ITERATIONS = 100
-MINI_BATCH = 10000
-MINI_BATCH_STEPS = 500
 MINI_BATCH_EPOCHS = 5
 
 log = logging.getLogger(__name__)
 
 
-class CodebookError(ValueError):
-    """A codebook that cannot be fitted, or a file that does not hold one."""
+@dataclass(frozen=True)
+class KMeansCost:
+    """When k-means uses the whole sample in every iteration, and the mini-batches that it uses otherwise.
+
+    `lloyd` bounds the multiply-accumulates of one iteration over the whole sample: about half a second on two cores.
+    Above it `steps` mini-batches of `batch` frames take a fraction of the time, with an inertia within 3 % on speech.
+    """
+
+    lloyd: float = 1e10
+    batch: int = 10000
+    steps: int = 500
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,10 @@ class _Projection:
 
 @dataclass(frozen=True, eq=False)
 class Codebook:
-    """Centred features, projected to d of D dimensions if there is a PCA, and the k nearest-centroid classes.
+    """Mean, optional projection from D to d dimensions, and k centroids.
 
     `mean` (D,), `components` (d, D) or None, `scale` (d,) or None, `centroids` (k, d), all float32. `facts` is
-    JSON: where the features come from and how the fit went.
+    JSON: the origin of the features and the statistics of the fit.
     """
 
     mean: np.ndarray
@@ -98,19 +103,20 @@ class Codebook:
         whiten: bool = False,
         seed: int = 0,
         provenance: dict[str, Any] | None = None,
+        cost: KMeansCost = KMeansCost(),
     ) -> Codebook:
         """Fit PCA and k-means to frames (N, D).
 
         `pca`: a dimension (int), a share of the variance to keep (float below 1), or None; `whiten` alone keeps
-        every dimension. Equal for a seed and a number of threads. Raises CodebookError for fewer distinct frames
-        than k, features that are not finite, and a `pca` that does not fit.
+        every dimension. The same seed and number of threads give the same codebook. Raises UpstreamError for fewer
+        distinct frames than k, features that are not finite, and a `pca` that does not fit.
         """
         if not 1 < k <= MAX_K:
-            raise CodebookError(f"k={k} must lie between 2 and {MAX_K} (units are stored as 16-bit integers)")
+            raise UpstreamError(f"k={k} must lie between 2 and {MAX_K} (units are stored as 16-bit integers)")
         if features.ndim != 2:
-            raise CodebookError(f"features have shape {features.shape}; expected (frames, dimensions)")
+            raise UpstreamError(f"features have shape {features.shape}; expected (frames, dimensions)")
         if not all(np.isfinite(chunk).all() for chunk in _chunks(features)):
-            raise CodebookError("the features hold NaN or infinity: the model or its audio is broken")
+            raise UpstreamError("the features hold NaN or infinity: the model or its audio is broken")
         mean = features.mean(axis=0, dtype=np.float64)
         projection = None
         if pca is not None or whiten:
@@ -124,7 +130,7 @@ class Codebook:
             target[:] = _project(chunk, mean32, components, scale)
             variance += np.square(target, dtype=np.float64).sum() / len(points)
         _require_distinct(points, k)
-        centroids = _fit_centroids(points, k, seed)
+        centroids = _fit_centroids(points, k, seed, cost)
         labels, inertia = _nearest(torch.from_numpy(points), torch.from_numpy(centroids))
         used = len(np.unique(labels))
         facts = {
@@ -137,7 +143,7 @@ class Codebook:
             "provenance": provenance or {},
         }
         if used < k:
-            log.warning("only %d of %d clusters are in use on the fit sample: a smaller k would do", used, k)
+            log.warning("only %d of %d clusters are in use on the fit sample: a smaller k is enough", used, k)
         return cls(mean32, centroids, components, scale, facts)
 
     def project(self, features: np.ndarray) -> np.ndarray:
@@ -148,8 +154,8 @@ class Codebook:
     def assign(self, features: np.ndarray | Tensor) -> np.ndarray:
         """Nearest centroid of each frame: (N, D) -> (N,) int64; a tie goes to the lower label.
 
-        One matrix product against the centroids (||x||^2 is the same for all of them), on the features' own
-        device. Raises CodebookError for another width than that of the fit, and for frames that are not finite.
+        One matrix product with the centroids on the features' own device (||x||^2 is the same for all centroids).
+        Raises UpstreamError for another width than that of the fit, and for frames that are not finite.
         """
         x = torch.as_tensor(features)
         self._check_width(x.shape)
@@ -160,9 +166,9 @@ class Codebook:
             points = chunk if matrix is None else chunk @ matrix
             scores = torch.addmm(-0.5 * centroids.square().sum(dim=1), points, centroids.T)
             best = scores.max(dim=1)
-            # A NaN or an infinity anywhere in a frame reaches its best score.
+            # A NaN or an infinity anywhere in a frame makes its best score not finite.
             if not torch.isfinite(best.values).all():
-                raise CodebookError("the features hold NaN or infinity: the model or its audio is broken")
+                raise UpstreamError("the features hold NaN or infinity: the model or its audio is broken")
             labels.append(best.indices)
         return torch.cat(labels).cpu().numpy() if labels else np.empty(0, np.int64)
 
@@ -176,7 +182,7 @@ class Codebook:
 
     def _check_width(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 2 or shape[1] != self.dim:
-            raise CodebookError(
+            raise UpstreamError(
                 f"features have shape {tuple(shape)}, but this codebook was fitted on {self.dim} dimensions "
                 f"({self.facts.get('provenance', {})})"
             )
@@ -187,9 +193,9 @@ class Codebook:
 
     @cached_property
     def sha256(self) -> str:
-        """Identity of the codebook: its tensors and its facts, whatever the file's layout.
+        """SHA-256 of the tensors and facts, independent of the file's layout.
 
-        `data_sha256` is left out: it changes when the same audio is copied, the codebook does not.
+        `data_sha256` is left out: it changes when the same audio is copied.
         """
         provenance = {k: v for k, v in self.facts.get("provenance", {}).items() if k != "data_sha256"}
         facts = {**self.facts, "provenance": provenance}
@@ -203,35 +209,35 @@ class Codebook:
         """Write one safetensors file, whole or not at all."""
         metadata = {METADATA_KEY: json.dumps({"facts": self.facts, "sha256": self.sha256})}
         with atomic_file(path) as temporary:
-            # not `save_file`, which makes files that only their owner can read
+            # Not `save_file`: only the owner can read its files.
             temporary.write_bytes(save(self._arrays(), metadata))
 
     @classmethod
     def load(cls, path: Path) -> Codebook:
-        """Read what `save` wrote. Raises CodebookError for another file or changed contents."""
+        """Read a file that `save` wrote. Raises UpstreamError for another file or changed contents."""
         if not path.is_file():
-            raise CodebookError(f"{path}: no such codebook; `python -m upstream units` makes one")
+            raise UpstreamError(f"{path}: no such codebook; `python -m upstream units` makes one")
         try:
             with safe_open(path, framework="np") as file:
                 metadata = (file.metadata() or {}).get(METADATA_KEY)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}
         except (SafetensorError, OSError) as error:
-            raise CodebookError(f"{path}: not readable as safetensors ({error}); make the units again") from error
+            raise UpstreamError(f"{path}: not readable as safetensors ({error}); make the units again") from error
         if metadata is None or not {"mean", "centroids"} <= arrays.keys() <= set(ARRAYS):
-            raise CodebookError(f"{path}: a safetensors file, but not a codebook")
+            raise UpstreamError(f"{path}: a safetensors file, but not a codebook")
         stored = json.loads(metadata)
         codebook = cls(**arrays, facts=stored["facts"])
         if codebook.sha256 != stored["sha256"]:
-            raise CodebookError(f"{path}: the contents do not match their SHA-256; make the units again")
+            raise UpstreamError(f"{path}: the contents do not match their SHA-256; make the units again")
         return codebook
 
 
 def check_pca(pca: int | float | None, dim: int) -> None:
-    """Raise CodebookError for what is neither a dimension of features of `dim` dimensions nor a share below 1."""
-    # 1.0 could mean everything or one dimension, and True is no number
+    """Raise UpstreamError unless `pca` is None, an int from 1 to `dim`, or a share below 1."""
+    # 1.0 could mean all of the variance or one dimension; True is an int in Python.
     ambiguous = isinstance(pca, bool) or isinstance(pca, float) and pca == 1
     if ambiguous or not (pca is None or 0 < pca < 1 or pca in range(1, dim + 1)):
-        raise CodebookError(f"pca={pca} must be a dimension from 1 to {dim}, or a share of variance below 1")
+        raise UpstreamError(f"pca={pca} must be a dimension from 1 to {dim}, or a share of variance below 1")
 
 
 def _chunks(features: np.ndarray) -> list[np.ndarray]:
@@ -256,7 +262,7 @@ def _fit_projection(features: np.ndarray, mean: np.ndarray, pca: int | float | N
     keep = dim if pca is None else pca
     by_share = 0 < keep < 1
     if samples < 2:
-        raise CodebookError(f"pca needs at least 2 frames, not {samples}")
+        raise UpstreamError(f"pca needs at least 2 frames, not {samples}")
     covariance = np.zeros((dim, dim))
     for chunk in _chunks(features):
         centred = chunk - mean
@@ -265,13 +271,13 @@ def _fit_projection(features: np.ndarray, mean: np.ndarray, pca: int | float | N
     values, vectors = np.clip(values[::-1], 0, None), vectors[:, ::-1].T
     total = values.sum()
     if total == 0:
-        raise CodebookError("all frames are equal: there is no variance for PCA to explain")
+        raise UpstreamError("all frames are equal: there is no variance for PCA to explain")
     shares = np.cumsum(values) / total
     d = int(np.searchsorted(shares, keep) + 1) if by_share else int(keep)
     d = min(d, dim)
     rank = int((values > values[0] * dim * np.finfo(np.float32).eps).sum())
     if whiten and d > rank:
-        raise CodebookError(f"cannot whiten {d} dimensions, the features span only {rank}: choose a smaller pca")
+        raise UpstreamError(f"cannot whiten {d} dimensions, the features span only {rank}: choose a smaller pca")
     # The sign of an eigenvector is arbitrary; fixed here so that equal features give equal files.
     vectors = vectors[:d]
     vectors *= np.sign(vectors[np.arange(d), np.abs(vectors).argmax(axis=1)])[:, None]
@@ -285,25 +291,25 @@ def _require_distinct(points: np.ndarray, k: int) -> None:
         seen.update(row.tobytes() for row in chunk + np.float32(0))  # -0.0 becomes 0.0
         if len(seen) >= k:
             return
-    raise CodebookError(f"{len(seen)} distinct frames do not make {k} clusters: use more audio or a smaller k")
+    raise UpstreamError(f"{len(seen)} distinct frames do not make {k} clusters: use more audio or a smaller k")
 
 
-def _fit_centroids(points: np.ndarray, k: int, seed: int) -> np.ndarray:
+def _fit_centroids(points: np.ndarray, k: int, seed: int, cost: KMeansCost) -> np.ndarray:
     n, dim = points.shape
     common = {"init": "k-means++", "n_init": 1, "random_state": seed, "tol": 0.0}
-    if n * k * dim <= LLOYD_LIMIT:
-        # More than two OpenMP threads add up their partial sums in the order in which they finish.
+    if n * k * dim <= cost.lloyd:
+        # With more than two OpenMP threads the order of the partial sums, hence the rounding, is random.
         threads = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "openmp"]
         with threadpool_limits(min([2, *threads]), user_api="openmp"):
             model = KMeans(k, max_iter=LLOYD_ITERATIONS, copy_x=False, **common).fit(points)
     else:
-        # A fixed number of steps, because stopping early depends on sums whose order depends on the threads.
-        epochs = max(MINI_BATCH_EPOCHS, math.ceil(MINI_BATCH_STEPS * MINI_BATCH / n))
+        # A fixed number of steps: early stopping depends on sums whose order depends on the threads.
+        epochs = max(MINI_BATCH_EPOCHS, math.ceil(cost.steps * cost.batch / n))
         model = MiniBatchKMeans(
             k,
-            batch_size=MINI_BATCH,
+            batch_size=cost.batch,
             max_iter=epochs,
-            init_size=max(3 * k, 3 * MINI_BATCH),
+            init_size=max(3 * k, 3 * cost.batch),
             max_no_improvement=None,
             reassignment_ratio=0.0,
             **common,

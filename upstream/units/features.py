@@ -1,12 +1,19 @@
-"""Where target features come from: MFCC, or one hidden layer of a model directory or an S3PRL upstream, all at 50 Hz.
+"""Compute the features that k-means clusters: MFCC, or one hidden state of a model directory or an S3PRL upstream.
 
-A source turns waveforms into frames and says what it is, so that units can be traced to one model and layer.
+All features are at 50 Hz, one frame for each frame of the encoder. A source also records its origin (model hash and
+layer), so that units can be traced to it.
+
+The MFCC follow Kaldi with the settings of fairseq's HuBERT recipe: 25 ms Povey windows every 10 ms, 23 mel bands from
+20 Hz, 13 liftered cepstra with C0 (no energy), no dither, then deltas and delta-deltas at 100 Hz, of which every
+second frame is kept. The audio is float in [-1, 1], as in fairseq.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,27 +21,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from corpora.batches import length_batches
+from corpora.datadir import Utterance
 from corpora.schema import nearest
 from upstream.config import S3PRL
+from upstream.errors import UpstreamError
 from upstream.model.convolution import convolve_frames
-from upstream.model.encoder import encode, frame_count, front_end_of
-from upstream.model.family import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.model.encoder import frame_count, front_end_of
+from upstream.model.family import FFT_SIZE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE
 from upstream.model.lineage import ancestors
 from upstream.model.modeldir import load_model, model_sha256, read_card
-from upstream.units.mfcc import DIM, mfcc
+from upstream.model.states import batches_of, clip_states, read_all
+from upstream.units.units import FRAME_RATE
 
-FRAME_RATE = 50  # Hz
-# Longer passes outgrow the caches: HuBERT-Base takes half as long again over 60 s of padded audio as over 16 s.
+# Longer passes outgrow the caches: HuBERT-Base takes 1.5 times as long over 60 s of padded audio as over 16 s.
 CPU_PASS_SECONDS = 16.0
 
-
-class FeatureError(ValueError):
-    """Features that cannot be computed, or that are not finite."""
+MFCC_DIM = 39
+CEPSTRA = 13
+MELS = 23
+LIFTER = 22.0
+PRE_EMPHASIS = 0.97
+LOW_HZ = 20.0
+DELTA_SPAN = 2  # frames on either side
+SHORT_HOP = HOP // 2
+FLOOR = torch.finfo(torch.float32).eps
 
 
 class Source(Protocol):
-    """What PCA, k-means and labelling need to know of a feature source."""
+    """A feature source as PCA, k-means and labelling use it."""
 
     dim: int
 
@@ -45,31 +59,61 @@ class Source(Protocol):
         """source, front_end, layer, model_sha256, frame_rate."""
 
     def lineage(self) -> dict[str, dict[str, Any]]:
-        """Entries of the model behind the features and of its ancestors, by hash; empty where there is none."""
+        """Card entries of the model and its ancestors, by hash; empty without a model."""
+
+
+def open_source(
+    source: str, layer: int | None = None, *, batch_seconds: float = 120.0
+) -> MfccSource | LayerSource | S3prlSource:
+    """Open `mfcc`, the path of a model directory, or `s3prl:NAME`; the last two with the hidden state to take."""
+    if source == "mfcc":
+        if layer is not None:
+            raise UpstreamError("the source `mfcc` has no layers; leave `layer` out or name a model directory")
+        return MfccSource()
+    if source.startswith(S3PRL):
+        return S3prlSource(source.removeprefix(S3PRL), layer)
+    if not Path(source).exists() and (near := nearest(source, ["mfcc"])):
+        raise UpstreamError(f"{source}: no such model directory{near}")
+    return LayerSource(source, layer, batch_seconds=batch_seconds)
+
+
+def feature_batches(
+    source: Source, utterances: Sequence[Utterance], batch_seconds: float, unreadable: dict[str, str]
+) -> Iterator[tuple[list[Utterance], list[Tensor]]]:
+    """Features (T, D) of utterances of similar length, in batches of at most `batch_seconds` of padded audio.
+
+    An unreadable utterance is left out, and `unreadable` receives its id and the reason. Raises UpstreamError, which
+    names the utterance, for features that are not finite or of a wrong length.
+    """
+    # Longest first: a batch that does not fit into memory fails at once.
+    for batch, wavs in read_all(batches_of(utterances, batch_seconds)[::-1], unreadable):
+        features = source.features(wavs)
+        for utterance, x in zip(batch, features, strict=True):
+            expected = (frame_count(utterance.samples), source.dim)
+            if x.shape != expected:
+                raise UpstreamError(
+                    f"utterance {utterance.utt_id}: features of shape {tuple(x.shape)}, expected {expected}"
+                )
+            if not torch.isfinite(x).all():
+                name = source.provenance()["source"]
+                raise UpstreamError(
+                    f"utterance {utterance.utt_id}: the features of {name} hold NaN or infinity; the model is broken"
+                )
+        yield batch, features
 
 
 class MfccSource:
-    """39-dimensional MFCC with deltas and delta-deltas, the targets of the first iteration."""
+    """39-dimensional MFCC with deltas and delta-deltas, the features of the first iteration."""
 
-    dim = DIM
+    dim = MFCC_DIM
 
     def features(self, wavs: Sequence[np.ndarray]) -> list[Tensor]:
         """Each waveform (N,) in [-1, 1] -> (T, 39) on the CPU."""
         return [mfcc(torch.from_numpy(wav)) for wav in wavs]
 
-    def frames(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """`features` as numpy arrays."""
-        return [x.numpy() for x in self.features(wavs)]
-
     def provenance(self) -> dict[str, Any]:
         """source, front_end, layer, model_sha256, frame_rate."""
-        return {
-            "source": "mfcc",
-            "front_end": "mfcc",
-            "layer": None,
-            "model_sha256": None,
-            "frame_rate": FRAME_RATE,
-        }
+        return _provenance("mfcc", "mfcc")
 
     def lineage(self) -> dict[str, dict[str, Any]]:
         """No model, no ancestors."""
@@ -77,11 +121,11 @@ class MfccSource:
 
 
 class LayerSource:
-    """Hidden state `layer` of a model directory; the encoder stops there.
+    """Hidden state `layer` of a model directory; the encoder stops at that layer.
 
-    `layer` counts as everywhere here (0 = input of the first layer, L = after the final norm); None takes two
-    thirds of the depth. `batch_seconds` bounds the padded audio of one forward pass, on a CPU `CPU_PASS_SECONDS` as
-    well. Runs on the GPU if there is one.
+    `layer` counts hidden states (0 = input of the first layer, L = after the final norm); None takes two thirds of the
+    depth. `batch_seconds` bounds the padded audio of one forward pass; on a CPU `CPU_PASS_SECONDS` does too. Runs on
+    the GPU if there is one.
     """
 
     def __init__(self, model_dir: Path | str, layer: int | None = None, *, batch_seconds: float = 120.0) -> None:
@@ -89,15 +133,11 @@ class LayerSource:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = load_model(self.model_dir).to(device)
         convolve_frames(self.model)
-        self.depth = depth = self.model.config.num_hidden_layers
-        self.layer = round(2 * depth / 3) if layer is None else layer
-        if not 0 <= self.layer <= depth:
-            raise FeatureError(f"{self.model_dir}: layer {self.layer} is not one of the hidden states 0 to {depth}")
+        self.depth = self.model.config.num_hidden_layers
+        self.layer = _checked_layer(str(self.model_dir), layer, self.depth)
         _check_rate(str(self.model_dir), self.model.config.inputs_to_logits_ratio)
         self.dim: int = self.model.config.hidden_size
-        if device.type == "cpu":
-            batch_seconds = min(batch_seconds, CPU_PASS_SECONDS)
-        self._limit = int(batch_seconds * SAMPLE_RATE)
+        self._pass_seconds = min(batch_seconds, CPU_PASS_SECONDS) if device.type == "cpu" else batch_seconds
         self._sha256 = model_sha256(self.model_dir)
         # A name and not the path: units and the cards of models trained on them are shared.
         self._name = read_card(self.model_dir).get("name") or self.model_dir.name
@@ -107,41 +147,28 @@ class LayerSource:
         """Waveforms (N,) of at least 400 samples -> (T, dim) on the model's device, in the order given."""
         for i, wav in enumerate(wavs):
             if len(wav) < RECEPTIVE_FIELD:
-                raise FeatureError(f"waveform {i} has {len(wav)} samples; one frame needs {RECEPTIVE_FIELD}")
+                raise UpstreamError(f"waveform {i} has {len(wav)} samples; one frame needs {RECEPTIVE_FIELD}")
         result: list[Tensor] = [torch.empty(0)] * len(wavs)
-        for batch in length_batches([len(wav) for wav in wavs], self._limit):
-            encoded = encode(self.model, [torch.from_numpy(wavs[i]) for i in batch], top_layer=self.layer)
-            states = encoded.hidden_states[self.layer].float()
-            for row, i in enumerate(batch):
-                result[i] = states[row, : frame_count(len(wavs[i]))]
+        for i, states in clip_states(self.model, wavs, self._pass_seconds, top_layer=self.layer):
+            result[i] = states[self.layer].float()
         return result
-
-    def frames(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """`features` as numpy arrays on the CPU."""
-        return [x.cpu().numpy() for x in self.features(wavs)]
 
     def provenance(self) -> dict[str, Any]:
         """source, front_end, layer, model_sha256, frame_rate."""
-        return {
-            "source": self._name,
-            "front_end": front_end_of(self.model),
-            "layer": self.layer,
-            "model_sha256": self._sha256,
-            "frame_rate": FRAME_RATE,
-        }
+        return _provenance(self._name, front_end_of(self.model), self.layer, self._sha256)
 
     def lineage(self) -> dict[str, dict[str, Any]]:
-        """The model's card entry and those of its ancestors."""
+        """Card entries of the model and its ancestors."""
         return ancestors(self.model_dir)
 
 
 class S3prlSource:
-    """Hidden state `layer` of an upstream of S3PRL: `NAME`, or `NAME=PATH` with a local checkpoint.
+    """Hidden state `layer` of an S3PRL upstream: `NAME`, or `NAME=PATH` with a local checkpoint.
 
-    One waveform at a time: what S3PRL's upstreams make of a padded batch depends on its companions. S3PRL counts
-    ceil(n / 320) frames, and pads clips under 50 ms to that length; the first floor((n - 400) / 320) + 1 frames are
-    taken. Raises FeatureError for an unknown name, a
-    frame rate other than 50 Hz, and fewer frames than the encoder has.
+    It encodes one waveform at a time, because some S3PRL upstreams give other features for the same clip in another
+    padded batch. S3PRL counts ceil(n / 320) frames and pads clips under 50 ms to that length; the first
+    floor((n - 400) / 320) + 1 frames are taken. Raises UpstreamError for an unknown name, for a frame rate other than
+    50 Hz, and for fewer frames than the encoder has.
     """
 
     def __init__(self, name: str, layer: int | None = None) -> None:
@@ -151,17 +178,16 @@ class S3prlSource:
         upstream.register("s3prl")
         from s3prl.nn import S3PRLUpstream
 
+        title = f"{S3PRL}{self.name}"
         if self.name not in S3PRLUpstream.available_names():
             near = nearest(self.name, S3PRLUpstream.available_names())
-            raise FeatureError(f"{S3PRL}{self.name}: S3PRL has no upstream of this name{near}")
+            raise UpstreamError(f"{title}: S3PRL has no upstream of this name{near}")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         options = {"path_or_url": path} if path else {}
         self.model = S3PRLUpstream(self.name, **options).to(self.device).eval().requires_grad_(False)
-        self.depth = depth = self.model.num_layers - 1
-        self.layer = round(2 * depth / 3) if layer is None else layer
-        if not 0 <= self.layer <= depth:
-            raise FeatureError(f"{S3PRL}{self.name}: layer {self.layer} is not one of the hidden states 0 to {depth}")
-        _check_rate(f"{S3PRL}{self.name}", self.model.downsample_rates[self.layer])
+        self.depth = self.model.num_layers - 1
+        self.layer = _checked_layer(title, layer, self.depth)
+        _check_rate(title, self.model.downsample_rates[self.layer])
         self.dim: int = self.model.hidden_sizes[self.layer]
         self._sha256 = sha256_state(self.model)
 
@@ -175,21 +201,15 @@ class S3prlSource:
         frames = frame_count(len(wav))
         state = states[self.layer][0].float()
         if len(state) < frames:
-            raise FeatureError(f"{S3PRL}{self.name}: {len(state)} frames of {len(wav)} samples, {frames} are needed")
+            raise UpstreamError(f"{S3PRL}{self.name}: {len(state)} frames of {len(wav)} samples, {frames} are needed")
         return state[:frames]
 
     def provenance(self) -> dict[str, Any]:
         """source, front_end, layer, model_sha256, frame_rate; the hash is that of the weights as S3PRL loads them."""
-        return {
-            "source": f"{S3PRL}{self.name}",
-            "front_end": "s3prl",
-            "layer": self.layer,
-            "model_sha256": self._sha256,
-            "frame_rate": FRAME_RATE,
-        }
+        return _provenance(f"{S3PRL}{self.name}", "s3prl", self.layer, self._sha256)
 
     def lineage(self) -> dict[str, dict[str, Any]]:
-        """An entry that names the upstream; S3PRL knows no more."""
+        """One entry with the upstream's name; S3PRL records no ancestors."""
         return {self._sha256: {"name": f"{S3PRL}{self.name}"}}
 
 
@@ -202,24 +222,83 @@ def sha256_state(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _provenance(source: str, front_end: str, layer: int | None = None, sha256: str | None = None) -> dict[str, Any]:
+    return {
+        "source": source,
+        "front_end": front_end,
+        "layer": layer,
+        "model_sha256": sha256,
+        "frame_rate": FRAME_RATE,
+    }
+
+
+def _checked_layer(name: str, layer: int | None, depth: int) -> int:
+    layer = round(2 * depth / 3) if layer is None else layer
+    if not 0 <= layer <= depth:
+        raise UpstreamError(f"{name}: layer {layer} is not one of the hidden states 0 to {depth}")
+    return layer
+
+
 def _check_rate(name: str, stride: int) -> None:
     if stride != HOP:
-        raise FeatureError(
+        raise UpstreamError(
             f"{name}: {SAMPLE_RATE / stride:g} frames per second, but units are at {FRAME_RATE} Hz "
             f"(a frame every {HOP} samples): choose another source"
         )
 
 
-def open_source(
-    source: str, layer: int | None = None, *, batch_seconds: float = 120.0
-) -> MfccSource | LayerSource | S3prlSource:
-    """`mfcc`, the path of a model directory, or `s3prl:NAME`, the latter two with the hidden state to take."""
-    if source == "mfcc":
-        if layer is not None:
-            raise FeatureError("the source `mfcc` has no layers; leave `layer` out or name a model directory")
-        return MfccSource()
-    if source.startswith(S3PRL):
-        return S3prlSource(source.removeprefix(S3PRL), layer)
-    if not Path(source).exists() and (near := nearest(source, ["mfcc"])):
-        raise FeatureError(f"{source}: no such model directory{near}")
-    return LayerSource(source, layer, batch_seconds=batch_seconds)
+@cache
+def _window() -> Tensor:
+    """Povey window (a Hann window to the power 0.85), (400,)."""
+    return torch.hann_window(RECEPTIVE_FIELD, periodic=False, dtype=torch.float64).pow(0.85).float()
+
+
+@cache
+def _mel_matrix() -> Tensor:
+    """Triangles on the mel scale, (bins, MELS); without the Nyquist bin, as in Kaldi."""
+    bins = torch.arange(FFT_SIZE // 2, dtype=torch.float64) * SAMPLE_RATE / FFT_SIZE
+    limits = torch.tensor([LOW_HZ, SAMPLE_RATE / 2], dtype=torch.float64)
+    mel, (low, high) = 1127.0 * torch.log1p(bins / 700.0), (1127.0 * torch.log1p(limits / 700.0)).tolist()
+    edges = torch.linspace(low, high, MELS + 2, dtype=torch.float64)
+    rising = (mel[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - mel[:, None]) / (edges[2:] - edges[1:-1])
+    triangles = torch.minimum(rising, falling).clamp(min=0)
+    return torch.cat([triangles, triangles.new_zeros(1, MELS)]).float()
+
+
+@cache
+def _cepstrum_matrix() -> Tensor:
+    """Orthonormal DCT-II with the lifter folded in, (MELS, CEPSTRA)."""
+    band = torch.arange(MELS, dtype=torch.float64)[:, None] + 0.5
+    order = torch.arange(CEPSTRA, dtype=torch.float64)
+    dct = torch.cos(math.pi / MELS * band * order) * math.sqrt(2 / MELS)
+    dct[:, 0] = math.sqrt(1 / MELS)
+    return (dct * (1 + LIFTER / 2 * torch.sin(math.pi * order / LIFTER))).float()
+
+
+def _deltas(x: Tensor) -> Tensor:
+    """Regression slope over five frames, the ends repeated: (T, D) -> (T, D)."""
+    padded = torch.cat([x[:1].expand(DELTA_SPAN, -1), x, x[-1:].expand(DELTA_SPAN, -1)])
+    spans = range(1, DELTA_SPAN + 1)
+    shifted = {n: padded[DELTA_SPAN + n : DELTA_SPAN + n + len(x)] for n in range(-DELTA_SPAN, DELTA_SPAN + 1)}
+    return sum(n * (shifted[n] - shifted[-n]) for n in spans) / (2 * sum(n * n for n in spans))
+
+
+@torch.inference_mode()
+def mfcc(wav: Tensor) -> Tensor:
+    """MFCC, deltas and delta-deltas of one 16 kHz waveform: (N,) samples in [-1, 1] -> (T, 39) at 50 Hz.
+
+    T = floor((N - 400) / 320) + 1. Raises UpstreamError below 400 samples.
+    """
+    if wav.dim() != 1:
+        raise UpstreamError(f"mfcc: the waveform has shape {tuple(wav.shape)}; expected one dimension (samples)")
+    if len(wav) < RECEPTIVE_FIELD:
+        raise UpstreamError(f"mfcc: {len(wav)} samples are fewer than the {RECEPTIVE_FIELD} of one frame")
+    frames = wav.float().unfold(0, RECEPTIVE_FIELD, SHORT_HOP)
+    frames = frames - frames.mean(dim=1, keepdim=True)
+    previous = torch.cat([frames[:, :1], frames[:, :-1]], dim=1)
+    frames = (frames - PRE_EMPHASIS * previous) * _window()
+    power = torch.fft.rfft(frames, n=FFT_SIZE).abs().square()
+    cepstra = (power @ _mel_matrix()).clamp(min=FLOOR).log() @ _cepstrum_matrix()
+    deltas = _deltas(cepstra)
+    return torch.cat([cepstra, deltas, _deltas(deltas)], dim=1)[::2].contiguous()

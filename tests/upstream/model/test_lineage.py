@@ -9,8 +9,8 @@ from upstream.config import InitConfig, PretrainConfig, RegressionConfig, Target
 from upstream.model.family import geometry
 from upstream.model.modeldir import model_sha256, read_card
 from upstream.pretrain.train import pretrain
-from upstream.units.labelsets import LabelSet
-from upstream.units.make import make_units
+from upstream.units.label import make_units
+from upstream.units.units import LabelSet
 
 TEACHER = geometry("mini_hl", layers=2, width=32, heads=2, ffn=64, pos_conv_groups=4, pos_conv_kernel=8)
 STUDENT = geometry("mini_hst", layers=1, width=16, heads=1, ffn=32, pos_conv_groups=4, pos_conv_kernel=8)

@@ -1,3 +1,5 @@
+"""Batches of pre-training: coverage, resume, crops with their labels, and masks."""
+
 import os
 from collections import Counter
 from dataclasses import replace
@@ -13,8 +15,19 @@ from hypothesis import strategies as st
 from corpora.datadir import Utterance
 from upstream.config import PretrainConfig
 from upstream.model.encoder import frame_count
-from upstream.pretrain.data import Clip, PretrainDataset, Step, StepSampler, crop, dev_steps, language_repeats, usable
-from upstream.pretrain.train import _unchanged
+from upstream.pretrain.data import (
+    Clip,
+    PretrainDataset,
+    Step,
+    StepSampler,
+    batch_mask,
+    crop,
+    dev_steps,
+    language_repeats,
+    span_mask,
+    usable,
+)
+from upstream.pretrain.train import unchanged
 
 CONFIG = PretrainConfig(steps=30, batch_seconds=10.0, crop_seconds=4.0, temperature=0.5)
 
@@ -49,7 +62,7 @@ def test_epochs_differ_and_a_later_start_sees_the_same_steps():
 
 @pytest.mark.parametrize("ranks, accumulate", [(1, 2), (2, 1), (3, 2)])
 def test_steps_of_all_ranks_are_one_row_of_batches(ranks, accumulate):
-    """Equal counts, nothing lost or repeated where an epoch does not divide, and the same whoever takes a batch."""
+    """Equal counts, nothing lost or repeated at the end of an epoch, and a step does not depend on the ranks."""
     config = replace(CONFIG, accumulate=accumulate)
     single = StepSampler(utterances(), config)
     whole = single.epoch(0) + single.epoch(1) + single.epoch(2)
@@ -63,7 +76,7 @@ def test_steps_of_all_ranks_are_one_row_of_batches(ranks, accumulate):
         assert len({step.position for step in steps}) == 1
 
 
-def test_a_position_goes_on_where_counting_does():
+def test_a_position_continues_like_counting():
     for ranks in (1, 2):
         whole = list(StepSampler(utterances(), CONFIG, rank=ranks - 1, ranks=ranks))
         for start in (1, 9, 17, 29):
@@ -82,7 +95,7 @@ def test_temperature_moves_hours_between_languages():
     assert 9.0 * half["ar"] / (1.0 * half["en"]) == pytest.approx(3.0)
 
 
-def test_long_recordings_are_heard_as_long_as_their_hours_say():
+def test_long_recordings_are_not_under_sampled():
     """With equal hours and temperature 0, thirty seconds a recording against five, in crops of at most ten."""
     data = [Utterance(f"a-{i}", "a", Path("a.wav"), 480_000, language="ar") for i in range(20)]
     data += [Utterance(f"e-{i:03d}", "e", Path("e.wav"), 80_000, language="en") for i in range(120)]
@@ -94,7 +107,7 @@ def test_long_recordings_are_heard_as_long_as_their_hours_say():
     assert shown["ar"] == pytest.approx(600, rel=0.02) and shown["en"] == pytest.approx(600, rel=0.02)
 
 
-def test_audio_that_is_gone_is_silent_and_teaches_nothing(tmp_path):
+def test_unreadable_audio_is_silent_and_has_no_valid_frame(tmp_path):
     data, units = [], {}
     for i, samples in enumerate((8000, 16000)):
         soundfile.write(tmp_path / f"{i}.wav", np.full(samples, 0.5), 16000)
@@ -112,7 +125,7 @@ def test_audio_that_is_gone_is_silent_and_teaches_nothing(tmp_path):
 
 
 def test_a_batch_takes_a_handful_of_file_descriptors_from_a_worker(tmp_path):
-    """Not one for each of its clips: a few hundred of them are a usual limit."""
+    """Not one for each clip: the usual limit is a few hundred."""
     soundfile.write(tmp_path / "a.wav", np.arange(16000) / 16000, 16000)
     data = [Utterance("s-0", "s", tmp_path / "a.wav", 16000)]
     dataset = PretrainDataset(data, {"s-0": np.ones(frame_count(16000), dtype=np.uint16)}, CONFIG)
@@ -120,7 +133,7 @@ def test_a_batch_takes_a_handful_of_file_descriptors_from_a_worker(tmp_path):
     own = [dataset[step].parts[0] for step in steps]
     before = len(os.listdir("/proc/self/fd"))
     loader = torch.utils.data.DataLoader(
-        dataset, sampler=steps, batch_size=None, num_workers=1, prefetch_factor=4, collate_fn=_unchanged
+        dataset, sampler=steps, batch_size=None, num_workers=1, prefetch_factor=4, collate_fn=unchanged
     )
     got = []
     for step in loader:
@@ -185,8 +198,56 @@ def test_dev_batches_never_change():
     assert sum(len(step.parts[0]) for step in dev_steps(utterances(), CONFIG)) == 60
 
 
-def test_what_is_shorter_than_a_frame_is_left_out(caplog):
+def test_utterances_shorter_than_a_frame_are_left_out(caplog):
     short = Utterance("s-x", "s", Path("x.wav"), 399)
     assert len(usable([*utterances(3), short], "train")) == 3
-    with pytest.raises(ValueError, match="at least 25 ms"):
+    with pytest.raises(ValueError, match="train.*25 ms"):
         usable([short], "train")
+
+
+@pytest.mark.parametrize("frames", [1, 2, 9, 10, 11, 50, 777])
+def test_every_utterance_keeps_a_span_and_some_context(frames):
+    for seed in range(50):
+        mask = span_mask(frames, 0.8, 10, np.random.default_rng(seed))
+        assert mask.shape == (frames,) and mask.any()
+        assert frames == 1 or not mask.all()
+
+
+def test_length_equal_to_the_span_leaves_something_to_predict_from():
+    for seed in range(50):
+        mask = span_mask(10, 0.8, 10, np.random.default_rng(seed))
+        assert 0 < mask.sum() < 10
+
+
+def test_probability_0_masks_nothing():
+    assert not batch_mask([50, 3, 1], 0.0, 10, np.random.default_rng(0)).any()
+
+
+def test_share_of_masked_frames_is_that_of_hubert():
+    """Spans of 10 at 0.8 start on 8 % of the frames; with overlap about half of a long clip is masked."""
+    rng = np.random.default_rng(0)
+    share = np.mean([span_mask(500, 0.8, 10, rng).mean() for _ in range(300)])
+    assert 0.5 < share < 0.6
+
+
+def test_runs_are_at_least_one_span_long():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        edges = np.flatnonzero(np.diff(np.r_[0, span_mask(200, 0.4, 10, rng).astype(int), 0]))
+        assert (edges[1::2] - edges[::2]).min() >= 10
+
+
+def test_padding_is_never_masked():
+    rng = np.random.default_rng(0)
+    frames = [3, 50, 0, 11]
+    for _ in range(50):
+        mask = batch_mask(frames, 0.8, 10, rng)
+        assert mask.shape == (4, 50)
+        for row, count in zip(mask, frames, strict=True):
+            assert not row[count:].any()
+            assert row[:count].any() == (count > 0)
+
+
+def test_masks_are_a_function_of_the_generator():
+    masks = [span_mask(300, 0.8, 10, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert (masks[0] == masks[1]).all() and (masks[0] != masks[2]).any()

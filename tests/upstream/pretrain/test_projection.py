@@ -1,29 +1,22 @@
-"""Projected students: what is kept exactly, and how close a thinner one comes to its teacher."""
+"""Projected students: exact at equal width, and close to the teacher when thinner."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
+from upstream.errors import UpstreamError
 from upstream.model.encoder import build_encoder, encode, run_layers
 from upstream.model.family import geometry
-from upstream.pretrain.projection import (
-    Basis,
-    ProjectionError,
-    _cut,
-    complement_of_ones,
-    from_weights,
-    measure,
-    project,
-)
+from upstream.pretrain.projection import Basis, closest_product, complement_of_ones, from_weights, measure
+from upstream.pretrain.projection import project as project_fully
 
 TEACHER = geometry("mini_hl", layers=3, width=64, heads=4, ffn=128, pos_conv_groups=4)
 
 
-@pytest.fixture(autouse=True)
-def short_fit(monkeypatch):
-    """The regression of the positional convolution is most of the time of a projection."""
-    monkeypatch.setattr("upstream.pretrain.projection.POSITIONAL_STEPS", 60)
+def project(student, teacher, layers, statistics, fit_steps=60):
+    """With few steps: the regression of the positional convolution takes most of the time of a projection."""
+    return project_fully(student, teacher, layers, statistics, fit_steps=fit_steps)
 
 
 @pytest.fixture(scope="module")
@@ -144,8 +137,7 @@ def test_stream_moments_are_those_of_the_inputs_of_the_norms_without_padding(tea
     assert sum(len(a) for a, _ in statistics.clips) == len(x)
 
 
-def test_the_positional_convolution_is_fitted_to_the_teachers(teacher, statistics, monkeypatch):
-    monkeypatch.setattr("upstream.pretrain.projection.POSITIONAL_STEPS", 200)
+def test_the_positional_convolution_is_fitted_to_the_teachers(teacher, statistics):
     student = build_encoder(TEACHER)
     p = Basis.of(statistics, TEACHER.width).matrix.float()
 
@@ -157,7 +149,7 @@ def test_the_positional_convolution_is_fitted_to_the_teachers(teacher, statistic
         return float(error / (wanted - wanted.mean(0)).square().sum())
 
     before = missed()
-    done = project(student, teacher, [0, 1, 2], statistics)
+    done = project(student, teacher, [0, 1, 2], statistics, fit_steps=200)
     assert missed() < 0.5 * before, (missed(), before)
     assert any("pos_conv_embed" in name for name in done)
     assert not any(parameter.grad is not None for parameter in student.parameters())
@@ -172,22 +164,22 @@ def test_basis_is_orthonormal_and_both_sides_are_orthogonal_to_the_constant_vect
     torch.testing.assert_close(complement_of_ones(5).T @ complement_of_ones(5), torch.eye(4, dtype=torch.float64))
 
 
-def test_cut_is_the_closest_product_of_its_rank():
+def test_the_closest_product_of_its_rank():
     torch.manual_seed(0)
     left, right = torch.randn(6, 9).double(), torch.randn(6, 8).double()
-    a, b = _cut(left, right, 3)
+    a, b = closest_product(left, right, 3)
     singular = torch.linalg.svdvals(left.T @ right)
     torch.testing.assert_close((a.T @ b - left.T @ right).norm() ** 2, singular[3:].square().sum())
-    a, b = _cut(left, right, 8)
+    a, b = closest_product(left, right, 8)
     torch.testing.assert_close(a.T @ b, left.T @ right)
 
 
-def test_what_cannot_be_projected_is_named(teacher, statistics):
-    with pytest.raises(ProjectionError, match="width 128"):
+def test_an_impossible_projection_is_named(teacher, statistics):
+    with pytest.raises(UpstreamError, match="width 128"):
         project(build_encoder(geometry("mini_hl", layers=3)), teacher, [0, 1, 2], statistics)
-    with pytest.raises(ProjectionError, match="8 heads"):
+    with pytest.raises(UpstreamError, match="8 heads"):
         shape = geometry("mini_hl", layers=3, width=32, heads=8, ffn=64, pos_conv_groups=4)
         project(build_encoder(shape), teacher, [0, 1, 2], statistics)
-    with pytest.raises(ProjectionError, match="FFN of 256"):
+    with pytest.raises(UpstreamError, match="FFN of 256"):
         shape = geometry("mini_hl", layers=3, width=32, heads=2, ffn=256, pos_conv_groups=4)
         project(build_encoder(shape), teacher, [0, 1, 2], statistics)

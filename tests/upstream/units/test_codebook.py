@@ -1,4 +1,4 @@
-"""PCA and k-means against scikit-learn and brute force; the file; what is refused."""
+"""PCA and k-means against scikit-learn and brute force; the file; errors."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ from safetensors.numpy import save_file
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 
-from upstream.units import codebook as codebook_module
-from upstream.units.codebook import Codebook, CodebookError
+from upstream.errors import UpstreamError
+from upstream.units.codebook import Codebook, KMeansCost
 
 
 def features(n: int = 3000, dim: int = 12, seed: int = 0) -> np.ndarray:
@@ -30,9 +30,8 @@ def brute_force(codebook: Codebook, x: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 @pytest.mark.parametrize("pca, whiten", [(None, False), (5, False), (0.9, True), (None, True)])
-def test_assignment_equals_brute_force(pca, whiten, monkeypatch):
-    monkeypatch.setattr(codebook_module, "CHUNK", 700)
-    x = features()
+def test_assignment_equals_brute_force(pca, whiten):
+    x = features(20_000)  # more than one chunk
     codebook = Codebook.fit(x, 40, pca=pca, whiten=whiten)
     labels = codebook.assign(x)
     distances, expected = brute_force(codebook, x)
@@ -69,25 +68,19 @@ def test_whitening_gives_unit_variance():
     np.testing.assert_allclose(np.abs(points), np.abs(expected), atol=1e-2)
 
 
-@pytest.mark.parametrize("lloyd_limit", [0, 1e10])
-def test_k_means_is_as_good_as_scikit_learn(lloyd_limit, monkeypatch):
-    monkeypatch.setattr(codebook_module, "LLOYD_LIMIT", lloyd_limit)
-    monkeypatch.setattr(codebook_module, "MINI_BATCH", 500)
-    monkeypatch.setattr(codebook_module, "MINI_BATCH_STEPS", 200)
+@pytest.mark.parametrize("cost", [KMeansCost(), KMeansCost(lloyd=0, batch=500, steps=200)])
+def test_k_means_is_as_good_as_scikit_learn(cost):
     x = features()
     reference = KMeans(30, n_init=3, random_state=1).fit(x - x.mean(0))
-    assert Codebook.fit(x, 30).inertia < 1.08 * reference.inertia_ / len(x)
+    assert Codebook.fit(x, 30, cost=cost).inertia < 1.08 * reference.inertia_ / len(x)
 
 
-@pytest.mark.parametrize("lloyd_limit", [0, 1e10])
-def test_equal_for_a_seed_and_only_for_it(lloyd_limit, monkeypatch):
-    monkeypatch.setattr(codebook_module, "LLOYD_LIMIT", lloyd_limit)
-    monkeypatch.setattr(codebook_module, "MINI_BATCH", 500)
-    monkeypatch.setattr(codebook_module, "MINI_BATCH_STEPS", 50)
+@pytest.mark.parametrize("cost", [KMeansCost(), KMeansCost(lloyd=0, batch=500, steps=50)])
+def test_equal_for_a_seed_and_only_for_it(cost):
     x = features()
-    first, second = (Codebook.fit(x, 30, pca=6, seed=3) for _ in range(2))
+    first, second = (Codebook.fit(x, 30, pca=6, seed=3, cost=cost) for _ in range(2))
     assert first.sha256 == second.sha256
-    assert Codebook.fit(x, 30, pca=6, seed=4).sha256 != first.sha256
+    assert Codebook.fit(x, 30, pca=6, seed=4, cost=cost).sha256 != first.sha256
 
 
 def test_finds_separate_clusters():
@@ -102,29 +95,29 @@ def test_finds_separate_clusters():
 
 def test_fewer_distinct_frames_than_clusters():
     x = np.repeat(features(7), 100, axis=0)
-    with pytest.raises(CodebookError, match="7 distinct frames do not make 8 clusters"):
+    with pytest.raises(UpstreamError, match="7 distinct .* 8 clusters"):
         Codebook.fit(x, 8)
     assert Codebook.fit(x, 7).facts["clusters_in_use"] == 7
 
 
 @pytest.mark.parametrize("pca", [0, -1, 13, 1.0, 1.5, True, 0.0])
 def test_refuses_a_pca_that_does_not_fit(pca):
-    with pytest.raises(CodebookError, match="must be a dimension from 1 to 12, or a share"):
+    with pytest.raises(UpstreamError, match=f"pca={pca} .*12"):
         Codebook.fit(features(), 8, pca=pca)
 
 
-def test_refuses_to_whiten_what_has_no_variance():
+def test_refuses_to_whiten_without_variance():
     x = features()
     x[:, 3] = x[:, 4]
-    with pytest.raises(CodebookError, match="span only 11"):
+    with pytest.raises(UpstreamError, match="11"):
         Codebook.fit(x, 8, whiten=True)
-    with pytest.raises(CodebookError, match="all frames are equal"):
+    with pytest.raises(UpstreamError, match="equal"):
         Codebook.fit(np.ones((50, 4), np.float32), 8, pca=2)
 
 
 @pytest.mark.parametrize("k", [0, 1, 65536])
 def test_refuses_a_k_that_does_not_fit(k):
-    with pytest.raises(CodebookError, match=f"k={k} must lie between 2 and 65535"):
+    with pytest.raises(UpstreamError, match=f"k={k} .*65535"):
         Codebook.fit(features(), k)
 
 
@@ -133,15 +126,15 @@ def test_refuses_features_that_are_not_finite(value):
     x = features()
     codebook = Codebook.fit(x, 8, pca=4)
     x[17, 5] = value
-    with pytest.raises(CodebookError, match="NaN or infinity"):
+    with pytest.raises(UpstreamError, match="NaN"):
         Codebook.fit(x, 8)
-    with pytest.raises(CodebookError, match="NaN or infinity"):
+    with pytest.raises(UpstreamError, match="NaN"):
         codebook.assign(x)
 
 
 def test_refuses_features_of_another_width():
     codebook = Codebook.fit(features(), 8, provenance={"layer": 9})
-    with pytest.raises(CodebookError, match=r"shape \(4, 13\).*12 dimensions.*'layer': 9"):
+    with pytest.raises(UpstreamError, match=r"\(4, 13\).*12 .*'layer': 9"):
         codebook.assign(np.zeros((4, 13), np.float32))
 
 
@@ -165,14 +158,14 @@ def test_identity_covers_contents_and_origin():
     assert moved.sha256 != codebook.sha256
 
 
-def test_refuses_files_that_are_no_codebook(tmp_path):
-    with pytest.raises(CodebookError, match="no such codebook"):
+def test_refuses_other_files(tmp_path):
+    with pytest.raises(UpstreamError, match="nothing.safetensors"):
         Codebook.load(tmp_path / "nothing.safetensors")
     (tmp_path / "pickle").write_bytes(b"\x80\x04K\x01.")
-    with pytest.raises(CodebookError, match="not readable as safetensors"):
+    with pytest.raises(UpstreamError, match="pickle"):
         Codebook.load(tmp_path / "pickle")
     save_file({"mean": np.zeros(3, np.float32)}, tmp_path / "other")
-    with pytest.raises(CodebookError, match="not a codebook"):
+    with pytest.raises(UpstreamError, match="other"):
         Codebook.load(tmp_path / "other")
 
 
@@ -182,5 +175,5 @@ def test_notices_changed_contents(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CodebookError, match="do not match their SHA-256"):
+    with pytest.raises(UpstreamError, match="SHA-256"):
         Codebook.load(path)
