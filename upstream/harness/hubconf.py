@@ -5,6 +5,8 @@ S3PRL collects every public callable of this file. Its callers add options of th
 typing error.
 """
 
+from upstream.names import MODELS as _MODELS
+
 from .expert import UpstreamExpert as _UpstreamExpert
 from .locate import download as _download
 from .locate import is_url as _is_url
@@ -55,8 +57,5 @@ def _entry(name, what):
     return load
 
 
-harness_l = _entry("harness_l", "HL, the large teacher after its second iteration")
-harness_l_it1 = _entry("harness_l_it1", "HL after its first iteration")
-harness_s = _entry("harness_s", "HS, the shallow student")
-harness_st = _entry("harness_st", "HST, the shallow and thin student")
-random_l = _entry("random_l", "HL with its initial random weights, the control of every comparison")
+# One entry for each model of a recipe: `harness_l`, `harness_st`, ...
+globals().update({name: _entry(name, text) for name, text in _MODELS.items()})

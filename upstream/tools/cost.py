@@ -18,8 +18,7 @@ from corpora.files import atomic_file
 from upstream.model.encoder import encode, front_end_of
 from upstream.model.family import CONV_KERNELS, CONV_STRIDES, SAMPLE_RATE, Geometry, macs_per_second
 from upstream.model.modeldir import load_model, read_card
-
-TEACHER = "harness_l"
+from upstream.names import TEACHER
 
 
 @dataclass(frozen=True)
