@@ -120,17 +120,17 @@ def test_info_prints_the_model_of_the_snippets(models, capsys):
     assert main(command[3:]) == 0 and capsys.readouterr().out.startswith("model     harness_st")
 
 
-def test_every_door_takes_at_most_five_lines():
+def test_every_interface_takes_at_most_five_lines():
     section = README.partition("## Use a model")[2].partition("\n## ")[0]
-    doors = blocks("python", section) + blocks("yaml", section) + blocks("bash", section)
-    assert len(doors) >= 7 and max(len(block.splitlines()) for block in doors) <= 5
+    snippets = blocks("python", section) + blocks("yaml", section) + blocks("bash", section)
+    assert len(snippets) >= 7 and max(len(block.splitlines()) for block in snippets) <= 5
 
 
 @pytest.mark.parametrize("words", [w for w in commands() if w[:3] == ["python", "-m", "upstream"]])
 def test_upstream_commands_are_understood(words):
-    from upstream.__main__ import _parser
+    from upstream.__main__ import parser
 
-    parsed, unknown = _parser().parse_known_args(words[3:])
+    parsed, unknown = parser().parse_known_args(words[3:])
     assert parsed.command == words[3] and not unknown
 
 

@@ -1,8 +1,7 @@
 """The names under which S3PRL and ESPnet find HArnESS models.
 
-S3PRL collects every public callable of this file. Its callers add options of their own (`refresh`,
-`model_config`); what has no meaning here is refused unless it is empty, because an ignored option hides a
-typing error.
+S3PRL collects every public callable of this file. Its callers add options of their own (`refresh`, `model_config`);
+`refuse` reports every other option, because an ignored option would hide a typing error.
 """
 
 from upstream.names import MODELS as _MODELS
@@ -11,13 +10,7 @@ from .expert import UpstreamExpert as _UpstreamExpert
 from .locate import download as _download
 from .locate import is_url as _is_url
 from .locate import named as _named
-
-
-def _refuse(name, options):
-    options.pop("model_config", None)  # a model directory holds its own configuration
-    given = sorted(key for key, value in options.items() if value is not None)
-    if given:
-        raise ValueError(f"{name}: option `{given[0]}` is unknown; it takes ckpt, refresh and sha256sums")
+from .locate import refuse as _refuse
 
 
 def harness_local(ckpt, refresh=False, **options):
@@ -30,7 +23,7 @@ def harness_local(ckpt, refresh=False, **options):
 
 def harness_url(ckpt, refresh=False, sha256sums=None, **options):
     """The model directory under the base URL `ckpt`; downloaded once, checked against its SHA-256 sums."""
-    _refuse("harness_url", options)
+    _refuse("harness_url", options, "sha256sums")
     return _UpstreamExpert(_download(ckpt, sha256sums=sha256sums, refresh=refresh))
 
 
@@ -42,18 +35,19 @@ def harness_custom(ckpt=None, refresh=False, sha256sums=None, **options):
             "ESPnet frontend_conf: {upstream: harness_custom, path_or_url: DIR}, in S3PRL's commands "
             "-u harness_custom -k DIR"
         )
+    _refuse("harness_custom", options, "sha256sums")
     if _is_url(ckpt):
-        return harness_url(ckpt, refresh=refresh, sha256sums=sha256sums, **options)
-    return harness_local(ckpt, **options)
+        return harness_url(ckpt, refresh=refresh, sha256sums=sha256sums)
+    return harness_local(ckpt)
 
 
-def _entry(name, what):
+def _entry(name, text):
     def load(ckpt=None, refresh=False, **options):
         _refuse(name, options)
         return _UpstreamExpert(_named(name) if ckpt is None else ckpt)
 
     load.__name__ = load.__qualname__ = name
-    load.__doc__ = f"{what}: the model directory `{name}` under $HARNESS_MODELS."
+    load.__doc__ = f"{text}: the model directory `{name}` under $HARNESS_MODELS."
     return load
 
 

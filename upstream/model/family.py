@@ -1,19 +1,21 @@
-"""The family as one table of geometries, with parameters, MACs and compression computed from the geometry alone.
+"""The table of geometries, and the parameters, MACs and compression of a geometry.
 
-Sources: HL, HS and HST as derived from the paper's compression of 93.7 %; the waveform encoder is that of
-HuBERT-Large (seven convolutions with layer norm).
+Sources: HL, HS and HST are derived from the paper's compression of 93.7 %; the waveform encoder is that of HuBERT-Large
+(seven convolutions with layer norm).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from upstream.errors import UpstreamError
+
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
-RECEPTIVE_FIELD = 400  # samples that one frame sees, in either front end
+RECEPTIVE_FIELD = 400  # samples of one frame, in either front end
 HOP = 320  # samples from one frame to the next
 SAMPLE_RATE = 16000
-NARROW_CHANNELS = 256  # of the narrow convolutional encoder, where HuBERT has 512
+NARROW_CHANNELS = 256  # of the narrow convolutional encoder; HuBERT has 512
 FFT_SIZE = 512  # of the log-mel front end: 257 bins, each from 400 samples
 
 
@@ -34,13 +36,13 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if self.front_end not in ("waveform", "logmel"):
-            raise ValueError(f"{self.name}: front end `{self.front_end}` is unknown; choose waveform or logmel")
+            raise UpstreamError(f"{self.name}: front end `{self.front_end}` is unknown; choose waveform or logmel")
         if self.width % self.heads:
-            raise ValueError(f"{self.name}: width {self.width} is not divisible by {self.heads} heads")
+            raise UpstreamError(f"{self.name}: width {self.width} is not divisible by {self.heads} heads")
         if self.width % self.pos_conv_groups:
-            raise ValueError(f"{self.name}: width {self.width} is not divisible by {self.pos_conv_groups} groups")
+            raise UpstreamError(f"{self.name}: width {self.width} is not divisible by {self.pos_conv_groups} groups")
         if min(self.layers, self.width, self.heads, self.ffn) < 1:
-            raise ValueError(f"{self.name}: layers, width, heads and ffn must be at least 1")
+            raise UpstreamError(f"{self.name}: layers, width, heads and ffn must be at least 1")
 
     @property
     def feature_dim(self) -> int:
@@ -54,8 +56,8 @@ def _table() -> dict[str, Geometry]:
         Geometry("hs", 4, 1024, 16, 4096),
         Geometry("hst", 4, 512, 8, 2048),
     ]
-    # The small sizes see clips of a second or two: a positional convolution of 128 frames (2.6 s) would mostly read
-    # padding and cost as much as a Transformer layer.
+    # The small sizes are trained on clips of one or two seconds: a positional convolution of 128 frames (2.6 s) would
+    # mostly read padding and cost as much as a Transformer layer.
     small = [
         Geometry("open_hl", 6, 256, 4, 1024, "logmel", pos_conv_kernel=32),
         Geometry("open_hs", 3, 256, 4, 1024, "logmel", pos_conv_kernel=32),
@@ -64,11 +66,11 @@ def _table() -> dict[str, Geometry]:
         Geometry("mini_hs", 2, 128, 4, 512, "logmel", pos_conv_kernel=32),
         Geometry("mini_hst", 2, 64, 2, 256, "logmel", pos_conv_kernel=32),
     ]
-    # Half the channels are a quarter of the products: between the full convolutions and log-mel.
+    # Half the channels need a quarter of the products. Their cost lies between full convolutions and log-mel.
     students = [g for g in full if g.name != "hl"]
     narrow = [replace(g, name=f"{g.name}_narrow", conv_channels=NARROW_CHANNELS) for g in students]
     logmel = [replace(g, name=f"{g.name}_logmel", front_end="logmel") for g in full]
-    # The price of each front end on real speech: one Transformer behind all three.
+    # The same Transformer behind three front ends, to measure the cost of each on real speech.
     open_hst = next(g for g in small if g.name == "open_hst")
     fronts = [
         replace(open_hst, name="open_hst_waveform", front_end="waveform"),
@@ -81,14 +83,14 @@ FAMILY: dict[str, Geometry] = _table()
 
 
 def geometry(name: str, **changes: object) -> Geometry:
-    """The named geometry, with fields replaced. Raises KeyError with the known names."""
+    """The named geometry, with fields replaced. Raises UpstreamError with the known names."""
     if name not in FAMILY:
-        raise KeyError(f"no geometry named `{name}`; known: {', '.join(FAMILY)}")
+        raise UpstreamError(f"no geometry named `{name}`; known: {', '.join(FAMILY)}")
     return replace(FAMILY[name], **changes) if changes else FAMILY[name]
 
 
 def parameters(g: Geometry) -> int:
-    """Parameters of the built encoder (`HubertModel`), pre-training heads left out."""
+    """Parameters of the encoder (`HubertModel`), without pre-training heads."""
     layer = 4 * (g.width * g.width + g.width)  # q, k, v, out
     layer += 2 * g.width * g.ffn + g.ffn + g.width
     layer += 4 * g.width  # two layer norms
@@ -98,7 +100,7 @@ def parameters(g: Geometry) -> int:
         channels_in = [1] + [c] * (len(CONV_KERNELS) - 1)
         front = sum(i * c * k + c + 2 * c for i, k in zip(channels_in, CONV_KERNELS, strict=True))
     projection = 2 * g.feature_dim + g.feature_dim * g.width + g.width
-    # weight norm keeps a direction and a gain per kernel tap
+    # Weight norm stores a direction, and a gain for each kernel tap.
     positional = g.width * (g.width // g.pos_conv_groups) * g.pos_conv_kernel + g.pos_conv_kernel + g.width
     return front + projection + positional + g.layers * layer + 2 * g.width + g.width
 

@@ -12,8 +12,8 @@ import torch
 from transformers import HubertModel
 
 from upstream.config import PretrainConfig
-from upstream.model.convolution import convolve_frames
 from upstream.model.encoder import collate, run_layers
+from upstream.model.fast import convolve_frames
 from upstream.pretrain.bad_batches import TrainingError
 from upstream.pretrain.data import Batch, StepBatches
 from upstream.pretrain.objective import FrameTotals, StepLoss, UnitHead, UnitLoss, unit_loss

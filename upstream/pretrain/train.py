@@ -32,10 +32,10 @@ from corpora.files import read_json, sha256_json, write_json
 from corpora.source_audio import read_utterance
 from upstream.config import InitConfig, PretrainConfig, RegressionConfig
 from upstream.distributed import Place, adopt_slurm, place
+from upstream.model.card import lineage
 from upstream.model.encoder import build_encoder
 from upstream.model.family import Geometry
 from upstream.model.frontend import LogMelFrontEnd
-from upstream.model.lineage import lineage
 from upstream.model.modeldir import load_model, model_sha256, save_model
 from upstream.pretrain.bad_batches import TrainingError
 from upstream.pretrain.checkpoints import OtherConfiguration, Recorder, load_state

@@ -17,10 +17,10 @@ from torch import Tensor
 from corpora.batches import length_batches
 from corpora.schema import nearest
 from upstream.config import S3PRL
-from upstream.model.convolution import convolve_frames
+from upstream.model.card import ancestors
 from upstream.model.encoder import encode, frame_count, front_end_of
 from upstream.model.family import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
-from upstream.model.lineage import ancestors
+from upstream.model.fast import convolve_frames
 from upstream.model.modeldir import load_model, model_sha256, read_card
 from upstream.units.mfcc import DIM, mfcc
 

@@ -53,7 +53,7 @@ class SplitReport:
 @dataclass(frozen=True)
 class UnitsReport:
     """What `report.json` holds: where the units come from, how the codebook fits, each split, and the entries of the
-    model behind the units and of its ancestors (`upstream.model.lineage`)."""
+    model behind the units and of its ancestors (`upstream.model.card`)."""
 
     info: UnitsInfo
     codebook: dict[str, Any]

@@ -2,8 +2,17 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
-from upstream.model.encoder import build_encoder, collate, encode, frame_count, normalise_waveform, run_layers
-from upstream.model.family import geometry
+from upstream.errors import UpstreamError
+from upstream.model.encoder import (
+    build_encoder,
+    collate,
+    encode,
+    frame_count,
+    geometry_of,
+    normalise_waveform,
+    run_layers,
+)
+from upstream.model.family import FAMILY, geometry
 
 NARROW = geometry("mini_hst", front_end="waveform", conv_channels=16)
 
@@ -57,7 +66,7 @@ def test_explicit_mask_equals_transformers_with_augmentation_on():
 
 
 @pytest.mark.parametrize("stable", [True, False])
-def test_wav2vec2_encoders_walk_too(stable):
+def test_wav2vec2_encoders_give_transformers_states(stable):
     torch.manual_seed(0)
     config = Wav2Vec2Config(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=[8] * 7,
@@ -134,7 +143,7 @@ def test_attention_backends_agree_on_valid_frames(model):
             torch.testing.assert_close(ours[row, :frames], theirs[row, :frames], atol=2e-5, rtol=1e-4)
 
 
-def test_lower_states_do_not_depend_on_where_the_walk_stops(model):
+def test_lower_states_do_not_depend_on_the_top_layer(model):
     items = [wav(8000), wav(5000, 1)]
     with torch.no_grad():
         full = encode(model, items).hidden_states
@@ -142,7 +151,7 @@ def test_lower_states_do_not_depend_on_where_the_walk_stops(model):
     assert len(cut) == 2
     for ours, theirs in zip(cut, full, strict=False):
         assert torch.equal(ours, theirs)
-    with pytest.raises(ValueError, match="hidden states 0 to 2"):
+    with pytest.raises(ValueError, match="0 to 2"):
         encode(model, items, top_layer=3)
 
 
@@ -156,7 +165,7 @@ def test_states_have_constant_number_with_layerdrop_in_train_mode(model):
         model.eval()
 
 
-def test_waveform_normalisation_equals_transformers_and_ignores_companions():
+def test_waveform_normalisation_equals_transformers_and_ignores_other_items():
     from transformers import Wav2Vec2FeatureExtractor
 
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
@@ -169,7 +178,7 @@ def test_waveform_normalisation_equals_transformers_and_ignores_companions():
     assert torch.isfinite(normalise_waveform(torch.zeros(500))).all()
 
 
-def test_group_norm_front_ends_do_not_see_their_companions():
+def test_items_of_group_norm_front_ends_do_not_depend_on_their_batch():
     """HuBERT-Base normalises over time, padding included: in a batch its features would depend on the longest item."""
     config = HubertConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=[8] * 7,
@@ -197,10 +206,24 @@ def test_log_mel_models_answer_transformers_options():
             model(wav(8000)[None], output_attentions=True)
 
 
-def test_what_is_no_list_of_waveforms_is_refused(model):
+def test_other_input_than_a_list_of_waveforms_is_refused(model):
     with pytest.raises(ValueError, match="one dimension"):
         encode(model, [torch.zeros(2, 8000)])
-    with pytest.raises(ValueError, match="empty list of waveforms"):
+    with pytest.raises(ValueError, match="empty"):
         encode(model, [])
-    with pytest.raises(ValueError, match="waveform 0 is a ndarray; expected a tensor"):
+    with pytest.raises(ValueError, match="waveform 0 is a ndarray"):
         encode(model, [torch.zeros(8000).numpy()])
+
+
+@pytest.mark.parametrize("name", ["mini_hl", "mini_hst", "open_hl"])
+def test_geometry_of_a_built_model_is_the_geometry_that_it_was_built_from(name):
+    assert geometry_of(build_encoder(FAMILY[name]), name) == FAMILY[name]
+
+
+def test_a_model_with_other_convolutions_has_no_geometry():
+    config = HubertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(8, 8),
+        conv_kernel=(10, 3), conv_stride=(5, 2), num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    with pytest.raises(UpstreamError, match="odd"):
+        geometry_of(HubertModel(config), "odd")
