@@ -1,8 +1,8 @@
 """Stored hidden states of a fixed tiny network, which every interface must reproduce.
 
 `python tests/upstream/test_golden.py` writes them again, for a change of the network itself. Weights and audio come
-from NumPy's legacy generator, whose stream never changes. The states are those of one CPU; TOLERANCE is the largest allowed
-difference (values lie between -4 and 4).
+from NumPy's legacy generator, whose stream never changes. The states are those of one CPU. TOLERANCE is the largest
+allowed difference; values lie between -4 and 4.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ GEOMETRIES = {
         "tiny_wave", 3, 32, 2, 64, "waveform", conv_channels=16, pos_conv_kernel=16, pos_conv_groups=4
     ),
     "logmel": Geometry("tiny_mel", 3, 32, 2, 64, "logmel", pos_conv_kernel=16, pos_conv_groups=4),
+    "squeezed": Geometry("tiny_fast", 3, 32, 2, 64, "logmel", pos_conv_kernel=16, pos_conv_groups=4, squeeze=2),
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from corpora.files import read_json
 from upstream.errors import UpstreamError
-from upstream.model.encoder import front_end_of, geometry_of, normalises_waveform
+from upstream.model.encoder import front_end_of, geometry_of, normalises_waveform, squeeze_of
 from upstream.model.family import macs_per_second
 from upstream.model.modeldir import load_model, model_sha256, read_card
 
@@ -38,6 +38,7 @@ def facts(path: Path | str) -> dict[str, Any]:
         "width": config.hidden_size,
         "heads": config.num_attention_heads,
         "ffn": config.intermediate_size,
+        "squeeze": squeeze_of(model),
         "normalise": normalises_waveform(model),
     }
     try:
@@ -61,6 +62,7 @@ def describe(path: Path | str) -> str:
                 _fill("geometry {}", geometry.get("name")),
                 f"{f['front_end']} front end",
                 f"{f['layers']} layers of width {f['width']}, {f['heads']} heads, FFN {f['ffn']}",
+                _fill("layers at {:g} Hz", None if f["squeeze"] == 1 else 50 / f["squeeze"]),
             ],
         ),
         ("size", [f"{f['parameters'] / 1e6:.2f} M parameters", _fill("ΔS {:.4g} % against HL", f.get("delta_s"))]),

@@ -12,14 +12,15 @@ on either side, instead of the whole recording. Audio that fits one window is en
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import HubertModel
 
-from upstream.model.encoder import collate, encode, frame_count, normalises_waveform, run_layers
+from upstream.model.encoder import collate, encode, frame_count, normalises_waveform, run_layers, squeeze_of
 from upstream.model.family import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
 
 Source = Callable[[], Iterable[Tensor]]
@@ -130,6 +131,8 @@ def stream(
     (HuBERT-Base) normalises each window by itself.
     """
     windowing = windowing or Windowing()
+    # A window must start at a frame of the layers.
+    windowing = replace(windowing, frames=math.lcm(windowing.frames, squeeze_of(model)))
     statistics = measure(source()) if normalises_waveform(model) else None
     device = next(model.parameters()).device
     for window in windows(source(), windowing):

@@ -17,7 +17,25 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from upstream.errors import UpstreamError
 from upstream.model.family import CONV_KERNELS, CONV_STRIDES, HOP, RECEPTIVE_FIELD, Geometry
-from upstream.model.frontend import LogMelFrontEnd
+from upstream.model.frontend import LogMelFrontEnd, stack_pairs
+
+
+class Upsampler(torch.nn.Module):
+    """Frames of the layers to frames of the hidden states: (B, P, D) -> (B, factor * P, D), as a learned difference
+    from repetition."""
+
+    def __init__(self, width: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.projection = torch.nn.Linear(width, factor * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return repeat_frames(x, self.factor) + self.projection(x).reshape(x.shape[0], -1, x.shape[2])
+
+
+def repeat_frames(x: Tensor, factor: int) -> Tensor:
+    """Each frame `factor` times: (B, P, D) -> (B, factor * P, D)."""
+    return x.unsqueeze(2).expand(-1, -1, factor, -1).reshape(x.shape[0], -1, x.shape[2])
 
 
 class LogMelHubertConfig(HubertConfig):
@@ -25,6 +43,7 @@ class LogMelHubertConfig(HubertConfig):
 
     model_type = "harness_logmel_hubert"
     mels: int = 80
+    squeeze: int = 1  # 20 ms frames in one frame of the layers
 
 
 class LogMelHubertModel(HubertModel):
@@ -35,6 +54,8 @@ class LogMelHubertModel(HubertModel):
     def __init__(self, config: LogMelHubertConfig) -> None:
         super().__init__(config)
         self.feature_extractor = LogMelFrontEnd(config.mels)
+        if config.squeeze > 1:
+            self.upsampler = Upsampler(config.hidden_size, config.squeeze)
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -93,7 +114,13 @@ def hubert_config(g: Geometry) -> HubertConfig:
         conv = [g.conv_channels] * len(CONV_KERNELS)
         return HubertConfig(conv_dim=conv, conv_kernel=CONV_KERNELS, conv_stride=CONV_STRIDES, **common)
     return LogMelHubertConfig(
-        conv_dim=[g.feature_dim], conv_kernel=[RECEPTIVE_FIELD], conv_stride=[HOP], mels=g.mels, **common
+        # The size of the frames that are projected: of pairs where the layers are squeezed.
+        conv_dim=[g.squeeze * g.feature_dim],
+        conv_kernel=[RECEPTIVE_FIELD],
+        conv_stride=[HOP],
+        mels=g.mels,
+        squeeze=g.squeeze,
+        **common,
     )
 
 
@@ -129,7 +156,13 @@ def geometry_of(model: HubertModel, name: str = "model") -> Geometry:
         mels=getattr(config, "mels", 80),
         pos_conv_kernel=config.num_conv_pos_embeddings,
         pos_conv_groups=config.num_conv_pos_embedding_groups,
+        squeeze=squeeze_of(model),
     )
+
+
+def squeeze_of(model: HubertModel) -> int:
+    """The number of 20 ms frames that one frame of the layers represents."""
+    return getattr(model.config, "squeeze", 1)
 
 
 def normalises_waveform(model: HubertModel) -> bool:
@@ -155,8 +188,9 @@ def run_layers(
 
     `lengths` (B,) are the valid samples of each item; None means that nothing is padded, and the mask is None too.
     `time_mask` (B, T) bool replaces frames by the mask embedding. State 0 is the input of layer 1, state i the output
-    of layer i, state L comes after the final norm. `chance`, a CPU generator, draws LayerDrop. Works for any
-    Transformers HuBERT or wav2vec 2.0 encoder.
+    of layer i, state L comes after the final norm. In a squeezed model (layers at 25 Hz) states 0 to L-1 repeat each
+    frame of the layers, and state L comes from the upsampler. `chance`, a CPU generator, draws LayerDrop. Works for
+    any Transformers HuBERT or wav2vec 2.0 encoder.
     """
     depth = len(model.encoder.layers)
     top = depth if top_layer is None else top_layer
@@ -166,20 +200,27 @@ def run_layers(
         features = model.feature_extractor(wavs, lengths)
     else:
         features = model.feature_extractor(wavs)
-    x = model.feature_projection(features.transpose(1, 2))
+    features = features.transpose(1, 2)
+    squeeze, total = squeeze_of(model), features.shape[1]
+    frames = None if lengths is None else model._get_feat_extract_output_lengths(lengths).clamp(min=0)
+    if squeeze > 1:
+        features = stack_pairs(features, frames)
+        if time_mask is not None:  # a pair is masked if one of its frames is
+            time_mask = stack_pairs(time_mask.unsqueeze(-1)).any(-1)
+    x = model.feature_projection(features)
     if isinstance(x, tuple):  # wav2vec 2.0 also returns the features before the projection
         x = x[0]
     if time_mask is not None:
         x = torch.where(time_mask.unsqueeze(-1), model.masked_spec_embed.to(x.dtype), x)
 
     valid = attend = None
-    if lengths is not None:
-        frames = model._get_feat_extract_output_lengths(lengths).clamp(min=0)
+    if frames is not None:
+        valid = torch.arange(total, device=x.device) < frames[:, None]
         steps = torch.arange(x.shape[1], device=x.device)
-        valid = steps < frames[:, None]
-        x = x * valid.unsqueeze(-1)
+        inner = valid if squeeze == 1 else steps * squeeze < frames[:, None]  # valid frames of the layers
+        x = x * inner.unsqueeze(-1)
         # A row without any key gives NaN: an item without valid frames attends to its first frame.
-        attend = (valid | (steps == 0))[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+        attend = (inner | (steps == 0))[:, None, None, :].expand(-1, 1, x.shape[1], -1)
         if model.config._attn_implementation == "eager":  # adds a mask to the scores, SDPA takes a boolean one
             attend = torch.zeros_like(attend, dtype=x.dtype).masked_fill(~attend, torch.finfo(x.dtype).min)
 
@@ -199,8 +240,12 @@ def run_layers(
             out = layer(x, attention_mask=attend)
             x = out[0] if isinstance(out, tuple) else out
         states.append(x)
+    if squeeze > 1:
+        states = [repeat_frames(state, squeeze)[:, :total] for state in states]
+        if top == depth:
+            states[-1] = model.upsampler(x)[:, :total]
     if stable and top == depth:
-        states[-1] = encoder.layer_norm(x)
+        states[-1] = encoder.layer_norm(states[-1])
     return states, valid
 
 

@@ -42,6 +42,21 @@ def _mel_matrix(mels: int, low_hz: float = 20.0, high_hz: float = SAMPLE_RATE / 
     return torch.from_numpy(np.minimum(rising, falling).clip(min=0).astype(np.float32))
 
 
+def stack_pairs(x: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Frames side by side in pairs: (B, F, D) -> (B, ceil(F / 2), 2 D).
+
+    `valid` (B,): valid frames of each item; None: all frames. If their number is odd, the last one is repeated, so that
+    no pair contains padding.
+    """
+    first = x[:, 0::2]
+    # Always one repeated frame, then cut: tracing would freeze a branch on the length.
+    second = torch.cat([x[:, 1::2], x[:, -1:]], dim=1)[:, : first.shape[1]]
+    if valid is not None:
+        index = 2 * torch.arange(second.shape[1], device=x.device) + 1
+        second = torch.where((index < valid[:, None]).unsqueeze(-1), second, first)
+    return torch.cat([first, second], dim=-1)
+
+
 class LogMelFrontEnd(nn.Module):
     """Log-mel frames of a waveform, two 10 ms frames stacked: (B, N) samples -> (B, 2 * mels, T) at 50 Hz.
 
@@ -81,14 +96,10 @@ class LogMelFrontEnd(nn.Module):
         # Energies span ten orders of magnitude, too many for half precision.
         with torch.autocast(wavs.device.type, enabled=False):
             x = (self.log_mel(wavs.float()) - self.mean) / self.std
-        first = x[:, 0::2]
-        # Always one repeated frame, then cut: tracing would freeze a branch on the length.
-        second = torch.cat([x[:, 1::2], x[:, -1:]], dim=1)[:, : first.shape[1]]
+        valid = None
         if lengths is not None:
             valid = (lengths - RECEPTIVE_FIELD).div(SHORT_HOP, rounding_mode="floor") + 1
-            index = 2 * torch.arange(second.shape[1], device=x.device) + 1
-            second = torch.where((index < valid[:, None]).unsqueeze(-1), second, first)
-        return torch.cat([first, second], dim=-1).transpose(1, 2)
+        return stack_pairs(x, valid).transpose(1, 2)
 
     @torch.no_grad()
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:

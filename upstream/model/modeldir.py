@@ -64,7 +64,10 @@ def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
             do_normalize=config.do_normalize,
             return_attention_mask=True,
         ).save_pretrained(folder)
-        write_json(folder / "config.json", json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if written.get("squeeze") == 1:  # the default; older directories do not have the key
+            del written["squeeze"]
+        write_json(folder / "config.json", written)
         write_text(folder / "README.md", _readme(model, card))
     return path
 
@@ -140,6 +143,10 @@ def _check_shapes(path: Path, config: dict[str, Any]) -> None:
         held["num_hidden_layers"] = len(layers)
     if conv_shapes:
         held |= {"conv_dim": [s[0] for s in conv_shapes], "conv_kernel": [s[2] for s in conv_shapes]}
+    if config.get("squeeze", 1) != 1 or any("upsampler." in name for name in shapes):
+        sizes = [s for name, s in shapes.items() if name.endswith("upsampler.projection.weight") and len(s) == 2]
+        held["squeeze"] = sizes[0][0] // sizes[0][1] if sizes else 1
+        config = {"squeeze": 1, **config}
     for key, size in held.items():
         stated = config.get(key, size)
         if stated != size or isinstance(stated, bool):

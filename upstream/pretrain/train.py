@@ -190,7 +190,7 @@ def pretrain(
     elif train.units != infos:
         raise UnitsError(f"{data_dir}: train and dev have units of different origin; make them together")
     facts = {
-        "geometry": asdict(geometry),
+        "geometry": geometry.facts(),
         "config": {name: value for name, value in asdict(config).items() if name not in MACHINERY},
         "init": {"kind": init.kind, "source_sha256": model_sha256(init.source) if init.source else None},
         "units": [{"name": s.name, "weight": s.weight, **infos[s.name]} for s in sets],
@@ -240,7 +240,7 @@ def pretrain(
         raise TrainingError(f"{out_dir}: no validation had a finite loss, so there are no best weights; lower lr")
     module.encoder.load_state_dict(best["encoder"])
     facts_of_run = {
-        "geometry": asdict(geometry),
+        "geometry": geometry.facts(),
         "front_end": geometry.front_end,
         "units": infos[sets[0].name] if sets else None,
         "label_sets": facts["units"] if len(sets) > 1 else None,

@@ -19,11 +19,13 @@ SECONDS = (0.05, 0.33, 1.0, 2.5)
 TOLERATED = 5  # frames that S3PRL's interfaces allow between a length and its features
 
 
-@pytest.fixture(scope="module", params=["waveform", "logmel"])
+@pytest.fixture(scope="module", params=["waveform", "logmel", "squeezed"])
 def model_dir(request, tmp_path_factory) -> Path:
     torch.manual_seed(1)
     shape = dict(conv_channels=8, pos_conv_kernel=8, pos_conv_groups=4)
-    model = build_encoder(Geometry("tiny", 3, 16, 2, 32, request.param, **shape))
+    front_end = "waveform" if request.param == "waveform" else "logmel"
+    squeeze = 2 if request.param == "squeezed" else 1
+    model = build_encoder(Geometry("tiny", 3, 16, 2, 32, front_end, squeeze=squeeze, **shape))
     return save_model(model, tmp_path_factory.mktemp("s3prl") / request.param, {"name": request.param})
 
 

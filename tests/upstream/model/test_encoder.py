@@ -17,11 +17,13 @@ from upstream.model.family import FAMILY, geometry
 NARROW = geometry("mini_hst", front_end="waveform", conv_channels=16)
 
 
-@pytest.fixture(scope="module", params=["waveform", "logmel"])
+SHAPES = {"waveform": NARROW, "logmel": geometry("mini_hst"), "squeezed": geometry("mini_hst", squeeze=2)}
+
+
+@pytest.fixture(scope="module", params=list(SHAPES))
 def model(request):
     torch.manual_seed(0)
-    g = NARROW if request.param == "waveform" else geometry("mini_hst")
-    return build_encoder(g).eval()
+    return build_encoder(SHAPES[request.param]).eval()
 
 
 def wav(samples, seed=0):
@@ -215,7 +217,57 @@ def test_other_input_than_a_list_of_waveforms_is_refused(model):
         encode(model, [torch.zeros(8000).numpy()])
 
 
-@pytest.mark.parametrize("name", ["mini_hl", "mini_hst", "open_hl"])
+@torch.no_grad()
+def test_squeezed_states_have_every_frame_for_every_length():
+    shape = geometry("mini_hst", layers=1, width=16, heads=1, ffn=16, pos_conv_kernel=8, squeeze=2)
+    model = build_encoder(shape).eval()
+    for samples in range(400, 4001, 7):
+        states = run_layers(model, wav(samples)[None])[0]
+        assert {state.shape[1] for state in states} == {frame_count(samples)}, samples
+
+
+@torch.no_grad()
+def test_items_of_every_length_do_not_depend_on_their_batch_in_a_squeezed_model():
+    """Lengths around the borders of frames and of pairs; noise in the padding."""
+    torch.manual_seed(0)
+    model = build_encoder(SHAPES["squeezed"]).eval()
+    for start in (400, 3601):
+        items = [wav(n, n) for edge in range(start, start + 960, 160) for n in (edge - 1, edge) if n >= 400]
+        padded, lengths = collate(model, [*items, wav(6000)])
+        noisy = torch.randn(padded.shape)
+        for row, length, item in zip(noisy, lengths, padded, strict=True):
+            row[:length] = item[:length]
+        states, valid = run_layers(model, noisy, lengths)
+        for i, item in enumerate(items):
+            frames = frame_count(len(item))
+            assert int(valid[i].sum()) == frames
+            for state, alone in zip(states, encode(model, [item]).hidden_states, strict=True):
+                torch.testing.assert_close(state[i, :frames], alone[0], atol=5e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_squeezed_layers_run_at_25_hz_and_only_the_top_state_differs_within_a_pair():
+    torch.manual_seed(0)
+    model = build_encoder(SHAPES["squeezed"]).eval()
+    seen = []
+    handle = model.encoder.layers[0].register_forward_hook(lambda module, args, output: seen.append(args[0].shape[1]))
+    states = encode(model, [wav(16000 + 320)]).hidden_states
+    handle.remove()
+    assert states[0].shape[1] == 50 and seen == [25]
+    for state in states[:-1]:
+        assert torch.equal(state[:, 0::2], state[:, 1::2])
+    assert not torch.allclose(states[-1][:, 0::2], states[-1][:, 1::2], atol=1e-3)
+    # The samples of a pair decide its frames, and no sample before or after it: without attention and positions.
+    mask = torch.zeros(1, 50, dtype=torch.bool)
+    mask[0, 7] = True
+    masked = run_layers(model, wav(16000 + 320)[None], time_mask=mask)[0]
+    model.masked_spec_embed.fill_(9.0)
+    other = run_layers(model, wav(16000 + 320)[None], time_mask=mask)[0]
+    changed = (masked[0] - other[0]).abs().amax((0, 2))
+    assert changed[6] > 1 and changed[7] > 1
+
+
+@pytest.mark.parametrize("name", ["mini_hl", "mini_hst", "open_hl", "hst_tiny"])
 def test_geometry_of_a_built_model_is_the_geometry_that_it_was_built_from(name):
     assert geometry_of(build_encoder(FAMILY[name]), name) == FAMILY[name]
 

@@ -28,7 +28,7 @@ def test_macs_equal_those_counted_on_the_built_module():
 
     from upstream.model.encoder import run_layers
 
-    for name in ("hst", "hst_narrow", "open_hst", "open_hst_narrow"):
+    for name in ("hst", "hst_narrow", "hst_fast", "hst_tiny", "open_hst", "open_hst_narrow"):
         g = FAMILY[name]
         model = build_encoder(g).eval()
         counter = FlopCounterMode(display=False)
@@ -43,6 +43,14 @@ def test_waveform_encoder_costs_what_the_design_measured():
     with_conv = macs_per_second(FAMILY["hst"])
     without = macs_per_second(geometry("hst", front_end="logmel"))
     assert (with_conv - without) / 1e9 == pytest.approx(2.45, abs=0.05)
+
+
+def test_squeezed_members_are_smaller_and_faster():
+    fast, tiny, plain = (geometry(name) for name in ("hst_fast", "hst_tiny", "hst_logmel"))
+    assert (fast.layers, fast.width, fast.squeeze) == (4, 512, 2)
+    assert macs_per_second(fast) < 0.5 * macs_per_second(plain)
+    assert 1.9e6 < parameters(tiny) < 2.2e6
+    assert "squeeze" not in plain.facts() and fast.facts()["squeeze"] == 2
 
 
 def test_front_ends_differ_in_nothing_else():
@@ -61,6 +69,8 @@ def test_front_ends_differ_in_nothing_else():
         ({"heads": 5}, "5 heads"),
         ({"pos_conv_groups": 7}, "7 groups"),
         ({"layers": 0}, "layers"),
+        ({"squeeze": 3}, "squeeze 3"),
+        ({"front_end": "waveform", "squeeze": 2}, "squeeze 2"),
     ],
 )
 def test_impossible_geometries_are_refused(changes, message):

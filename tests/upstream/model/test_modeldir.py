@@ -14,14 +14,15 @@ FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "README
 G = {
     "waveform": geometry("mini_hst", front_end="waveform", conv_channels=16),
     "logmel": geometry("mini_hst"),
+    "squeezed": geometry("mini_hst", squeeze=2),
 }
 
 
-@pytest.fixture(params=["waveform", "logmel"])
+@pytest.fixture(params=list(G))
 def saved(request, tmp_path):
     torch.manual_seed(0)
     model = build_encoder(G[request.param]).eval()
-    if request.param == "logmel":
+    if request.param != "waveform":
         model.feature_extractor.set_statistics(torch.linspace(-3, 1, 80), torch.linspace(1, 2, 80))
     card = {"name": "نموذج HST", "iteration": 3}
     return model, save_model(model, tmp_path / "my model", card)
@@ -160,6 +161,20 @@ def test_other_wrong_values_of_a_configuration_are_refused(saved, key, value):
         key = "hidden_act"
     edited(path, **{key: value})
     with pytest.raises(UpstreamError, match="my model"):
+        load_model(path)
+
+
+def test_a_wrong_squeeze_is_refused_and_an_unsqueezed_config_has_no_such_key(saved):
+    model, path = saved
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    assert config.get("squeeze") == (2 if getattr(model.config, "squeeze", 1) == 2 else None)
+    if model.config.model_type == "hubert":
+        return
+    edited(path, squeeze=10**9)
+    with pytest.raises(UpstreamError, match="squeeze"):
+        load_model(path)
+    edited(path, squeeze=1 if "squeeze" in config else 2)
+    with pytest.raises(UpstreamError, match="squeeze"):
         load_model(path)
 
 
