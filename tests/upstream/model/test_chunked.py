@@ -101,6 +101,7 @@ def test_short_and_empty_audio_has_no_frames():
         encode_long(tiny(), wave(4000), layers=(3,))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak memory from /proc/self/status")
 def test_a_quarter_of_an_hour_takes_the_memory_of_a_window():
     """Its samples alone are 58 MB; in one pass the spectra of the front end would be 185 MB."""

@@ -257,7 +257,16 @@ def test_squeezed_layers_run_at_25_hz_and_only_the_top_state_differs_within_a_pa
     for state in states[:-1]:
         assert torch.equal(state[:, 0::2], state[:, 1::2])
     assert not torch.allclose(states[-1][:, 0::2], states[-1][:, 1::2], atol=1e-3)
-    # The samples of a pair decide its frames, and no sample before or after it: without attention and positions.
+    with torch.no_grad():  # without a learned difference the upsampler repeats each frame of the layers
+        model.upsampler.projection.weight.zero_()
+    top = encode(model, [wav(16000 + 320)]).hidden_states[-1]
+    assert torch.equal(top[:, 0::2], top[:, 1::2]) and (top[:, 1:-1:2] - top[:, 2::2]).abs().amax(-1).min() > 1e-3
+
+
+@torch.no_grad()
+def test_a_masked_frame_masks_its_whole_pair():
+    torch.manual_seed(0)
+    model = build_encoder(SHAPES["squeezed"]).eval()
     mask = torch.zeros(1, 50, dtype=torch.bool)
     mask[0, 7] = True
     masked = run_layers(model, wav(16000 + 320)[None], time_mask=mask)[0]
