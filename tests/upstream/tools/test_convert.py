@@ -354,7 +354,7 @@ def test_tensors_and_archives_larger_than_their_file_are_refused(tmp_path):
 
 def test_broken_files_and_other_networks_are_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
-    with pytest.raises(UpstreamError, match=r"linear.pt.*conv_layers.0.*bias, weight"):
+    with pytest.raises(UpstreamError, match=r"conv_layers.0.*(bias|weight), (bias|weight)"):
         import_model(tmp_path / "linear.pt", tmp_path / "m", read=unpickle)
     (tmp_path / "text.pt").write_text("مرحبا")
     data = (tmp_path / "linear.pt").read_bytes()
