@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from bench.common import alternate, hardware, medians, print_table
-from upstream.model.convolution import convolve_frames
 from upstream.model.encoder import build_encoder
 from upstream.model.family import geometry
+from upstream.model.fast import convolve_frames
 
 
 def step(extractor: nn.Module, wavs: torch.Tensor, bf16: bool) -> Callable[[], None]:

@@ -59,25 +59,25 @@ def resolve(name: str, models_dir: Path) -> Upstream:
         if not (path / file).is_file():
             what = f"{path} has no {file}" if path.is_dir() else f"no model directory {path}"
             raise UpstreamMissing(f"{label}: {what}; {_how(label, given)}")
-    from upstream.harness.other_encoders import FOREIGN
+    from upstream.harness.other_encoders import OTHER_ENCODERS
 
-    entry = FOREIGN_ENTRY if read_json(path / "config.json").get("model_type") in FOREIGN else ENTRY
+    entry = FOREIGN_ENTRY if read_json(path / "config.json").get("model_type") in OTHER_ENCODERS else ENTRY
     return Upstream(label, entry, path, _model_key(path), batched=True)
 
 
 def _published(label: str) -> Path | Upstream | None:
     """A row of the table of baselines: its folder, or S3PRL's own entry where S3PRL is to fetch it; else None."""
-    from upstream.harness.baselines import at_hand, locate, table
+    from upstream.harness.baselines import BaselineError, local_folder, locate, table
 
     row = table().get(label)
     if row is None:
         return None
-    if row.s3prl is not None and at_hand(row) is None:
+    if row.s3prl is not None and local_folder(row) is None:
         key = sha256_json({"entry": row.s3prl, "s3prl": metadata.version("s3prl")})
         return Upstream(label, label, None, key, batched=False)
     try:
         return locate(row)
-    except FileNotFoundError as error:
+    except BaselineError as error:
         raise UpstreamMissing(str(error)) from error
 
 

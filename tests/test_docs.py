@@ -132,9 +132,9 @@ def test_every_interface_takes_at_most_five_lines():
 
 @pytest.mark.parametrize("words", [w for w in commands() if w[:3] == ["python", "-m", "upstream"]])
 def test_upstream_commands_are_understood(words):
-    from upstream.__main__ import _parser
+    from upstream.__main__ import parser
 
-    parsed, unknown = _parser().parse_known_args(words[3:])
+    parsed, unknown = parser().parse_known_args(words[3:])
     assert parsed.command == words[3] and not unknown
 
 

@@ -1,32 +1,56 @@
-"""How a representation is made: family, encoder, units, pre-training, model directories, and the doors to
-them.
+"""Train, store, load and export speech encoders: units, pre-training, model directories, and interfaces.
+
+The public functions below import torch and transformers at their first use only.
 """
 
 from __future__ import annotations
 
-DOORS = ("s3prl", "transformers")
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from upstream.model.chunked import encode_long
+    from upstream.model.encoder import encode
+    from upstream.model.fast import accelerate
+    from upstream.model.modeldir import load_model
+
+__all__ = ["accelerate", "encode", "encode_long", "load_model", "register"]
+
+INTERFACES = ("s3prl", "transformers")
+_HOMES = {
+    "accelerate": "upstream.model.fast",
+    "encode": "upstream.model.encoder",
+    "encode_long": "upstream.model.chunked",
+    "load_model": "upstream.model.modeldir",
+}
 
 
-def register(*doors: str) -> list[str]:
-    """Make our models known to other libraries; returns the doors that are open now.
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module `upstream` has no attribute `{name}`")
+    return getattr(import_module(_HOMES[name]), name)
 
-    `s3prl` puts the names of `upstream/harness/hubconf.py` and of `upstream/baselines.yaml` on `s3prl.hub` (S3PRL
-    and ESPnet look them up there); `transformers` puts the log-mel configuration and model on the auto classes.
-    Without arguments both are opened, S3PRL only where it is installed (importing it takes seconds). Calling it again
-    changes nothing. Every new process needs its own call: names registered in a parent do not reach spawned workers.
-    Raises ValueError for an unknown door and ImportError when a door that was asked for has no library.
+
+def register(*interfaces: str) -> list[str]:
+    """Register our models with other libraries; returns the interfaces that are registered now.
+
+    `s3prl` puts the names of `upstream/harness/hubconf.py` and of `upstream/harness/baselines.yaml` on `s3prl.hub`
+    (S3PRL and ESPnet look them up there); `transformers` puts the log-mel configuration and model on the auto classes.
+    Without arguments both are registered, S3PRL only where it is installed (importing it takes seconds). A second call
+    changes nothing. Every new process needs its own call: spawned workers do not inherit the names of their parent.
+    Raises ValueError for an unknown interface and ImportError if the library of a named one is missing.
     """
     from importlib.util import find_spec
 
-    for door in doors:
-        if door not in DOORS:
-            raise ValueError(f"register: door `{door}` is unknown; choose from {', '.join(DOORS)}")
-    wanted = doors or tuple(door for door in DOORS if find_spec(door) is not None)
+    for interface in interfaces:
+        if interface not in INTERFACES:
+            raise ValueError(f"register: interface `{interface}` is unknown; choose from {', '.join(INTERFACES)}")
+    wanted = interfaces or tuple(interface for interface in INTERFACES if find_spec(interface) is not None)
     if "transformers" in wanted:
         _register_transformers()
     if "s3prl" in wanted:
         _register_s3prl()
-    return [door for door in DOORS if door in wanted]
+    return [interface for interface in INTERFACES if interface in wanted]
 
 
 def _register_transformers() -> None:

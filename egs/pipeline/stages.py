@@ -154,7 +154,7 @@ def _needs(recipe: Recipe, key: str) -> tuple[Place, ...]:
 def _model_stage(key: str, title: str, number: int | None = None) -> Stage:
     def settings(job: Job) -> Any:
         run = job.recipe.pretrain[key]
-        geometry = dataclasses.asdict(job.recipe.family[run.geometry])
+        geometry = job.recipe.family[run.geometry].facts()
         own = {"geometry": geometry, "init": dataclasses.asdict(run.init), "train": dataclasses.asdict(run.train)}
         # As a list: the order says which set is the main one, and digests sort the keys of mappings.
         own |= {"units": list(run.units.items())}
@@ -230,7 +230,7 @@ def _save_random(job: Job) -> None:
         "name": RANDOM,
         "recipe": recipe.name,
         "iteration": 0,
-        "geometry": dataclasses.asdict(geometry),
+        "geometry": geometry.facts(),
         "front_end": geometry.front_end,
         "init": {"kind": "random", "seed": seed},
     }

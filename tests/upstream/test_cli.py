@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel
 
-from upstream.__main__ import _label_set, main
+from upstream.__main__ import label_set, main
 from upstream.config import InitConfig, RegressionConfig
 from upstream.model.encoder import build_encoder
 from upstream.model.family import geometry, macs_per_second, parameters
@@ -21,7 +21,7 @@ CARD = {
 }  # fmt: skip
 
 
-def test_info_prints_what_the_directory_holds(tmp_path, capsys):
+def test_info_prints_the_facts_of_a_directory(tmp_path, capsys):
     torch.manual_seed(0)
     save_model(build_encoder(geometry("mini_hst")), tmp_path / "m", CARD)
     assert main(["info", "--json", str(tmp_path / "m")]) == 0
@@ -38,7 +38,7 @@ def test_info_prints_what_the_directory_holds(tmp_path, capsys):
     assert lines["start"].startswith("first_n, from hl_it2, 5e5e")
 
 
-def test_info_of_a_directory_without_a_card_says_what_its_weights_show(tmp_path, capsys):
+def test_info_of_a_directory_without_a_card_prints_the_facts_of_its_weights(tmp_path, capsys):
     torch.manual_seed(0)
     model = HubertModel(
         HubertConfig(
@@ -60,19 +60,19 @@ PRETRAIN = ["pretrain", "--data", "d", "--units", "u", "--out", "o", "--geometry
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["units", "--data", "d", "--out", "o", "kk=3"], "unknown key `kk`; the nearest known one is `k`"),
-        (["units", "--data", "d", "--out", "o", "k"], "write settings as key=value"),
-        (["pretrain", "--data", "d", "--units", "u", "--out", "o", "--geometry", "hst", "steps=0"], "at least 1"),
+        (["units", "--data", "d", "--out", "o", "kk=3"], "`kk`; the nearest known one is `k`"),
+        (["units", "--data", "d", "--out", "o", "k"], "`k`: write settings as key=value"),
+        (["pretrain", "--data", "d", "--units", "u", "--out", "o", "--geometry", "hst", "steps=0"], "`steps`"),
         (["info", "nowhere"], "no such model directory"),
         (["lineage", "nowhere"], "no such model directory"),
-        (["pretrain", "--data", "d", "--out", "o", "--geometry", "hst"], "name --units or --teacher"),
+        (["pretrain", "--data", "d", "--out", "o", "--geometry", "hst"], "--units or --teacher"),
         (["pretrain", "--data", "d", "--out", "o", "--geometry", "hst", "--teacher", "t"], "--teacher-layers"),
-        ([*PRETRAIN, "--teacher-layers", "1"], "--teacher-layers: name the teacher"),
-        ([*PRETRAIN, "--teacher-normalise"], "--teacher-normalise: name the teacher"),
-        ([*PRETRAIN, "--init-layers", "first_n"], "--init-layers: of --init project alone, not of --init random"),
-        ([*PRETRAIN, "--init", "model", "--init-source", "m", "--init-minutes", "0"], "--init-minutes: of --init proj"),
-        ([*PRETRAIN, "--init", "project", "--init-source", "m", "--init-minutes", "-1"], "must not be negative"),
-        (["pretrain", "--data", "d", "--units", "u:0", "--out", "o", "--geometry", "hst"], "weight 0.0 must be"),
+        ([*PRETRAIN, "--teacher-layers", "1"], "--teacher-layers"),
+        ([*PRETRAIN, "--teacher-normalise"], "--teacher-normalise"),
+        ([*PRETRAIN, "--init-layers", "first_n"], "--init-layers"),
+        ([*PRETRAIN, "--init", "model", "--init-source", "m", "--init-minutes", "0"], "--init-minutes"),
+        ([*PRETRAIN, "--init", "project", "--init-source", "m", "--init-minutes", "-1"], "`init.minutes`"),
+        (["pretrain", "--data", "d", "--units", "u:0", "--out", "o", "--geometry", "hst"], "weight 0.0"),
     ],
 )
 def test_errors_are_one_line_with_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_errors_are_one_line_with_exit_code_2(arguments, message, capsys, tmp_pa
     assert message in error and len(error.strip().splitlines()) == 1
 
 
-def test_pretrain_hands_on_what_its_options_say(monkeypatch, capsys):
+def test_pretrain_receives_its_options(monkeypatch, capsys):
     import upstream.pretrain.train
 
     asked = {}
@@ -101,10 +101,10 @@ def test_pretrain_hands_on_what_its_options_say(monkeypatch, capsys):
 
 
 def test_label_sets_have_a_name_a_folder_and_a_weight():
-    assert _label_set("exp/my/units") == LabelSet("units", Path("exp/my/units"))
-    assert _label_set("low=exp/l-1:0.5") == LabelSet("low", Path("exp/l-1"), 0.5)
-    assert _label_set("exp/l-1").name == "l_1", "a name of columns"
-    assert _label_set("x=d:/units").folder == Path("d:/units")
+    assert label_set("exp/my/units") == LabelSet("units", Path("exp/my/units"))
+    assert label_set("low=exp/l-1:0.5") == LabelSet("low", Path("exp/l-1"), 0.5)
+    assert label_set("exp/l-1").name == "l_1", "the name must be valid in a column name"
+    assert label_set("x=d:/units").folder == Path("d:/units")
 
 
 def test_help_wrong_options_and_the_table_of_baselines_load_no_heavy_library():
@@ -128,8 +128,8 @@ def test_imports_without_s3prl_espnet_and_torchaudio():
     code = (
         "import sys\n"
         "for name in ('s3prl', 'espnet', 'espnet2', 'torchaudio'): sys.modules[name] = None\n"
-        "import upstream.pretrain.train, upstream.units.label, upstream.model.modeldir, upstream.tools.cost\n"
-        "import upstream.__main__, upstream.tools.cka, upstream.model.describe, upstream.tools.convert\n"
+        "import upstream.pretrain.train, upstream.units.make, upstream.model.modeldir, upstream.tools.cost\n"
+        "import upstream.__main__, upstream.tools.cka, upstream.model.card, upstream.tools.convert\n"
         "import upstream.model.onnx, upstream.tools.push\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

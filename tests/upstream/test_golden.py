@@ -1,8 +1,8 @@
-"""Stored hidden states of a fixed tiny network: every door must give them, whatever is done to the code.
+"""Stored hidden states of a fixed tiny network, which every interface must reproduce.
 
-`python tests/upstream/test_upstream_golden.py` writes them anew, for the day on which the network itself has to change.
-Weights and audio come from NumPy's legacy generator, whose stream never changes; the states are those of one CPU, and
-TOLERANCE is the largest difference allowed (values lie between -4 and 4).
+`python tests/upstream/test_golden.py` writes them again, for a change of the network itself. Weights and audio come
+from NumPy's legacy generator, whose stream never changes. The states are those of one CPU. TOLERANCE is the largest
+allowed difference; values lie between -4 and 4.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def audio() -> list[torch.Tensor]:
 
 
 def padded() -> tuple[torch.Tensor, torch.Tensor]:
-    """The clips as one batch, with noise where nothing is valid."""
+    """The clips as one batch, with noise in the padding."""
     wavs = audio()
     batch = torch.randn(len(wavs), max(LENGTHS), generator=torch.Generator().manual_seed(1))
     for row, wav in zip(batch, wavs, strict=True):
@@ -62,7 +62,7 @@ def golden(model_dir) -> list[torch.Tensor]:
 
 
 def check(found, expected: torch.Tensor) -> None:
-    """`found`: one (T', D) tensor per state, T' at least as long as what is stored."""
+    """`found`: one (T', D) tensor per state, T' at least as long as the stored state."""
     assert len(found) == len(expected)
     for theirs, ours in zip(found, expected, strict=True):
         torch.testing.assert_close(torch.as_tensor(theirs)[: len(ours)], ours, atol=TOLERANCE, rtol=0)
@@ -99,7 +99,7 @@ def test_golden_states_through_espnet(model_dir, golden):
     frontend = S3prlFrontend(fs=16000, frontend_conf=conf, multilayer_feature=True).eval()
     features, _ = frontend(*padded())
     for i, expected in enumerate(golden):
-        check([features[i]], expected.mean(0)[None])  # layer weights that nobody trained are equal
+        check([features[i]], expected.mean(0)[None])  # untrained layer weights are equal
     top, _ = S3prlFrontend(fs=16000, frontend_conf=conf).eval()(*padded())
     for i, expected in enumerate(golden):
         check([top[i]], expected[-1:])

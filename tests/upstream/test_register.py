@@ -1,4 +1,4 @@
-"""`upstream.register()`: explicit, idempotent, lazy, and needed again in every new process."""
+"""`upstream.register()` is explicit, idempotent and lazy; every new process needs its own call."""
 
 from __future__ import annotations
 
@@ -25,9 +25,21 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_unknown_door_is_named():
-    with pytest.raises(ValueError, match="door `espnet` is unknown; choose from s3prl, transformers"):
+def test_unknown_interface_is_named():
+    with pytest.raises(ValueError, match="`espnet`.*s3prl, transformers"):
         upstream.register("espnet")
+
+
+def test_public_functions_are_imported_at_their_first_use():
+    out = run("""
+        import sys, upstream
+        before = "torch" in sys.modules
+        functions = [getattr(upstream, name).__name__ for name in upstream.__all__]
+        print(before, functions == upstream.__all__)
+    """)
+    assert out.strip() == "False True"
+    with pytest.raises(AttributeError, match="encode_all"):
+        upstream.encode_all  # noqa: B018
 
 
 def test_importing_the_package_imports_nothing_heavy():

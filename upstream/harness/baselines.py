@@ -1,7 +1,7 @@
-"""Published encoders on equal terms: one table, and the way from a name in it to weights on this machine.
+"""Find or fetch the published encoders of `baselines.yaml`, and register them on S3PRL's hub.
 
-A baseline is looked for in the folder that is given, then in `$HARNESS_BASELINES/<name>`, then among what was fetched
-before, and fetched last: by S3PRL where S3PRL has an entry of its own, else from its repository, safetensors only.
+A baseline is read from the given folder, else from `$HARNESS_BASELINES/<name>`, else from the cache of earlier
+downloads. Otherwise it is fetched: by S3PRL if it has an entry of its own, else from its repository, safetensors only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 from corpora.files import read_json, sha256_file, write_json
 from corpora.schema import nearest, record
-from upstream.harness.locate import cache_folder, is_url
+from upstream.errors import UpstreamError
+from upstream.harness.locate import cache_folder, is_url, refuse
 
 TABLE = Path(__file__).with_suffix(".yaml")
 VARIABLE = "HARNESS_BASELINES"
@@ -24,8 +25,8 @@ _FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 _MARK = "fetched.json"
 
 
-class BaselineError(FileNotFoundError):
-    """A baseline that cannot be had; the message says why and how to add it, in one line."""
+class BaselineError(UpstreamError):
+    """A baseline that is not available; the message says why, and how to add it, in one line."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Baseline:
         return f"{_endpoint()}/{self.source}"
 
     @property
-    def how(self) -> str:
-        """How to have it without the network."""
+    def how_to_add(self) -> str:
+        """How to add it without network access."""
         return (
             f"on a machine with network fetch {', '.join(_FILES)} of {self.url} and put the folder at "
             f"${VARIABLE}/{self.name}, or give its path"
@@ -62,7 +63,7 @@ def _endpoint() -> str:
 
 @cache
 def table() -> dict[str, Baseline]:
-    """Name -> baseline, in the order of the file. Raises RecordError for a row that is wrong."""
+    """The baselines by name, in the order of the file. Raises ValueError for a wrong row."""
     import yaml
 
     rows = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
@@ -70,15 +71,15 @@ def table() -> dict[str, Baseline]:
 
 
 def baseline(name: str) -> Baseline:
-    """The row of that name. Raises BaselineError naming the nearest."""
+    """The row of that name. Raises BaselineError with the nearest known name."""
     rows = table()
     if name not in rows:
         raise BaselineError(f"no baseline named `{name}`{nearest(name, rows)} (all: python -m upstream baselines)")
     return rows[name]
 
 
-def at_hand(row: Baseline) -> Path | None:
-    """Its folder on this machine, where there is one: under $HARNESS_BASELINES, or fetched before."""
+def local_folder(row: Baseline) -> Path | None:
+    """The baseline's folder on this machine, if any: under $HARNESS_BASELINES, or downloaded earlier."""
     root = os.environ.get(VARIABLE)
     if root and (Path(root) / row.name / "config.json").is_file():
         return Path(root) / row.name
@@ -92,10 +93,10 @@ def _is_complete(folder: Path, row: Baseline) -> bool:
 
 
 def fetch(row: Baseline) -> Path:
-    """Fetch a baseline from its repository, once however many processes ask, and check it; returns its folder.
+    """Fetch a baseline from its repository, once even if several processes ask, and check it; returns its folder.
 
-    What was interrupted goes on where it was; the folder counts only when its mark is written, which is last. Raises
-    BaselineError without network, where the repository holds no safetensors, and for a sum that differs.
+    An interrupted download resumes. The last file written marks the folder as complete. Raises BaselineError without
+    network, for a repository without safetensors, and for a wrong SHA-256.
     """
     from corpora.files import locked
 
@@ -107,9 +108,11 @@ def fetch(row: Baseline) -> Path:
             revision, stated = _download(row, folder)
         except BaselineError:
             raise
-        except Exception as error:  # the hub's errors and those of its HTTP client have no base in common
+        except Exception as error:  # the errors of the hub and of its HTTP client have no common base class
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise BaselineError(f"{row.name}: cannot be fetched from {row.url} ({reason[:160]}); {row.how}") from error
+            raise BaselineError(
+                f"{row.name}: cannot be fetched from {row.url} ({reason[:160]}); {row.how_to_add}"
+            ) from error
         expected = row.sha256 or stated
         found = sha256_file(folder / "model.safetensors")
         if expected is not None and found != expected:
@@ -123,7 +126,7 @@ def fetch(row: Baseline) -> Path:
 
 
 def _download(row: Baseline, folder: Path) -> tuple[str, str | None]:
-    """Files into `folder`; the commit that they are of, and the SHA-256 that the hub states for the weights."""
+    """Fetch the files into `folder`; returns their commit, and the SHA-256 that the hub states for the weights."""
     from huggingface_hub import HfApi, snapshot_download
 
     info = HfApi(endpoint=_endpoint()).model_info(row.source, revision=row.revision, files_metadata=True)
@@ -145,30 +148,32 @@ def _download(row: Baseline, folder: Path) -> tuple[str, str | None]:
 
 
 def locate(row: Baseline, given: str | Path | None = None) -> Path:
-    """The folder of a baseline: the one that was given, one at hand, or fetched now. Raises BaselineError."""
+    """The folder of a baseline: the given one, a local one, or fetched now. Raises BaselineError."""
     if given is not None:
         if is_url(given) or not (Path(given) / "config.json").is_file():
-            raise BaselineError(f"{row.name}: {given} is no folder with config.json and model.safetensors; {row.how}")
+            raise BaselineError(
+                f"{row.name}: {given} is no folder with config.json and model.safetensors; {row.how_to_add}"
+            )
         return Path(given)
-    return at_hand(row) or fetch(row)
+    return local_folder(row) or fetch(row)
 
 
 def entries(hub: ModuleType) -> dict[str, Callable[..., Any]]:
-    """What `s3prl.hub` is to know: an entry for every row, and `harness_transformers` for any folder of these kinds."""
+    """Entries for `s3prl.hub`: one for every row, and `harness_transformers` for any folder of these model types."""
 
     def harness_transformers(ckpt: str | None = None, refresh: bool = False, **options: Any) -> Any:
         """A model directory in Transformers form: HuBERT, wav2vec 2.0, WavLM, w2v-BERT 2.0 or Whisper."""
         from upstream.harness.other_encoders import expert_of
 
-        _refuse("harness_transformers", options)
+        refuse("harness_transformers", options)
         if ckpt is None:
-            raise ValueError("harness_transformers needs a model directory: path_or_url=DIR")
+            raise UpstreamError("harness_transformers needs a model directory: path_or_url=DIR")
         return expert_of(ckpt)
 
     found: dict[str, Callable[..., Any]] = {"harness_transformers": harness_transformers}
     for row in table().values():
         theirs = None if row.s3prl is None else getattr(hub, row.s3prl)
-        # Registered a second time, S3PRL's own entry is behind ours already.
+        # On a second registration the hub holds our entry, which keeps S3PRL's own.
         found[row.name] = _entry(row, getattr(theirs, "of_s3prl", theirs))
     return found
 
@@ -177,9 +182,9 @@ def _entry(row: Baseline, of_s3prl: Callable[..., Any] | None) -> Callable[..., 
     def load(ckpt: str | None = None, refresh: bool = False, **options: Any) -> Any:
         from upstream.harness.other_encoders import expert_of
 
-        if of_s3prl is not None and ckpt is None and at_hand(row) is None:
+        if of_s3prl is not None and ckpt is None and local_folder(row) is None:
             return _of_s3prl(row, of_s3prl, refresh, options)
-        _refuse(row.name, options)
+        refuse(row.name, options)
         return expert_of(locate(row, ckpt))
 
     load.__name__ = load.__qualname__ = row.name
@@ -193,21 +198,15 @@ def _of_s3prl(row: Baseline, entry: Callable[..., Any], refresh: bool, options: 
         return entry(refresh=refresh, **options)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BaselineError(f"{row.name}: S3PRL cannot fetch it ({reason[:160]}); {row.how}") from error
-
-
-def _refuse(name: str, options: dict[str, Any]) -> None:
-    given = sorted(key for key, value in options.items() if value is not None and key != "model_config")
-    if given:
-        raise ValueError(f"{name}: option `{given[0]}` is unknown; it takes ckpt and refresh")
+        raise BaselineError(f"{row.name}: S3PRL cannot fetch it ({reason[:160]}); {row.how_to_add}") from error
 
 
 def listing() -> str:
-    """The table as text: name, parameters, licence, where it is or how it comes."""
-    head = f"{'name':<18}{'params (M)':>11}  {'licence':<14}{'source':<34}at hand"
+    """The table as text: name, parameters, licence, source, and local folder."""
+    head = f"{'name':<18}{'params (M)':>11}  {'licence':<14}{'source':<34}local folder"
     lines = [head, "-" * (len(head) + 24)]
     for row in table().values():
-        place = at_hand(row)
+        place = local_folder(row)
         state = str(place) if place else f"no; {'S3PRL fetches it' if row.s3prl else 'fetched at first use'}"
         licence = row.licence or "not stated"
         lines.append(f"{row.name:<18}{row.parameters / 1e6:>11.1f}  {licence:<14}{row.source:<34}{state}")

@@ -1,6 +1,4 @@
-"""The S3PRL upstream: unpadded waveforms in, every hidden state out, whatever the padding and the trainer
-do.
-"""
+"""The S3PRL upstream: unpadded waveforms in, all hidden states out, independent of padding and train mode."""
 
 from __future__ import annotations
 
@@ -10,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from upstream.model.convolution import convolve_frames
+from upstream.errors import UpstreamError
 from upstream.model.encoder import Encoded, encode
 from upstream.model.family import HOP, RECEPTIVE_FIELD
+from upstream.model.fast import convolve_frames
 from upstream.model.modeldir import load_model
 
 
@@ -20,9 +19,9 @@ class UpstreamExpert(nn.Module):
     """A model directory behind S3PRL's interface.
 
     Works for HArnESS models of either front end and for local HuBERT, wav2vec 2.0 and XLS-R directories in
-    Transformers form. While no parameter requires a gradient it stays in eval mode, whatever the trainer
-    calls: a frozen upstream must not get dropout from ESPnet's `model.train()`. With trainable parameters
-    `train()` works as usual. LayerDrop and SpecAugment are always off.
+    Transformers form. While no parameter requires a gradient it stays in eval mode, because ESPnet's
+    `model.train()` would otherwise switch on dropout in a frozen upstream. With trainable parameters `train()`
+    works as usual. LayerDrop and SpecAugment are always off.
     """
 
     def __init__(self, ckpt: str | Path) -> None:
@@ -41,7 +40,7 @@ class UpstreamExpert(nn.Module):
         return not any(p.requires_grad for p in self.parameters())
 
     def train(self, mode: bool = True) -> UpstreamExpert:
-        """Train mode if asked for and something can be trained, else eval mode."""
+        """Train mode if asked for and some parameter requires a gradient, else eval mode."""
         return super().train(mode and not self.frozen)
 
     def encode(self, wavs: Sequence[Tensor]) -> Encoded:
@@ -52,16 +51,16 @@ class UpstreamExpert(nn.Module):
         """Unpadded 1-D 16 kHz waveforms -> `hidden_states`: L+1 tensors (B, ceil(n_max / 320), D).
 
         State 0 is the input of layer 1, state i the output of layer i, state L comes after the final norm.
-        S3PRL counts ceil(n / 320) frames where the encoder gives floor((n - 400) / 320) + 1: each item's own
-        last valid frame is repeated, so nothing from the padding gets in. A waveform below 400 samples, an
-        empty one included, is first padded with zeros to 400, which give one frame. Raises ValueError for an
-        empty list and for waveforms that are not 1-D.
+        S3PRL counts ceil(n / 320) frames, the encoder gives floor((n - 400) / 320) + 1: the last valid frame of
+        each item is repeated, never a frame of the padding. A waveform below 400 samples, also an empty one, is
+        padded with zeros to 400, which give one frame. Raises UpstreamError for an empty list and for waveforms
+        that are not 1-D.
         """
         if not len(wavs):
-            raise ValueError("the upstream got an empty list of waveforms; it needs at least one")
+            raise UpstreamError("the upstream got an empty list of waveforms; it needs at least one")
         for i, wav in enumerate(wavs):
             if wav.dim() != 1:
-                raise ValueError(f"waveform {i} has shape {tuple(wav.shape)}; expected unpadded 1-D samples at 16 kHz")
+                raise UpstreamError(f"waveform {i} has shape {tuple(wav.shape)}; expected 1-D samples at 16 kHz")
         if self.training and self.frozen:  # parameters were frozen after train() had been called
             self.eval()
         samples = max(len(wav) for wav in wavs)

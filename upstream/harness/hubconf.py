@@ -1,21 +1,16 @@
 """The names under which S3PRL and ESPnet find HArnESS models.
 
-S3PRL collects every public callable of this file. Its callers add options of their own (`refresh`,
-`model_config`); what has no meaning here is refused unless it is empty, because an ignored option hides a
-typing error.
+S3PRL collects every public callable of this file. Its callers add options of their own (`refresh`, `model_config`);
+`refuse` reports every other option, because an ignored option would hide a typing error.
 """
+
+from upstream.names import MODELS as _MODELS
 
 from .expert import UpstreamExpert as _UpstreamExpert
 from .locate import download as _download
 from .locate import is_url as _is_url
 from .locate import named as _named
-
-
-def _refuse(name, options):
-    options.pop("model_config", None)  # a model directory holds its own configuration
-    given = sorted(key for key, value in options.items() if value is not None)
-    if given:
-        raise ValueError(f"{name}: option `{given[0]}` is unknown; it takes ckpt, refresh and sha256sums")
+from .locate import refuse as _refuse
 
 
 def harness_local(ckpt, refresh=False, **options):
@@ -28,7 +23,7 @@ def harness_local(ckpt, refresh=False, **options):
 
 def harness_url(ckpt, refresh=False, sha256sums=None, **options):
     """The model directory under the base URL `ckpt`; downloaded once, checked against its SHA-256 sums."""
-    _refuse("harness_url", options)
+    _refuse("harness_url", options, "sha256sums")
     return _UpstreamExpert(_download(ckpt, sha256sums=sha256sums, refresh=refresh))
 
 
@@ -40,23 +35,21 @@ def harness_custom(ckpt=None, refresh=False, sha256sums=None, **options):
             "ESPnet frontend_conf: {upstream: harness_custom, path_or_url: DIR}, in S3PRL's commands "
             "-u harness_custom -k DIR"
         )
+    _refuse("harness_custom", options, "sha256sums")
     if _is_url(ckpt):
-        return harness_url(ckpt, refresh=refresh, sha256sums=sha256sums, **options)
-    return harness_local(ckpt, **options)
+        return harness_url(ckpt, refresh=refresh, sha256sums=sha256sums)
+    return harness_local(ckpt)
 
 
-def _entry(name, what):
+def _entry(name, text):
     def load(ckpt=None, refresh=False, **options):
         _refuse(name, options)
         return _UpstreamExpert(_named(name) if ckpt is None else ckpt)
 
     load.__name__ = load.__qualname__ = name
-    load.__doc__ = f"{what}: the model directory `{name}` under $HARNESS_MODELS."
+    load.__doc__ = f"{text}: the model directory `{name}` under $HARNESS_MODELS."
     return load
 
 
-harness_l = _entry("harness_l", "HL, the large teacher after its second iteration")
-harness_l_it1 = _entry("harness_l_it1", "HL after its first iteration")
-harness_s = _entry("harness_s", "HS, the shallow student")
-harness_st = _entry("harness_st", "HST, the shallow and thin student")
-random_l = _entry("random_l", "HL with its initial random weights, the control of every comparison")
+# One entry for each model of a recipe: `harness_l`, `harness_st`, ...
+globals().update({name: _entry(name, text) for name, text in _MODELS.items()})

@@ -1,4 +1,4 @@
-"""S3PRL's own commands with our names registered first: `python -m upstream s3prl ...` takes what they take."""
+"""Run S3PRL's own commands with our names registered: `python -m upstream s3prl ...` takes the same options."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from corpora.schema import nearest
 from upstream import register
+from upstream.errors import UpstreamError
 
 USAGE = """usage: python -m upstream s3prl PROBLEM [options]     one of S3PRL's problems, as s3prl-main runs it
        python -m upstream s3prl -m MODE [options]      S3PRL's downstream runner, as run_downstream.py
@@ -16,9 +17,9 @@ problem, `-u harness_custom -k DIR` for the runner. `PROBLEM -h` and `-m train -
 
 
 def launch(arguments: Sequence[str]) -> None:
-    """Hand the command line over to `s3prl.main`, or to `s3prl.run_downstream` where it begins with an option.
+    """Pass the command line to `s3prl.main`, or to `s3prl.run_downstream` if it begins with an option.
 
-    Raises ValueError for a problem that S3PRL does not have, and ImportError where S3PRL is not installed.
+    Raises UpstreamError for a problem that S3PRL does not have, and ImportError if S3PRL is not installed.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
@@ -35,7 +36,7 @@ def launch(arguments: Sequence[str]) -> None:
 
     known = [name for name in dir(problem) if isinstance(getattr(problem, name), type)]
     if arguments[0] not in known:
-        raise ValueError(
+        raise UpstreamError(
             f"s3prl: problem `{arguments[0]}` is unknown{nearest(arguments[0], known)} (known: {', '.join(known)})"
         )
     _call(main.main, "s3prl-main", arguments)
@@ -51,7 +52,7 @@ def _call(function: Callable[[], object], program: str, arguments: Sequence[str]
 
 
 def _supply_missing_modules() -> None:
-    """What S3PRL 0.4.18's runner imports and newer libraries lack; it needs them for uploads and for its log alone."""
+    """Supply modules that S3PRL 0.4.18's runner imports and newer libraries lack, for uploads and for its log."""
     import huggingface_hub
 
     for name in ("HfFolder", "Repository"):
@@ -73,7 +74,7 @@ class _NoUpload:
 
 
 def _allow_own_checkpoints() -> None:
-    """The runner keeps its options as a Namespace in its checkpoints, which torch refuses since 2.6."""
+    """The runner stores its options as a Namespace in its checkpoints, which torch refuses since 2.6."""
     from argparse import Namespace
 
     import torch

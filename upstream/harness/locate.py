@@ -1,4 +1,4 @@
-"""From what a user names (a short name, a path, a URL) to a model directory on this machine."""
+"""Find a model directory by its short name, or download it from a URL once, checked against SHA-256 sums."""
 
 from __future__ import annotations
 
@@ -7,16 +7,24 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from corpora.files import sha256_file
+from upstream.errors import UpstreamError
 
 SUMS = "sha256sums"
 MODELS_VARIABLE = "HARNESS_MODELS"
 CACHE_VARIABLE = "HARNESS_CACHE"
 
 
-class LocateError(ValueError):
-    """A model that cannot be found, with what was looked for and what makes it."""
+def refuse(name: str, options: dict[str, Any], *known: str) -> None:
+    """Raise UpstreamError for an option of the hub entry `name` that it does not take; None and `model_config` pass."""
+    # A model directory holds its own configuration.
+    given = sorted(key for key, value in options.items() if value is not None and key != "model_config")
+    if given:
+        raise UpstreamError(
+            f"{name}: option `{given[0]}` is unknown; it takes {', '.join(('ckpt', 'refresh', *known))}"
+        )
 
 
 def is_url(ckpt: object) -> bool:
@@ -24,32 +32,32 @@ def is_url(ckpt: object) -> bool:
 
 
 def named(name: str) -> Path:
-    """The model directory `name` under $HARNESS_MODELS. Raises LocateError with the command that makes it."""
+    """The model directory `name` under $HARNESS_MODELS. Raises UpstreamError with the command that trains it."""
     make = (
         f"`./run.sh --stop_stage 9` makes the small one in exp/mini/models/{name}; then "
         f"`export {MODELS_VARIABLE}=exp/mini/models` (or the models folder of another recipe)"
     )
     root = os.environ.get(MODELS_VARIABLE)
     if not root:
-        raise LocateError(f"{name}: the environment variable {MODELS_VARIABLE} is not set. {make}")
+        raise UpstreamError(f"{name}: the environment variable {MODELS_VARIABLE} is not set. {make}")
     folder = Path(root) / name
     if not (folder / "config.json").is_file():
         here = sorted(p.parent.name for p in Path(root).glob("*/config.json"))
-        raise LocateError(
+        raise UpstreamError(
             f"{name}: no model directory {folder} ({MODELS_VARIABLE}={root} holds: {', '.join(here) or 'none'}). {make}"
         )
     return folder
 
 
 def parse_sums(text: str, where: str = SUMS) -> dict[str, str]:
-    """Lines of `sha256sum` -> file name to hash, for the four files. Raises LocateError."""
+    """Lines of `sha256sum` -> hash by file name, for the four files. Raises UpstreamError."""
     sums = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         found = re.fullmatch(r"([0-9a-fA-F]{64})[ \t]+\*?(?:\./)?(\S+)", line.strip())
         if not found:
-            raise LocateError(f"{where}, line {number}: expected `<64 hex digits>  <file>`, found `{line[:80]}`")
+            raise UpstreamError(f"{where}, line {number}: expected `<64 hex digits>  <file>`, found `{line[:80]}`")
         sums[found[2]] = found[1].lower()
     return _complete(sums, where)
 
@@ -59,7 +67,7 @@ def _complete(sums: Mapping[str, str], where: str) -> dict[str, str]:
 
     missing = [name for name in FILES if name not in sums]
     if missing:
-        raise LocateError(
+        raise UpstreamError(
             f"{where}: no SHA-256 for {', '.join(missing)}; in the model directory run "
             f"`sha256sum {' '.join(FILES)} > {SUMS}`"
         )
@@ -67,7 +75,7 @@ def _complete(sums: Mapping[str, str], where: str) -> dict[str, str]:
 
 
 def cache_folder(url: str) -> Path:
-    """Where the model under `url` is kept: $HARNESS_CACHE, or `.cache/harness` in the home folder."""
+    """The local folder of the model under `url`: in $HARNESS_CACHE, or in `.cache/harness` of the home folder."""
     root = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "harness")
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", url.rstrip("/").rsplit("/", 1)[-1]).strip(".") or "model"
     return root / f"{stem}-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
@@ -77,9 +85,9 @@ def download(url: str, *, sha256sums: Mapping[str, str] | str | Path | None = No
     """Fetch the four files of the model directory under the base `url`, once; returns the local directory.
 
     The SHA-256 of every file must be known: from `sha256sums` (a mapping, or a file as `sha256sum` writes
-    it), else from the file `sha256sums` beside the model. A second call needs no network; `refresh` asks for
-    the sums again and fetches what has changed. Raises LocateError when a sum is missing; the download
-    refuses a file that does not match its sum.
+    it), else from the file `sha256sums` beside the model. A second call needs no network; `refresh` fetches the
+    sums again, and the files that have changed. Raises UpstreamError if a sum is missing, and refuses a file that
+    does not match its sum.
     """
     from corpora.fetch import fetch
     from corpora.files import locked

@@ -1,8 +1,8 @@
-"""Encoders of other families in Transformers form behind our expert: WavLM, w2v-BERT 2.0 and Whisper's encoder.
+"""WavLM, w2v-BERT 2.0 and Whisper's encoder, in Transformers form, as S3PRL upstreams.
 
-What they have in common with ours is the contract: unpadded 16 kHz waveforms in; state 0 is the input of layer 1, state
-i the output of layer i, state L comes after the final norm (w2v-BERT 2.0 has none); 50 frames per second; nothing from
-the padding. Clips pass one by one, so that no companion in a batch can change them.
+They follow the same contract as our models: unpadded 16 kHz waveforms in; state 0 is the input of layer 1, state i the
+output of layer i, state L comes after the final norm (w2v-BERT 2.0 has none); 50 frames per second; no frame of the
+padding. Clips are encoded one by one, so that an item does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from corpora.files import read_json
+from upstream.errors import UpstreamError
 from upstream.harness.expert import UpstreamExpert
 from upstream.model.encoder import Encoded, frame_count, normalise_waveform
 from upstream.model.family import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
-from upstream.model.modeldir import MODEL_TYPES, ModelDirError
+from upstream.model.modeldir import MODEL_TYPES
 
 
-class ForeignEncoder(nn.Module, ABC):
-    """One encoder; subclasses say how a clip becomes its input and where its layers are."""
+class OtherEncoder(nn.Module, ABC):
+    """One encoder; a subclass gives its input from a clip, and its layers."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class ForeignEncoder(nn.Module, ABC):
 
 
 def _weights(path: Path, module: nn.Module, prefixes: Sequence[str]) -> nn.Module:
-    """Load the tensors of model.safetensors that lie under the first prefix that it has; the others are not read."""
+    """Load the tensors of model.safetensors under the first of these prefixes that it has; others are not read."""
     wanted = module.state_dict()
     try:
         with safe_open(path / "model.safetensors", "pt") as file:
@@ -76,23 +77,23 @@ def _weights(path: Path, module: nn.Module, prefixes: Sequence[str]) -> nn.Modul
             first = next(iter(wanted))
             prefix = next((p for p in prefixes if any(n.startswith(p) and n[len(p) :] in wanted for n in names)), None)
             if prefix is None:
-                raise ModelDirError(f"{path}: model.safetensors holds no tensor of this encoder (looked for {first})")
+                raise UpstreamError(f"{path}: model.safetensors holds no tensor of this encoder (looked for {first})")
             state = {n[len(prefix) :]: file.get_tensor(n).float() for n in names if n.startswith(prefix)}
     except (SafetensorError, OSError) as error:
-        raise ModelDirError(f"{path}: model.safetensors cannot be read: {error}") from error
+        raise UpstreamError(f"{path}: model.safetensors cannot be read: {error}") from error
     state = {_spelling(name, wanted): tensor for name, tensor in state.items()}
     missing = sorted(wanted.keys() - state.keys() - {"masked_spec_embed"})
     if missing:
-        raise ModelDirError(f"{path}: model.safetensors lacks {len(missing)} tensors, first `{missing[0]}`")
+        raise UpstreamError(f"{path}: model.safetensors lacks {len(missing)} tensors, first `{missing[0]}`")
     try:
         module.load_state_dict({name: state[name] for name in wanted if name in state}, strict=False)
     except RuntimeError as error:
-        raise ModelDirError(f"{path}: the weights do not fit the configuration: {error}") from error
+        raise UpstreamError(f"{path}: the weights do not fit the configuration: {error}") from error
     return module.eval()
 
 
 def _spelling(name: str, wanted: dict[str, Tensor]) -> str:
-    """Weight norm has two spellings; the older is that of most published files."""
+    """The module's name of a tensor: weight norm has two spellings, and most published files use the older one."""
     if name in wanted:
         return name
     for old, new in (("weight_g", "original0"), ("weight_v", "original1")):
@@ -101,7 +102,7 @@ def _spelling(name: str, wanted: dict[str, Tensor]) -> str:
     return name
 
 
-class WavLM(ForeignEncoder):
+class WavLM(OtherEncoder):
     """Waveform encoder of HuBERT's frames, with a relative position bias that passes from layer to layer."""
 
     def build(self, config: dict[str, Any]) -> nn.Module:
@@ -121,14 +122,14 @@ class WavLM(ForeignEncoder):
         return self.encoder(x[None]).last_hidden_state, frame_count(len(wav))
 
 
-class Wav2Vec2Bert(ForeignEncoder):
+class Wav2Vec2Bert(OtherEncoder):
     """w2v-BERT 2.0: 80 log-mel bands every 10 ms, two stacked, into Conformer layers: the frames of our formula."""
 
     def build(self, config: dict[str, Any]) -> nn.Module:
         from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
 
         made = Wav2Vec2BertConfig.from_dict(config)
-        # The adapter shortens the last state, which then is none of the encoder's.
+        # The adapter would shorten the last state, and is no part of the encoder.
         made.layerdrop, made.apply_spec_augment, made.add_adapter = 0.0, False, False
         preprocessor = self.path / "preprocessor_config.json"
         options = read_json(preprocessor) if preprocessor.is_file() else {}
@@ -139,21 +140,21 @@ class Wav2Vec2Bert(ForeignEncoder):
         return list(self.encoder.encoder.layers)
 
     def run(self, wav: Tensor) -> tuple[Tensor, int]:
-        # Each band is normalised over time, which one frame of 10 ms does not allow.
+        # Each band is normalised over time, which needs more than one frame of 10 ms.
         samples = nn.functional.pad(wav, (0, max(0, RECEPTIVE_FIELD + HOP // 2 - len(wav)))).detach().cpu().numpy()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             features = self.extractor(samples, sampling_rate=SAMPLE_RATE, return_tensors="pt")
         x = features["input_features"].to(wav.device)
         frames = frame_count(len(wav))
-        # An odd last frame of 10 ms stands beside a padded one; it is a frame of the whole all the same.
+        # An odd last frame of 10 ms is stacked with a padded one, and still counts as a frame.
         return self.encoder(x[:, :frames]).last_hidden_state, frames
 
 
-class Whisper(ForeignEncoder):
-    """Whisper's encoder alone: log-mel of 30 s, padded with silence, of which the frames of the clip are kept.
+class Whisper(OtherEncoder):
+    """Whisper's encoder without its decoder: log-mel of 30 s, padded with silence; only the clip's frames are kept.
 
-    A longer clip passes in pieces of 30 s, as Whisper itself is run. The decoder's weights are never read.
+    A longer clip is encoded in pieces of 30 s, as in Whisper itself. The decoder's weights are not read.
     """
 
     def build(self, config: dict[str, Any]) -> nn.Module:
@@ -179,19 +180,19 @@ class Whisper(ForeignEncoder):
         return self.encoder(features.to(wav.device)).last_hidden_state, -(-len(wav) // HOP)
 
 
-FOREIGN: dict[str, type[ForeignEncoder]] = {"wavlm": WavLM, "wav2vec2-bert": Wav2Vec2Bert, "whisper": Whisper}
+OTHER_ENCODERS: dict[str, type[OtherEncoder]] = {"wavlm": WavLM, "wav2vec2-bert": Wav2Vec2Bert, "whisper": Whisper}
 
 
-class ForeignExpert(UpstreamExpert):
-    """A foreign encoder behind S3PRL's interface, with the frames and modes of `UpstreamExpert`."""
+class OtherExpert(UpstreamExpert):
+    """One of these encoders behind S3PRL's interface, with the frames and modes of `UpstreamExpert`."""
 
     def __init__(self, ckpt: str | Path) -> None:
         nn.Module.__init__(self)
         path = Path(ckpt)
         if not (path / "model.safetensors").is_file():
-            raise ModelDirError(f"{path}: model.safetensors is missing (pickled weights are never loaded)")
+            raise UpstreamError(f"{path}: model.safetensors is missing (pickled weights are never loaded)")
         self.name = f"[{path.name}]"
-        self.model = FOREIGN[model_type(path)](path)
+        self.model = OTHER_ENCODERS[model_type(path)](path)
 
     def encode(self, wavs: Sequence[Tensor]) -> Encoded:
         device = next(self.model.parameters()).device
@@ -201,15 +202,17 @@ class ForeignExpert(UpstreamExpert):
 
 
 def model_type(path: Path) -> str:
-    """What config.json says that the directory holds. Raises ModelDirError where it is none of those that are known."""
+    """The model type of a directory by its config.json. Raises UpstreamError for an unknown one."""
     if not (path / "config.json").is_file():
-        raise ModelDirError(f"{path}: no config.json, so this is not a model directory in Transformers form")
+        raise UpstreamError(f"{path}: no config.json, so this is not a model directory in Transformers form")
     kind = read_json(path / "config.json").get("model_type")
-    if kind not in FOREIGN and kind not in MODEL_TYPES:
-        raise ModelDirError(f"{path}: model type `{kind}` is not one of {', '.join(sorted({*FOREIGN, *MODEL_TYPES}))}")
+    if kind not in OTHER_ENCODERS and kind not in MODEL_TYPES:
+        raise UpstreamError(
+            f"{path}: model type `{kind}` is not one of {', '.join(sorted({*OTHER_ENCODERS, *MODEL_TYPES}))}"
+        )
     return kind
 
 
 def expert_of(path: Path | str) -> UpstreamExpert:
     """The expert for any model directory: ours, HuBERT, wav2vec 2.0 (XLS-R, MMS), WavLM, w2v-BERT 2.0, Whisper."""
-    return ForeignExpert(path) if model_type(Path(path)) in FOREIGN else UpstreamExpert(path)
+    return OtherExpert(path) if model_type(Path(path)) in OTHER_ENCODERS else UpstreamExpert(path)

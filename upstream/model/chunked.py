@@ -1,25 +1,26 @@
-"""Long audio in bounded memory: overlapping windows, joined on exact frame boundaries.
+"""Encode long audio in bounded memory: overlapping windows, joined on exact frame boundaries.
 
     audio    |=========================================================|
     window 1 |-----------kept------------|..context..|
     window 2                 |..context..|---------kept--------|..context..|
     window 3                                       |..context..|---kept----|
 
-Every window starts on a frame of the whole (a multiple of 320 samples), so frame t is computed from the samples
-[320 t, 320 t + 400) here as there. What differs from one pass over everything is what a frame can attend to: `context`
-on either side at least, instead of all. Audio that fits one window is one pass, exactly.
+Every window starts at a frame of the whole recording (a multiple of 320 samples), so frame t is computed from the same
+samples [320 t, 320 t + 400) as in one pass. Only attention differs: a frame attends to its window, at least `context`
+on either side, instead of the whole recording. Audio that fits one window is encoded in one pass, exactly.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import HubertModel
 
-from upstream.model.encoder import collate, encode, frame_count, normalises_waveform, run_layers
+from upstream.model.encoder import collate, encode, frame_count, normalises_waveform, run_layers, squeeze_of
 from upstream.model.family import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
 
 Source = Callable[[], Iterable[Tensor]]
@@ -27,9 +28,9 @@ Source = Callable[[], Iterable[Tensor]]
 
 @dataclass(frozen=True)
 class Windowing:
-    """How long audio is cut, in seconds: windows of `window`, of which `context` on either inner side is not kept.
+    """Sizes of the windows in seconds: windows of `window`; the frames within `context` of an inner edge are discarded.
 
-    `frames` is the number of 20 ms frames that must stay together (2 where a head reads pairs of them).
+    `frames` is the number of 20 ms frames that must stay together (2 if a head reads pairs of frames).
     """
 
     window: float = 30.0
@@ -41,8 +42,8 @@ class Windowing:
             raise ValueError(f"windowing: window={self.window} s, context={self.context} s, frames={self.frames}")
         if self.kept_frames < self.frames:
             raise ValueError(
-                f"windowing: a window of {self.window:g} s has nothing left to keep between two contexts of "
-                f"{self.context:g} s; make it longer"
+                f"windowing: a window of {self.window:g} s is too short for two contexts of {self.context:g} s; "
+                "make it longer"
             )
 
     @property
@@ -57,13 +58,13 @@ class Windowing:
 
     @property
     def kept_frames(self) -> int:
-        """Frames that an inner window adds."""
+        """Frames that an inner window contributes."""
         return self.window_frames - 2 * self.context_frames
 
 
 @dataclass(frozen=True)
 class Window:
-    """Samples (n,) of one window, and which of its frames are kept: `keep` from `skip` on, to the end for the last."""
+    """Samples (n,) of one window. Of its frames, `keep` are kept from frame `skip` on; None: all to the end."""
 
     samples: Tensor
     skip: int
@@ -71,7 +72,7 @@ class Window:
 
 
 def windows(blocks: Iterable[Tensor], windowing: Windowing) -> Iterator[Window]:
-    """Cut a stream of 16 kHz samples, 1-D blocks of any sizes, into windows; holds little more than one of them."""
+    """Cut a stream of 16 kHz samples, in 1-D blocks of any size, into windows; holds little more than one window."""
     size = (windowing.window_frames - 1) * HOP + RECEPTIVE_FIELD
     context = windowing.context_frames
     buffer: list[Tensor] = []
@@ -81,7 +82,7 @@ def windows(blocks: Iterable[Tensor], windowing: Windowing) -> Iterator[Window]:
             raise ValueError(f"a block of audio has shape {tuple(block.shape)}; expected one dimension (samples)")
         buffer.append(block)
         have += len(block)
-        # A frame more than the window: so it is not the last one, whose end belongs to it.
+        # One more frame is present, so this is not the last window, which keeps its end.
         while have >= size + HOP:
             joined = torch.cat(buffer)
             keep = windowing.window_frames - context - skip
@@ -94,25 +95,25 @@ def windows(blocks: Iterable[Tensor], windowing: Windowing) -> Iterator[Window]:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and variance of all samples of a source, for models that normalise the waveform."""
+    """Mean and variance of all samples of a recording, for models that normalise the waveform."""
 
     mean: float
     variance: float
 
     def normalise(self, wav: Tensor) -> Tensor:
-        """As `encoder.normalise_waveform`, with the statistics of the whole instead of those of a window."""
+        """As `encoder.normalise_waveform`, with the statistics of the whole recording."""
         return (wav - self.mean) / (self.variance + 1e-7) ** 0.5
 
 
 def measure(blocks: Iterable[Tensor]) -> Statistics:
-    """Statistics of a stream, in 64 bits; variance over n, as Transformers has it."""
+    """Statistics of a stream, in 64 bits; variance over n, as in Transformers."""
     count, mean, squares = 0, 0.0, 0.0
     for block in blocks:
         if not len(block):
             continue
         x = block.double()
         own = x.mean().item()
-        # Joined as in Chan, Golub and LeVeque (1983): no difference of two large sums.
+        # Merged as in Chan, Golub and LeVeque (1983), which avoids the difference of two large sums.
         total = count + len(x)
         squares += (x - own).square().sum().item() + (own - mean) ** 2 * count * len(x) / total
         mean += (own - mean) * len(x) / total
@@ -123,13 +124,15 @@ def measure(blocks: Iterable[Tensor]) -> Statistics:
 def stream(
     model: HubertModel, source: Source, *, windowing: Windowing | None = None, top_layer: int | None = None
 ) -> Iterator[list[Tensor]]:
-    """Hidden states 0..top_layer of long audio, piece by piece: each piece a list of (T, D), in order, without overlap.
+    """Hidden states 0..top_layer of long audio in pieces, each a list of (T, D), in order and without overlap.
 
-    `source` gives the audio anew at every call, as blocks of 16 kHz samples (1-D); a model that normalises waveforms
-    reads it twice. The pieces together have floor((n - 400) / 320) + 1 frames. Models whose front end has a group norm
-    (HuBERT-Base) normalise each window by itself.
+    Every call of `source` gives the whole audio as blocks of 16 kHz samples (1-D); a model that normalises waveforms
+    reads it twice. The pieces together have floor((n - 400) / 320) + 1 frames. A front end with a group norm
+    (HuBERT-Base) normalises each window by itself.
     """
     windowing = windowing or Windowing()
+    # A window must start at a frame of the layers.
+    windowing = replace(windowing, frames=math.lcm(windowing.frames, squeeze_of(model)))
     statistics = measure(source()) if normalises_waveform(model) else None
     device = next(model.parameters()).device
     for window in windows(source(), windowing):
@@ -155,8 +158,8 @@ def encode_long(
 ) -> list[Tensor]:
     """The chosen hidden states of one long 1-D waveform, each (T, D), on the CPU.
 
-    As `encode` where the audio fits one window; beyond, the work needs the memory of one window, and the result
-    4 D bytes a frame and layer (an hour of one HST state: 369 MB).
+    Equal to `encode` if the audio fits one window. For longer audio the computation needs the memory of one window,
+    and the result 4 D bytes for each frame and layer (one HST state of an hour: 369 MB).
     """
     depth = model.config.num_hidden_layers
     chosen = [layer + depth + 1 if layer < 0 else layer for layer in layers]

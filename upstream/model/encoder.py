@@ -1,7 +1,7 @@
-"""The encoder: Transformers' `HubertModel` with either front end, and the one forward pass that everything here uses.
+"""The encoder: Transformers' `HubertModel` with either front end, and the forward pass that gives its hidden states.
 
-We walk the layers ourselves instead of taking Transformers' tuple of hidden states: its stable-layer-norm models put
-the top state *before* the final norm into it, and a target layer below the top must not pay for the rest.
+The layers run here, one by one, instead of inside Transformers: its stable-layer-norm models return the top state
+*before* the final norm, and a state below the top must not cost the layers above it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,35 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import HubertConfig, HubertModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from upstream.errors import UpstreamError
 from upstream.model.family import CONV_KERNELS, CONV_STRIDES, HOP, RECEPTIVE_FIELD, Geometry
-from upstream.model.frontend import LogMelFrontEnd
+from upstream.model.frontend import LogMelFrontEnd, stack_pairs
+
+
+class Upsampler(torch.nn.Module):
+    """Frames of the layers to frames of the hidden states: (B, P, D) -> (B, factor * P, D), as a learned difference
+    from repetition."""
+
+    def __init__(self, width: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.projection = torch.nn.Linear(width, factor * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return repeat_frames(x, self.factor) + self.projection(x).reshape(x.shape[0], -1, x.shape[2])
+
+
+def repeat_frames(x: Tensor, factor: int) -> Tensor:
+    """Each frame `factor` times: (B, P, D) -> (B, factor * P, D)."""
+    return x.unsqueeze(2).expand(-1, -1, factor, -1).reshape(x.shape[0], -1, x.shape[2])
 
 
 class LogMelHubertConfig(HubertConfig):
-    """`HubertConfig` of a model whose front end is log-mel; its one "convolution" states the frame formula."""
+    """`HubertConfig` of a model with a log-mel front end; its one "convolution" gives the frame formula."""
 
     model_type = "harness_logmel_hubert"
     mels: int = 80
+    squeeze: int = 1  # 20 ms frames in one frame of the layers
 
 
 class LogMelHubertModel(HubertModel):
@@ -34,6 +54,8 @@ class LogMelHubertModel(HubertModel):
     def __init__(self, config: LogMelHubertConfig) -> None:
         super().__init__(config)
         self.feature_extractor = LogMelFrontEnd(config.mels)
+        if config.squeeze > 1:
+            self.upsampler = Upsampler(config.hidden_size, config.squeeze)
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -50,11 +72,11 @@ class LogMelHubertModel(HubertModel):
         return_dict: bool | None = True,
         **options: object,
     ) -> BaseModelOutput | tuple[Tensor, ...]:
-        """(B, N) samples and, if padded, their (B, N) mask -> `last_hidden_state` (B, T, D), and on demand
+        """(B, N) samples and, if padded, their (B, N) mask -> `last_hidden_state` (B, T, D), and if asked for
         `hidden_states`: states 0 to L, the last one after the final norm. Raises TypeError for other options."""
         unknown = [name for name, value in options.items() if value]
         if unknown:
-            raise TypeError(f"a log-mel model does not know the option `{unknown[0]}`")
+            raise TypeError(f"a log-mel model has no option `{unknown[0]}`")
         lengths = None if attention_mask is None else attention_mask.sum(-1)
         states, _ = run_layers(self, input_values, lengths, time_mask=mask_time_indices)
         hidden_states = tuple(states) if output_hidden_states else None
@@ -84,7 +106,7 @@ def hubert_config(g: Geometry) -> HubertConfig:
         "num_conv_pos_embedding_groups": g.pos_conv_groups,
         "layerdrop": 0.0,
         "apply_spec_augment": False,
-        # above 0 so that the mask embedding exists; nothing is masked while augmentation is off
+        # Above 0, so that the mask embedding exists; while augmentation is off nothing is masked.
         "mask_time_prob": 0.05,
         "attn_implementation": "sdpa",
     }
@@ -92,12 +114,18 @@ def hubert_config(g: Geometry) -> HubertConfig:
         conv = [g.conv_channels] * len(CONV_KERNELS)
         return HubertConfig(conv_dim=conv, conv_kernel=CONV_KERNELS, conv_stride=CONV_STRIDES, **common)
     return LogMelHubertConfig(
-        conv_dim=[g.feature_dim], conv_kernel=[RECEPTIVE_FIELD], conv_stride=[HOP], mels=g.mels, **common
+        # The size of the frames that are projected: of pairs where the layers are squeezed.
+        conv_dim=[g.squeeze * g.feature_dim],
+        conv_kernel=[RECEPTIVE_FIELD],
+        conv_stride=[HOP],
+        mels=g.mels,
+        squeeze=g.squeeze,
+        **common,
     )
 
 
 def build_encoder(g: Geometry) -> HubertModel:
-    """A randomly initialised encoder (torch's global generator decides)."""
+    """A randomly initialised encoder, from torch's global generator."""
     config = hubert_config(g)
     return LogMelHubertModel(config) if isinstance(config, LogMelHubertConfig) else HubertModel(config)
 
@@ -105,6 +133,36 @@ def build_encoder(g: Geometry) -> HubertModel:
 def front_end_of(model: HubertModel) -> str:
     """`logmel` or `waveform`."""
     return "logmel" if isinstance(model.feature_extractor, LogMelFrontEnd) else "waveform"
+
+
+def geometry_of(model: HubertModel, name: str = "model") -> Geometry:
+    """The geometry of a loaded model. Raises UpstreamError where its convolutions differ from HuBERT's."""
+    config = model.config
+    front_end = front_end_of(model)
+    if front_end == "waveform" and (
+        tuple(config.conv_kernel) != CONV_KERNELS
+        or tuple(config.conv_stride) != CONV_STRIDES
+        or len(set(config.conv_dim)) != 1
+    ):
+        raise UpstreamError(f"{name}: its convolutions differ from HuBERT's, so its MACs cannot be counted")
+    return Geometry(
+        name,
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.num_attention_heads,
+        config.intermediate_size,
+        front_end,
+        conv_channels=config.conv_dim[0] if front_end == "waveform" else 512,
+        mels=getattr(config, "mels", 80),
+        pos_conv_kernel=config.num_conv_pos_embeddings,
+        pos_conv_groups=config.num_conv_pos_embedding_groups,
+        squeeze=squeeze_of(model),
+    )
+
+
+def squeeze_of(model: HubertModel) -> int:
+    """The number of 20 ms frames that one frame of the layers represents."""
+    return getattr(model.config, "squeeze", 1)
 
 
 def normalises_waveform(model: HubertModel) -> bool:
@@ -126,36 +184,44 @@ def run_layers(
     top_layer: int | None = None,
     chance: torch.Generator | None = None,
 ) -> tuple[list[Tensor], Tensor | None]:
-    """Walk the encoder: (B, N) samples -> hidden states 0..top_layer, each (B, T, D), and the frame mask (B, T).
+    """Run the encoder: (B, N) samples -> hidden states 0..top_layer, each (B, T, D), and the frame mask (B, T).
 
     `lengths` (B,) are the valid samples of each item; None means that nothing is padded, and the mask is None too.
     `time_mask` (B, T) bool replaces frames by the mask embedding. State 0 is the input of layer 1, state i the output
-    of layer i, state L comes after the final norm. `chance` (a CPU generator) decides LayerDrop. Works for any
-    Transformers HuBERT or wav2vec 2.0 encoder.
+    of layer i, state L comes after the final norm. In a squeezed model (layers at 25 Hz) states 0 to L-1 repeat each
+    frame of the layers, and state L comes from the upsampler. `chance`, a CPU generator, draws LayerDrop. Works for
+    any Transformers HuBERT or wav2vec 2.0 encoder.
     """
     depth = len(model.encoder.layers)
     top = depth if top_layer is None else top_layer
     if not 0 <= top <= depth:
-        raise ValueError(f"layer {top} does not exist: the model has hidden states 0 to {depth}")
+        raise UpstreamError(f"layer {top} does not exist: the model has hidden states 0 to {depth}")
     if isinstance(model.feature_extractor, LogMelFrontEnd):
         features = model.feature_extractor(wavs, lengths)
     else:
         features = model.feature_extractor(wavs)
-    x = model.feature_projection(features.transpose(1, 2))
+    features = features.transpose(1, 2)
+    squeeze, total = squeeze_of(model), features.shape[1]
+    frames = None if lengths is None else model._get_feat_extract_output_lengths(lengths).clamp(min=0)
+    if squeeze > 1:
+        features = stack_pairs(features, frames)
+        if time_mask is not None:  # a pair is masked if one of its frames is
+            time_mask = stack_pairs(time_mask.unsqueeze(-1)).any(-1)
+    x = model.feature_projection(features)
     if isinstance(x, tuple):  # wav2vec 2.0 also returns the features before the projection
         x = x[0]
     if time_mask is not None:
         x = torch.where(time_mask.unsqueeze(-1), model.masked_spec_embed.to(x.dtype), x)
 
     valid = attend = None
-    if lengths is not None:
-        frames = model._get_feat_extract_output_lengths(lengths).clamp(min=0)
+    if frames is not None:
+        valid = torch.arange(total, device=x.device) < frames[:, None]
         steps = torch.arange(x.shape[1], device=x.device)
-        valid = steps < frames[:, None]
-        x = x * valid.unsqueeze(-1)
-        # A row without a single key gives NaN: an empty item attends to its first frame, whatever it holds.
-        attend = (valid | (steps == 0))[:, None, None, :].expand(-1, 1, x.shape[1], -1)
-        if model.config._attn_implementation == "eager":  # adds its mask to the scores, where SDPA takes a choice
+        inner = valid if squeeze == 1 else steps * squeeze < frames[:, None]  # valid frames of the layers
+        x = x * inner.unsqueeze(-1)
+        # A row without any key gives NaN: an item without valid frames attends to its first frame.
+        attend = (inner | (steps == 0))[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+        if model.config._attn_implementation == "eager":  # adds a mask to the scores, SDPA takes a boolean one
             attend = torch.zeros_like(attend, dtype=x.dtype).masked_fill(~attend, torch.finfo(x.dtype).min)
 
     encoder = model.encoder
@@ -166,16 +232,20 @@ def run_layers(
     x = encoder.dropout(x)
     states = [x]
     layerdrop = model.config.layerdrop if model.training else 0.0
-    # From a generator of its own: on the CPU dropout draws from the global one as often as its batch is large, and
-    # processes that skip different layers wait for each other's gradients for ever.
+    # A separate generator: dropout draws from the global one, more often for larger batches. Processes would then drop
+    # different layers and wait for each other's gradients without end.
     dropped = (torch.rand(top, generator=chance) < layerdrop).tolist() if layerdrop > 0 else [False] * top
     for layer, drop in zip(encoder.layers[:top], dropped, strict=True):
         if not drop:
             out = layer(x, attention_mask=attend)
             x = out[0] if isinstance(out, tuple) else out
         states.append(x)
+    if squeeze > 1:
+        states = [repeat_frames(state, squeeze)[:, :total] for state in states]
+        if top == depth:
+            states[-1] = model.upsampler(x)[:, :total]
     if stable and top == depth:
-        states[-1] = encoder.layer_norm(x)
+        states[-1] = encoder.layer_norm(states[-1])
     return states, valid
 
 
@@ -185,18 +255,18 @@ def normalise_waveform(wav: Tensor) -> Tensor:
 
 
 def collate(model: HubertModel, wavs: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Normalise each waveform as the model wants it and pad on its device: (B, N) and lengths (B,), or None.
+    """Normalise each waveform if the model requires it and pad on its device: (B, N) and lengths (B,), or None.
 
-    Items shorter than one frame (400 samples) are padded with zeros and have no valid frame. Raises ValueError for
-    anything that is no 1-D tensor.
+    Items shorter than one frame (400 samples) are padded with zeros and have no valid frame. Raises UpstreamError for
+    an item that is not a 1-D tensor.
     """
     if not len(wavs):
-        raise ValueError("the encoder got an empty list of waveforms; it needs at least one")
+        raise UpstreamError("the encoder got an empty list of waveforms; it needs at least one")
     for i, wav in enumerate(wavs):
         if not isinstance(wav, Tensor):
-            raise ValueError(f"waveform {i} is a {type(wav).__name__}; expected a tensor (torch.from_numpy makes one)")
+            raise UpstreamError(f"waveform {i} is a {type(wav).__name__}; expected a tensor (see torch.from_numpy)")
         if wav.dim() != 1:
-            raise ValueError(f"waveform {i} has shape {tuple(wav.shape)}; expected one dimension (samples)")
+            raise UpstreamError(f"waveform {i} has shape {tuple(wav.shape)}; expected one dimension (samples)")
     device = next(model.parameters()).device
     lengths = torch.tensor([len(wav) for wav in wavs], device=device)
     items = [wav.to(device, torch.float32) for wav in wavs]
@@ -210,14 +280,14 @@ def collate(model: HubertModel, wavs: Sequence[Tensor]) -> tuple[Tensor, Tensor 
 
 
 def encode(model: HubertModel, wavs: Sequence[Tensor], *, top_layer: int | None = None) -> Encoded:
-    """Hidden states of unpadded 1-D 16 kHz waveforms; gradients and train mode as the caller set them.
+    """Hidden states of unpadded 1-D 16 kHz waveforms; the caller sets train mode and gradients.
 
     Valid frames do not depend on the other items of the batch. An item below 400 samples has 0 valid frames.
     """
     padded, lengths = collate(model, wavs)
     frames = torch.tensor([frame_count(len(wav)) for wav in wavs], device=padded.device)
     if lengths is not None and getattr(model.config, "feat_extract_norm", "layer") == "group":
-        # HuBERT-Base normalises each channel over time, padding included: such a model sees one item at a time.
+        # HuBERT-Base normalises each channel over time, padding included: each item needs a pass of its own.
         alone = [encode(model, [wav], top_layer=top_layer).hidden_states for wav in wavs]
         states = [pad_sequence([item[0] for item in layer], batch_first=True) for layer in zip(*alone, strict=True)]
     else:

@@ -1,25 +1,32 @@
-"""The family as one table of geometries, with parameters, MACs and compression computed from the geometry alone.
+"""The table of geometries, and the parameters, MACs and compression of a geometry.
 
-Sources: HL, HS and HST as derived from the paper's compression of 93.7 %; the waveform encoder is that of
-HuBERT-Large (seven convolutions with layer norm).
+Sources: HL, HS and HST are derived from the paper's compression of 93.7 %; the waveform encoder is that of HuBERT-Large
+(seven convolutions with layer norm).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from upstream.errors import UpstreamError
 
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
-RECEPTIVE_FIELD = 400  # samples that one frame sees, in either front end
+RECEPTIVE_FIELD = 400  # samples of one frame, in either front end
 HOP = 320  # samples from one frame to the next
 SAMPLE_RATE = 16000
-NARROW_CHANNELS = 256  # of the narrow convolutional encoder, where HuBERT has 512
+NARROW_CHANNELS = 256  # of the narrow convolutional encoder; HuBERT has 512
 FFT_SIZE = 512  # of the log-mel front end: 257 bins, each from 400 samples
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Shape of one model; `front_end` is `waveform` (seven convolutions) or `logmel` (80-d at 10 ms, two stacked)."""
+    """Shape of one model; `front_end` is `waveform` (seven convolutions) or `logmel` (80-d at 10 ms, two stacked).
+
+    `squeeze` is the number of 20 ms frames that one frame of the layers represents: 1, or 2 for layers at 25 Hz. The
+    hidden states have 50 frames per second in both cases.
+    """
 
     name: str
     layers: int
@@ -31,21 +38,31 @@ class Geometry:
     mels: int = 80
     pos_conv_kernel: int = 128
     pos_conv_groups: int = 16
+    squeeze: int = 1
 
     def __post_init__(self) -> None:
         if self.front_end not in ("waveform", "logmel"):
-            raise ValueError(f"{self.name}: front end `{self.front_end}` is unknown; choose waveform or logmel")
+            raise UpstreamError(f"{self.name}: front end `{self.front_end}` is unknown; choose waveform or logmel")
         if self.width % self.heads:
-            raise ValueError(f"{self.name}: width {self.width} is not divisible by {self.heads} heads")
+            raise UpstreamError(f"{self.name}: width {self.width} is not divisible by {self.heads} heads")
         if self.width % self.pos_conv_groups:
-            raise ValueError(f"{self.name}: width {self.width} is not divisible by {self.pos_conv_groups} groups")
+            raise UpstreamError(f"{self.name}: width {self.width} is not divisible by {self.pos_conv_groups} groups")
         if min(self.layers, self.width, self.heads, self.ffn) < 1:
-            raise ValueError(f"{self.name}: layers, width, heads and ffn must be at least 1")
+            raise UpstreamError(f"{self.name}: layers, width, heads and ffn must be at least 1")
+        if self.squeeze not in (1, 2):
+            raise UpstreamError(f"{self.name}: squeeze {self.squeeze} is unknown; choose 1 or 2")
+        if self.squeeze > 1 and self.front_end == "waveform":
+            # A waveform model must load as a plain `HubertModel`, which has no such layers.
+            raise UpstreamError(f"{self.name}: squeeze {self.squeeze} needs the log-mel front end")
 
     @property
     def feature_dim(self) -> int:
         """Width of a front-end frame, before the projection."""
         return self.conv_channels if self.front_end == "waveform" else 2 * self.mels
+
+    def facts(self) -> dict[str, Any]:
+        """The fields as JSON for cards and fingerprints; `squeeze` only where it is not 1, as in older cards."""
+        return {key: value for key, value in asdict(self).items() if key != "squeeze" or value > 1}
 
 
 def _table() -> dict[str, Geometry]:
@@ -54,8 +71,8 @@ def _table() -> dict[str, Geometry]:
         Geometry("hs", 4, 1024, 16, 4096),
         Geometry("hst", 4, 512, 8, 2048),
     ]
-    # The small sizes see clips of a second or two: a positional convolution of 128 frames (2.6 s) would mostly read
-    # padding and cost as much as a Transformer layer.
+    # The small sizes are trained on clips of one or two seconds: a positional convolution of 128 frames (2.6 s) would
+    # mostly read padding and cost as much as a Transformer layer.
     small = [
         Geometry("open_hl", 6, 256, 4, 1024, "logmel", pos_conv_kernel=32),
         Geometry("open_hs", 3, 256, 4, 1024, "logmel", pos_conv_kernel=32),
@@ -64,31 +81,36 @@ def _table() -> dict[str, Geometry]:
         Geometry("mini_hs", 2, 128, 4, 512, "logmel", pos_conv_kernel=32),
         Geometry("mini_hst", 2, 64, 2, 256, "logmel", pos_conv_kernel=32),
     ]
-    # Half the channels are a quarter of the products: between the full convolutions and log-mel.
+    # Half the channels need a quarter of the products. Their cost lies between full convolutions and log-mel.
     students = [g for g in full if g.name != "hl"]
     narrow = [replace(g, name=f"{g.name}_narrow", conv_channels=NARROW_CHANNELS) for g in students]
     logmel = [replace(g, name=f"{g.name}_logmel", front_end="logmel") for g in full]
-    # The price of each front end on real speech: one Transformer behind all three.
+    # Layers at 25 Hz, so 64 taps reach as far as 128 taps at 50 Hz.
+    squeezed = [
+        Geometry("hst_fast", 4, 512, 8, 2048, "logmel", pos_conv_kernel=64, squeeze=2),
+        Geometry("hst_tiny", 4, 192, 3, 768, "logmel", pos_conv_kernel=64, squeeze=2),
+    ]
+    # The same Transformer behind three front ends, to measure the cost of each on real speech.
     open_hst = next(g for g in small if g.name == "open_hst")
     fronts = [
         replace(open_hst, name="open_hst_waveform", front_end="waveform"),
         replace(open_hst, name="open_hst_narrow", front_end="waveform", conv_channels=NARROW_CHANNELS),
     ]
-    return {g.name: g for g in [*full, *narrow, *logmel, *small, *fronts]}
+    return {g.name: g for g in [*full, *narrow, *logmel, *squeezed, *small, *fronts]}
 
 
 FAMILY: dict[str, Geometry] = _table()
 
 
 def geometry(name: str, **changes: object) -> Geometry:
-    """The named geometry, with fields replaced. Raises KeyError with the known names."""
+    """The named geometry, with fields replaced. Raises UpstreamError with the known names."""
     if name not in FAMILY:
-        raise KeyError(f"no geometry named `{name}`; known: {', '.join(FAMILY)}")
+        raise UpstreamError(f"no geometry named `{name}`; known: {', '.join(FAMILY)}")
     return replace(FAMILY[name], **changes) if changes else FAMILY[name]
 
 
 def parameters(g: Geometry) -> int:
-    """Parameters of the built encoder (`HubertModel`), pre-training heads left out."""
+    """Parameters of the encoder (`HubertModel`), without pre-training heads."""
     layer = 4 * (g.width * g.width + g.width)  # q, k, v, out
     layer += 2 * g.width * g.ffn + g.ffn + g.width
     layer += 4 * g.width  # two layer norms
@@ -97,10 +119,12 @@ def parameters(g: Geometry) -> int:
         c = g.conv_channels
         channels_in = [1] + [c] * (len(CONV_KERNELS) - 1)
         front = sum(i * c * k + c + 2 * c for i, k in zip(channels_in, CONV_KERNELS, strict=True))
-    projection = 2 * g.feature_dim + g.feature_dim * g.width + g.width
-    # weight norm keeps a direction and a gain per kernel tap
+    features = g.squeeze * g.feature_dim
+    projection = 2 * features + features * g.width + g.width
+    upsampler = g.squeeze * (g.width * g.width + g.width) if g.squeeze > 1 else 0
+    # Weight norm stores a direction, and a gain for each kernel tap.
     positional = g.width * (g.width // g.pos_conv_groups) * g.pos_conv_kernel + g.pos_conv_kernel + g.width
-    return front + projection + positional + g.layers * layer + 2 * g.width + g.width
+    return front + projection + positional + g.layers * layer + upsampler + 2 * g.width + g.width
 
 
 def macs_per_second(g: Geometry, seconds: float = 10.0) -> float:
@@ -118,9 +142,12 @@ def macs_per_second(g: Geometry, seconds: float = 10.0) -> float:
         short_frames = (samples - RECEPTIVE_FIELD) // (HOP // 2) + 1
         bins = FFT_SIZE // 2 + 1
         total += short_frames * (RECEPTIVE_FIELD * 2 * bins + bins * g.mels)
-    total += frames * g.feature_dim * g.width
+    frames = -(-frames // g.squeeze)  # of the layers
+    total += frames * g.squeeze * g.feature_dim * g.width
     total += frames * g.width * (g.width // g.pos_conv_groups) * g.pos_conv_kernel
     total += g.layers * frames * (4 * g.width * g.width + 2 * g.width * g.ffn + 2 * frames * g.width)
+    if g.squeeze > 1:
+        total += frames * g.width * g.squeeze * g.width  # upsampler
     return total / seconds
 
 

@@ -1,4 +1,4 @@
-"""Log-mel front end that lives inside the model: waveform in, the frames of the convolutional encoder out.
+"""Log-mel front end, part of the model: waveform in, as many frames out as the convolutional encoder gives.
 
 25 ms windows every 10 ms, not centred, 80 mel bands, global mean and variance as buffers, stacked by two.
 """
@@ -15,13 +15,13 @@ from upstream.model.family import FFT_SIZE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE
 
 SHORT_HOP = HOP // 2
 BLOCK = math.gcd(RECEPTIVE_FIELD, SHORT_HOP)  # samples
-# About one step of 16-bit audio: digital silence and dither look alike, and the logarithm stays finite.
+# About one step of 16-bit audio: digital silence and dither give the same value, and the logarithm stays finite.
 FLOOR = 1e-6
 
 
-# Built in numpy: Transformers constructs modules on torch's meta device, where arithmetic has no values.
+# Computed in numpy: Transformers builds modules on torch's meta device, where tensors have no values.
 def _dft_basis() -> Tensor:
-    """Windowed real and imaginary DFT, (RECEPTIVE_FIELD, 2 * bins): a matrix product exports to ONNX, an FFT not."""
+    """Windowed real and imaginary DFT, (RECEPTIVE_FIELD, 2 * bins); unlike an FFT, a product exports to ONNX."""
     samples, bins = np.arange(RECEPTIVE_FIELD), np.arange(FFT_SIZE // 2 + 1)
     angle = 2 * np.pi * samples[:, None] * bins[None, :] / FFT_SIZE
     basis = np.concatenate([np.cos(angle), -np.sin(angle)], axis=1) * np.hanning(RECEPTIVE_FIELD)[:, None]
@@ -42,11 +42,26 @@ def _mel_matrix(mels: int, low_hz: float = 20.0, high_hz: float = SAMPLE_RATE / 
     return torch.from_numpy(np.minimum(rising, falling).clip(min=0).astype(np.float32))
 
 
+def stack_pairs(x: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Frames side by side in pairs: (B, F, D) -> (B, ceil(F / 2), 2 D).
+
+    `valid` (B,): valid frames of each item; None: all frames. If their number is odd, the last one is repeated, so that
+    no pair contains padding.
+    """
+    first = x[:, 0::2]
+    # Always one repeated frame, then cut: tracing would freeze a branch on the length.
+    second = torch.cat([x[:, 1::2], x[:, -1:]], dim=1)[:, : first.shape[1]]
+    if valid is not None:
+        index = 2 * torch.arange(second.shape[1], device=x.device) + 1
+        second = torch.where((index < valid[:, None]).unsqueeze(-1), second, first)
+    return torch.cat([first, second], dim=-1)
+
+
 class LogMelFrontEnd(nn.Module):
     """Log-mel frames of a waveform, two 10 ms frames stacked: (B, N) samples -> (B, 2 * mels, T) at 50 Hz.
 
-    T = floor((N - 400) / 320) + 1, as the seven convolutions give. Where an item has an odd number of 10 ms frames,
-    its last one is repeated, so nothing from the padding gets in.
+    T = floor((N - 400) / 320) + 1, as the seven convolutions give. If an item has an odd number of 10 ms frames, its
+    last one is repeated, so that no frame contains padding.
     """
 
     def __init__(self, mels: int) -> None:
@@ -75,28 +90,24 @@ class LogMelFrontEnd(nn.Module):
         return torch.log((real.square() + imaginary.square()) @ self.mel + FLOOR)
 
     def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """`lengths` (B,): valid samples of each item; None means that all of them are."""
+        """`lengths` (B,): valid samples of each item; None: all samples are valid."""
         if wavs.shape[1] < RECEPTIVE_FIELD:
             raise ValueError(f"{wavs.shape[1]} samples are fewer than the {RECEPTIVE_FIELD} that one frame needs")
-        # Energies span ten orders of magnitude: never in half precision.
+        # Energies span ten orders of magnitude, too many for half precision.
         with torch.autocast(wavs.device.type, enabled=False):
             x = (self.log_mel(wavs.float()) - self.mean) / self.std
-        first = x[:, 0::2]
-        # One repeated frame more than an even number needs: a branch on the length would be frozen by tracing.
-        second = torch.cat([x[:, 1::2], x[:, -1:]], dim=1)[:, : first.shape[1]]
+        valid = None
         if lengths is not None:
             valid = (lengths - RECEPTIVE_FIELD).div(SHORT_HOP, rounding_mode="floor") + 1
-            index = 2 * torch.arange(second.shape[1], device=x.device) + 1
-            second = torch.where((index < valid[:, None]).unsqueeze(-1), second, first)
-        return torch.cat([first, second], dim=-1).transpose(1, 2)
+        return stack_pairs(x, valid).transpose(1, 2)
 
     @torch.no_grad()
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Fix the global mean and standard deviation, (mels,) each, measured on training audio."""
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all()):
-            raise ValueError("log-mel statistics are not finite: the audio they were measured on is broken")
+            raise ValueError("log-mel statistics are not finite: the audio that they were measured on is broken")
         self.mean.copy_(mean)
         self.std.copy_(std.clamp(min=1e-3))
 
     def _freeze_parameters(self) -> None:
-        """Part of what Transformers expects of a feature encoder; there is nothing to train here."""
+        """Transformers calls this method of a feature encoder; this one has no parameters."""

@@ -1,7 +1,7 @@
-"""The model directory: the one form in which a model is stored, loaded and shared.
+"""Save and load model directories, the form in which a model is stored and shared.
 
 Four files: `config.json` (Transformers' configuration, our card under the key `harness`), `model.safetensors`,
-`preprocessor_config.json`, `README.md`. Written whole or not at all; nothing in it is a pickle.
+`preprocessor_config.json`, `README.md`. They are written whole or not at all; none of them is a pickle.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Feat
 from transformers.utils import logging
 
 from corpora.files import atomic_dir, read_json, sha256_file, write_json, write_text
+from upstream.errors import UpstreamError
 from upstream.model.encoder import LogMelHubertConfig, LogMelHubertModel, front_end_of, normalises_waveform
 
 CARD_KEY = "harness"
@@ -32,12 +33,12 @@ MODEL_TYPES = {
     "wav2vec2": (Wav2Vec2Config, Wav2Vec2Model),
     LogMelHubertConfig.model_type: (LogMelHubertConfig, LogMelHubertModel),
 }
-# Keys of config.json that send Transformers elsewhere for code, quantisers or kernels, and layers that we do not walk.
+# Keys of config.json that make Transformers load other code, quantisers or kernels, or layers that we do not run.
 IGNORED_KEYS = {
     *("add_adapter", "attn_implementation", "_attn_implementation", "auto_map", "dtype", "torch_dtype"),
     *("experts_implementation", "quantization_config"),
 }
-# Sizes that a tensor shows: the key of config.json, the tensor, the axis.
+# Sizes that the shape of a tensor shows: the key of config.json, the tensor, the axis.
 SIZES = (
     ("hidden_size", r"encoder\.layer_norm\.weight", 0),
     ("intermediate_size", r"encoder\.layers\.0\.feed_forward\.intermediate_dense\.weight", 0),
@@ -46,12 +47,8 @@ SIZES = (
 )
 
 
-class ModelDirError(ValueError):
-    """A model directory that cannot be read, with the reason and what to do."""
-
-
 def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
-    """Write a model directory, replacing an older one as a whole; `card` is JSON: where the model comes from."""
+    """Write a model directory, replacing an older one as a whole; `card` (JSON) describes data, units and training."""
     config = model.config
     config.layerdrop, config.apply_spec_augment = 0.0, False
     config.do_normalize = normalises_waveform(model)
@@ -59,7 +56,7 @@ def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
     with atomic_dir(path) as folder:
         with _no_progress_bar():
             model.save_pretrained(folder, safe_serialization=True)
-        # safetensors makes its file readable for the owner alone; a shared model must not be
+        # safetensors lets only the owner read its file; others must be able to read a shared model.
         shutil.copymode(folder / "config.json", folder / "model.safetensors")
         Wav2Vec2FeatureExtractor(
             feature_size=1,
@@ -67,7 +64,10 @@ def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
             do_normalize=config.do_normalize,
             return_attention_mask=True,
         ).save_pretrained(folder)
-        write_json(folder / "config.json", json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if written.get("squeeze") == 1:  # the default; older directories do not have the key
+            del written["squeeze"]
+        write_json(folder / "config.json", written)
         write_text(folder / "README.md", _readme(model, card))
     return path
 
@@ -76,16 +76,16 @@ def load_model(path: Path | str) -> HubertModel:
     """The encoder of a model directory (ours, or HuBERT / wav2vec 2.0 / XLS-R in Transformers form), in eval mode.
 
     Nothing but `config.json`, `model.safetensors` and `preprocessor_config.json` is opened: neither code nor adapters
-    nor pickles that lie beside them. Raises ModelDirError with the reason for whatever cannot be loaded.
+    nor pickles that lie beside them. Raises UpstreamError with the reason for whatever cannot be loaded.
     """
     path = Path(path)
     config_json = _config(path)
     config_class, model_class = MODEL_TYPES[config_json["model_type"]]
     if not (path / "model.safetensors").is_file():
-        raise ModelDirError(f"{path}: model.safetensors is missing (pickled weights are never loaded)")
+        raise UpstreamError(f"{path}: model.safetensors is missing (pickled weights are never loaded)")
     try:
         _check_shapes(path, config_json)
-        # Handed over as a state dict: given a folder, Transformers also follows an `adapter_config.json` in it.
+        # Passed as a state dict: from a folder, Transformers would also load what its `adapter_config.json` names.
         weights = load_file(path / "model.safetensors")
         config = config_class.from_dict({k: v for k, v in config_json.items() if k not in IGNORED_KEYS})
         config.layerdrop, config.apply_spec_augment = 0.0, False
@@ -98,35 +98,35 @@ def load_model(path: Path | str) -> HubertModel:
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-    except ModelDirError:
+    except UpstreamError:
         raise
     except (SafetensorError, StrictDataclassError, RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
-        raise ModelDirError(f"{path}: the weights do not fit the configuration: {error}") from error
+        raise UpstreamError(f"{path}: the weights do not fit the configuration: {error}") from error
     missing = sorted(key for key in report["missing_keys"] if key != "masked_spec_embed")
     if missing:
-        raise ModelDirError(f"{path}: model.safetensors lacks {len(missing)} tensors, first `{missing[0]}`")
+        raise UpstreamError(f"{path}: model.safetensors lacks {len(missing)} tensors, first `{missing[0]}`")
     model.config.do_normalize = _normalises(path, config_json)
     return model.eval()
 
 
 def _normalises(path: Path, config: dict[str, Any]) -> bool:
-    """Whether waveforms are brought to mean 0 and variance 1. config.json says it for us, preprocessor_config.json for
-    Transformers: where they disagree, one of both would feed the model what it was not trained on."""
+    """Whether waveforms are normalised to mean 0 and variance 1. We read it from config.json, Transformers from
+    preprocessor_config.json. Raises UpstreamError where they disagree, since one of them would then be wrong."""
     preprocessor = path / "preprocessor_config.json"
     theirs = read_json(preprocessor).get("do_normalize", True) if preprocessor.is_file() else None
     ours = config.get("do_normalize", theirs)
     if ours is None:
-        raise ModelDirError(f"{path}: preprocessor_config.json is missing; it says whether waveforms are normalised")
+        raise UpstreamError(f"{path}: preprocessor_config.json is missing; it says whether waveforms are normalised")
     if theirs is not None and bool(theirs) != bool(ours):
-        raise ModelDirError(
-            f"{path}: config.json says do_normalize={bool(ours)}, preprocessor_config.json {bool(theirs)}; write into "
-            "both what the model was trained with"
+        raise UpstreamError(
+            f"{path}: config.json says do_normalize={bool(ours)}, preprocessor_config.json {bool(theirs)}; correct the "
+            "one that differs from the training of the model"
         )
     return bool(ours)
 
 
 def _check_shapes(path: Path, config: dict[str, Any]) -> None:
-    """Compare the sizes in config.json with the header of the weights, before anything of those sizes is built."""
+    """Compare the sizes in config.json with the header of the weights, before a model of these sizes is built."""
     with safe_open(path / "model.safetensors", "pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
     held: dict[str, Any] = {}
@@ -143,16 +143,20 @@ def _check_shapes(path: Path, config: dict[str, Any]) -> None:
         held["num_hidden_layers"] = len(layers)
     if conv_shapes:
         held |= {"conv_dim": [s[0] for s in conv_shapes], "conv_kernel": [s[2] for s in conv_shapes]}
+    if config.get("squeeze", 1) != 1 or any("upsampler." in name for name in shapes):
+        sizes = [s for name, s in shapes.items() if name.endswith("upsampler.projection.weight") and len(s) == 2]
+        held["squeeze"] = sizes[0][0] // sizes[0][1] if sizes else 1
+        config = {"squeeze": 1, **config}
     for key, size in held.items():
         stated = config.get(key, size)
         if stated != size or isinstance(stated, bool):
             verb = "lacks layers: it holds" if key == "num_hidden_layers" else "and config.json do not fit: it holds"
             said = repr(stated)[:80]
-            raise ModelDirError(f"{path}: model.safetensors {verb} {key} = {size}, config.json says {said}")
+            raise UpstreamError(f"{path}: model.safetensors {verb} {key} = {size}, config.json says {said}")
 
 
 def read_card(path: Path | str) -> dict[str, Any]:
-    """Our card: name, geometry, iteration, units, lineage, hours; empty for a directory that others wrote."""
+    """Our card: name, geometry, iteration, units, lineage, hours; empty for a directory of other software."""
     return _config(Path(path)).get(CARD_KEY, {})
 
 
@@ -163,7 +167,7 @@ def model_sha256(path: Path | str) -> str:
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Transformers draws a bar for every file; ours are one file each and take no time."""
+    """Hide Transformers' progress bar for the one file of weights."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -175,14 +179,14 @@ def _no_progress_bar() -> Iterator[None]:
 
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise ModelDirError(f"{path}: no such model directory; `python -m upstream pretrain` or ./run.sh makes one")
+        raise UpstreamError(f"{path}: no such model directory; `python -m upstream pretrain` or ./run.sh makes one")
     if not (path / "config.json").is_file():
-        raise ModelDirError(f"{path}: config.json is missing, so this is not a model directory")
+        raise UpstreamError(f"{path}: config.json is missing, so this is not a model directory")
     config = read_json(path / "config.json")
     if not isinstance(config, dict):
-        raise ModelDirError(f"{path}: config.json is not a JSON object")
+        raise UpstreamError(f"{path}: config.json is not a JSON object")
     if config.get("model_type") not in MODEL_TYPES:
-        raise ModelDirError(
+        raise UpstreamError(
             f"{path}: model type `{config.get('model_type')}` is not one of {', '.join(sorted(MODEL_TYPES))}"
         )
     return config

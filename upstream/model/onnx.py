@@ -1,8 +1,8 @@
-"""The ONNX door: a model directory as one `.onnx` file for ONNX Runtime, and the small class that runs it.
+"""Export a model directory as one `.onnx` file for ONNX Runtime, and run such a file.
 
-The graph takes raw 16 kHz samples and their lengths. Everything that a caller could forget lies inside: the front end,
-the normalisation of the waveform, the masks. What is traced is the accelerated encoder (`upstream.model.fast`), with
-its positional convolution in the frequency domain. Weight norm is folded; nothing in it is random.
+The graph takes raw 16 kHz samples and their lengths. It contains the front end, the normalisation of the waveform and
+the masks, so that no caller can forget them. The traced encoder is the accelerated one (`upstream.model.fast`), with
+its positional convolution in the frequency domain and weight norm folded.
 """
 
 from __future__ import annotations
@@ -21,36 +21,33 @@ from torch import Tensor, nn
 from transformers import HubertModel
 
 from corpora.files import atomic_file
+from upstream.errors import UpstreamError
 from upstream.model.encoder import encode, front_end_of, normalises_waveform, run_layers
 from upstream.model.family import RECEPTIVE_FIELD, SAMPLE_RATE
 from upstream.model.fast import accelerate, sharing_copy
 from upstream.model.modeldir import load_model, model_sha256
 
 OPSET = 17
-# One protobuf file holds less than 2 GiB, and a graph in several files is not one download any more.
+# One protobuf file holds less than 2 GiB, and an export must stay one file.
 LARGEST_BYTES = 2_000_000_000
-# The largest difference that an export may show against PyTorch, relative to the largest value of the states.
+# The largest allowed difference between an export and PyTorch, relative to the largest value of the states.
 TOLERANCE = 1e-3
-# Cosine of int8 and fp32 states, mean over frames: below it the rounding has broken the model, and no file is written.
+# Cosine of int8 and fp32 states, mean over frames: below this value int8 has broken the model, and no file is written.
 LEAST_COSINE = 0.95
-# Parts whose products int8 leaves alone: energies and spectra span too many orders of magnitude for eight bits.
+# Modules whose products stay in fp32: energies and spectra span too many orders of magnitude for eight bits.
 SPECTRAL = ("/feature_extractor/", "/pos_conv_embed/")
-
-
-class ExportError(ValueError):
-    """A model that cannot be exported, or an export that does not compute what the model does."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an export is from its model on the check signal: largest difference, and mean cosine over frames."""
+    """Difference between an export and its model on a test signal: the largest one, and the mean cosine over frames."""
 
     max_difference: float
     cosine: float
 
 
 class _Graph(nn.Module):
-    """What is traced: (B, N) samples and (B,) lengths -> top state, frames, and on demand all states stacked."""
+    """The traced function: (B, N) samples and (B,) lengths -> top state, frames, and optionally all states stacked."""
 
     def __init__(self, model: HubertModel, all_states: bool) -> None:
         super().__init__()
@@ -86,9 +83,9 @@ def _normalise(waveform: Tensor, lengths: Tensor | None) -> Tensor:
 def export_onnx(
     model_dir: Path | str, out: Path | str, *, int8: bool = False, all_states: bool = False, lengths: bool = True
 ) -> Parity:
-    """Write a model directory as one ONNX file: `export_model`, with the hash of its weights in the file's facts.
+    """Write a model directory as one ONNX file: `export_model`, with the SHA-256 of its weights in the file's facts.
 
-    Raises ExportError.
+    Raises UpstreamError.
     """
     model_dir = Path(model_dir)
     model = load_model(model_dir)
@@ -97,8 +94,8 @@ def export_onnx(
             model, out, facts={"source_sha256": model_sha256(model_dir)},
             int8=int8, all_states=all_states, lengths=lengths,
         )  # fmt: skip
-    except ExportError as error:
-        raise ExportError(f"{model_dir}: {error}") from error
+    except UpstreamError as error:
+        raise UpstreamError(f"{model_dir}: {error}") from error
 
 
 def export_model(
@@ -110,23 +107,26 @@ def export_model(
     all_states: bool = False,
     lengths: bool = True,
     accelerated: bool = True,
+    tolerance: float = TOLERANCE,
+    largest_bytes: int = LARGEST_BYTES,
 ) -> Parity:
-    """Write an encoder as one ONNX file, whole or not at all, after comparing the file with the encoder in PyTorch.
+    """Write an encoder as one ONNX file, whole or not at all, after comparing its states with those of PyTorch.
 
     Inputs: `waveform` (B, N) float32 at 16 kHz, N at least 400, and `lengths` (B,) int64, the valid samples of each
-    item (left out with `lengths=False`: then every item fills its row). Outputs: `last_hidden_state` (B, T, D),
+    item (absent with `lengths=False`: then every item fills its row). Outputs: `last_hidden_state` (B, T, D),
     `frames` (B,), and with `all_states` also `hidden_states` (L+1, B, T, D). `int8` quantises the weights of matrix
     products, never convolutions, the log-mel front end or the positional convolution. `accelerated=False` traces the
-    encoder as Transformers has it, for comparison. The model stays as it is. Raises ExportError.
+    modules of Transformers, for comparison. An fp32 export that differs by more than `tolerance`, relative to the
+    largest value of the states, is not written. The model is not changed. Raises UpstreamError.
     """
     import onnx
 
     out = Path(out)
     if out.suffix != ".onnx":
-        raise ExportError(f"cannot be written as {out}: the name of an ONNX file must end in .onnx")
+        raise UpstreamError(f"cannot be written as {out}: the name of an ONNX file must end in .onnx")
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    if size > LARGEST_BYTES:
-        raise ExportError(f"{size / 1e9:.1f} GB of weights do not fit one ONNX file (2 GB)")
+    if size > largest_bytes:
+        raise UpstreamError(f"{size / 1e9:.1f} GB of weights do not fit one ONNX file ({largest_bytes / 1e9:g} GB)")
     grouped = getattr(model.config, "feat_extract_norm", "layer") == "group"
     model = sharing_copy(model)
     inference = fold_weight_norm(accelerate(model) if accelerated else sharing_copy(model))
@@ -134,7 +134,7 @@ def export_model(
         traced = Path(scratch) / "traced.onnx"
         _trace(_Graph(inference, all_states), traced, lengths)
         if int8:
-            _quantise(traced, temporary)
+            quantise(traced, temporary)
         graph = onnx.load(temporary if int8 else traced)
         properties = {
             **(facts or {}),
@@ -144,15 +144,15 @@ def export_model(
             "layers": str(model.config.num_hidden_layers),
             "width": str(model.config.hidden_size),
             "parameters": str(sum(p.numel() for p in model.parameters())),
-            # A group norm over time sees the padding: such a graph is right on unpadded rows alone.
+            # A group norm over time includes the padding: such a graph is correct only on unpadded rows.
             "padded_batches": "no" if grouped or not lengths else "yes",
         }
         onnx.helper.set_model_props(graph, properties)
         onnx.save(graph, temporary)
         parity = _compare(model, OnnxEncoder(temporary))
-        wrong = parity.cosine < LEAST_COSINE if int8 else parity.max_difference > TOLERANCE
+        wrong = parity.cosine < LEAST_COSINE if int8 else parity.max_difference > tolerance
         if wrong or not np.isfinite(parity.max_difference):
-            raise ExportError(
+            raise UpstreamError(
                 f"the exported graph differs from the model (largest relative difference "
                 f"{parity.max_difference:.2g}, mean cosine {parity.cosine:.4f}); {out} was not written"
             )
@@ -164,7 +164,7 @@ def fold_weight_norm(model: HubertModel) -> HubertModel:
     for parent in list(model.modules()):
         for name, conv in list(parent.named_children()):
             if isinstance(conv, nn.Conv1d) and nn.utils.parametrize.is_parametrized(conv, "weight"):
-                # Not `remove_parametrizations`: it takes `weight` from a class that copies of the model share.
+                # Not `remove_parametrizations`: it removes `weight` from a class that copies of the model share.
                 plain = nn.Conv1d(
                     conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
                     conv.groups, bias=conv.bias is not None, device=conv.weight.device,
@@ -186,7 +186,7 @@ def _trace(graph: _Graph, path: Path, lengths: bool) -> None:
     inputs = (_check_signal(16000, 2), torch.tensor([16000, 9000]))
     inputs, input_names = (inputs, ["waveform", "lengths"]) if lengths else (inputs[:1], ["waveform"])
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the tracer warns of the check for a minimum length, which is meant to vanish
+        warnings.simplefilter("ignore")  # the tracer warns that it drops the check of the minimum length
         torch.onnx.export(
             graph.eval(),
             inputs,
@@ -199,8 +199,8 @@ def _trace(graph: _Graph, path: Path, lengths: bool) -> None:
         )
 
 
-def _quantise(source: Path, target: Path) -> None:
-    """Dynamic int8 for products with a constant weight, but not in the `SPECTRAL` parts."""
+def quantise(source: Path, target: Path) -> None:
+    """Dynamic int8 for products with a constant weight, except in the `SPECTRAL` modules."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -209,7 +209,7 @@ def _quantise(source: Path, target: Path) -> None:
     spectral = [node.name for node in graph.node if any(part in node.name for part in SPECTRAL)]
     inferred = source.with_name("inferred.onnx")
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it says a line about every tensor
+    logging.disable(logging.WARNING)  # it logs a line for every tensor
     try:
         quant_pre_process(source, inferred, skip_optimization=True, skip_symbolic_shape=True)
         quantize_dynamic(
@@ -218,7 +218,7 @@ def _quantise(source: Path, target: Path) -> None:
             op_types_to_quantize=["MatMul"],
             weight_type=QuantType.QInt8,
             per_channel=True,
-            # Seven bits: with eight, processors without VNNI overflow in silence.
+            # Seven bits: with eight, processors without VNNI overflow without an error.
             reduce_range=True,
             nodes_to_exclude=spectral,
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
@@ -228,7 +228,7 @@ def _quantise(source: Path, target: Path) -> None:
 
 
 def _check_signal(samples: int, rows: int) -> Tensor:
-    """A tone that glides through the band of speech over soft noise, another one in each row."""
+    """A rising tone with soft noise, (rows, samples); the tones of the rows differ in pitch."""
     time = torch.arange(samples) / SAMPLE_RATE
     noise = torch.randn(rows, samples, generator=torch.Generator().manual_seed(0))
     pitch = 100.0 * (1 + torch.arange(rows))[:, None]
@@ -244,7 +244,7 @@ def _compare(model: HubertModel, exported: OnnxEncoder) -> Parity:
         encoded = exported([wav.numpy() for wav in wavs])
         if encoded.frames.tolist() != expected.frames.tolist():
             counts = f"{encoded.frames.tolist()} frames where the model has {expected.frames.tolist()}"
-            raise ExportError(f"the exported graph gives {counts}")
+            raise UpstreamError(f"the exported graph gives {counts}")
         for i, count in enumerate(encoded.frames):
             theirs = encoded.last_hidden_state[i, :count]
             ours = expected.hidden_states[-1][i, :count]
@@ -256,7 +256,7 @@ def _compare(model: HubertModel, exported: OnnxEncoder) -> Parity:
 
 @dataclass(frozen=True)
 class OnnxEncoded:
-    """Top state (B, T, D), valid frames (B,), and where the graph has them all states (L+1, B, T, D), as NumPy."""
+    """Top state (B, T, D), valid frames (B,), and if the graph has them all states (L+1, B, T, D), as NumPy arrays."""
 
     last_hidden_state: np.ndarray
     frames: np.ndarray
@@ -264,9 +264,9 @@ class OnnxEncoded:
 
 
 class OnnxEncoder:
-    """An exported model in ONNX Runtime: unpadded 1-D 16 kHz waveforms in, hidden states out, without PyTorch's help.
+    """An exported model in ONNX Runtime: unpadded 1-D 16 kHz waveforms in, hidden states out, without PyTorch.
 
-    `threads`: of one operator (0: as many as cores). `facts` says what the file was made from.
+    `threads`: for one operator (0: one for each core). `facts`: front end, precision, sizes, and SHA-256 of the source.
     """
 
     def __init__(
@@ -275,23 +275,23 @@ class OnnxEncoder:
         import onnxruntime
 
         if not Path(path).is_file():
-            raise ExportError(f"{path}: no such file; `python -m upstream export MODEL_DIR --format onnx` makes one")
+            raise UpstreamError(f"{path}: no such file; `python -m upstream export MODEL_DIR --format onnx` makes one")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
-        except Exception as error:  # its exceptions have no common base of their own
-            raise ExportError(f"{path}: ONNX Runtime cannot load it: {error}") from error
+        except Exception as error:  # its exceptions have no common base class
+            raise UpstreamError(f"{path}: ONNX Runtime cannot load it: {error}") from error
         self.facts: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         self._inputs = [i.name for i in self.session.get_inputs()]
         self._outputs = [o.name for o in self.session.get_outputs()]
         if "waveform" not in self._inputs or "last_hidden_state" not in self._outputs:
-            raise ExportError(f"{path}: not an export of this toolkit (inputs {', '.join(self._inputs)})")
+            raise UpstreamError(f"{path}: not an export of this toolkit (inputs {', '.join(self._inputs)})")
 
     def __call__(self, wavs: Sequence[np.ndarray]) -> OnnxEncoded:
         """Hidden states of waveforms of any lengths; below 400 samples an item has 0 valid frames."""
         if not len(wavs):
-            raise ValueError("the encoder got an empty list of waveforms; it needs at least one")
+            raise UpstreamError("the encoder got an empty list of waveforms; it needs at least one")
         lengths = [len(wav) for wav in wavs]
         if len(set(lengths)) > 1 and self.facts.get("padded_batches") == "no":
             return _joined([self([wav]) for wav in wavs])

@@ -13,8 +13,8 @@ from transformers import HubertModel
 
 from upstream.config import PretrainConfig
 from upstream.errors import UpstreamError
-from upstream.model.convolution import convolve_frames
 from upstream.model.encoder import collate, run_layers
+from upstream.model.fast import convolve_frames
 from upstream.pretrain.data import Batch, StepBatches
 from upstream.pretrain.objective import FeatureHeads, FrameTotals, StepLoss, UnitHead, UnitLoss, unit_loss
 from upstream.pretrain.step import take_step

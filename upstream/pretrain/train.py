@@ -31,8 +31,8 @@ from corpora.files import read_json, sha256_json, write_json
 from upstream.config import InitConfig, PretrainConfig, RegressionConfig
 from upstream.distributed import Place, adopt_slurm, place
 from upstream.errors import UpstreamError
+from upstream.model.card import lineage
 from upstream.model.family import Geometry
-from upstream.model.lineage import lineage
 from upstream.model.modeldir import load_model, model_sha256, save_model
 from upstream.pretrain.checkpoints import Recorder, load_state
 from upstream.pretrain.data import Position, PretrainDataset, StepBatches, StepSampler, usable

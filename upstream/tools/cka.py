@@ -1,4 +1,4 @@
-"""How alike the hidden states of two models are: linear CKA of every state of one with every state of the other.
+"""Compare two models: linear CKA of every hidden state of one with every hidden state of the other.
 
 Kornblith et al., "Similarity of Neural Network Representations Revisited" (2019), equation 3 and section 3: for
 centred features X (n, p) and Y (n, q) of the same n frames, ||Y'X||^2 / (||X'X|| ||Y'Y||), Frobenius norms.
@@ -20,20 +20,17 @@ from tqdm import tqdm
 from corpora.audio import load_any, read_audio
 from corpora.datadir import read_datadir
 from corpora.files import atomic_file
+from upstream.errors import UpstreamError
 from upstream.model.encoder import encode
 from upstream.model.family import RECEPTIVE_FIELD, SAMPLE_RATE
 from upstream.model.modeldir import load_model
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-# More of one clip tells little that its first minute does not, and a clip of an hour would not fit in memory.
+# The first minute of a clip is enough, and the states of an hour would not fit in memory.
 LONGEST_S = 60
-# Wider tables do not fit a terminal: then only the best match of each state is printed.
+# Wider tables do not fit a terminal; only the best match of each state is printed then.
 WIDEST = 14
 log = logging.getLogger(__name__)
-
-
-class CompareError(ValueError):
-    """Two models, or audio, that cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class Similarity:
 
 
 def linear_cka(first: Sequence[Tensor], second: Sequence[Tensor]) -> np.ndarray:
-    """Linear CKA of every (n, p) with every (n, q), features of the same n frames; 0 where one of them is constant."""
+    """Linear CKA of every (n, p) with every (n, q), features of the same n frames; 0 if one of the two is constant."""
     left, right = ([f.double() - f.double().mean(0) for f in side] for side in (first, second))
     norms = [[torch.linalg.matrix_norm(f.T @ f) for f in side] for side in (left, right)]
     found = np.zeros((len(left), len(right)))
@@ -60,7 +57,7 @@ def linear_cka(first: Sequence[Tensor], second: Sequence[Tensor]) -> np.ndarray:
 
 
 def audio_clips(paths: Sequence[Path]) -> list[tuple[str, Path, int | None, int | None]]:
-    """Clips (name, file, first sample, end; None: all of it) of audio files, folders of them, and data directories."""
+    """Clips (name, file, first sample, end; None: whole file) of audio files, of folders, and of data directories."""
     clips: list[tuple[str, Path, int | None, int | None]] = []
     for path in paths:
         if (path / "wav.scp").is_file():
@@ -71,10 +68,10 @@ def audio_clips(paths: Sequence[Path]) -> list[tuple[str, Path, int | None, int 
         elif path.is_file():
             clips.append((str(path), path, None, None))
         else:
-            raise CompareError(f"{path}: no such file or folder")
+            raise UpstreamError(f"{path}: no such file or folder")
     if not clips:
         where = ", ".join(map(str, paths))
-        raise CompareError(f"no audio ({', '.join(AUDIO_SUFFIXES)}) and no data directory in {where}")
+        raise UpstreamError(f"no audio ({', '.join(AUDIO_SUFFIXES)}) and no data directory in {where}")
     return clips
 
 
@@ -82,7 +79,7 @@ def audio_clips(paths: Sequence[Path]) -> list[tuple[str, Path, int | None, int 
 def compare(first: Path, second: Path, audio: Sequence[Path], *, frames: int = 4000, seed: int = 0) -> Similarity:
     """CKA between all hidden states of two model directories on about `frames` frames drawn evenly from the audio.
 
-    Both see the same frames. Raises CompareError for frame rates that differ and for audio too short for one frame.
+    Both models get the same frames. Raises UpstreamError for different frame rates and for audio below one frame.
     """
     models = [load_model(path) for path in (first, second)]
     clips = audio_clips([Path(path) for path in audio])
@@ -101,15 +98,15 @@ def compare(first: Path, second: Path, audio: Sequence[Path], *, frames: int = 4
         states = [encode(model, [wav]).hidden_states for model in models]
         counts = {s[0].shape[1] for s in states}
         if len(counts) > 1:
-            raise CompareError(f"{name}: the models give {sorted(counts)} frames; their frame rates differ")
+            raise UpstreamError(f"{name}: the models give {sorted(counts)} frames; their frame rates differ")
         chosen = torch.randperm(counts.pop(), generator=generator)[:share]
         collected.append([state[0, chosen] for layers in states for state in layers])
         used += 1
     if used == 0:
-        raise CompareError("no clip is long enough for one frame (25 ms)")
+        raise UpstreamError("no clip is long enough for one frame (25 ms)")
     features = [torch.cat(parts) for parts in zip(*collected, strict=True)]
     if len(features[0]) < 3:
-        raise CompareError(f"{len(features[0])} frames are too few to compare anything; give more audio")
+        raise UpstreamError(f"{len(features[0])} frames are too few for a comparison; give more audio")
     depth = len(models[0].encoder.layers) + 1
     matrix = linear_cka(features[:depth], features[depth:])
     names = _names(first, second)
@@ -122,7 +119,7 @@ def _names(first: Path, second: Path) -> tuple[str, str]:
 
 
 def table(similarity: Similarity) -> str:
-    """The matrix as text, or for deep models the best match of each state of the first."""
+    """The matrix as text; for deep models only the best match of each state of the first."""
     cka = similarity.cka
     lines = [
         f"Linear CKA of hidden states: {similarity.first} (rows) and {similarity.second} (columns), "
@@ -138,12 +135,12 @@ def table(similarity: Similarity) -> str:
 
 
 def write(similarity: Similarity, png: Path) -> Path:
-    """A heat map, and the numbers beside it as CSV; returns the path of the CSV."""
+    """Write a heat map, and a CSV with the numbers beside it; returns the path of the CSV."""
     from matplotlib.figure import Figure
 
     png = Path(png)
     if png.suffix.lower() != ".png":
-        raise CompareError(f"{png}: the heat map is a PNG; its name must end in .png")
+        raise UpstreamError(f"{png}: the heat map is a PNG; its name must end in .png")
     rows, columns = similarity.cka.shape
     figure = Figure(figsize=(1.8 + 0.32 * columns, 1.4 + 0.32 * rows), layout="constrained")
     axes = figure.subplots()

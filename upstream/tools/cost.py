@@ -1,6 +1,4 @@
-"""What each model costs: parameters, multiply-accumulates, compression against the largest, time on this
-CPU.
-"""
+"""Measure the cost of models: parameters, multiply-accumulates, compression, and real-time factor on this CPU."""
 
 from __future__ import annotations
 
@@ -15,18 +13,16 @@ import torch
 from transformers import HubertModel
 
 from corpora.files import atomic_file
-from upstream.model.encoder import encode, front_end_of
-from upstream.model.family import CONV_KERNELS, CONV_STRIDES, SAMPLE_RATE, Geometry, macs_per_second
+from upstream.errors import UpstreamError
+from upstream.model.encoder import encode, geometry_of
+from upstream.model.family import SAMPLE_RATE, macs_per_second
 from upstream.model.modeldir import load_model, read_card
-
-TEACHER = "harness_l"
+from upstream.names import TEACHER
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One row of the compression table; `rtf_cpu` is seconds of work per second of audio (median of the
-    runs).
-    """
+    """One row of the cost table; `rtf_cpu` is computing time per second of audio (median of the runs)."""
 
     upstream: str
     front_end: str
@@ -44,33 +40,9 @@ class Cost:
     runs: int
 
 
-def geometry_of(model: HubertModel, name: str = "model") -> Geometry:
-    """The geometry of a loaded model. Raises ValueError where its convolutions differ from HuBERT's."""
-    config = model.config
-    front_end = front_end_of(model)
-    if front_end == "waveform" and (
-        tuple(config.conv_kernel) != CONV_KERNELS
-        or tuple(config.conv_stride) != CONV_STRIDES
-        or len(set(config.conv_dim)) != 1
-    ):
-        raise ValueError(f"{name}: its convolutions differ from HuBERT's, so its MACs cannot be counted")
-    return Geometry(
-        name,
-        config.num_hidden_layers,
-        config.hidden_size,
-        config.num_attention_heads,
-        config.intermediate_size,
-        front_end,
-        conv_channels=config.conv_dim[0] if front_end == "waveform" else 512,
-        mels=getattr(config, "mels", 80),
-        pos_conv_kernel=config.num_conv_pos_embeddings,
-        pos_conv_groups=config.num_conv_pos_embedding_groups,
-    )
-
-
 @torch.no_grad()
 def real_time_factors(model: HubertModel, *, seconds: float = 10.0, threads: int = 2, runs: int = 5) -> list[float]:
-    """Wall time over audio time of single forward passes at batch 1, after one warm-up pass."""
+    """Computing time per second of audio in single forward passes at batch 1, after one warm-up pass."""
     wav = torch.randn(int(seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0)) * 0.1
     wav = wav.to(next(model.parameters()).device)
     before = torch.get_num_threads()
@@ -90,14 +62,13 @@ def real_time_factors(model: HubertModel, *, seconds: float = 10.0, threads: int
 def measure(
     models: Mapping[str, Path], out_csv: Path, *, seconds: float = 10.0, threads: int = 2, runs: int = 5
 ) -> list[Cost]:
-    """Measure every model directory on the CPU, write the rows to `out_csv` (whole or not at all), and return
-    them.
+    """Measure model directories on the CPU, write the rows to `out_csv` (whole or not at all), and return them.
 
-    Compression is against `harness_l`, or against the largest model where that one is not among them. Every
-    column but the `rtf_*` ones is the same in every run.
+    Compression is relative to `harness_l`, or without it to the largest model. Only the `rtf_*` columns differ between
+    runs.
     """
     if not models:
-        raise ValueError("compression: no model directory given")
+        raise UpstreamError("cost: no model directory given")
     measured = {}
     for name, folder in models.items():
         model = load_model(folder)
@@ -128,7 +99,6 @@ def measure(
         for name, (g, parameters, iteration, times) in measured.items()
     ]
     out_csv = Path(out_csv)
-    out_csv.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out_csv) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, [f.name for f in fields(Cost)], lineterminator="\n")
         writer.writeheader()
@@ -137,7 +107,7 @@ def measure(
 
 
 def table(rows: list[Cost]) -> str:
-    """The compression table as text; the time stands in the last column."""
+    """The rows as text; the last column is the real-time factor."""
     head = f"{'upstream':<14}{'front end':<11}{'layers':>7}{'width':>7}"
     head += f"{'params (M)':>12}{'GMAC/s':>9}{'ΔS (%)':>8}{'RTF':>9}"
     lines = [head, "-" * len(head)]

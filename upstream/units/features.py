@@ -25,10 +25,10 @@ from corpora.datadir import Utterance
 from corpora.schema import nearest
 from upstream.config import S3PRL
 from upstream.errors import UpstreamError
-from upstream.model.convolution import convolve_frames
+from upstream.model.card import ancestors
 from upstream.model.encoder import frame_count, front_end_of
 from upstream.model.family import FFT_SIZE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE
-from upstream.model.lineage import ancestors
+from upstream.model.fast import convolve_frames
 from upstream.model.modeldir import load_model, model_sha256, read_card
 from upstream.model.states import batches_of, clip_states, read_all
 from upstream.units.units import FRAME_RATE

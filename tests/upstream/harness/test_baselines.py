@@ -1,4 +1,4 @@
-"""Baselines on equal terms: one contract for all, weights from a folder or fetched once, else one clear line."""
+"""Baselines: one contract for all encoders; weights from a folder or fetched once, else a one-line error."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from transformers import (
 )
 
 from corpora.files import write_json
+from upstream.errors import UpstreamError
 from upstream.harness import baselines
-from upstream.harness.baselines import BaselineError, at_hand, baseline, listing, locate, table
+from upstream.harness.baselines import BaselineError, baseline, listing, local_folder, locate, table
 from upstream.harness.expert import UpstreamExpert
-from upstream.harness.other_encoders import FOREIGN, ForeignExpert, expert_of
+from upstream.harness.other_encoders import OTHER_ENCODERS, OtherExpert, expert_of
 from upstream.model.encoder import frame_count
-from upstream.model.modeldir import ModelDirError
 
 ROOT = Path(__file__).resolve().parents[3]
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
@@ -104,7 +104,7 @@ def their_states(kind: str, folder: Path, wav: torch.Tensor) -> tuple[list[torch
 @pytest.mark.parametrize("kind", ["whisper", "wav2vec2-bert", "wavlm", "wav2vec2"])
 def test_hidden_states_are_transformers_own(models, kind):
     expert = expert_of(models[kind])
-    assert isinstance(expert, ForeignExpert) == (kind in FOREIGN)
+    assert isinstance(expert, OtherExpert) == (kind in OTHER_ENCODERS)
     samples = 400 + 320 * 40 + 160  # 10 ms frames come in an even number
     wav = wave(samples)
     with torch.no_grad():
@@ -118,8 +118,8 @@ def test_hidden_states_are_transformers_own(models, kind):
         assert len(last) == 1500 and not torch.allclose(states[-1][0, -1], last[-1], atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", list(FOREIGN))
-def test_a_clip_does_not_see_its_companions_and_modes_change_nothing(models, kind):
+@pytest.mark.parametrize("kind", list(OTHER_ENCODERS))
+def test_a_clip_does_not_depend_on_its_batch_or_on_the_mode(models, kind):
     expert = expert_of(models[kind])
     wavs = [wave(n) for n in (11000, 22000, 800, 0)]
     with torch.no_grad():
@@ -161,26 +161,26 @@ def test_odd_last_frame_of_w2v_bert_keeps_to_the_frame_formula(models):
             assert expert.model.states(wave(samples))[-1].shape[0] == frame_count(samples), samples
 
 
-def test_what_is_no_model_is_refused(models, tmp_path):
-    with pytest.raises(ModelDirError, match="no config.json"):
+def test_broken_model_directories_are_refused(models, tmp_path):
+    with pytest.raises(UpstreamError, match="config.json"):
         expert_of(tmp_path)
     write_json(tmp_path / "config.json", {"model_type": "bert"})
-    with pytest.raises(ModelDirError, match="`bert` is not one of"):
+    with pytest.raises(UpstreamError, match="`bert`"):
         expert_of(tmp_path)
     config = json.loads((models["whisper"] / "config.json").read_text())
     write_json(tmp_path / "config.json", config)
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    with pytest.raises(ModelDirError, match="pickled weights are never loaded"):
+    with pytest.raises(UpstreamError, match="model.safetensors"):
         expert_of(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((models["whisper"] / "model.safetensors").read_bytes()[:2000])
-    with pytest.raises(ModelDirError, match="cannot be read"):
+    with pytest.raises(UpstreamError, match="model.safetensors"):
         expert_of(tmp_path)
     (tmp_path / "model.safetensors").write_bytes((models["whisper"] / "model.safetensors").read_bytes())
     write_json(tmp_path / "config.json", config | {"encoder_layers": 3})
-    with pytest.raises(ModelDirError, match=r"lacks 15 tensors, first `layers\.2"):
+    with pytest.raises(UpstreamError, match=r"lacks 15 tensors, first `layers\.2"):
         expert_of(tmp_path)
     write_json(tmp_path / "config.json", config | {"encoder_ffn_dim": 64})
-    with pytest.raises(ModelDirError, match="do not fit the configuration"):
+    with pytest.raises(UpstreamError, match=str(tmp_path)):
         expert_of(tmp_path)
 
 
@@ -218,11 +218,11 @@ def test_a_local_folder_comes_first_and_no_network_is_one_clear_line(models, tmp
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HARNESS_BASELINES", raising=False)
     row = baseline("whisper_base")
-    assert at_hand(row) is None
+    assert local_folder(row) is None
     with pytest.raises(BaselineError) as failed:  # the tests are offline
         locate(row)
     assert "\n" not in str(failed.value) and "HARNESS_BASELINES/whisper_base" in str(failed.value)
-    with pytest.raises(BaselineError, match="no folder with config.json"):
+    with pytest.raises(BaselineError, match="whisper_base"):
         locate(row, tmp_path)
     assert locate(row, models["whisper"]) == models["whisper"]
     (tmp_path / "here").mkdir()
@@ -231,16 +231,16 @@ def test_a_local_folder_comes_first_and_no_network_is_one_clear_line(models, tmp
     assert locate(row) == tmp_path / "here" / "whisper_base"
     line = next(text for text in listing().splitlines() if text.startswith("whisper_base "))
     assert str(tmp_path / "here" / "whisper_base") in line and "apache-2.0" in line and "20.6" in line
-    with pytest.raises(BaselineError, match="nearest known one is `whisper_small`"):
+    with pytest.raises(BaselineError, match="`whisper_small`"):
         baseline("whisper_smal")
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """What the hub's client asks of a hub: the files with their sums, then each file, whole or from a byte on."""
+    """The calls of the hub's client: the files with their sums, then each file, whole or from a byte offset."""
 
     folder: Path
     asked: list[tuple[str, str]] = []
-    cut = 0  # so many answers with weights end in the middle
+    cut = 0  # number of answers with weights that end in the middle
     sha256 = ""
     commit = "0123456789abcdef0123456789abcdef01234567"
 
@@ -320,7 +320,7 @@ def start(hub: str, cache: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, **pipes)
 
 
-def test_two_processes_fetch_once_go_on_after_a_break_and_need_no_network_again(hub, tmp_path):
+def test_two_processes_fetch_once_resume_after_a_break_and_then_need_no_network(hub, tmp_path):
     Hub.cut = 1
     cache = tmp_path / "cache"
     both = [start(hub, cache) for _ in range(2)]
@@ -331,7 +331,7 @@ def test_two_processes_fetch_once_go_on_after_a_break_and_need_no_network_again(
     assert (folder / "model.safetensors").read_bytes() == (Hub.folder / "model.safetensors").read_bytes()
     assert {name for name, _ in Hub.asked} == {"config.json", "preprocessor_config.json", "model.safetensors"}
     weights = [asked for name, asked in Hub.asked if name == "model.safetensors"]
-    assert len(weights) == 2 and not weights[0] and re.match(r"bytes=\d+-", weights[1]), "once, and on from the break"
+    assert len(weights) == 2 and not weights[0] and re.match(r"bytes=\d+-", weights[1]), "fetched once, in two parts"
     assert json.loads((folder / "fetched.json").read_text())["revision"] == Hub.commit
     Hub.asked.clear()
     third = start("http://127.0.0.1:9", cache)
@@ -343,7 +343,7 @@ def test_two_processes_fetch_once_go_on_after_a_break_and_need_no_network_again(
     assert out.strip() == str(folder) and not Hub.asked
 
 
-def test_a_file_that_is_not_the_stated_one_is_not_used(hub, tmp_path):
+def test_a_file_with_a_wrong_sha256_is_not_used(hub, tmp_path):
     Hub.sha256 = "0" * 64
     process = start(hub, tmp_path / "cache")
     _, errors = process.communicate(timeout=180)
@@ -351,7 +351,7 @@ def test_a_file_that_is_not_the_stated_one_is_not_used(hub, tmp_path):
     assert not list(tmp_path.rglob("fetched.json")) and not list(tmp_path.glob("cache/*/model.safetensors"))
 
 
-def test_names_reach_s3prl_and_its_own_entries_stay_behind_ours(models, tmp_path, monkeypatch):
+def test_names_are_on_s3prls_hub_and_fall_back_to_its_own_entries(models, tmp_path, monkeypatch):
     import s3prl.hub
     from s3prl.nn import S3PRLUpstream
 
@@ -378,10 +378,10 @@ def test_names_reach_s3prl_and_its_own_entries_stay_behind_ours(models, tmp_path
     monkeypatch.setattr(s3prl.hub, "xls_r_300m", theirs)
     upstream.register("s3prl")
     try:
-        with pytest.raises(BaselineError, match="xls_r_300m: S3PRL cannot fetch it .no route to host.; on a machine"):
+        with pytest.raises(BaselineError, match="xls_r_300m.*no route to host"):
             s3prl.hub.xls_r_300m()
         assert asked == [{}]
-        with pytest.raises(ValueError, match="option `legcy` is unknown"):
+        with pytest.raises(ValueError, match="`legcy`"):
             s3prl.hub.whisper_small(legcy=True)
     finally:
         monkeypatch.undo()
@@ -389,7 +389,7 @@ def test_names_reach_s3prl_and_its_own_entries_stay_behind_ours(models, tmp_path
 
 
 def restore(hub) -> None:
-    """Put S3PRL's own function back behind ours."""
+    """Register S3PRL's own function behind our entry again."""
     from s3prl.upstream.wav2vec2 import hubconf
 
     hub.xls_r_300m = hubconf.xls_r_300m

@@ -2,17 +2,28 @@ import pytest
 import torch
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
-from upstream.model.encoder import build_encoder, collate, encode, frame_count, normalise_waveform, run_layers
-from upstream.model.family import geometry
+from upstream.errors import UpstreamError
+from upstream.model.encoder import (
+    build_encoder,
+    collate,
+    encode,
+    frame_count,
+    geometry_of,
+    normalise_waveform,
+    run_layers,
+)
+from upstream.model.family import FAMILY, geometry
 
 NARROW = geometry("mini_hst", front_end="waveform", conv_channels=16)
 
 
-@pytest.fixture(scope="module", params=["waveform", "logmel"])
+SHAPES = {"waveform": NARROW, "logmel": geometry("mini_hst"), "squeezed": geometry("mini_hst", squeeze=2)}
+
+
+@pytest.fixture(scope="module", params=list(SHAPES))
 def model(request):
     torch.manual_seed(0)
-    g = NARROW if request.param == "waveform" else geometry("mini_hst")
-    return build_encoder(g).eval()
+    return build_encoder(SHAPES[request.param]).eval()
 
 
 def wav(samples, seed=0):
@@ -57,7 +68,7 @@ def test_explicit_mask_equals_transformers_with_augmentation_on():
 
 
 @pytest.mark.parametrize("stable", [True, False])
-def test_wav2vec2_encoders_walk_too(stable):
+def test_wav2vec2_encoders_give_transformers_states(stable):
     torch.manual_seed(0)
     config = Wav2Vec2Config(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=[8] * 7,
@@ -134,7 +145,7 @@ def test_attention_backends_agree_on_valid_frames(model):
             torch.testing.assert_close(ours[row, :frames], theirs[row, :frames], atol=2e-5, rtol=1e-4)
 
 
-def test_lower_states_do_not_depend_on_where_the_walk_stops(model):
+def test_lower_states_do_not_depend_on_the_top_layer(model):
     items = [wav(8000), wav(5000, 1)]
     with torch.no_grad():
         full = encode(model, items).hidden_states
@@ -142,7 +153,7 @@ def test_lower_states_do_not_depend_on_where_the_walk_stops(model):
     assert len(cut) == 2
     for ours, theirs in zip(cut, full, strict=False):
         assert torch.equal(ours, theirs)
-    with pytest.raises(ValueError, match="hidden states 0 to 2"):
+    with pytest.raises(ValueError, match="0 to 2"):
         encode(model, items, top_layer=3)
 
 
@@ -156,7 +167,7 @@ def test_states_have_constant_number_with_layerdrop_in_train_mode(model):
         model.eval()
 
 
-def test_waveform_normalisation_equals_transformers_and_ignores_companions():
+def test_waveform_normalisation_equals_transformers_and_ignores_other_items():
     from transformers import Wav2Vec2FeatureExtractor
 
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
@@ -169,7 +180,7 @@ def test_waveform_normalisation_equals_transformers_and_ignores_companions():
     assert torch.isfinite(normalise_waveform(torch.zeros(500))).all()
 
 
-def test_group_norm_front_ends_do_not_see_their_companions():
+def test_items_of_group_norm_front_ends_do_not_depend_on_their_batch():
     """HuBERT-Base normalises over time, padding included: in a batch its features would depend on the longest item."""
     config = HubertConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=[8] * 7,
@@ -197,10 +208,83 @@ def test_log_mel_models_answer_transformers_options():
             model(wav(8000)[None], output_attentions=True)
 
 
-def test_what_is_no_list_of_waveforms_is_refused(model):
+def test_other_input_than_a_list_of_waveforms_is_refused(model):
     with pytest.raises(ValueError, match="one dimension"):
         encode(model, [torch.zeros(2, 8000)])
-    with pytest.raises(ValueError, match="empty list of waveforms"):
+    with pytest.raises(ValueError, match="empty"):
         encode(model, [])
-    with pytest.raises(ValueError, match="waveform 0 is a ndarray; expected a tensor"):
+    with pytest.raises(ValueError, match="waveform 0 is a ndarray"):
         encode(model, [torch.zeros(8000).numpy()])
+
+
+@torch.no_grad()
+def test_squeezed_states_have_every_frame_for_every_length():
+    shape = geometry("mini_hst", layers=1, width=16, heads=1, ffn=16, pos_conv_kernel=8, squeeze=2)
+    model = build_encoder(shape).eval()
+    for samples in range(400, 4001, 7):
+        states = run_layers(model, wav(samples)[None])[0]
+        assert {state.shape[1] for state in states} == {frame_count(samples)}, samples
+
+
+@torch.no_grad()
+def test_items_of_every_length_do_not_depend_on_their_batch_in_a_squeezed_model():
+    """Lengths around the borders of frames and of pairs; noise in the padding."""
+    torch.manual_seed(0)
+    model = build_encoder(SHAPES["squeezed"]).eval()
+    for start in (400, 3601):
+        items = [wav(n, n) for edge in range(start, start + 960, 160) for n in (edge - 1, edge) if n >= 400]
+        padded, lengths = collate(model, [*items, wav(6000)])
+        noisy = torch.randn(padded.shape)
+        for row, length, item in zip(noisy, lengths, padded, strict=True):
+            row[:length] = item[:length]
+        states, valid = run_layers(model, noisy, lengths)
+        for i, item in enumerate(items):
+            frames = frame_count(len(item))
+            assert int(valid[i].sum()) == frames
+            for state, alone in zip(states, encode(model, [item]).hidden_states, strict=True):
+                torch.testing.assert_close(state[i, :frames], alone[0], atol=5e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_squeezed_layers_run_at_25_hz_and_only_the_top_state_differs_within_a_pair():
+    torch.manual_seed(0)
+    model = build_encoder(SHAPES["squeezed"]).eval()
+    seen = []
+    handle = model.encoder.layers[0].register_forward_hook(lambda module, args, output: seen.append(args[0].shape[1]))
+    states = encode(model, [wav(16000 + 320)]).hidden_states
+    handle.remove()
+    assert states[0].shape[1] == 50 and seen == [25]
+    for state in states[:-1]:
+        assert torch.equal(state[:, 0::2], state[:, 1::2])
+    assert not torch.allclose(states[-1][:, 0::2], states[-1][:, 1::2], atol=1e-3)
+    with torch.no_grad():  # without a learned difference the upsampler repeats each frame of the layers
+        model.upsampler.projection.weight.zero_()
+    top = encode(model, [wav(16000 + 320)]).hidden_states[-1]
+    assert torch.equal(top[:, 0::2], top[:, 1::2]) and (top[:, 1:-1:2] - top[:, 2::2]).abs().amax(-1).min() > 1e-3
+
+
+@torch.no_grad()
+def test_a_masked_frame_masks_its_whole_pair():
+    torch.manual_seed(0)
+    model = build_encoder(SHAPES["squeezed"]).eval()
+    mask = torch.zeros(1, 50, dtype=torch.bool)
+    mask[0, 7] = True
+    masked = run_layers(model, wav(16000 + 320)[None], time_mask=mask)[0]
+    model.masked_spec_embed.fill_(9.0)
+    other = run_layers(model, wav(16000 + 320)[None], time_mask=mask)[0]
+    changed = (masked[0] - other[0]).abs().amax((0, 2))
+    assert changed[6] > 1 and changed[7] > 1
+
+
+@pytest.mark.parametrize("name", ["mini_hl", "mini_hst", "open_hl", "hst_tiny"])
+def test_geometry_of_a_built_model_is_the_geometry_that_it_was_built_from(name):
+    assert geometry_of(build_encoder(FAMILY[name]), name) == FAMILY[name]
+
+
+def test_a_model_with_other_convolutions_has_no_geometry():
+    config = HubertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(8, 8),
+        conv_kernel=(10, 3), conv_stride=(5, 2), num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    with pytest.raises(UpstreamError, match="odd"):
+        geometry_of(HubertModel(config), "odd")

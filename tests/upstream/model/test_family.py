@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from upstream.errors import UpstreamError
 from upstream.model.encoder import build_encoder
 from upstream.model.family import FAMILY, Geometry, delta_s, geometry, macs_per_second, parameters
 
@@ -21,13 +22,13 @@ def test_published_sizes_and_compression():
 
 
 def test_macs_equal_those_counted_on_the_built_module():
-    """torch's own counter sees every matrix product and convolution of a forward pass."""
+    """torch's own counter counts every matrix product and convolution of a forward pass."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     from upstream.model.encoder import run_layers
 
-    for name in ("hst", "hst_narrow", "open_hst", "open_hst_narrow"):
+    for name in ("hst", "hst_narrow", "hst_fast", "hst_tiny", "open_hst", "open_hst_narrow"):
         g = FAMILY[name]
         model = build_encoder(g).eval()
         counter = FlopCounterMode(display=False)
@@ -44,8 +45,16 @@ def test_waveform_encoder_costs_what_the_design_measured():
     assert (with_conv - without) / 1e9 == pytest.approx(2.45, abs=0.05)
 
 
+def test_squeezed_members_are_smaller_and_faster():
+    fast, tiny, plain = (geometry(name) for name in ("hst_fast", "hst_tiny", "hst_logmel"))
+    assert (fast.layers, fast.width, fast.squeeze) == (4, 512, 2)
+    assert macs_per_second(fast) < 0.5 * macs_per_second(plain)
+    assert 1.9e6 < parameters(tiny) < 2.2e6
+    assert "squeeze" not in plain.facts() and fast.facts()["squeeze"] == 2
+
+
 def test_front_ends_differ_in_nothing_else():
-    """The price of a front end is a number only where the Transformer behind it is the same."""
+    """The cost of front ends is comparable only behind the same Transformer."""
     for names in (("hs", "hs_narrow", "hs_logmel"), ("open_hst", "open_hst_waveform", "open_hst_narrow")):
         bodies = {(g.layers, g.width, g.heads, g.ffn, g.pos_conv_kernel) for g in map(geometry, names)}
         assert len(bodies) == 1
@@ -56,10 +65,12 @@ def test_front_ends_differ_in_nothing_else():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"front_end": "mel"}, "waveform or logmel"),
-        ({"heads": 5}, "not divisible by 5 heads"),
+        ({"front_end": "mel"}, "`mel`"),
+        ({"heads": 5}, "5 heads"),
         ({"pos_conv_groups": 7}, "7 groups"),
-        ({"layers": 0}, "at least 1"),
+        ({"layers": 0}, "layers"),
+        ({"squeeze": 3}, "squeeze 3"),
+        ({"front_end": "waveform", "squeeze": 2}, "squeeze 2"),
     ],
 )
 def test_impossible_geometries_are_refused(changes, message):
@@ -68,7 +79,7 @@ def test_impossible_geometries_are_refused(changes, message):
 
 
 def test_unknown_geometry_names_the_known_ones():
-    with pytest.raises(KeyError, match="mini_hl"):
+    with pytest.raises(UpstreamError, match="mini_hl"):
         geometry("harness-large")
 
 

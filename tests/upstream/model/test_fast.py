@@ -1,12 +1,15 @@
-"""The accelerated encoder is the same function: against torch's own convolution, and against the model it came from."""
+"""The faster modules compute the same function: against torch's convolution, and against the original model."""
+
+import copy
 
 import pytest
 import torch
+from torch import nn
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
 from upstream.model.encoder import build_encoder, encode
-from upstream.model.family import Geometry
-from upstream.model.fast import SpectralConvolution, accelerate
+from upstream.model.family import Geometry, geometry
+from upstream.model.fast import FrameConv1d, SpectralConvolution, accelerate, convolve_frames
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 CONV = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16}
@@ -25,7 +28,7 @@ def test_spectral_convolution_is_torchs_convolution(taps, parts):
 
 
 def test_kernel_that_cannot_be_cut_is_refused():
-    with pytest.raises(ValueError, match="19 taps cannot be cut into 2"):
+    with pytest.raises(ValueError, match="19 taps"):
         SpectralConvolution(torch.zeros(4, 1, 19), None, 4, 2)
 
 
@@ -33,6 +36,7 @@ def models():
     torch.manual_seed(0)
     shape = dict(conv_channels=16, pos_conv_groups=4)
     yield "logmel", build_encoder(Geometry("tiny", 2, 48, 4, 96, "logmel", **shape))
+    yield "squeezed", build_encoder(Geometry("tiny", 2, 48, 4, 96, "logmel", squeeze=2, **shape))
     yield "waveform", build_encoder(Geometry("tiny", 2, 48, 4, 96, "waveform", pos_conv_kernel=33, **shape))
     yield "hubert with batch norm", HubertModel(HubertConfig(conv_pos_batch_norm=True, **SMALL, **CONV))
     yield "wav2vec 2.0, post-norm", Wav2Vec2Model(Wav2Vec2Config(**SMALL, **CONV))
@@ -53,4 +57,94 @@ def test_accelerated_states_are_those_of_the_model(name, model):
     assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in before)
     shared = {p.data_ptr() for p in model.parameters()}
     ffn = fast.encoder.layers[0].feed_forward.intermediate_dense.weight
-    assert ffn.data_ptr() in shared, "weights that stay as they are must not be held twice"
+    assert ffn.data_ptr() in shared, "unchanged weights must not be copied"
+
+
+def pair(norm="layer"):
+    """An encoder with Transformers' convolutions, and a copy with `FrameConv1d`."""
+    torch.manual_seed(0)
+    if norm == "layer":
+        theirs = build_encoder(geometry("mini_hst", front_end="waveform", conv_channels=16, layers=1))
+    else:
+        theirs = HubertModel(
+            HubertConfig(
+                hidden_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=32,
+                conv_dim=[16] * 7,
+                num_conv_pos_embedding_groups=4,
+            )
+        )
+    for module in theirs.modules():  # initial norms and biases of 1 and 0 would hide an error
+        if isinstance(module, (nn.Conv1d, nn.LayerNorm, nn.GroupNorm)) and module.bias is not None:
+            nn.init.normal_(module.bias, std=0.3)
+    ours = copy.deepcopy(theirs)
+    convolve_frames(ours)
+    for model in (theirs, ours):
+        model.feature_extractor._requires_grad = False
+    return theirs.eval(), ours.eval()
+
+
+@pytest.mark.parametrize("norm", ["layer", "group"])
+@pytest.mark.parametrize("samples", [400, 719, 720, 5077])
+def test_features_and_gradients_are_those_of_transformers(norm, samples):
+    theirs, ours = pair(norm)
+    wavs = torch.randn(3, samples, generator=torch.Generator().manual_seed(1))
+    results = []
+    for model in (theirs, ours):
+        features = model.feature_extractor(wavs)
+        weights = torch.linspace(-1, 1, features.numel()).view(features.shape)
+        (features * weights).sum().backward()
+        results.append((features, {n: p.grad for n, p in model.feature_extractor.named_parameters()}))
+    (a, gradients), (b, own) = results
+    torch.testing.assert_close(b, a, atol=2e-5, rtol=1e-4)
+    assert gradients.keys() == own.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(own[name], gradient, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_names_and_parameters_do_not_change():
+    theirs, ours = pair()
+    state = ours.state_dict()
+    assert list(state) == list(theirs.state_dict())
+    before = dict(ours.named_parameters())
+    convolve_frames(ours)
+    assert all(parameter is before[name] for name, parameter in ours.named_parameters())
+    converted = [isinstance(layer.conv, FrameConv1d) for layer in ours.feature_extractor.conv_layers]
+    assert converted == [True] * 7
+
+
+def test_a_group_norm_keeps_its_convolution():
+    _, ours = pair("group")
+    converted = [isinstance(layer.conv, FrameConv1d) for layer in ours.feature_extractor.conv_layers]
+    assert converted == [False] + [True] * 6
+
+
+def test_logmel_has_nothing_to_convert():
+    model = build_encoder(geometry("mini_hst"))
+    convolve_frames(model)
+    assert not any(isinstance(module, FrameConv1d) for module in model.modules())
+
+
+def test_too_short_is_refused_as_by_torch():
+    _, ours = pair()
+    with pytest.raises(RuntimeError, match="[Kk]ernel size"):
+        ours.feature_extractor(torch.zeros(1, 8))
+
+
+def test_bf16_features_and_gradients_are_close_to_torchs():
+    """Autocast chooses the same types for a matrix product as for a convolution."""
+    theirs, ours = pair()
+    wavs = torch.randn(2, 4000, generator=torch.Generator().manual_seed(2))
+    results = []
+    for model in (theirs, ours):
+        with torch.autocast("cpu", torch.bfloat16):
+            features = model.feature_extractor(wavs)
+        features.float().square().mean().backward()
+        results.append((features, {n: p.grad for n, p in model.feature_extractor.named_parameters()}))
+    (a, gradients), (b, own) = results
+    assert a.dtype == b.dtype and (a - b).abs().max() < 0.1 * a.abs().max()
+    for name, gradient in gradients.items():
+        assert own[name].dtype == gradient.dtype
+        assert torch.cosine_similarity(own[name].flatten(), gradient.flatten(), 0) > 0.98, name

@@ -1,4 +1,4 @@
-"""`push` against a stand-in for the Hub on this machine: what arrives is the model directory, byte for byte."""
+"""`push` to a stand-in for the Hub on this machine: the model directory arrives byte for byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What S3PRL asks of every upstream of its own, and its commands through our launcher."""
+"""S3PRL's own requirements for an upstream, and its commands through our launcher."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ SECONDS = (0.05, 0.33, 1.0, 2.5)
 TOLERATED = 5  # frames that S3PRL's interfaces allow between a length and its features
 
 
-@pytest.fixture(scope="module", params=["waveform", "logmel"])
+@pytest.fixture(scope="module", params=["waveform", "logmel", "squeezed"])
 def model_dir(request, tmp_path_factory) -> Path:
     torch.manual_seed(1)
     shape = dict(conv_channels=8, pos_conv_kernel=8, pos_conv_groups=4)
-    model = build_encoder(Geometry("tiny", 3, 16, 2, 32, request.param, **shape))
+    front_end = "waveform" if request.param == "waveform" else "logmel"
+    squeeze = 2 if request.param == "squeezed" else 1
+    model = build_encoder(Geometry("tiny", 3, 16, 2, 32, front_end, squeeze=squeeze, **shape))
     return save_model(model, tmp_path_factory.mktemp("s3prl") / request.param, {"name": request.param})
 
 
@@ -105,7 +107,7 @@ def test_frozen_upstream_in_s3prls_own_container_is_in_eval_mode(hub, model_dir,
     assert torch.equal(whole(batch, lengths), whole(batch, lengths))
 
 
-def test_nothing_goes_to_the_cpu_or_to_numpy_on_the_way(hub, model_dir, wavs, monkeypatch):
+def test_no_tensor_leaves_the_device(hub, model_dir, wavs, monkeypatch):
     expert = hub.harness_custom(str(model_dir)).eval()
     for name in ("numpy", "cpu", "__array__", "tolist"):
         monkeypatch.setattr(torch.Tensor, name, lambda *a, **k: pytest.fail("left the device"))
@@ -114,7 +116,7 @@ def test_nothing_goes_to_the_cpu_or_to_numpy_on_the_way(hub, model_dir, wavs, mo
     assert torch.isfinite(states[-1]).all()
 
 
-def test_hooks_see_every_layer_the_front_end_and_the_projection(hub, model_dir, wavs):
+def test_hooks_run_on_every_layer_the_front_end_and_the_projection(hub, model_dir, wavs):
     expert = hub.harness_custom(str(model_dir)).eval()
     seen = []
     watched = [expert.model.feature_extractor, expert.model.feature_projection, expert.model.encoder.pos_conv_embed]
@@ -160,6 +162,6 @@ def test_the_launcher_reaches_s3prls_problems_and_names_unknown_ones(capsys):
     assert "build_upstream" in printed and "Default config of" in printed
     assert main(["s3prl", "SuperbAR"]) == 2
     error = capsys.readouterr().err
-    assert "problem `SuperbAR` is unknown; the nearest known one is `Superb" in error and error.count("\n") == 1
+    assert "`SuperbAR` is unknown; the nearest known one is `Superb" in error and error.count("\n") == 1
     assert main(["s3prl", "--help"]) == 0
     assert "python -m upstream s3prl PROBLEM" in capsys.readouterr().out

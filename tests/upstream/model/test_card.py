@@ -1,4 +1,4 @@
-"""What came from what: the graph in every card, drawn as a tree, without the ancestors at hand."""
+"""The lineage graph in every card, drawn as a tree, without the folders of the ancestors."""
 
 import shutil
 
@@ -50,7 +50,7 @@ def test_a_card_holds_the_graph_of_its_ancestors_by_hash(family):
     assert read_card(teacher)["lineage"] == {}
 
 
-def test_the_tree_needs_nothing_but_the_model_itself(family, tmp_path, capsys):
+def test_the_tree_needs_only_the_model_itself(family, tmp_path, capsys):
     _, teacher, student = family
     shutil.copytree(student, tmp_path / "shared")
     assert main(["lineage", str(tmp_path / "shared")]) == 0
@@ -70,7 +70,7 @@ def test_the_tree_needs_nothing_but_the_model_itself(family, tmp_path, capsys):
     ]
 
 
-def test_a_foreign_or_older_model_has_a_tree_of_its_own(tmp_path, capsys):
+def test_a_foreign_or_older_model_has_a_tree(tmp_path, capsys):
     from upstream.model.encoder import build_encoder
     from upstream.model.modeldir import save_model
 
@@ -79,5 +79,5 @@ def test_a_foreign_or_older_model_has_a_tree_of_its_own(tmp_path, capsys):
     save_model(build_encoder(STUDENT), tmp_path / "hubert", {})
     assert main(["lineage", str(tmp_path / "old")]) == main(["lineage", str(tmp_path / "hubert")]) == 0
     out = capsys.readouterr().out
-    assert "└── model ffffffffffff (its card is not at hand)" in out and "hubert [" in out
+    assert "└── model ffffffffffff (its card is missing)" in out and "hubert [" in out
     assert main(["lineage", str(tmp_path)]) == 2

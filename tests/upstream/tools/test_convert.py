@@ -1,9 +1,8 @@
-"""Checkpoints of other toolkits become model directories with the same outputs; nothing in them is executed."""
+"""Checkpoints of other toolkits become model directories with the same outputs; no code in them runs."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pickle
 import sys
@@ -15,17 +14,15 @@ import pytest
 import torch
 import torchaudio
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
 from upstream.__main__ import main
+from upstream.errors import UpstreamError
 from upstream.model.encoder import encode
-from upstream.model.modeldir import ModelDirError, load_model, read_card
-from upstream.tools import pickles
-from upstream.tools.convert import ImportModelError, import_model
-from upstream.tools.naming import NamingError
-from upstream.tools.pickles import PickleError, read_checkpoint
-from upstream.tools.shape import Settings, ShapeError, conv_layers
+from upstream.model.modeldir import load_model, read_card
+from upstream.tools.convert import EncoderSettings, conv_layers, import_model
+from upstream.tools.pickles import read_checkpoint, unpickle
 
 CONV = [(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2
 CONV_TEXT = "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"
@@ -56,18 +53,6 @@ def torchaudio_model(mode: str, pretraining: bool = False) -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.fixture
-def here(monkeypatch, tmp_path):
-    """Pickles are read by the same code, but in this process: starting another one takes seconds."""
-
-    def read(path: Path) -> pickles.Checkpoint:
-        pickles._main(path, tmp_path / "t.safetensors", tmp_path / "t.json")
-        return pickles.Checkpoint(load_file(tmp_path / "t.safetensors"), json.loads((tmp_path / "t.json").read_text()))
-
-    monkeypatch.setattr("upstream.tools.convert.read_checkpoint", read)
-    return read
-
-
 @torch.no_grad()
 def outputs(model_dir: Path) -> list[torch.Tensor]:
     return encode(load_model(model_dir), [WAV]).hidden_states
@@ -90,9 +75,9 @@ def assert_same_as_torchaudio(model_dir: Path, model: torch.nn.Module, normalise
     "form, mode",
     [("state dict", "group_norm"), ("training checkpoint", "layer_norm"), ("safetensors", "layer_norm")],
 )
-def test_torchaudio_checkpoints_give_torchaudios_numbers(form, mode, tmp_path, request):
-    if form == "training checkpoint":
-        request.getfixturevalue("here")
+def test_torchaudio_checkpoints_give_torchaudios_numbers(form, mode, tmp_path):
+    # Starting the isolated process takes seconds; one form of each toolkit is read there.
+    read = unpickle if form == "training checkpoint" else read_checkpoint
     model = torchaudio_model(mode, pretraining=form == "training checkpoint")
     file = tmp_path / "hubert.pt"
     if form == "safetensors":
@@ -103,7 +88,7 @@ def test_torchaudio_checkpoints_give_torchaudios_numbers(form, mode, tmp_path, r
         torch.save({"state_dict": state, "epoch": 3, "optimizer_states": [{}]}, file)
     else:
         torch.save(model.state_dict(), file)
-    made = import_model(file, tmp_path / "m", "torchaudio", Settings(heads=HEADS))
+    made = import_model(file, tmp_path / "m", "torchaudio", EncoderSettings(heads=HEADS), read=read)
     assert_same_as_torchaudio(made, model, normalise=mode == "layer_norm")
     card = read_card(made)
     assert card["imported_from"] == "torchaudio" and len(card["source_sha256"]) == 64
@@ -112,7 +97,7 @@ def test_torchaudio_checkpoints_give_torchaudios_numbers(form, mode, tmp_path, r
 
 
 @pytest.mark.parametrize("mode", ["layer_norm"])
-def test_espnet_hubert_checkpoints_take_their_geometry_from_config_yaml(mode, here, tmp_path):
+def test_espnet_hubert_checkpoints_get_their_geometry_from_config_yaml(mode, tmp_path):
     from espnet2.asr.encoder.hubert_encoder import TorchAudioHuBERTPretrainEncoder
 
     conf = {
@@ -127,13 +112,13 @@ def test_espnet_hubert_checkpoints_take_their_geometry_from_config_yaml(mode, he
     torch.save(state, tmp_path / "valid.loss.best.pth")
     text = yaml.safe_dump({"encoder": "torchaudio_hubert", "encoder_conf": conf})
     (tmp_path / "config.yaml").write_bytes(text.replace("\n", "\r\n").encode())
-    made = import_model(tmp_path / "valid.loss.best.pth", tmp_path / "m")
+    made = import_model(tmp_path / "valid.loss.best.pth", tmp_path / "m", read=unpickle)
     assert read_card(made)["imported_from"] == "espnet"
     assert_same_as_torchaudio(made, encoder.hubert_pretrain_model, normalise=False)
 
 
 def fairseq_name(name: str) -> str:
-    """From torchaudio's spelling to fairseq's: torchaudio's own importer, read backwards."""
+    """From torchaudio's names to fairseq's: the inverse of torchaudio's own importer."""
     import re
 
     rules = [
@@ -166,7 +151,7 @@ def fairseq_state(model: torch.nn.Module, mode: str) -> dict[str, torch.Tensor]:
         else fairseq_name(name): value
         for name, value in own.items()
     }
-    back = _convert_state_dict(state)  # fairseq's names as torchaudio's authors know them
+    back = _convert_state_dict(state)  # from fairseq's names, by torchaudio's own importer
     spelled = {name.replace("weight_g", "parametrizations.weight.original0") for name in back}
     assert {name.replace("weight_v", "parametrizations.weight.original1") for name in spelled} == set(own)
     return state | {
@@ -179,7 +164,7 @@ def fairseq_state(model: torch.nn.Module, mode: str) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def fairseq_classes(monkeypatch):
-    """Modules named as fairseq's and omegaconf's, in this process only: what real files were pickled from."""
+    """Modules with the names of fairseq's and omegaconf's, whose classes real files hold; in this process only."""
     made = {}
     for name in ("fairseq.data.dictionary.Dictionary", "fairseq.dataclass.constants.DDP"):
         module, _, short = name.rpartition(".")
@@ -196,9 +181,8 @@ def fairseq_classes(monkeypatch):
     "age, mode",
     [("args", "group_norm"), ("legacy", "group_norm"), ("cfg", "layer_norm"), ("omegaconf", "layer_norm")],
 )
-def test_fairseq_files_with_their_objects_give_the_same_numbers(age, mode, fairseq_classes, tmp_path, request):
-    if age != "cfg":
-        request.getfixturevalue("here")
+def test_fairseq_files_with_their_objects_give_the_same_numbers(age, mode, fairseq_classes, tmp_path):
+    read = read_checkpoint if age == "cfg" else unpickle
     model = torchaudio_model(mode)
     stated = {
         "_name": "hubert", "encoder_attention_heads": HEADS, "layer_norm_first": mode == "layer_norm",
@@ -224,13 +208,13 @@ def test_fairseq_files_with_their_objects_give_the_same_numbers(age, mode, fairs
         "last_optimizer_state": {"state": {0: {"exp_avg": torch.zeros(3)}}},
     }
     torch.save(content, tmp_path / "hubert.pt", _use_new_zipfile_serialization=age != "legacy")
-    made = import_model(tmp_path / "hubert.pt", tmp_path / "m")
+    made = import_model(tmp_path / "hubert.pt", tmp_path / "m", read=read)
     assert read_card(made)["imported_from"] == "fairseq" and load_model(made).config.do_normalize == normalize
     assert_same_as_torchaudio(made, model, normalise=normalize)
     assert load_model(made).masked_spec_embed[0] == 0.5
 
 
-def test_fairseq_wav2vec2_and_fine_tuned_files_keep_their_encoder(here, tmp_path):
+def test_fairseq_wav2vec2_and_fine_tuned_files_keep_their_encoder(tmp_path):
     model = torchaudio_model("layer_norm")
     state = {k: v for k, v in fairseq_state(model, "layer_norm").items() if not k.startswith(("final", "label"))}
     wav2vec2 = state | {"quantizer.vars": torch.zeros(1, 4, 8), "project_q.weight": torch.zeros(4, 8)}
@@ -238,7 +222,7 @@ def test_fairseq_wav2vec2_and_fine_tuned_files_keep_their_encoder(here, tmp_path
     torch.save(
         {"args": None, "cfg": {"model": stated, "task": {"normalize": True}}, "model": wav2vec2}, tmp_path / "w.pt"
     )
-    made = import_model(tmp_path / "w.pt", tmp_path / "w")
+    made = import_model(tmp_path / "w.pt", tmp_path / "w", read=unpickle)
     assert isinstance(load_model(made), Wav2Vec2Model)
     assert_same_as_torchaudio(made, model, normalise=True)
 
@@ -246,7 +230,8 @@ def test_fairseq_wav2vec2_and_fine_tuned_files_keep_their_encoder(here, tmp_path
     tuned["w2v_encoder.proj.weight"] = torch.zeros(30, 32)
     cfg = {"model": {"_name": "hubert_ctc", "w2v_args": {"model": stated, "task": {"normalize": True}}}, "task": {}}
     torch.save({"cfg": cfg, "model": tuned}, tmp_path / "tuned.pt")
-    assert_same_as_torchaudio(import_model(tmp_path / "tuned.pt", tmp_path / "t"), model, normalise=True)
+    made = import_model(tmp_path / "tuned.pt", tmp_path / "t", read=unpickle)
+    assert_same_as_torchaudio(made, model, normalise=True)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +243,7 @@ def test_fairseq_wav2vec2_and_fine_tuned_files_keep_their_encoder(here, tmp_path
         ("pytorch_model.bin", "hubert with a head"),
     ],
 )
-def test_transformers_folders_give_their_own_numbers(file, kind, here, tmp_path):
+def test_transformers_folders_give_their_own_numbers(file, kind, tmp_path):
     from transformers import HubertForCTC
 
     shape = dict(
@@ -280,7 +265,7 @@ def test_transformers_folders_give_their_own_numbers(file, kind, here, tmp_path)
             for k, v in model.state_dict().items()
         }
         torch.save(old, tmp_path / "theirs" / file)
-    made = import_model(tmp_path / "theirs", tmp_path / "m")
+    made = import_model(tmp_path / "theirs", tmp_path / "m", read=unpickle)
     encoder = getattr(model, "hubert", model)
     with torch.no_grad():
         expected = encoder(torch.nn.functional.layer_norm(WAV, WAV.shape, eps=1e-7)[None]).last_hidden_state
@@ -312,7 +297,7 @@ def malicious(file: Path, form: str, trap: Trap) -> None:
 
 
 def spring(trap: Trap) -> bool:
-    """Whether the trap works where nothing keeps it from it."""
+    """Whether the trap works when it is unpickled without protection."""
     pickle.loads(pickle.dumps(trap, protocol=2))
     return trap.mark.exists()
 
@@ -322,8 +307,8 @@ def spring(trap: Trap) -> bool:
 def test_a_malicious_pickle_is_refused_by_name(trap, form, tmp_path):
     made = trap(tmp_path / "executed")
     malicious(tmp_path / "evil.pt", form, made)
-    with pytest.raises(PickleError, match="posix.system|open"):
-        pickles._load(tmp_path / "evil.pt")
+    with pytest.raises(UpstreamError, match="posix.system|open"):
+        unpickle(tmp_path / "evil.pt")
     assert not made.mark.exists() and spring(made)
 
 
@@ -331,7 +316,7 @@ def test_a_malicious_pickle_in_a_model_folder_never_runs(tmp_path):
     made, source = Trap(tmp_path / "executed"), tmp_path / "theirs"
     HubertConfig().save_pretrained(source)
     malicious(source / "pytorch_model.bin", "zip", made)
-    with pytest.raises(PickleError, match="pytorch_model.bin: refused: it wants to run `posix.system`") as refusal:
+    with pytest.raises(UpstreamError, match="pytorch_model.bin.*`posix.system`") as refusal:
         import_model(source, tmp_path / "m")
     assert "\n" not in str(refusal.value)
     assert not made.mark.exists() and not (tmp_path / "m").exists() and spring(made)
@@ -347,54 +332,54 @@ def test_pickles_are_never_opened_in_the_process_of_the_caller(tmp_path, monkeyp
 
 
 def test_a_stand_in_is_inert_even_when_the_file_calls_it(tmp_path, fairseq_classes, monkeypatch):
-    """A pickle may call what it names: a stand-in takes the call and does nothing."""
+    """A pickle can call the classes that it names; a stand-in does nothing when it is called."""
     package = tmp_path / "fairseq"
     package.mkdir()
     (package / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
-    monkeypatch.syspath_prepend(tmp_path)  # a real module of that name within reach of the child
+    monkeypatch.syspath_prepend(tmp_path)  # the child could import a real module of that name
     torch.save({"model": {"a": torch.zeros(1)}, "args": fairseq_classes["Dictionary"]()}, tmp_path / "f.pt")
     assert set(read_checkpoint(tmp_path / "f.pt").tensors) == {"a"}
     assert not (tmp_path / "imported").exists()
 
 
-def test_files_that_claim_more_than_they_hold_are_refused(here, tmp_path):
+def test_tensors_and_archives_larger_than_their_file_are_refused(tmp_path):
     torch.save({"model": {"a": torch.zeros(1).expand(10_000, 10_000)}}, tmp_path / "view.pt")
-    with pytest.raises(PickleError, match=r"`a` of shape \(10000, 10000\) is larger than the file"):
-        here(tmp_path / "view.pt")
+    with pytest.raises(UpstreamError, match=r"`a` of shape \(10000, 10000\)"):
+        unpickle(tmp_path / "view.pt")
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\0" * 10_000_000)
-    with pytest.raises(PickleError, match="unpacks to 10000000 bytes"):
+    with pytest.raises(UpstreamError, match="10000000 bytes"):
         read_checkpoint(tmp_path / "bomb.pt")
 
 
-def test_what_is_no_checkpoint_is_named(here, tmp_path):
+def test_broken_files_and_other_networks_are_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
-    with pytest.raises(NamingError, match=r"conv_layers.0` is missing \(it holds bias, weight"):
-        import_model(tmp_path / "linear.pt", tmp_path / "m")
+    with pytest.raises(UpstreamError, match=r"conv_layers.0.*(bias|weight), (bias|weight)"):
+        import_model(tmp_path / "linear.pt", tmp_path / "m", read=unpickle)
     (tmp_path / "text.pt").write_text("مرحبا")
     data = (tmp_path / "linear.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(data[: len(data) // 2])
     for name in ("text.pt", "cut.pt"):
-        with pytest.raises(PickleError, match="not a checkpoint that torch can read"):
-            pickles._load(tmp_path / name)
+        with pytest.raises(UpstreamError, match="not a checkpoint"):
+            unpickle(tmp_path / name)
     save_file({"a": torch.zeros(100)}, tmp_path / "cut.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:-40])
-    with pytest.raises(PickleError, match="not a whole safetensors file"):
+    with pytest.raises(UpstreamError, match="cut.safetensors"):
         read_checkpoint(tmp_path / "cut.safetensors")
-    with pytest.raises(ImportModelError, match="neither model.safetensors nor"):
+    with pytest.raises(UpstreamError, match="pytorch_model.bin"):
         import_model(tmp_path, tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
 
-def test_what_a_file_does_not_say_must_be_given(tmp_path, capsys):
+def test_facts_that_a_file_lacks_must_be_given(tmp_path, capsys):
     file = tmp_path / "hubert.safetensors"
     save_file(torchaudio_model("group_norm").state_dict(), file)
-    with pytest.raises(ImportModelError, match="number of attention heads for width 32: add --heads N"):
+    with pytest.raises(UpstreamError, match="width 32: add --heads"):
         import_model(file, tmp_path / "m")
-    with pytest.raises(ImportModelError, match="7 heads do not divide the width 32: correct --heads"):
-        import_model(file, tmp_path / "m", "auto", Settings(heads=7))
-    with pytest.raises(ImportModelError, match="a checkpoint of torchaudio, not of fairseq"):
-        import_model(file, tmp_path / "m", "fairseq", Settings(heads=4))
+    with pytest.raises(UpstreamError, match="7 heads"):
+        import_model(file, tmp_path / "m", "auto", EncoderSettings(heads=7))
+    with pytest.raises(UpstreamError, match="torchaudio, not of fairseq"):
+        import_model(file, tmp_path / "m", "fairseq", EncoderSettings(heads=4))
     command = ["import", str(file), "--out", str(tmp_path / "m")]
     assert main([*command, "--heads", "4", "--normalise", "--layer-norm-first"]) == 0
     config = load_model(tmp_path / "m").config
@@ -405,18 +390,18 @@ def test_what_a_file_does_not_say_must_be_given(tmp_path, capsys):
     state = torchaudio_model("group_norm").state_dict()
     del state["encoder.transformer.layers.1.attention.q_proj.bias"]
     save_file(state | {"encoder.transformer.extra": torch.zeros(1)}, file)
-    with pytest.raises(ImportModelError, match=r"lacks `encoder.layers.1.attention.q_proj.bias` \(1 missing, 1 left"):
-        import_model(file, tmp_path / "n", "auto", Settings(heads=4))
+    with pytest.raises(UpstreamError, match=r"`encoder.layers.1.attention.q_proj.bias` \(1 missing, 1 left"):
+        import_model(file, tmp_path / "n", "auto", EncoderSettings(heads=4))
 
 
-def test_convolutions_are_read_without_being_evaluated():
+def test_convolutions_are_parsed_without_eval():
     assert conv_layers(CONV_TEXT) == [list(layer) for layer in CONV]
     for text in ("__import__('os').system('x')", "[(1,2,3)] * 9999999", "[(1,2)]", "1", "[" * 500, "[(1,2,3)"):
-        with pytest.raises(ShapeError, match="cannot be read"):
+        with pytest.raises(UpstreamError, match="convolutions"):
             conv_layers(text)
 
 
-def test_a_transformers_folder_with_a_config_that_lies_is_refused(tmp_path):
+def test_a_transformers_folder_with_a_wrong_config_is_refused(tmp_path):
     folder = tmp_path / "theirs"
     config = HubertConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, conv_dim=[8] * 7,
@@ -425,6 +410,6 @@ def test_a_transformers_folder_with_a_config_that_lies_is_refused(tmp_path):
     HubertModel(config).save_pretrained(folder)
     config.num_hidden_layers = 3
     config.save_pretrained(folder)
-    with pytest.raises(ModelDirError, match="lacks"):
+    with pytest.raises(UpstreamError, match="num_hidden_layers"):
         import_model(folder, tmp_path / "m")
     assert not (tmp_path / "m").exists()

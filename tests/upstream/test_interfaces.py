@@ -21,6 +21,7 @@ GEOMETRIES = {
         "tiny_wave", 3, 32, 2, 64, "waveform", conv_channels=16, pos_conv_kernel=16, pos_conv_groups=4
     ),
     "logmel": Geometry("tiny_mel", 3, 32, 2, 64, "logmel", pos_conv_kernel=16, pos_conv_groups=4),
+    "squeezed": Geometry("tiny_fast", 3, 32, 2, 64, "logmel", pos_conv_kernel=16, pos_conv_groups=4, squeeze=2),
 }
 
 
@@ -28,9 +29,11 @@ GEOMETRIES = {
 def model_dir(request, tmp_path_factory) -> Path:
     torch.manual_seed(1)
     model = build_encoder(GEOMETRIES[request.param])
-    for p in model.parameters():  # the initial norms and biases are 1 and 0, under which a swapped one would pass
+    for p in model.parameters():  # initial norms and biases of 1 and 0 would hide a swapped tensor
         p.data.add_(0.05 * torch.randn_like(p))
-    return save_model(model, tmp_path_factory.mktemp("doors") / request.param, {"name": request.param, "iteration": 2})
+    return save_model(
+        model, tmp_path_factory.mktemp("interfaces") / request.param, {"name": request.param, "iteration": 2}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The S3PRL upstream folder by itself: frames, padding, modes, and where a named model is looked for."""
+"""The S3PRL upstream folder: frames, padding, modes, and models by name and by URL."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from corpora.files import CorpusError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corpora.files import CorpusError
+from upstream.errors import UpstreamError
 from upstream.harness import hubconf
 from upstream.harness.expert import UpstreamExpert
-from upstream.harness.locate import LocateError, cache_folder, parse_sums
+from upstream.harness.locate import cache_folder, parse_sums
 from upstream.model.encoder import build_encoder, encode, frame_count
 from upstream.model.family import Geometry
-from upstream.model.modeldir import FILES, ModelDirError, load_model, save_model
+from upstream.model.modeldir import FILES, load_model, save_model
 
 NAMES = {"harness_l", "harness_s", "harness_st", "harness_l_it1", "random_l"}
 
@@ -62,7 +63,7 @@ def test_frames_of_each_item_are_its_own(expert, lengths):
 
 
 def test_empty_list_and_two_dimensional_input_are_refused(expert):
-    with pytest.raises(ValueError, match="empty list"):
+    with pytest.raises(ValueError, match="empty"):
         expert([])
     with pytest.raises(ValueError, match=r"waveform 1 has shape \(1, 800\)"):
         expert([wave(800), wave(800)[None]])
@@ -121,25 +122,25 @@ def test_names_are_read_from_the_models_folder(model_dir, monkeypatch):
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_missing_names_say_which_command_makes_them(name, monkeypatch, tmp_path):
+def test_errors_for_missing_names_give_the_command_that_trains_them(name, monkeypatch, tmp_path):
     monkeypatch.delenv("HARNESS_MODELS", raising=False)
-    with pytest.raises(LocateError, match=rf"{name}: .*HARNESS_MODELS is not set.*run\.sh --stop_stage 9"):
+    with pytest.raises(UpstreamError, match=rf"{name}.*HARNESS_MODELS.*run\.sh"):
         getattr(hubconf, name)()
     (tmp_path / "harness_x").mkdir()
     (tmp_path / "harness_x" / "config.json").write_text("{}")
     monkeypatch.setenv("HARNESS_MODELS", str(tmp_path))
-    with pytest.raises(LocateError, match=rf"no model directory .*{name} .*holds: harness_x.*run\.sh"):
+    with pytest.raises(UpstreamError, match=rf"{name}.*harness_x.*run\.sh"):
         getattr(hubconf, name)()
 
 
 def test_wrong_use_of_the_entries_is_named(model_dir, tmp_path):
     with pytest.raises(ValueError, match="path_or_url: DIR"):
         hubconf.harness_custom()
-    with pytest.raises(ValueError, match="option `chkpt` is unknown"):
+    with pytest.raises(ValueError, match="`chkpt`"):
         hubconf.harness_custom(str(model_dir), chkpt="x")
-    with pytest.raises(ValueError, match="is a URL"):
+    with pytest.raises(ValueError, match="https://example.org/model"):
         hubconf.harness_local("https://example.org/model")
-    with pytest.raises(ModelDirError, match="no such model directory"):
+    with pytest.raises(UpstreamError, match="absent"):
         hubconf.harness_local(str(tmp_path / "absent"))
 
 
@@ -199,17 +200,17 @@ def test_url_without_or_with_wrong_sums_is_refused(served):
     with pytest.raises(CorpusError, match="404"):
         hubconf.harness_url(url)
     sums = write_sums(folder)
-    with pytest.raises(LocateError, match="no SHA-256 for README.md"):
+    with pytest.raises(UpstreamError, match="README.md"):
         hubconf.harness_url(url, sha256sums={k: v for k, v in sums.items() if k != "README.md"})
     wrong = dict(sums, **{"model.safetensors": "0" * 64})
-    with pytest.raises(CorpusError, match="expected 0000"):
+    with pytest.raises(CorpusError, match="0000"):
         hubconf.harness_url(url, sha256sums=wrong)
     assert not (cache_folder(url) / "model.safetensors").exists()
 
 
-def test_sums_are_parsed_and_other_names_never_reach_the_disk():
+def test_sums_are_parsed_and_other_file_names_are_ignored():
     digest = "ab" * 32
     text = f"{digest} *./config.json\r\n" + "".join(f"{digest}  {name}\n" for name in FILES[1:])
     assert parse_sums(text + f"{digest}  ../../evil\n") == dict.fromkeys(FILES, digest)
-    with pytest.raises(LocateError, match="line 1: expected `<64 hex digits>"):
+    with pytest.raises(UpstreamError, match="line 1"):
         parse_sums("abc config.json")

@@ -1,0 +1,183 @@
+"""Describe a model directory: its facts (`info`), and the models and units that it was made from (`lineage`).
+
+The card of a model names its units, initialisation and teacher by the SHA-256 of the models behind them. `lineage` in
+the card holds one entry for each of these ancestors, so that a shared model shows its history without their folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from corpora.files import read_json
+from upstream.errors import UpstreamError
+from upstream.model.encoder import front_end_of, geometry_of, normalises_waveform, squeeze_of
+from upstream.model.family import macs_per_second
+from upstream.model.modeldir import load_model, model_sha256, read_card
+
+REPORT = "report.json"  # of a units folder
+# The keys of its card that an ancestor's entry keeps.
+KEPT = (
+    *("name", "recipe", "iteration", "geometry", "data", "hours", "steps"),
+    *("units", "label_sets", "init", "regression"),
+)
+
+
+def facts(path: Path | str) -> dict[str, Any]:
+    """The card of a model directory, together with the facts that its weights show (these keys come first)."""
+    model, card = load_model(path), read_card(path)
+    config = model.config
+    shown: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "sha256": model_sha256(path),
+        "bytes": (Path(path) / "model.safetensors").stat().st_size,
+        "model_type": config.model_type,
+        "front_end": front_end_of(model),
+        "layers": config.num_hidden_layers,
+        "width": config.hidden_size,
+        "heads": config.num_attention_heads,
+        "ffn": config.intermediate_size,
+        "squeeze": squeeze_of(model),
+        "normalise": normalises_waveform(model),
+    }
+    try:
+        shown["macs_g_per_s"] = round(macs_per_second(geometry_of(model)) / 1e9, 4)
+    except UpstreamError:  # other convolutions than HuBERT's; all other facts still hold
+        shown["macs_g_per_s"] = None
+    return card | shown if card else shown
+
+
+def describe(path: Path | str) -> str:
+    """The facts as a few aligned lines; facts that the directory does not state are left out."""
+    f = facts(path)
+    geometry, data, units, init = (f.get(key) or {} for key in ("geometry", "data", "units", "init"))
+    imported = f.get("imported_from")
+    # Label and parts of each line; a part without a value is left out, and a line without a part, too.
+    lines: list[tuple[str, list[str | None]]] = [
+        ("model", [str(f.get("name") or Path(path).name)]),
+        (
+            "encoder",
+            [
+                _fill("geometry {}", geometry.get("name")),
+                f"{f['front_end']} front end",
+                f"{f['layers']} layers of width {f['width']}, {f['heads']} heads, FFN {f['ffn']}",
+                _fill("layers at {:g} Hz", None if f["squeeze"] == 1 else 50 / f["squeeze"]),
+            ],
+        ),
+        ("size", [f"{f['parameters'] / 1e6:.2f} M parameters", _fill("ΔS {:.4g} % against HL", f.get("delta_s"))]),
+        ("cost", [_fill("{:.3f} GMAC per second of audio", f["macs_g_per_s"])]),
+        ("input", ["16 kHz waveform", "normalised to mean 0 and variance 1" if f["normalise"] else "as it is"]),
+        ("output", ["50 frames per second", f"hidden states 0 to {f['layers']}"]),
+        (
+            "training",
+            [
+                _fill("iteration {}", f.get("iteration")),
+                _fill("{} steps", f.get("steps")),
+                _fill("{:.3g} h of audio", f.get("hours")),
+                _fill("corpora {}", data.get("corpora")),
+                _fill("recipe {}", f.get("recipe")),
+                _fill("masked accuracy {} on dev", f.get("valid_masked_accuracy")),
+            ],
+        ),
+        (
+            "units",
+            [
+                f"{units.get('k')} clusters of {units.get('source')}",
+                _fill("state {}", units.get("layer")),
+                "no PCA" if units.get("pca_dim") is None else f"PCA to {units['pca_dim']} dimensions",
+                _fill("made by {}", f.get("units_source")),
+                _fill("codebook {:.12}", units.get("codebook_sha256")),
+            ]
+            if units
+            else [],
+        ),
+        (
+            "start",
+            [init.get("kind"), _fill("from {}", f.get("init_source")), _fill("{:.12}", init.get("source_sha256"))],
+        ),
+        ("imported", [imported, f.get("source"), _fill("{:.12}", f.get("source_sha256"))] if imported else []),
+        ("weights", [f"{f['bytes'] / 1e6:.2f} MB, SHA-256 {f['sha256']}"]),
+    ]
+    shown = [(label, ", ".join(part for part in parts if part)) for label, parts in lines]
+    return "\n".join(f"{label:<10}{text}" for label, text in shown if text)
+
+
+def _fill(form: str, value: Any) -> str | None:
+    return None if value is None else form.format(value)
+
+
+def ancestors(model_dir: Path | str) -> dict[str, dict[str, Any]]:
+    """The entries of a model directory and of all its ancestors, by the SHA-256 of their weights."""
+    card = read_card(model_dir)
+    own = {key: card[key] for key in KEPT if card.get(key) is not None}
+    own.setdefault("name", Path(model_dir).name)
+    return {**card.get("lineage", {}), model_sha256(model_dir): own}
+
+
+def lineage(units: Sequence[Path], *models: str | None) -> dict[str, dict[str, Any]]:
+    """The ancestors of a model that is trained on these units folders and uses these model directories."""
+    found: dict[str, dict[str, Any]] = {}
+    for folder in units:
+        report = Path(folder) / REPORT
+        if report.is_file():
+            found |= read_json(report).get("lineage", {})
+    for source in models:
+        if source is not None:
+            found |= ancestors(source)
+    return found
+
+
+def tree(model_dir: Path | str) -> str:
+    """The lineage of a model directory as text; each ancestor is drawn once."""
+    entries = ancestors(model_dir)
+    root = model_sha256(model_dir)
+    return "\n".join([_title(root, entries[root]), *_branches(root, entries, "", {root})])
+
+
+def _branches(sha256: str, entries: Mapping[str, dict[str, Any]], indent: str, drawn: set[str]) -> Iterator[str]:
+    edges = list(_edges(entries[sha256]))
+    for number, (label, parent) in enumerate(edges):
+        last = number == len(edges) - 1
+        yield f"{indent}{'└── ' if last else '├── '}{label}"
+        if parent is None:
+            continue
+        below = indent + ("    " if last else "│   ")
+        if parent not in entries:
+            yield f"{below}└── model {parent[:12]} (its card is missing)"
+        elif parent in drawn:
+            yield f"{below}└── {entries[parent]['name']} (above)"
+        else:
+            drawn.add(parent)
+            yield f"{below}└── {_title(parent, entries[parent])}"
+            yield from _branches(parent, entries, below + "    ", drawn)
+
+
+def _edges(entry: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """The inputs of a model's training: a label, and the SHA-256 of the model behind the input, if there is one."""
+    sets = entry.get("label_sets") or ([entry["units"]] if entry.get("units") else [])
+    for units in sets:
+        name = f" {units['name']}, weight {units['weight']:g}" if len(sets) > 1 else ""
+        layer = "" if units["layer"] is None else f" layer {units['layer']}"
+        pca = "" if units["pca_dim"] is None else f", PCA {units['pca_dim']}"
+        yield f"units{name}: {units['source']}{layer}{pca}, k={units['k']}", units["model_sha256"]
+    regression = entry.get("regression")
+    if regression:
+        layers = ", ".join(map(str, regression["layers"]))
+        yield f"features: layers {layers}, weight {regression['weight']:g}", regression["source_sha256"]
+    init = entry.get("init")
+    if init:
+        yield f"init: {init['kind']}", init.get("source_sha256")
+
+
+def _title(sha256: str, entry: Mapping[str, Any]) -> str:
+    geometry, data = entry.get("geometry"), entry.get("data")
+    parts = [
+        entry["name"],
+        _fill("iteration {}", entry.get("iteration")),
+        f"{geometry['layers']} x {geometry['width']} {geometry['front_end']}" if geometry else None,
+        _fill("{} steps", entry.get("steps")),
+        _fill("{:g} h", entry.get("hours")),
+        str(data.get("corpora", data) if isinstance(data, dict) else data) if data else None,
+    ]
+    return f"{', '.join(part for part in parts if part)} [{sha256[:12]}]"
