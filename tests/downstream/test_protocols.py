@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from downstream import protocols
-from downstream.protocols import ProtocolError, load
+from downstream import DownstreamError, protocols
+from downstream.protocols import load
 
 
 def test_the_hash_follows_values_that_decide_a_number():
@@ -19,22 +19,22 @@ def test_the_hash_follows_values_that_decide_a_number():
 @pytest.mark.parametrize(
     ("task", "name", "overrides", "message"),
     [
-        ("asr", "lite", {}, "unknown protocol of asr `lite`; the nearest known one is `light`"),
-        ("kws", "light", {}, "unknown task `kws`"),
-        ("ser", "light", {"problem.train.total_step": 5}, "the nearest known one is `problem.train.total_steps`"),
-        ("ser", "light", {"problem.train.total_steps": 5}, "below eval_step"),
-        ("ser", "light", {"learning_rates": []}, "learning_rates is empty"),
+        ("asr", "lite", {}, "`lite`.*`light`"),
+        ("kws", "light", {}, "`kws`"),
+        ("ser", "light", {"problem.train.total_step": 5}, "`problem.train.total_steps`"),
+        ("ser", "light", {"problem.train.total_steps": 5}, "total_steps .*eval_step"),
+        ("ser", "light", {"learning_rates": []}, "learning_rates"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(task: str, name: str, overrides: dict, message: str):
-    with pytest.raises(ProtocolError, match=message):
+    with pytest.raises(DownstreamError, match=message):
         load(task, name, overrides)
 
 
 def test_overrides_from_the_command_line_are_yaml():
     got = protocols.parse_overrides(["learning_rates=[1.0e-3,0.01]", "min_ms=80", "text_profile=none"])
     assert got == {"learning_rates": [1e-3, 1e-2], "min_ms": 80, "text_profile": "none"}
-    with pytest.raises(ProtocolError, match="not of the form key=value"):
+    with pytest.raises(DownstreamError, match="`steps`"):
         protocols.parse_overrides(["steps"])
 
 

