@@ -68,7 +68,7 @@ def run(capsys, *words: str | Path) -> tuple[int, list[dict], str]:
 
 
 @pytest.mark.parametrize("command, task, key", [("transcribe", "asr", "text"), ("emotion", "ser", "emotion")])
-def test_answers_are_those_of_the_benchmark(trained, capsys, command, task, key):
+def test_answers_equal_the_benchmark(trained, capsys, command, task, key):
     from downstream.score.results import read_predictions
 
     expected = {p.utt_id: p.hypothesis for p in read_predictions(trained[task].parent / "predictions.csv")}
@@ -195,7 +195,7 @@ def test_wrong_heads_and_models_are_refused_in_one_line(trained, tiny_models, ca
 
 
 @pytest.mark.parametrize("tag", ["top-1", "lora-4", "full"])
-def test_a_head_of_a_fine_tuned_upstream_answers_with_what_was_learned(trained, capsys, tmp_path, tag):
+def test_a_head_uses_its_fine_tuned_upstream(trained, capsys, tmp_path, tag):
     from downstream.probe.data import load_task
     from downstream.probe.finetune import parse
     from downstream.probe.train import run_cell
@@ -226,7 +226,7 @@ def test_a_head_of_a_fine_tuned_upstream_answers_with_what_was_learned(trained, 
     assert farthest() < 1e-4
     described = read_json(head / "head.json")
     write_json(head / "head.json", described | {"finetune": "probe"})
-    assert farthest() > 2e-3, "what was learned of the upstream changes nothing here, so the test proves nothing"
+    assert farthest() > 2e-3, "fine-tuning changes nothing here, so the test proves nothing"
 
     write_json(head / "head.json", described | {"upstream_key": "0" * 64})
     broken = [("upstream_key", "`upstream_key`"), (None, "delta.safetensors"), ("gone", "delta.safetensors")]

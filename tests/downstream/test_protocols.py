@@ -1,4 +1,4 @@
-"""Protocols: known keys only, one hash for one meaning, SUPERB's values where the name says so."""
+"""Protocols: only known keys, one hash for one meaning, SUPERB's values under the name `superb`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_the_hash_follows_values_that_decide_a_number():
         ("ser", "light", {"learning_rates": []}, "learning_rates"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(task: str, name: str, overrides: dict, message: str):
+def test_unknown_names_and_contradictions_are_refused(task: str, name: str, overrides: dict, message: str):
     with pytest.raises(DownstreamError, match=message):
         load(task, name, overrides)
 
@@ -39,7 +39,7 @@ def test_overrides_from_the_command_line_are_yaml():
 
 
 @pytest.mark.parametrize("task", protocols.TASKS)
-def test_superb_is_s3prl_as_it_is(task: str):
+def test_superb_has_the_defaults_of_s3prl(task: str):
     from downstream.probe.train import problem_of
 
     theirs = type(problem_of(task)).__mro__[2 if task == "asr" else 3]().default_config()

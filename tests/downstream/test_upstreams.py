@@ -1,4 +1,4 @@
-"""Names in a recipe to upstreams: keys follow what is computed, a missing one says how to add it."""
+"""Names of upstreams: keys change with weights and configuration, errors say how to add a missing one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_fbank_is_s3prls_own(tmp_path: Path):
     assert fbank.key != resolve("mfcc", tmp_path).key
 
 
-def test_a_model_directory_goes_through_our_entry(tiny_models: Path):
+def test_a_model_directory_uses_our_entry(tiny_models: Path):
     tiny = resolve("tiny_a", tiny_models)
     assert tiny.build == {"name": "harness_custom", "path_or_url": str(tiny_models / "tiny_a")}
     assert tiny.key != resolve("tiny_b", tiny_models).key
@@ -67,7 +67,7 @@ def test_published_encoders_are_found_by_name_and_by_folder(tmp_path: Path, monk
     monkeypatch.setenv("HARNESS_BASELINES", str(tmp_path / "published"))
     named, given = resolve("whisper_base", tmp_path), resolve(f"mine={folder}", tmp_path)
     assert (named.entry, named.path, named.key) == ("harness_transformers", folder, given.key) and named.batched
-    theirs = resolve("hubert_base", tmp_path)  # not at hand: S3PRL's own entry fetches it in the worker
+    theirs = resolve("hubert_base", tmp_path)  # not downloaded: S3PRL's entry downloads it in the worker
     assert (theirs.entry, theirs.path, theirs.batched) == ("hubert_base", None, False)
     monkeypatch.delenv("HARNESS_BASELINES")
     with pytest.raises(UpstreamMissing, match="HARNESS_BASELINES/whisper_base") as failed:

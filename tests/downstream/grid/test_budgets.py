@@ -53,7 +53,7 @@ def test_budgets_have_an_order_and_a_form_for_people():
 
 
 @pytest.mark.parametrize("text", ["10", "0", "-1h", "ten", "1d", "0min"])
-def test_what_is_no_budget_is_refused(text: str):
+def test_other_texts_are_refused(text: str):
     with pytest.raises(DownstreamError, match=f"`{text.lower()}`"):
         budgets.parse(text)
 

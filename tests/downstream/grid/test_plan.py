@@ -58,7 +58,7 @@ def test_impossible_parts_are_refused(text: str):
     assert parse_part("2/4") == Part(2, 4)
 
 
-def test_settings_have_places_and_keys_of_their_own(grid: Grid):
+def test_cells_have_different_folders_and_keys(grid: Grid):
     cells = grid.cells(MODEL, grid.sets())
     assert len({cell.key for cell in cells}) == len(cells)
     places = {cell.run_dir.parent.parent.name for cell in cells if cell.task == "ser"}
@@ -69,13 +69,13 @@ def test_settings_have_places_and_keys_of_their_own(grid: Grid):
     assert 0 < len(half.data.splits["train"]) <= len(full.data.splits["train"]) / 2
 
 
-def test_what_learns_in_the_upstream_is_never_cached(grid: Grid):
+def test_features_of_a_fine_tuned_upstream_are_never_stored(grid: Grid):
     for cell in grid.cells(MODEL, grid.sets()):
         expected = {"asr": "frames", "ser": "pooled"}[cell.task] if cell.tuning.frozen else ""
         assert cell.kind[0] == expected
 
 
-def test_idle_processes_get_a_part_of_a_large_upstream(grid: Grid):
+def test_a_large_upstream_is_split_over_idle_processes(grid: Grid):
     cells = tuple(grid.cells(MODEL, grid.sets()))
     work = spread([(FBANK, cells[:3]), (MODEL, cells)], 4)
     assert len(work) == 4

@@ -28,7 +28,7 @@ TOY = Upstream("toy", "toy", None, "0" * 64, batched=True)
 
 
 class Toy:
-    """Two layers of (frame number, mean of its samples) at 160 samples a frame; counts what it is asked."""
+    """Two layers of (frame number, mean of its samples) at 160 samples a frame; counts its utterances."""
 
     info = Info(layers=2, width=2, stride=160)
 
@@ -240,7 +240,7 @@ def test_features_in_use_are_never_removed(items: list[Item], tmp_path: Path):
 
 
 def test_a_folder_without_listing_is_no_shard(items: list[Item], tmp_path: Path):
-    """The listing goes first when room is made: a process that is killed there leaves the rest behind."""
+    """The listing is removed first: a process that is killed while it makes room leaves the other files."""
     cache.prepare(tmp_path / "c", TOY, "frames", items, Toy)
     for listing in cache.folder_of(tmp_path / "c", TOY).glob("frames/[!.]*/keys.json"):
         listing.unlink()

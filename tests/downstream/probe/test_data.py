@@ -1,4 +1,4 @@
-"""Labelled data that cannot be used is refused with a name; what is left out is the same for every upstream."""
+"""Unusable labelled data is refused by name; every upstream leaves out the same utterances."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_normalised_text_cannot_be_scored_in_another_profile(make_set: Callable[
     load_task(folder, other, enough_letters=10)
 
 
-def test_the_corpus_is_what_the_test_set_says(make_set: Callable[..., Path]):
+def test_the_corpus_is_that_of_the_test_set(make_set: Callable[..., Path]):
     from corpora.prepare.sources import Provenance, write_sources
 
     folder = make_set("ser", SIZES)

@@ -1,4 +1,4 @@
-"""Minimal fine-tuning changes what it names and nothing else, and what it learned is stored and found again."""
+"""Fine-tuning changes the named part and nothing else; the trained parameters are stored and loaded again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_kinds_are_read(text: str, tuning: Tuning, tag: str):
 
 
 @pytest.mark.parametrize("text", ["lorra", "top-0", "top-x", "full-3", ""])
-def test_what_is_no_kind_is_refused(text: str):
+def test_other_kinds_are_refused(text: str):
     with pytest.raises(DownstreamError):
         parse(text)
 
@@ -96,7 +96,7 @@ def test_frozen_parts_have_no_dropout(tag: str):
 
 
 @pytest.mark.parametrize("tag", ["top-1", "lora-4", "full"])
-def test_a_cell_moves_what_it_names_and_keeps_it_as_a_delta(
+def test_a_cell_trains_the_named_part_and_stores_it_as_a_delta(
     tag: str, make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path
 ):
     from downstream.probe.train import run_cell

@@ -103,7 +103,7 @@ def test_stored_frames_give_s3prls_own_logits(make_set: Callable[..., Path], tin
         assert (got[row, : lengths[row]] - expected[0]).abs().max() < 5e-3  # half precision of the features
 
 
-def test_features_do_not_depend_on_their_companions(make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path):
+def test_features_do_not_depend_on_the_batch(make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path):
     data = load_task(make_set("ser", SIZES), load("ser", "light"))
     for name in ("fbank", "tiny_a"):
         upstream = resolve(name, tiny_models)
@@ -136,7 +136,7 @@ def test_dense_lstm_is_the_packed_one():
         assert torch.allclose(mine[name].grad, parameter.grad, atol=1e-4), name
 
 
-def test_what_lies_in_the_padding_changes_nothing():
+def test_padding_changes_nothing():
     from downstream.probe.recognition import StackedEncoder
 
     conf = load("asr", "light").config["problem"]["build_downstream"]["model_conf"]
@@ -188,7 +188,7 @@ def test_a_cell_learns_repeats_itself_and_keeps_the_head_only(
     upstream, protocol = resolve("tiny_a", tiny_models), small("ser")
     data = load_task(make_set("ser", {"train": 30, "dev": 12, "test": 12}), protocol)
     features = features_of(tmp_path / "c", upstream, data, "pooled")
-    (tmp_path / "one" / "train_lr0.001" / "valid_best").mkdir(parents=True)  # what a killed run left
+    (tmp_path / "one" / "train_lr0.001" / "valid_best").mkdir(parents=True)  # from a killed run
     one = run_cell(data, upstream, features, protocol, 0, tmp_path / "one", "cpu")
     two = run_cell(data, upstream, features, protocol, 0, tmp_path / "two", "cpu")
     assert (one.predictions, one.dev, one.lr) == (two.predictions, two.dev, two.lr)

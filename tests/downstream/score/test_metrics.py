@@ -58,7 +58,7 @@ def test_diacritics_are_scored_by_profile():
 def test_class_metrics_agree_with_scikit_learn():
     generator = np.random.default_rng(1)
     references = [str(x) for x in generator.integers(0, 3, 90)]
-    # class 3 is predicted but never there: it lowers macro-F1 and leaves UA alone
+    # class 3 is predicted but not in the references: it lowers macro-F1, not UA
     hypotheses = [str(x) for x in generator.integers(0, 4, 90)]
     expected = {
         "wa": np.mean([r == h for r, h in zip(references, hypotheses, strict=True)]),
@@ -85,7 +85,7 @@ def test_a_class_without_items_in_a_draw_is_left_out_of_the_mean():
         ("ua", [], [], "no utterances"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(metric: str, references: list, hypotheses: list, message: str):
+def test_unusable_predictions_are_refused(metric: str, references: list, hypotheses: list, message: str):
     with pytest.raises(DownstreamError, match=message):
         metrics.value(metric, references, hypotheses)
 

@@ -61,7 +61,7 @@ def test_two_writers_lose_no_row(tmp_path: Path):
     assert len(results.read_rows(path)) == 30
 
 
-def test_rows_have_one_order_whoever_writes_first(tmp_path: Path):
+def test_the_order_of_rows_does_not_depend_on_the_order_of_writing(tmp_path: Path):
     rows = [row("a", seed=10), row("b", seed=2), row("c", upstream="harness_l")]
     results.upsert(tmp_path / "one.csv", rows)
     for each in reversed(rows):
