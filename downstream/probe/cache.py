@@ -230,8 +230,8 @@ def _complete(store: Path) -> list[Path]:
 def _use(store: Path) -> IO[str]:
     """Lock the features of one kind against removal until the returned file is closed.
 
-    It is a shared lock (`flock`), which the system releases when the process ends. filelock's `ReadWriteLock` would need
-    an SQLite file, and each lock would belong to one thread.
+    It is a shared lock (`flock`), which the system releases when the process ends. filelock's `ReadWriteLock` needs an
+    SQLite file, and each of its locks belongs to one thread.
     """
     store.mkdir(parents=True, exist_ok=True)
     handle = open(store / ".use", "w")  # noqa: SIM115  the caller keeps it open

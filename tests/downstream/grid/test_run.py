@@ -133,9 +133,7 @@ def test_another_protocol_or_label_runs_again(data: Path, tiny_models: Path, tmp
     grid(data, exp, tiny_models, upstreams=["fbank"], seeds=[0], overrides={**FAST, "learning_rates": [1e-3]})
     second = read_json(cell)["key"]
     rows = results.read_rows(exp / "results.csv")
-    assert len(rows) == 3 and {r["lr"] for r in rows} == {
-        "0.001"
-    }  # the old predictions are deleted, and so are their rows
+    assert len(rows) == 3 and {r["lr"] for r in rows} == {"0.001"}  # no rows without predictions
     labels = data / "ser" / "test" / "utt2emotion"
     labels.write_text(labels.read_text(encoding="utf-8").replace("sad", "calm"), encoding="utf-8")
     grid(data, exp, tiny_models, upstreams=["fbank"], seeds=[0], overrides={**FAST, "learning_rates": [1e-3]})
@@ -357,9 +355,7 @@ def test_fine_tuning_and_budgets_have_rows_of_their_own(data: Path, tiny_models:
     assert delta.is_file()
 
 
-def test_a_run_directory_holds_the_files_of_the_report(
-    make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path
-):
+def test_the_files_of_a_run_directory(make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path):
     data = make_set("did", SIZES).parent
     exp = tmp_path / "exp"
     grid(data, exp, tiny_models, task="did", upstreams=["tiny_a"], seeds=[0], overrides={
