@@ -26,7 +26,7 @@ from tqdm import tqdm
 from bench.common import hardware, print_table
 from corpora.audio import SAMPLE_RATE, write_audio
 from corpora.datadir import read_utterance
-from downstream.answers import PredictError
+from downstream import DownstreamError
 from downstream.predict import Predictor, find_upstream, read_head
 from downstream.probe.data import Item, load_task
 from downstream.protocols import load
@@ -65,7 +65,7 @@ def main() -> None:
         head = read_head(args.head, "asr")
         model_dir = find_upstream(head, args.head, args.upstream).path
         predictor = Predictor(args.head, "asr", args.upstream, device="cpu")
-    except PredictError as error:
+    except DownstreamError as error:
         sys.exit(f"bench.quality: {error}")
     if head.get("finetune", "probe") != "probe" or model_dir is None:
         sys.exit(f"bench.quality: {args.head}: the head of a frozen model directory is needed")

@@ -1,4 +1,4 @@
-"""Compare upstreams on the three tasks, report, and use the trained heads.
+"""Train and score probes, write the report, and apply trained heads to audio files.
 
 python -m downstream benchmark --recipe mini --data data/mini --exp exp/mini --upstreams fbank,harness_l
 python -m downstream report --recipe mini --exp exp/mini
@@ -12,62 +12,62 @@ import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from corpora.files import CorpusError, TooManyBadFiles
 from corpora.schema import nearest
-from downstream import answers
-from downstream.grid import run as benchmark
-from downstream.grid.plan import parse_shard
+from downstream import DownstreamError
+from downstream.grid import run as grid
+from downstream.grid.plan import parse_part
 from downstream.protocols import TASKS, parse_overrides
 
 UPSTREAMS = "fbank,random_l,harness_l_it1,harness_l,harness_s,harness_st"
-
-
-class UsageError(ValueError):
-    """An option that is unknown or has no meaning."""
+_PREDICTED = {
+    "asr": "text of audio files, by a trained ASR head",
+    "ser": "emotion of audio files, by a trained SER head",
+    "did": "dialect of audio files, by a trained DID head",
+}
+_EPILOGUE = (
+    "Reads WAV, FLAC, MP3, Opus and all other formats of soundfile, at any sample rate and length; writes UTF-8. Exit "
+    "status: 0 all files have an answer, 1 some have an error instead, 2 nothing was done."
+)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (see python -m downstream --help)")
+        raise DownstreamError(f"{message} (see python -m downstream --help)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it is done, 1 when cells or files failed, 2 after one line that says what is wrong."""
+    """Run one command. Returns 0 on success, 1 when probes or files failed, 2 after a one-line error message."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
-    except benchmark.BenchmarkError as error:
+    except grid.BenchmarkError as error:
         print(f"downstream: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except (ValueError, OSError, CorpusError, TooManyBadFiles) as error:
         print(f"downstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("downstream: interrupted; complete cells are kept, the same command goes on", file=sys.stderr)
+        print("downstream: interrupted; finished probes are kept, the same command continues", file=sys.stderr)
         return 130
 
 
 def _run(arguments: list[str]) -> int:
-    parser = _parser()
+    parser = build_parser()
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
         known = [option[2:] for option in parser.options if option.startswith("--")]
         name = unknown[0].partition("=")[0]
-        raise UsageError(f"unknown option {name}{nearest(name.lstrip('-'), known, '--')}")
-    if parsed.command == "report":
-        from downstream import report
+        raise DownstreamError(f"unknown option {name}{nearest(name.lstrip('-'), known, '--')}")
+    return parsed.run(parsed)
 
-        report.build(parsed.exp, parsed.recipe, reference=parsed.reference)
-        return 0
-    if parsed.command == "traits":
-        return _traits(parsed)
-    if parsed.command in answers.TASKS:
-        return answers.run(parsed)
-    benchmark.run_tasks(
+
+def _benchmark(parsed: argparse.Namespace) -> int:
+    grid.run_tasks(
         _names(parsed.tasks, "--tasks", TASKS),
         parsed.recipe,
         parsed.data,
@@ -82,10 +82,17 @@ def _run(arguments: list[str]) -> int:
         budgets=_names(parsed.budget, "--budget"),
         jobs=parsed.jobs,
         device=parsed.device,
-        shard=None if parsed.shard is None else parse_shard(parsed.shard),
+        part=None if parsed.shard is None else parse_part(parsed.shard),
         cache_gb=parsed.cache_gb,
         dry_run=parsed.dry_run,
     )
+    return 0
+
+
+def _report(parsed: argparse.Namespace) -> int:
+    from downstream import report
+
+    report.build(parsed.exp, parsed.recipe, reference=parsed.reference)
     return 0
 
 
@@ -96,7 +103,7 @@ def _traits(parsed: argparse.Namespace) -> int:
     for entry in _names(parsed.models, "--models"):
         name, _, path = entry.partition("=")
         if not path or name in models:
-            raise UsageError(f"--models: `{entry}`: NAME=DIR is needed, every name once")
+            raise DownstreamError(f"--models: `{entry}`: give NAME=DIR, each name once")
         models[name] = Path(path)
     against = _names(parsed.against, "--against") if parsed.against else []
     probes = traits.probe_models(models, parsed.data, against=against, reference=next(iter(models)))
@@ -106,77 +113,95 @@ def _traits(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> _Parser:
+def _predict(parsed: argparse.Namespace) -> int:
+    from downstream import predict
+
+    return predict.run(parsed)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; its attribute `options` lists the option strings of every command."""
     parser = _Parser(
         prog="python -m downstream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    grid = commands.add_parser(
-        "benchmark",
-        help="train and score the probes that are missing",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    grid.add_argument("--recipe", required=True, help="name in the table")
-    grid.add_argument("--data", type=Path, required=True, help="holds <task>/{train,dev,test*} or <task>/fold<k>/...")
-    grid.add_argument("--exp", type=Path, required=True, help="results.csv, probes/ and cache/ go here")
-    grid.add_argument("--models", type=Path, default=None, help="folder of model directories (None: <exp>/models)")
-    grid.add_argument("--upstreams", default=UPSTREAMS, help="comma-separated; fbank, a model directory, or name=path")
-    grid.add_argument("--tasks", default=",".join(TASKS), help="comma-separated")
-    grid.add_argument("--protocol", default="light", help="downstream/<task>/<protocol>.yaml")
-    grid.add_argument("--seeds", default="0,1,2", help="comma-separated")
-    grid.add_argument("--folds", type=int, default=None, help="the first so many folds (None: all there are)")
-    grid.add_argument("--jobs", type=int, default=None, help="processes (None: one a core, one on a GPU)")
-    grid.add_argument(
-        "--finetune",
-        default="probe",
-        help="what learns beside the head, comma-separated: probe (nothing), top-K layers, lora-R (rank), full",
-    )
-    grid.add_argument(
-        "--budget", default="all", help="labelled training speech, comma-separated: 10min, 1h, a share (0.1), all"
-    )
-    grid.add_argument("--device", default="auto", help="auto, cpu, cuda (processes take the GPUs in turn) or cuda:N")
-    grid.add_argument("--shard", default=None, metavar="I/N", help="part I of N, for array jobs (None: all)")
-    grid.add_argument(
-        "--cache_gb", type=float, default=None, help="most GB of stored features; oldest go first (None: the disk)"
-    )
-    grid.add_argument("--dry_run", action="store_true", help="print the plan with its time and disk, start nothing")
-    grid.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a protocol value")
+    defaults = argparse.ArgumentDefaultsHelpFormatter
+    benchmark = commands.add_parser("benchmark", help="train and score missing probes", formatter_class=defaults)
+    benchmark.set_defaults(run=_benchmark)
+    add = benchmark.add_argument
+    add("--recipe", required=True, help="name in the table")
+    add("--data", type=Path, required=True, help="holds <task>/{train,dev,test*} or <task>/fold<k>/...")
+    add("--exp", type=Path, required=True, help="folder for results.csv, probes/ and cache/")
+    add("--models", type=Path, default=None, help="folder of model directories (None: <exp>/models)")
+    add("--upstreams", default=UPSTREAMS, help="comma-separated; fbank, a model directory, or name=path")
+    add("--tasks", default=",".join(TASKS), help="comma-separated")
+    add("--protocol", default="light", help="downstream/<task>/<protocol>.yaml")
+    add("--seeds", default="0,1,2", help="comma-separated")
+    add("--folds", type=int, default=None, help="use the first N folds (None: all)")
+    add("--jobs", type=int, default=None, help="processes (None: one per core, or one per GPU)")
+    add("--finetune", default="probe", help="trained part of the upstream, comma-separated: probe (none), top-K "
+        "layers, lora-R (rank), full")  # fmt: skip
+    add("--budget", default="all", help="labelled training speech, comma-separated: 10min, 1h, a share (0.1), all")
+    add("--device", default="auto", help="auto, cpu, cuda (processes take the GPUs in turn) or cuda:N")
+    add("--shard", default=None, metavar="I/N", help="part I of N, for array jobs (None: all)")
+    add("--cache_gb", type=float, default=None, help="limit of stored features (GB); the longest unused are deleted "
+        "first (None: the disk)")  # fmt: skip
+    add("--dry_run", action="store_true", help="print the plan with its time and disk space, train nothing")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a protocol value")
+
     page = commands.add_parser(
-        "report",
-        help="tables, plots and the page report/index.html from results.csv",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "report", help="tables, plots and the page report/index.html from results.csv", formatter_class=defaults
     )
+    page.set_defaults(run=_report)
     page.add_argument("--recipe", required=True, help="name in the table")
     page.add_argument("--exp", type=Path, required=True, help="folder of results.csv; the page goes to its report/")
     page.add_argument("--reference", default="harness_l", help="has 1000 in the SUPERB-like score, where fbank has 0")
+
     kept = commands.add_parser(
-        "traits",
-        help="what models keep besides the words: linear probes for speaker and language on every hidden state",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        "traits", help="linear probes for speaker and language on every hidden state", formatter_class=defaults
     )
+    kept.set_defaults(run=_traits)
     kept.add_argument("--models", required=True, metavar="NAME=DIR,...", help="model directories; ΔS is to the first")
     kept.add_argument("--data", type=Path, required=True, help="holds {speaker,language}/{train,test}")
-    kept.add_argument("--out", type=Path, required=True, help="TRAITS.md, traits.csv and traits.png go here")
-    kept.add_argument("--against", default=None, metavar="NAMES", help="the models that the others are compared with")
-    predictors = answers.add_commands(commands)
-    every = (grid, page, kept, *predictors)
+    kept.add_argument("--out", type=Path, required=True, help="folder for TRAITS.md, traits.csv and traits.png")
+    kept.add_argument("--against", default=None, metavar="NAMES", help="models that the others are compared with")
+
+    predictors = [_add_predictor(commands, task) for task in TASKS]
+    every = (benchmark, page, kept, *predictors)
     parser.options = [option for p in every for action in p._actions for option in action.option_strings]
     return parser
 
 
-def _names(text: str, option: str, known: Sequence[str] = ()) -> list[str]:
+def _add_predictor(commands: argparse._SubParsersAction, task: str) -> argparse.ArgumentParser:
+    text = _PREDICTED[task]
+    parser = commands.add_parser(
+        TASKS[task].command, help=text, description=f"{text[0].upper()}{text[1:]}. {_EPILOGUE}"
+    )
+    parser.set_defaults(run=_predict)
+    add = parser.add_argument
+    add("audio", type=Path, nargs="+", metavar="AUDIO", help="audio files, or folders that are searched for them")
+    add("--model", type=Path, required=True, metavar="HEAD_DIR", help="folder with head.json")
+    add("--upstream", type=Path, metavar="DIR", help="model directory that the head was trained on (default: the one "
+        "of its name in $HARNESS_MODELS, or in a folder `models` beside the head's)")  # fmt: skip
+    add("--format", choices=("json", "tsv"), default="json", help="default: json, one object per line")
+    add("--out", type=Path, help="output file, written whole or not at all (default: standard output)")
+    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    return parser
+
+
+def _names(text: str, option: str, known: Iterable[str] = ()) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise UsageError(f"{option} is empty")
+        raise DownstreamError(f"{option} is empty")
     for name in names:
         if known and name not in known:
-            raise UsageError(f"{option}: unknown `{name}`{nearest(name, known)} (known: {', '.join(known)})")
+            raise DownstreamError(f"{option}: unknown `{name}`{nearest(name, known)} (known: {', '.join(known)})")
     return names
 
 
 def _number(text: str, option: str) -> int:
     if not text.isdecimal():
-        raise UsageError(f"{option}: `{text}` is not a whole number")
+        raise DownstreamError(f"{option}: `{text}` is not a whole number")
     return int(text)
 
 

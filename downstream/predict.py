@@ -1,78 +1,176 @@
-"""Trained heads on new audio: any format that soundfile reads, any rate, any length.
+"""Apply trained heads to audio files: any format that soundfile reads, any sample rate, any length.
 
-A head directory (`head.json`, `head.safetensors`, and `delta.*` where a part of the upstream was fine-tuned) and the
-model directory that its head was trained on are all that is opened. A file that fits one window passes in one piece, as
-in the benchmark, and gives the benchmark's answer; a longer one passes in windows (`upstream.model.chunked`):
-characters are decoded over the joined frames, classes from the mean over all of them.
+It opens a head directory (`head.json`, `head.safetensors`, and `delta.*` where part of the upstream was fine-tuned) and
+the model directory that the head was trained on. A file that fits one window passes in one piece, as in the benchmark,
+and gets the benchmark's answer. A longer file passes in windows (`upstream.model.chunked`): characters are decoded over
+the joined frames, classes from the mean over all frames.
 """
 
 from __future__ import annotations
 
+import argparse
+import io
+import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from corpora.audio import SAMPLE_RATE, AudioError, audio_info, stream_any
-from corpora.files import read_json
-from downstream.answers import TASKS, Answer, PredictError
-from downstream.probe import finetune
-from downstream.quiet import quiet
+from corpora.files import atomic_file, read_json
+from downstream import DownstreamError
+from downstream.probe import finetune, quiet_import
+from downstream.protocols import TASKS
 from downstream.upstreams import Upstream, resolve
 from upstream.model.chunked import Windowing, windows
 from upstream.model.family import HOP
 
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf")
 _FILES = ("head.json", "head.safetensors")
 _KEYS = ("task", "protocol", "upstream", "upstream_key", "build")
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The prediction for one file: a text or a label, the posterior of each label, or the error."""
+
+    audio: str
+    result: str | None
+    seconds: float | None
+    scores: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+def run(args: argparse.Namespace) -> int:
+    """The commands `transcribe`, `emotion` and `dialect`: write a line for each file as soon as it is predicted.
+
+    Returns 0, or 1 when some files could not be read.
+    """
+    files = audio_files(args.audio)
+    task = next(name for name, task in TASKS.items() if task.command == args.command)
+    predictor = Predictor(args.model, task, args.upstream, args.device)
+    failed = 0
+    with _output(args.out) as stream:
+        if args.format == "tsv":
+            stream.write(f"audio\t{TASKS[task].label}\tscore\tseconds\terror\n")
+        for answer in predict(predictor, files):
+            failed += answer.error is not None
+            stream.write(as_line(answer, task, args.format))
+            stream.flush()
+    if failed:
+        print(f"downstream: {failed} of {len(files)} files have no answer; see their lines", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def audio_files(paths: Sequence[Path]) -> list[Path]:
+    """The given files, and all audio files below the given folders. Raises DownstreamError for a folder without any."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+            if not below:
+                raise DownstreamError(f"{path}: no audio file in this folder ({', '.join(AUDIO_SUFFIXES)})")
+            found += below
+        else:
+            found.append(path)
+    return found
+
+
+def predict(predictor: Predictor, files: Sequence[Path], *, bar: bool | None = None) -> Iterator[Answer]:
+    """Answers in the order of the files, with a progress bar in seconds of audio (`bar` None: on a terminal only)."""
+    from tqdm import tqdm
+
+    total = sum(map(seconds_of, files))
+    disable = None if bar is None else not bar
+    with tqdm(total=round(total, 1), unit="s", desc=f"0 of {len(files)} files", disable=disable) as shown:
+        for number, path in enumerate(files, 1):
+            yield predictor(path, shown.update)
+            shown.set_description(f"{number} of {len(files)} files")
+
+
+def seconds_of(path: Path) -> float:
+    """Length of a file by its header (s), 0 where the header cannot be read; for the progress bar."""
+    try:
+        info = audio_info(path)
+    except AudioError:
+        return 0.0
+    return info.samples / info.sample_rate
+
+
+def as_line(answer: Answer, task: str, form: str) -> str:
+    """One line of JSON or TSV. In TSV the score is that of the answer, and tabs and line breaks become spaces."""
+    label = TASKS[task].label
+    if form == "json":
+        row: dict[str, object] = {"audio": answer.audio, label: answer.result, "seconds": answer.seconds}
+        row |= {"scores": answer.scores} if answer.scores else {}
+        row |= {"error": answer.error} if answer.error else {}
+        return json.dumps(row, ensure_ascii=False) + "\n"
+    score = answer.scores.get(answer.result or "")
+    cells = ("" if c is None else str(c) for c in (answer.audio, answer.result, score, answer.seconds, answer.error))
+    return "\t".join(" ".join(cell.splitlines()).replace("\t", " ") for cell in cells) + "\n"
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    if path is not None:
+        with atomic_file(path) as temporary:
+            with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+                yield stream
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A console with another encoding would fail at Arabic letters and at file names that are not UTF-8.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="\n")
+    yield sys.stdout
+
+
 def read_head(folder: Path, task: str) -> dict[str, Any]:
-    """The description in a head directory. Raises PredictError where it is none, or of another task."""
+    """Read head.json of a head directory. Raises DownstreamError for missing files or keys, or another task."""
     for name in _FILES:
         if not (folder / name).is_file():
-            raise PredictError(
-                f"{folder}: {name} is missing, so this is not a head directory; the benchmark leaves one in "
+            raise DownstreamError(
+                f"{folder}: {name} is missing, so this is not a head directory; the benchmark writes one to "
                 "exp/<recipe>/probes/<task>_<protocol>/<upstream>/seed<n>/head"
             )
     head = read_json(folder / "head.json")
     missing = [key for key in _KEYS if not isinstance(head, dict) or key not in head]
     if missing:
-        raise PredictError(f"{folder / 'head.json'}: the key `{missing[0]}` is missing")
+        raise DownstreamError(f"{folder / 'head.json'}: the key `{missing[0]}` is missing")
     if head["task"] != task:
-        command = next((name for name, known in TASKS.items() if known == head["task"]), None)
-        hint = f"; use `{command}`" if command else ""
-        raise PredictError(f"{folder}: a head for {head['task']}, not for {task}{hint}")
+        hint = f"; use `{TASKS[head['task']].command}`" if head["task"] in TASKS else ""
+        raise DownstreamError(f"{folder}: a head for {head['task']}, not for {task}{hint}")
     if head.get("finetune", "probe") != "probe":
         _check_delta(head, folder)
     return head
 
 
 def _check_delta(head: dict[str, Any], folder: Path) -> None:
-    """Raises PredictError where what was learned of a fine-tuned upstream is missing, or belongs to another head."""
+    """Raise DownstreamError where the fine-tuned parameters of the upstream are missing or belong to another head."""
     for name in (finetune.DELTA, finetune.DELTA_INFO):
         if not (folder / name).is_file():
-            raise PredictError(
-                f"{folder}: {name} is missing, and without it this head reads another upstream than it was trained on "
-                f"(fine-tuned, {head['finetune']}); copy the whole head directory, or train the head again"
+            raise DownstreamError(
+                f"{folder}: {name} is missing; this head needs its fine-tuned upstream ({head['finetune']}); copy the "
+                "whole head directory, or train the head again"
             )
     info = read_json(folder / finetune.DELTA_INFO)
     for key in ("finetune", "upstream_key"):
         if not isinstance(info, dict) or info.get(key) != head[key]:
-            raise PredictError(
-                f"{folder / finetune.DELTA_INFO}: `{key}` is another one than in head.json; the delta belongs to "
-                "another head"
+            raise DownstreamError(
+                f"{folder / finetune.DELTA_INFO}: `{key}` differs from head.json; the delta belongs to another head"
             )
 
 
 def find_upstream(head: dict[str, Any], folder: Path, given: Path | None) -> Upstream:
-    """The upstream of a head: the model directory that was given, else one of its name near at hand.
+    """The upstream of a head: the model directory `given`, else one of its name.
 
-    Searched are $HARNESS_MODELS and the folders `models` beside those that hold the head. Raises PredictError where
-    there is none, or where its weights are not those that the head was trained on.
+    Without `given`, it searches $HARNESS_MODELS, then a folder `models` in every parent folder of the head. Raises
+    DownstreamError where it finds none, or where the weights are not those that the head was trained on.
     """
     name = str(head["upstream"])
     places = [given] if given is not None else []
@@ -82,24 +180,24 @@ def find_upstream(head: dict[str, Any], folder: Path, given: Path | None) -> Ups
         places += [parent / "models" / name for parent in folder.resolve().parents]
     place = next((path for path in places if (path / "config.json").is_file()), None)
     if place is None and given is not None:
-        raise PredictError(f"--upstream {given}: no such model directory")
+        raise DownstreamError(f"--upstream {given}: no such model directory")
     try:
         found = resolve(name if place is None else f"{name}={place}", folder / "models")
     except FileNotFoundError:
-        raise PredictError(
-            f"{folder}: its upstream {name} is not at hand; name the model directory with --upstream DIR, or its "
-            "parent in HARNESS_MODELS"
+        raise DownstreamError(
+            f"{folder}: its upstream {name} was not found; name the model directory with --upstream DIR, or its parent "
+            "folder in HARNESS_MODELS"
         ) from None
     if found.key != head["upstream_key"]:
-        raise PredictError(
-            f"{folder}: trained on other weights of {name} than {place or 'those that S3PRL has here'} holds; name the "
-            "right model directory with --upstream DIR, or train the head again"
+        raise DownstreamError(
+            f"{folder}: trained on other weights of {name} than those of {place or 'S3PRL'}; name the right model "
+            "directory with --upstream DIR, or train the head again"
         )
     return found
 
 
-class _Given(nn.Module):
-    """Stands for a model whose output is there already, so that S3PRL's task only has to read it."""
+class _FixedOutput(nn.Module):
+    """A model whose input is its output: S3PRL's task then only decodes."""
 
     def __init__(self, output_size: int) -> None:
         super().__init__()
@@ -110,10 +208,10 @@ class _Given(nn.Module):
 
 
 class Predictor:
-    """A head and its upstream, ready for files.
+    """A head with its upstream, ready for files; `windowing` sets how long files are cut.
 
-    Raises PredictError for what is not a head, for an upstream that does not belong to it, and for weights that do not
-    fit their description.
+    Raises DownstreamError for a folder that is not a head directory, for an upstream that does not belong to the head,
+    and for weights that do not fit their description.
     """
 
     def __init__(self, folder: Path, task: str, upstream: Path | None = None, device: str = "auto") -> None:
@@ -123,7 +221,7 @@ class Predictor:
         head = read_head(folder, task)
         found = find_upstream(head, folder, upstream)
         self.task_name, self.device = task, device
-        with quiet():
+        with quiet_import():
             from downstream.probe.probe import UpstreamExtractor
             from downstream.probe.train import problem_of
 
@@ -141,22 +239,22 @@ class Predictor:
             _load(self.model, folder)
             described = {key: head[key] for key in ("characters", "labels") if key in head}
             arguments = problem.task_arguments(described)
-            given = _Given(problem.output_size(arguments))
-            if given.output_size != head["build"]["model_output_size"]:
-                raise ValueError(f"{given.output_size} outputs described, {head['build']['model_output_size']} built")
-            self.task = problem.build_task(model=given, **arguments).to(device).eval()
+            fixed = _FixedOutput(problem.output_size(arguments))
+            if fixed.output_size != head["build"]["model_output_size"]:
+                raise ValueError(f"{fixed.output_size} outputs described, {head['build']['model_output_size']} built")
+            self.task = problem.build_task(model=fixed, **arguments).to(device).eval()
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             line = " ".join(str(error).split())[:300]
-            raise PredictError(f"{folder}: head.json and head.safetensors do not fit each other ({line})") from error
+            raise DownstreamError(f"{folder}: head.json and head.safetensors do not fit each other ({line})") from error
         self.model = self.model.to(device).eval()
-        # A head at one frame in `total_rate` samples reads several frames of the upstream together.
+        # A head with one frame in `total_rate` samples concatenates several frames of the upstream.
         rate = head["build"]["build_downstream"].get("total_rate") or info.stride
         self.stack = max(1, round(rate / info.stride))
         self.windowing = Windowing(frames=max(1, round(rate / HOP)))
 
     @torch.inference_mode()
     def __call__(self, path: Path, progress: Callable[[float], None] = lambda seconds: None) -> Answer:
-        """The answer for one file; `progress` is told the seconds of audio that each window adds."""
+        """The answer for one file; `progress` receives the seconds of audio of each window."""
         try:
             logits, samples = self._logits(path, progress)
         except (AudioError, ValueError) as error:
@@ -173,7 +271,7 @@ class Predictor:
         return Answer(str(path), label, seconds, scores)
 
     def _logits(self, path: Path, progress: Callable[[float], None]) -> tuple[Tensor, int]:
-        """Of a whole file: (1, T, characters) or (1, classes); and its samples."""
+        """Logits of a whole file, (1, T, characters) or (1, classes), and its number of samples."""
         pieces: list[Tensor] = []
         total = torch.zeros(())
         frames = samples = 0
@@ -199,7 +297,7 @@ class Predictor:
         return self.model.downstream(mean, torch.tensor([1], device=self.device)), samples
 
     def _features(self, wave: np.ndarray) -> tuple[Tensor, Tensor]:
-        """What the head reads of one window: the weighted sum of the layers (1, T, D), and its length (1,)."""
+        """The head's input for one window: the weighted sum of the layers (1, T, D), and its length (1,)."""
         (hidden,) = self.extract([wave])
         states = torch.from_numpy(hidden).to(self.device)[:, None]
         length = torch.tensor([states.shape[2]], device=self.device)
@@ -208,7 +306,7 @@ class Predictor:
 
 
 def _load_delta(upstream: nn.Module, folder: Path, tag: str) -> None:
-    """Put what was fine-tuned of an upstream on it, LoRA's adapters into its weights: `_accelerate` reads those."""
+    """Load the fine-tuned parameters of an upstream, and merge LoRA adapters, since `_accelerate` reads the weights."""
     from safetensors import SafetensorError
 
     try:
@@ -217,12 +315,12 @@ def _load_delta(upstream: nn.Module, folder: Path, tag: str) -> None:
         if finetune.parse(tag).kind == "lora":
             finetune.merge_adapters(encoder)
     except (ValueError, SafetensorError, OSError) as error:
-        raise PredictError(f"{folder}: {finetune.DELTA} cannot be used ({' '.join(str(error).split())})") from error
+        raise DownstreamError(f"{folder}: {finetune.DELTA} cannot be used ({' '.join(str(error).split())})") from error
     encoder.requires_grad_(False).eval()
 
 
 def _accelerate(model: nn.Module) -> None:
-    """Our own expert computes the same states with fewer products where nothing is trained."""
+    """Replace the encoder of our own expert by its faster form for inference."""
     from upstream.harness.expert import UpstreamExpert
     from upstream.model.fast import accelerate
 
@@ -242,24 +340,3 @@ def _load(model: nn.Module, folder: Path) -> None:
     wrong = [name for name in missing if not name.startswith("upstream.")] + list(unexpected)
     if wrong:
         raise ValueError(f"{len(wrong)} tensors missing or unknown, first `{wrong[0]}`")
-
-
-def seconds_of(path: Path) -> float:
-    """Length of a file by its header (s), 0 where it has none that can be read; for the progress bar."""
-    try:
-        info = audio_info(path)
-    except AudioError:
-        return 0.0
-    return info.samples / info.sample_rate
-
-
-def predict(predictor: Predictor, files: Sequence[Path], *, bar: bool | None = None) -> Iterator[Answer]:
-    """Answers in the order of the files, with a bar in seconds of audio on the terminal (`bar` None: if it is one)."""
-    from tqdm import tqdm
-
-    total = sum(map(seconds_of, files))
-    disable = None if bar is None else not bar
-    with tqdm(total=round(total, 1), unit="s", desc=f"0 of {len(files)} files", disable=disable) as shown:
-        for number, path in enumerate(files, 1):
-            yield predictor(path, shown.update)
-            shown.set_description(f"{number} of {len(files)} files")

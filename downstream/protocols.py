@@ -1,32 +1,45 @@
-"""Protocols: everything that decides a number besides data, model and seed, as a YAML file with a hash.
+"""Tasks, and their protocols: a YAML file with a hash that fixes everything about a number but data, model and seed.
 
-`downstream/<task>/<name>.yaml` beside the S3PRL problem of the task. The part under `problem` holds the arguments
-of S3PRL's own methods under S3PRL's names (`build_downstream`, `train`, ...); the rest is ours.
+A protocol is `downstream/<task>/<name>.yaml`. Its part `problem` holds arguments of S3PRL's methods under S3PRL's names
+(`build_downstream`, `train`, ...); the other keys are ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from corpora.files import sha256_json
 from corpora.schema import nearest
+from downstream import DownstreamError
 
-TASKS = ("asr", "ser", "did")
+
+@dataclass(frozen=True)
+class Task:
+    """A task: its label (a field of `Utterance`), the file of the labels in a data directory, its command."""
+
+    label: str
+    file: str
+    command: str
+
+
+TASKS = {
+    "asr": Task("text", "text", "transcribe"),
+    "ser": Task("emotion", "utt2emotion", "emotion"),
+    "did": Task("dialect", "utt2dialect", "dialect"),
+}
+# Increase it when a change of the code changes results: all probes are then trained again.
+FORM = 2
 _HERE = Path(__file__).parent
-# What it takes to write a log has no bearing on a number.
+# The interval of logging changes no result.
 _NOT_HASHED = ("problem.train.log_step",)
-
-
-class ProtocolError(ValueError):
-    """An unknown protocol or key, or values that contradict each other."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A protocol after overrides; `tag` (name@hash) marks the rows that may share a table."""
+    """A protocol with its overrides; only rows of the same `tag` (name@hash) share a table."""
 
     name: str
     task: str
@@ -39,30 +52,32 @@ class Protocol:
 
 
 def load(task: str, name: str, overrides: Mapping[str, Any] | None = None) -> Protocol:
-    """Read a protocol and set `overrides` (dotted keys, e.g. `problem.train.total_steps`) in it.
+    """Read a protocol and apply `overrides` (dotted keys, e.g. `problem.train.total_steps`).
 
-    Raises ProtocolError for an unknown task, protocol or key, naming the nearest known one.
+    Raises DownstreamError for an unknown task, protocol or key and names the nearest known one.
     """
     from omegaconf import OmegaConf
 
     if task not in TASKS:
-        raise ProtocolError(_unknown("task", task, TASKS))
+        raise DownstreamError(_unknown("task", task, TASKS))
     path = _HERE / task / f"{name}.yaml"
     if not path.is_file():
-        raise ProtocolError(_unknown(f"protocol of {task}", name, [p.stem for p in path.parent.glob("*.yaml")]))
+        raise DownstreamError(_unknown(f"protocol of {task}", name, [p.stem for p in path.parent.glob("*.yaml")]))
     config = OmegaConf.load(path)
-    known = list(_keys(OmegaConf.to_container(config)))
+    leaves = flatten(OmegaConf.to_container(config))
+    parts = [key.split(".") for key in leaves]
+    known = {".".join(part[: end + 1]) for part in parts for end in range(len(part))}
     for key, value in (overrides or {}).items():
         if key not in known:
-            raise ProtocolError(_unknown(f"key of protocol {task}/{name}", key, known))
+            raise DownstreamError(_unknown(f"key of protocol {task}/{name}", key, known))
         OmegaConf.update(config, key, value, merge=False)
     plain = OmegaConf.to_container(config, resolve=True)
     _check(plain, path)
-    hashed = {key: value for key, value in _leaves(plain) if key not in _NOT_HASHED}
+    hashed = {key: value for key, value in flatten(plain).items() if key not in _NOT_HASHED}
     return Protocol(name, task, plain, sha256_json(hashed))
 
 
-def parse_overrides(pairs: list[str]) -> dict[str, Any]:
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     """`key=value` arguments as a dictionary; values are read as YAML."""
     from omegaconf import OmegaConf
 
@@ -70,44 +85,44 @@ def parse_overrides(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not key or not equals:
-            raise ProtocolError(f"`{pair}` is not of the form key=value")
+            raise DownstreamError(f"`{pair}` is not of the form key=value")
         values[key] = OmegaConf.create(f"value: {value}").value
     return values
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys; lists and empty mappings are values."""
+
+    def leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in node.items():
+            if isinstance(value, Mapping) and value:
+                yield from leaves(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}", value
+
+    return dict(leaves(tree, ""))
 
 
 def _check(config: dict[str, Any], path: Path) -> None:
     train = config["problem"]["train"]
     for step in ("eval_step", "save_step"):
         if train[step] <= 0:
-            raise ProtocolError(f"{path}: problem.train.{step} is {train[step]}; it must be at least 1")
+            raise DownstreamError(f"{path}: problem.train.{step} is {train[step]}; it must be at least 1")
     if train["total_steps"] < train["eval_step"]:
-        raise ProtocolError(
+        raise DownstreamError(
             f"{path}: problem.train.total_steps ({train['total_steps']}) is below eval_step ({train['eval_step']}), "
-            "so no checkpoint would ever be chosen on dev; lower eval_step or train longer"
+            "so no checkpoint would be chosen on dev; lower eval_step or train longer"
         )
     share = config["search_share"]
     if share is not None and not 0 < share <= 1:
-        raise ProtocolError(f"{path}: search_share is {share}; give a share of the steps, or null to train every rate")
+        raise DownstreamError(
+            f"{path}: search_share is {share}; give a share of the steps, or null to train every rate in full"
+        )
     if not config["learning_rates"]:
-        raise ProtocolError(f"{path}: learning_rates is empty; give at least one")
+        raise DownstreamError(f"{path}: learning_rates is empty; give at least one")
 
 
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(config, Mapping):
-        for name, value in config.items():
-            yield f"{prefix}{name}"
-            yield from _keys(value, f"{prefix}{name}.")
-
-
-def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _unknown(what: str, name: str, known: Any) -> str:
+def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
     listed = sorted(known)
     shown = f" (known: {', '.join(listed)})" if len(listed) <= 12 else ""
-    return f"unknown {what} `{name}`{nearest(name, known)}{shown}"
+    return f"unknown {kind} `{name}`{nearest(name, listed)}{shown}"

@@ -264,7 +264,7 @@ def _difference(run: Answers, base: Answers) -> tuple[float, float, float]:
 
 def write(probes: list[Probe], out: Path, command: str) -> str:
     """Write traits.csv (every state), TRAITS.md (a table for each trait) and traits.png; returns the tables as text."""
-    from downstream.revision import commit
+    from downstream.score.results import commit
 
     out.mkdir(parents=True, exist_ok=True)
     with atomic_file(out / "traits.csv") as path, open(path, "w", encoding="utf-8", newline="") as stream:

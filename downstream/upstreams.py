@@ -1,4 +1,4 @@
-"""From the names in a recipe to upstreams that S3PRL can build, each with a key that changes with its weights."""
+"""Resolve names of upstreams to entries of S3PRL, each with a key that changes with its weights."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 
 from corpora.files import read_json, sha256_json
 
-# S3PRL's own entries that need no checkpoint. They see one utterance at a time: in a batch S3PRL's baselines get
-# zeros from the padding of their companions. Each has one layer of this width, and 100 frames a second.
+# Width of S3PRL's baselines, which need no checkpoint; each has one layer and 100 frames per second. They run on one
+# utterance at a time, because in a batch the padding would change their features.
 WIDTHS = {"fbank": 240, "mfcc": 39, "mel": 80, "linear": 201, "spectrogram": 257, "fbank_no_cmvn": 240}
 BASELINES = tuple(WIDTHS)
 ENTRY = "harness_custom"
-# Encoders of other families in Transformers form (upstream.harness.other_encoders).
+# Encoders of other families in Transformers format (upstream.harness.other_encoders).
 FOREIGN_ENTRY = "harness_transformers"
 
 
 class UpstreamMissing(FileNotFoundError):
-    """An upstream that cannot be had; the message says why and how to add it."""
+    """An upstream without weights; the message says why and how to add it."""
 
 
 @dataclass(frozen=True)
 class Upstream:
-    """An upstream under its name in tables, the S3PRL entry that builds it, and the hash of what it computes.
+    """An upstream: its name in tables, the S3PRL entry that builds it, and the hash of its weights and configuration.
 
-    `batched`: features do not depend on the companions in a batch, so several utterances may share a pass.
+    `batched`: features do not depend on the other utterances of a batch, so several utterances may share a pass.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Upstream:
 
 
 def resolve(name: str, models_dir: Path) -> Upstream:
-    """An upstream by name: an S3PRL baseline, the model directory `<models_dir>/<name>`, `name=path` of one, or a row
-    of `upstream/baselines.yaml`, which is fetched where it is not at hand.
+    """An upstream by name.
 
-    Raises UpstreamMissing where there is no such model directory.
+    A name is a baseline of S3PRL, a model directory `<models_dir>/<name>`, `name=path` of a model directory, or a row
+    of `upstream/harness/baselines.yaml`, which is downloaded if necessary. Raises UpstreamMissing if there is none.
     """
     label, _, given = name.partition("=")
     if not given and label in BASELINES:
@@ -57,8 +57,8 @@ def resolve(name: str, models_dir: Path) -> Upstream:
         path = published
     for file in ("config.json", "model.safetensors"):
         if not (path / file).is_file():
-            what = f"{path} has no {file}" if path.is_dir() else f"no model directory {path}"
-            raise UpstreamMissing(f"{label}: {what}; {_how(label, given)}")
+            problem = f"{path} has no {file}" if path.is_dir() else f"no model directory {path}"
+            raise UpstreamMissing(f"{label}: {problem}; {_advice(label, given)}")
     from upstream.harness.other_encoders import OTHER_ENCODERS
 
     entry = FOREIGN_ENTRY if read_json(path / "config.json").get("model_type") in OTHER_ENCODERS else ENTRY
@@ -66,7 +66,7 @@ def resolve(name: str, models_dir: Path) -> Upstream:
 
 
 def _published(label: str) -> Path | Upstream | None:
-    """A row of the table of baselines: its folder, or S3PRL's own entry where S3PRL is to fetch it; else None."""
+    """The folder of a row of the table of baselines, or S3PRL's entry if S3PRL downloads it; None for other names."""
     from upstream.harness.baselines import BaselineError, local_folder, locate, table
 
     row = table().get(label)
@@ -82,10 +82,10 @@ def _published(label: str) -> Path | Upstream | None:
 
 
 def _model_key(path: Path) -> str:
-    """Hash of all that decides the features of a model directory: weights, geometry, input normalisation."""
+    """Hash of everything that changes the features of a model directory: weights, geometry, input normalisation."""
     from upstream.model.modeldir import model_sha256
 
-    config = {k: v for k, v in read_json(path / "config.json").items() if k != "harness"}  # but not its card
+    config = {k: v for k, v in read_json(path / "config.json").items() if k != "harness"}  # `harness` is the model card
     preprocessor = path / "preprocessor_config.json"
     return sha256_json(
         {
@@ -96,9 +96,9 @@ def _model_key(path: Path) -> str:
     )
 
 
-def _how(label: str, given: str) -> str:
+def _advice(label: str, given: str) -> str:
     if given:
         return "give the folder that holds config.json and model.safetensors"
     if label in ("hubert", "xlsr"):
-        return f"give its local copy as --upstreams {label}=PATH (a folder in Transformers form)"
+        return f"give its local copy as --upstreams {label}=PATH (a folder in Transformers format)"
     return "run the stages that make it (./run.sh --stage 1 --stop_stage 9), or leave it out of --upstreams"

@@ -140,9 +140,9 @@ def test_upstream_commands_are_understood(words):
 
 @pytest.mark.parametrize("words", [w for w in commands() if w[:3] == ["python", "-m", "downstream"]])
 def test_downstream_commands_are_understood(words):
-    from downstream.__main__ import _parser
+    from downstream.__main__ import build_parser
 
-    parsed, unknown = _parser().parse_known_args(words[3:])
+    parsed, unknown = build_parser().parse_known_args(words[3:])
     assert parsed.command == words[3] and not unknown
 
 

@@ -1,0 +1,1 @@
+"""Protocols of speech recognition (ASR)."""

@@ -1,0 +1,1 @@
+"""Protocols of dialect identification (DID)."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from corpora.datadir import read_datadir
 from corpora.files import atomic_file, write_text
-from downstream.score.metrics import MetricError, tidy, value
+from downstream import DownstreamError
+from downstream.score.metrics import tidy, value
 from downstream.score.stats import bootstrap_ci, score
 
 METRICS = ("wer", "cer")
@@ -30,7 +31,7 @@ class Decoded:
 
 
 def read_decoded(system: str, data_dir: Path, hypotheses: Path) -> Decoded:
-    """References of a data directory beside ESPnet's `text` of hypotheses. Raises MetricError naming what is missing.
+    """References of a data directory beside ESPnet's `text` of hypotheses. Raises DownstreamError for missing ones.
 
     An utterance that was decoded to nothing has an empty line in `text`; one that has no line was not decoded.
     """
@@ -42,7 +43,7 @@ def read_decoded(system: str, data_dir: Path, hypotheses: Path) -> Decoded:
     utterances = read_datadir(data_dir)
     missing = [u.utt_id for u in utterances if u.utt_id not in found]
     if missing:
-        raise MetricError(
+        raise DownstreamError(
             f"{hypotheses}: {len(missing)} of {len(utterances)} utterances of {data_dir} were not decoded, the first: "
             f"{missing[0]}; decode again"
         )
@@ -64,7 +65,7 @@ def score_set(decoded: Decoded, profile: str) -> list[dict[str, str]]:
     ]
     pairs = [pair for pair in pairs if pair[1]]
     if not pairs:
-        raise MetricError(f"{decoded.name}: no reference holds text under the profile {profile}")
+        raise DownstreamError(f"{decoded.name}: no reference holds text under the profile {profile}")
     speakers, references, hypotheses = (list(column) for column in zip(*pairs, strict=True))
     rows = []
     for metric in METRICS:
@@ -114,7 +115,7 @@ def write_results(exp_dir: Path, title: str) -> Path:
 
     found = sorted(exp_dir.glob("*/decode_*/*/scores.csv"))
     if not found:
-        raise MetricError(f"{exp_dir}: nothing was scored there; stages 6 and 7 of run.sh decode and score")
+        raise DownstreamError(f"{exp_dir}: nothing was scored there; stages 6 and 7 of run.sh decode and score")
     decoded = {path: path.parents[1].name.removeprefix("decode_") for path in found}
     table = pandas.concat([pandas.read_csv(path, dtype=str).assign(decoding=decoded[path]) for path in found])
     head = {

@@ -1,1 +1,1 @@
-"""Many probes: upstreams x tasks x seeds, in several processes."""
+"""Grids of probes, upstreams x tasks x seeds: plan, estimate, run in several processes."""

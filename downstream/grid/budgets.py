@@ -1,8 +1,12 @@
-"""Label budgets: nested subsets of a training set, the same for every upstream and seed.
+"""Label budgets: their notation, and nested subsets of a training set.
 
-The items of a speaker (and class) are shuffled once, and the item that ends the first tenth of a speaker's speech comes
-before those that end the second tenth of any other. Every prefix of this order holds about the same share of each
-speaker, and a smaller budget is a part of every larger one.
+A budget is a duration (`10min`, `1h`, `90s`), a share of the training set (`0.1`), or `all`. Subsets do not depend on
+upstream or seed. Every subset holds about the same share of each speaker and class, and lies within every larger one:
+
+    speaker a   a1 a2 a3 a4        shuffled once; a2 ends at half of the speaker's speech
+    speaker b   b1 b2
+    order       a1 a2 b1 a3 a4 b2  merged by the share of the speaker's speech at which an utterance ends
+    subset      the first utterances of the order that fit the budget
 """
 
 from __future__ import annotations
@@ -10,23 +14,20 @@ from __future__ import annotations
 import random
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from corpora.audio import SAMPLE_RATE
+from downstream import DownstreamError
 from downstream.probe.data import Item
 
 _SEED = 0
 _UNITS = {"s": 1, "min": 60, "h": 3600}
 
 
-class BudgetError(ValueError):
-    """A budget that cannot be read, or that this training set cannot fill."""
-
-
 @dataclass(frozen=True)
 class Budget:
-    """`tag` as in the column `budget`; either `seconds` or a `share` of the training set."""
+    """`tag` is the value of the column `budget`; either `seconds` or a `share` of the training set is set."""
 
     tag: str
     seconds: float | None = None
@@ -34,7 +35,7 @@ class Budget:
 
 
 def parse(text: str) -> Budget | None:
-    """Read `10min`, `1h`, `90s` or a share such as `0.1`; `all` is None. Raises BudgetError."""
+    """Read `10min`, `1h`, `90s` or a share such as `0.1`; `all` and the empty text are None. Raises DownstreamError."""
     text = text.strip().lower()
     if text in ("all", ""):
         return None
@@ -46,38 +47,62 @@ def parse(text: str) -> Budget | None:
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise BudgetError(f"budget `{text}`: give hours, minutes or seconds (1h, 10min, 90s), a share (0.1), or all")
+        raise DownstreamError(
+            f"budget `{text}`: give hours, minutes or seconds (1h, 10min, 90s), a share (0.1), or all"
+        )
     return None if share == 1 else Budget(f"{share:g}", share=share)
 
 
-def select(items: Sequence[Item], budget: Budget | None, *, by_label: bool) -> list[Item]:
-    """The items within a budget, in their old order; `by_label` keeps the shares of the classes as well.
+def shown(text: str) -> str:
+    """A budget for people: shares as percent, no budget as `all`."""
+    budget = parse(text)
+    if budget is None:
+        return "all"
+    return budget.tag if budget.share is None else f"{100 * budget.share:g} %"
 
-    Raises BudgetError for a budget above what there is, and for one that holds no item, or not every class.
+
+def rank(text: str) -> tuple[int, float]:
+    """A sort key: shares, then durations, then `all`; each from small to large."""
+    budget = parse(text)
+    if budget is None:
+        return 2, 0.0
+    return (0, budget.share) if budget.seconds is None else (1, budget.seconds)
+
+
+def in_order(texts: Iterable[str]) -> list[str]:
+    """Budgets from the smallest to `all`."""
+    return sorted(texts, key=rank)
+
+
+def select(items: Sequence[Item], budget: Budget | None, *, by_label: bool) -> list[Item]:
+    """The items within a budget, in their given order; `by_label` also keeps the shares of the classes.
+
+    Raises DownstreamError for a budget above the size of the training set, and for one without any item or without an
+    item of some class.
     """
     if budget is None:
         return list(items)
     total = sum(item.samples for item in items)
     limit = budget.share * total if budget.seconds is None else budget.seconds * SAMPLE_RATE
     if limit > total:
-        raise BudgetError(
-            f"budget {budget.tag}: the training set holds {total / SAMPLE_RATE / 60:.1f} min only; leave the budget "
+        raise DownstreamError(
+            f"budget {budget.tag}: the training set holds only {total / SAMPLE_RATE / 60:.1f} min; leave the budget "
             "out, or give a share, for instance 0.5"
         )
     chosen: set[str] = set()
-    spent = 0
+    used = 0
     for item in _order(items, by_label):
-        # The first one that does not fit ends it: going on with shorter ones would break the nesting.
-        if spent + item.samples > limit:
+        # Stop at the first item that does not fit: shorter later ones would break the nesting.
+        if used + item.samples > limit:
             break
         chosen.add(item.utt_id)
-        spent += item.samples
+        used += item.samples
     kept = [item for item in items if item.utt_id in chosen]
     if not kept:
-        raise BudgetError(f"budget {budget.tag} is shorter than its first utterance; give more")
+        raise DownstreamError(f"budget {budget.tag} is shorter than its first utterance; give more")
     missing = sorted({i.label for i in items} - {i.label for i in kept}) if by_label else []
     if missing:
-        raise BudgetError(f"budget {budget.tag} leaves no utterance of class `{missing[0]}`; give more")
+        raise DownstreamError(f"budget {budget.tag} leaves no utterance of class `{missing[0]}`; give more")
     return kept
 
 
@@ -90,8 +115,8 @@ def _order(items: Sequence[Item], by_label: bool) -> list[Item]:
         generator = random.Random(f"{_SEED} {key}")
         generator.shuffle(group)
         total = sum(item.samples for item in group)
-        heard = 0
+        end = 0
         for item in group:
-            heard += item.samples
-            ranked.append((heard / total, generator.random(), item))
+            end += item.samples
+            ranked.append((end / total, generator.random(), item))
     return [item for *_, item in sorted(ranked, key=lambda entry: entry[:2])]

@@ -1,31 +1,33 @@
-"""The plan of a grid before it runs: cells, disk and time, from measurements of a few seconds on this machine."""
+"""Estimate time and disk space of a grid: time three training steps per kind of cell, and one extraction."""
 
 from __future__ import annotations
 
 import shutil
-import statistics
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from corpora.audio import SAMPLE_RATE
 from corpora.files import read_json
-from downstream.grid.plan import UNCACHED, Cell
-from downstream.grid.pool import Machine, Work
-from downstream.probe import cache
+from downstream.grid.plan import POOLED, UNCACHED, Cell, Resources, Work
+from downstream.probe import cache, quiet_import
 from downstream.probe.cache import Info
-from downstream.report.runs import find_in_run
-from downstream.score import results
-from downstream.upstreams import Upstream
+from downstream.upstreams import BASELINES, Upstream
 
-# Gradients through the upstream cost about two forward passes more.
-_BACKWARD = 3.0
+_STEPS = 3
+_ITEMS = 256
+_NOISE_S = 10.0
+# Cost of a step through the upstream, in forward passes.
+_WITH_GRADIENT = 3.0
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one upstream will take: bytes of features to be stored, seconds to make them, seconds of its cells; None
-    where nobody can know before its weights are here."""
+    """Cost of one upstream: bytes of new features, seconds to compute them, seconds of its cells; None if unknown."""
 
     upstream: str
     cells: int
@@ -35,19 +37,19 @@ class Estimate:
 
 
 def describe(work: Sequence[Work], complete: int, exp_dir: Path, device: str, jobs: int | None) -> str:
-    """The plan as text; measures each upstream on noise and each kind of head on a few steps, nothing with S3PRL."""
+    """The plan of a grid as text, with time and disk space of each upstream; nothing is written or downloaded."""
     lines = [f"{complete} cells are complete, {sum(len(cells) for _, cells in work)} are to run"]
     if not work:
         return lines[0]
-    machine = Machine.of(device, jobs)
-    found = [_estimate(upstream, cells, Path(exp_dir), machine) for upstream, cells in work]
+    resources = Resources.of(device, jobs)
+    found = [_estimate(upstream, cells, Path(exp_dir), resources) for upstream, cells in work]
     lines.append(f"{'upstream':<18}{'cells':>7}{'features':>12}{'to extract':>12}{'to train':>12}")
     for each in found:
-        shown = ["?" if x is None else f(x) for x, f in ((each.disk, cache.size_text), (each.features_s, clock),
-                                                         (each.cells_s, clock))]  # fmt: skip
-        lines.append(f"{each.upstream:<18}{each.cells:>7}" + "".join(f"{text:>12}" for text in shown))
+        values = ((each.disk, cache.size_text), (each.features_s, clock), (each.cells_s, clock))
+        shown = "".join(f"{'?' if value is None else text(value):>12}" for value, text in values)
+        lines.append(f"{each.upstream:<18}{each.cells:>7}{shown}")
     if unknown := [each.upstream for each in found if each.disk is None]:
-        lines.append(f"not in the sums: {', '.join(unknown)}; S3PRL fetches the weights when the grid runs")
+        lines.append(f"not in the sums: {', '.join(unknown)}; S3PRL downloads the weights when the grid runs")
     disk = sum(each.disk or 0 for each in found)
     folder = Path(exp_dir)
     while not folder.exists():
@@ -55,11 +57,11 @@ def describe(work: Sequence[Work], complete: int, exp_dir: Path, device: str, jo
     free = shutil.disk_usage(folder).free
     lines.append(f"disk: {cache.size_text(disk)} of features, {cache.size_text(free)} free in {folder}")
     if disk > free:
-        lines.append("  too little: features that find no place are computed at every step instead; see --cache_gb")
+        lines.append("  too little: features that do not fit are computed at every step instead; see --cache_gb")
     seconds = sum((each.features_s or 0.0) + (each.cells_s or 0.0) for each in found)
     lines.append(
-        f"time: about {clock(seconds / machine.processes)} with {machine.processes} processes of {machine.threads} "
-        f"threads on {', '.join(machine.devices)}; most of it in one process: {clock(seconds)}"
+        f"time: about {clock(seconds / resources.processes)} with {resources.processes} processes of "
+        f"{resources.threads} threads on {', '.join(resources.devices)}; {clock(seconds)} in one process"
     )
     return "\n".join(lines)
 
@@ -71,60 +73,104 @@ def clock(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _estimate(upstream: Upstream, cells: Sequence[Cell], exp_dir: Path, machine: Machine) -> Estimate:
+def _estimate(upstream: Upstream, cells: Sequence[Cell], exp_dir: Path, resources: Resources) -> Estimate:
+    if upstream.path is None and upstream.entry not in BASELINES:
+        return Estimate(upstream.name, len(cells))
     import torch
 
-    from downstream.grid import rehearsal
+    with quiet_import():
+        from downstream.probe.probe import UpstreamExtractor
 
-    torch.set_num_threads(machine.threads)
-    device = machine.devices[0]
-    measured = rehearsal.extraction(upstream, device)
-    if measured is None:
-        return Estimate(upstream.name, len(cells))
-    info, factor = measured
+    torch.set_num_threads(resources.threads)
+    device = resources.devices[0]
+    extractor = UpstreamExtractor(upstream, device)
+    noise = np.random.default_rng(0).standard_normal(int(_NOISE_S * SAMPLE_RATE)).astype(np.float32)
+    extractor([noise[:SAMPLE_RATE]])
+    begin = time.monotonic()
+    extractor([noise])
+    factor = (time.monotonic() - begin) / _NOISE_S  # seconds per second of audio
     disk, features_s = 0, 0.0
-    for kind in {cell.kind for cell in cells if cell.kind[0] != UNCACHED}:
-        folder = cache.folder_of(exp_dir / "cache", upstream) / (kind[0] + ("_normalised" if kind[1] else ""))
+    for kind, normalised in {cell.kind for cell in cells if cell.kind[0] != UNCACHED}:
+        folder = cache.folder_of(exp_dir / "cache", upstream) / (f"{kind}_normalised" if normalised else kind)
         stored = {key for path in folder.glob("[!.]*/keys.json") for key in read_json(path)["keys"]}
-        items = {item.key: item for cell in cells if cell.kind == kind for item in cell.data.items}
+        items = {item.key: item for cell in cells if cell.kind == (kind, normalised) for item in cell.data.items}
         missing = [item for key, item in items.items() if key not in stored]
-        disk += sum(cache.bytes_of(item, kind[0], info) for item in missing)
+        disk += sum(cache.bytes_of(item, kind, extractor.info) for item in missing)
         features_s += factor * sum(item.samples for item in missing) / SAMPLE_RATE
-    past = results.read_rows(exp_dir / "results.csv")
-    seconds: dict[tuple, float] = {}
-    total = 0.0
+    seconds: dict[tuple[str, ...], float] = {}
     for cell in cells:
-        own = (cell.task, cell.protocol.tag, cell.tuning.tag, cell.budget)
-        if own not in seconds:
-            if known := list(_past(past, exp_dir, upstream, own)):
-                seconds[own] = statistics.median(known)
-            else:
-                seconds[own] = _measure(cell, info, device, factor)
-        total += seconds[own]
+        alike = (cell.task, cell.protocol.tag, cell.tuning.tag, cell.budget)
+        if alike not in seconds:
+            seconds[alike] = _cell_seconds(cell, extractor.info, device, factor)
+    total = sum(seconds[cell.task, cell.protocol.tag, cell.tuning.tag, cell.budget] for cell in cells)
     return Estimate(upstream.name, len(cells), disk, features_s, total)
 
 
-def _past(rows: Sequence[dict[str, str]], exp_dir: Path, upstream: Upstream, own: tuple) -> Iterator[float]:
-    """Seconds of training and scoring in earlier cells of this kind."""
-    for row in rows:
-        if (row["task"], row["protocol"], row["finetune"], row["budget"]) == own and row["upstream"] == upstream.name:
-            path = find_in_run(exp_dir, row["run_dir"], "cell.json")
-            yield float(row["wall_s"]) - (0.0 if path is None else read_json(path).get("extraction_s", 0.0))
-
-
-def _measure(cell: Cell, info: Info, device: str, factor: float) -> float:
-    """Seconds of a cell of this kind: its steps, and the passes over dev and test; `factor`: s a second of audio."""
-    from downstream.grid.rehearsal import step_seconds
-
+def _cell_seconds(cell: Cell, info: Info, device: str, factor: float) -> float:
+    """Seconds of one cell: the steps of all its learning rates, and the passes over dev and test."""
     config = cell.protocol.config
     step, audio_s = step_seconds(cell, info, device)
-    if cell.kind[0] == UNCACHED:  # the upstream adds its own time
-        step += audio_s * factor * (1.0 if cell.tuning.frozen else _BACKWARD)
+    if cell.kind[0] == UNCACHED:
+        step += audio_s * factor * (1.0 if cell.tuning.frozen else _WITH_GRADIENT)
     train = config["problem"]["train"]
-    rates = len(config["learning_rates"])
-    share = config["search_share"]
+    rates, share = len(config["learning_rates"]), config["search_share"]
     runs = rates if share is None or rates == 1 else 1 + share * rates
     passes = train["total_steps"] // train["eval_step"] * runs + 1
-    seen = sum(i.samples for i in cell.data.splits["dev"]) / SAMPLE_RATE
-    evaluation = passes * seen / max(audio_s, 1e-9) * step / _BACKWARD
+    dev_s = sum(item.samples for item in cell.data.splits["dev"]) / SAMPLE_RATE
+    evaluation = passes * dev_s / max(audio_s, 1e-9) * step / _WITH_GRADIENT
     return runs * train["total_steps"] * train["gradient_accumulate"] * step + evaluation
+
+
+class _RandomFeatures:
+    """Features with the shapes of an upstream and random values, which take as long as real ones."""
+
+    def __init__(self, info: Info, kind: str, samples: dict[str, int]):
+        self.info, self.kind, self.samples = info, kind, samples
+        self.random = np.random.default_rng(0)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self.random.standard_normal((self.info.layers, self.info.width), np.float32)
+
+    def packed(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        shape = (self.info.layers, self.info.frames(self.samples[key]), self.info.width)
+        return self.random.standard_normal(shape, np.float32).astype(np.float16), np.ones(shape[0], np.float32)
+
+
+def step_seconds(cell: Cell, info: Info, device: str) -> tuple[float, float]:
+    """Seconds of a training step of the cell's head on stored features, and seconds of audio in its batch."""
+    with quiet_import():
+        from downstream.probe.probe import CachedDataset
+        from downstream.probe.train import problem_of
+
+    conf: dict[str, Any] = cell.protocol.config["problem"]
+    problem = problem_of(cell.task)
+    arguments = problem.task_arguments(problem.describe(cell.data.splits["train"]))
+    items = cell.data.splits["train"][:_ITEMS]
+    # A classifier reads the mean over time; with streamed frames the upstream takes most of the time.
+    kind = "frames" if cell.task == "asr" else POOLED
+    features = _RandomFeatures(info, kind, {item.key: item.samples for item in items})
+    dataset = CachedDataset(items, problem.targets(items, arguments), features)
+    model = problem.build_model(
+        build_model=conf["build_model"],
+        model_output_size=problem.output_size(arguments),
+        build_upstream={"cached": asdict(info) | {"normalised": cell.kind[1]}},
+        build_featurizer=conf["build_featurizer"],
+        build_downstream=conf["build_downstream"],
+    )
+    task = problem.build_task(model=model, **arguments).to(device).train()
+    optimizer = problem.build_optimizer(conf["build_optimizer"], list(model.parameters()))
+    batches = list(problem.sampler(dataset, conf["build_batch_sampler"], "train", 0))
+    chosen = [batches[number * len(batches) // (_STEPS + 1)] for number in range(_STEPS + 1)]
+    begin = 0.0
+    for number, rows in enumerate(chosen):
+        batch = dataset.__getitems__(rows)
+        if number == 1:  # the first step also allocates memory
+            begin = time.monotonic()
+        on_device = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
+        loss, _ = task("train", **on_device)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()  # waits for the GPU
+    seconds = (time.monotonic() - begin) / _STEPS
+    return seconds, sum(items[row].samples for rows in chosen[1:] for row in rows) / SAMPLE_RATE / _STEPS

@@ -1,29 +1,29 @@
-"""What a grid consists of: its cells, where each lies, which are complete, and which part of it a shard runs."""
+"""Plan a grid of probes: its cells (one trained head each), their folders and keys, and the parts of an array job."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from corpora.files import read_json, sha256_json
+from downstream import DownstreamError
 from downstream.grid import budgets
 from downstream.grid.budgets import Budget
 from downstream.probe import finetune
-from downstream.probe.data import TaskData, TaskDataError, folds_of, load_task
+from downstream.probe.data import TaskData, folds_of, load_task
 from downstream.probe.finetune import PROBE, Tuning
-from downstream.protocols import Protocol, load
+from downstream.protocols import FORM, Protocol, load
 from downstream.upstreams import Upstream
 
-# Bump when the code that makes a number changes its meaning.
-FORM = 2
-POOLED, FRAMES, UNCACHED = "pooled", "frames", ""
+POOLED, UNCACHED = "pooled", ""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One head to train: everything but the upstream, which cells are grouped by."""
+    """One head to train on a given upstream; complete when its run directory holds `cell.json` with its key."""
 
     task: str
     seed: int
@@ -36,13 +36,14 @@ class Cell:
     key: str
 
     @property
-    def place(self) -> str:
+    def title(self) -> str:
+        """Its name in messages, without the upstream."""
         parts = [self.task, *([] if self.tuning.frozen else [self.tuning.tag]), *([self.budget] if self.budget else [])]
         return f"{' '.join(parts)} seed {self.seed}" + ("" if self.fold is None else f" fold {self.fold}")
 
     @property
     def kind(self) -> tuple[str, bool]:
-        """Features that the cell is trained on (pooled, frames, or none stored), and whether frames are normalised."""
+        """Kind of stored features (pooled, frames, or none), and whether their frames are normalised."""
         config = self.protocol.config
         if config["cached"] is None or not self.tuning.frozen:
             return UNCACHED, False
@@ -56,7 +57,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """What is to be measured. Data directories are `<data_dir>/<task>/{train,dev,test*}` or under `fold<k>`."""
+    """All settings of a grid. Data directories are `<data_dir>/<task>/{train,dev,test*}`, or the same in `fold<k>`."""
 
     tasks: tuple[str, ...]
     recipe: str
@@ -70,7 +71,7 @@ class Grid:
     budgets: tuple[Budget | None, ...] = (None,)
 
     def sets(self) -> list[tuple[Protocol, int | None, Budget | None, TaskData]]:
-        """Labelled data of every task, fold and budget. Raises TaskDataError, ProtocolError or BudgetError."""
+        """Labelled data of every task, fold and budget. Raises DownstreamError."""
         found = []
         for task in self.tasks:
             protocol = load(task, self.protocol, self.overrides)
@@ -84,7 +85,7 @@ class Grid:
     def cells(
         self, upstream: Upstream, sets: Sequence[tuple[Protocol, int | None, Budget | None, TaskData]]
     ) -> list[Cell]:
-        """Every cell of one upstream; upstreams without weights are probed only."""
+        """Every cell of one upstream; an upstream without weights is not fine-tuned."""
         tunings = [t for t in self.tunings if t.frozen or upstream.path is not None]
         return [
             self._cell(upstream, protocol, fold, budget, data, tuning, seed)
@@ -111,15 +112,18 @@ class Grid:
         return Cell(protocol.task, seed, fold, data, protocol, tuning, tag, run_dir, key)
 
 
+Work = tuple[Upstream, tuple[Cell, ...]]
+
+
 @dataclass(frozen=True)
-class Shard:
-    """Part `index` (from 1) of `count` of a grid; the parts are disjoint, together complete, and never move."""
+class Part:
+    """Part `index` (from 1) of `count` of a grid; the parts are disjoint and cover the grid on every machine alike."""
 
     index: int = 1
     count: int = 1
 
     def pick(self, cells: Sequence[Cell], start: int) -> tuple[list[Cell], int]:
-        """The cells of this part, dealt out by groups from number `start` on, and the next number."""
+        """The cells of this part, and the next group number; groups are numbered from `start` and taken in turn."""
         own = []
         for group in groups(cells):
             if start % self.count == self.index - 1:
@@ -128,16 +132,76 @@ class Shard:
         return own, start
 
 
-def parse_shard(text: str) -> Shard:
-    """Read `i/n`. Raises ValueError."""
+def parse_part(text: str) -> Part:
+    """Read `i/n`. Raises DownstreamError."""
     index, slash, count = text.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-        raise ValueError(f"--shard: `{text}` is not of the form i/n with 1 <= i <= n")
-    return Shard(int(index), int(count))
+        raise DownstreamError(f"--shard: `{text}` is not of the form i/n with 1 <= i <= n")
+    return Part(int(index), int(count))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings that all cells of a grid share; `started` is the start of the command, in seconds since 1970."""
+
+    recipe: str
+    exp_dir: Path
+    device: str
+    command: str
+    started: float
+    cache_bytes: int | None = None
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Event:
+    """A message of a running grid.
+
+    `kind` is `note` (current step, for the progress bar), `say` (a line for the terminal), `rows` (results of one
+    finished cell) or `failed` (an error in `text`); `cells` is the number of cells that are finished or failed.
+    """
+
+    kind: str
+    text: str = ""
+    cells: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Number of processes, threads in each, and the devices that the processes take in turn."""
+
+    processes: int
+    threads: int
+    devices: tuple[str, ...]
+
+    @classmethod
+    def of(cls, device: str, jobs: int | None) -> Resources:
+        """`device` is auto, cpu, cuda (all GPUs) or cuda:N; without `jobs`, one process per core, or one per GPU."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        devices = _devices(device)
+        wanted = jobs if jobs is not None else cores if devices == ("cpu",) else len(devices)
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        # Independent of the remaining work: a resumed run must use as many threads as before.
+        threads = int(asked) if asked.isdecimal() else max(1, cores // wanted)
+        return cls(wanted, threads, devices)
+
+
+def _devices(asked: str) -> tuple[str, ...]:
+    if asked not in ("auto", "cuda"):
+        return (asked,)
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        if asked == "cuda":
+            raise DownstreamError("--device cuda: PyTorch sees no GPU; use --device cpu")
+        return ("cpu",)
+    return tuple(f"cuda:{number}" for number in range(count))
 
 
 def groups(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """Cells that are trained together: the seeds of one fold where features are pooled, else each alone."""
+    """Cells that are trained together: all seeds of one fold on pooled features, otherwise each cell alone."""
     together: dict[object, list[Cell]] = {}
     for number, cell in enumerate(cells):
         pooled = cell.kind[0] == POOLED
@@ -147,19 +211,19 @@ def groups(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 
 
 def parse_tunings(names: Sequence[str]) -> tuple[Tuning, ...]:
-    """Kinds of fine-tuning by name, without repetition."""
+    """Kinds of fine-tuning from their names, each once."""
     return tuple(dict.fromkeys(finetune.parse(name) for name in names))
 
 
 def parse_budgets(names: Sequence[str]) -> tuple[Budget | None, ...]:
-    """Label budgets by name, without repetition."""
+    """Label budgets from their names, each once."""
     return tuple(dict.fromkeys(budgets.parse(name) for name in names))
 
 
 def _read(task: str, data_dir: Path, protocol: Protocol, folds: int | None) -> list[tuple[int | None, TaskData]]:
     folder = data_dir / task
     if not folder.is_dir():
-        raise TaskDataError(
+        raise DownstreamError(
             f"{task}: no data directory {folder}; make the corpus (./run.sh --stage 1 --stop_stage 1), or leave "
             f"{task} out of --tasks"
         )
@@ -169,5 +233,5 @@ def _read(task: str, data_dir: Path, protocol: Protocol, folds: int | None) -> l
     wanted = present if folds is None else list(range(1, folds + 1))
     absent = sorted(set(wanted) - set(present))
     if absent:
-        raise TaskDataError(f"{task}: {folder} has folds {present}, fold{absent[0]} is not there; lower --folds")
+        raise DownstreamError(f"{task}: {folder} has folds {present}, but not fold{absent[0]}; lower --folds")
     return [(fold, load_task(folder / f"fold{fold}", protocol)) for fold in wanted]

@@ -1,30 +1,47 @@
-"""The grid: upstreams x tasks x folds x seeds, every cell independent, skipped when complete.
+"""Run a grid of probes, upstreams x tasks x folds x seeds, in several processes; complete cells are skipped.
 
 <exp>/results.csv                                   a row per cell, test set and metric
 <exp>/probes/<task>_<protocol>[_<finetune>][_<budget>]/<upstream>/seed<k>[_fold<j>]/
     command config.yaml log predictions.csv curve.csv layer_weights.json cell.json head/
     scores.csv confusion_<test>.csv (SER, DID)   tensorboard/ (where S3PRL's loop trained)
-<exp>/probes/.../<upstream>/search[_fold<j>]/       dev values of all learning rates, where they are tried first
-<exp>/cache/                                        features, made again when deleted
+<exp>/probes/.../<upstream>/search[_fold<j>]/       dev values of all learning rates, where short runs choose the rate
+<exp>/cache/                                        stored features, computed again when deleted
 """
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import queue
 import shlex
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from corpora.files import read_json
+from downstream import DownstreamError
 from downstream.grid.budgets import Budget
-from downstream.grid.plan import Cell, Grid, Shard, parse_budgets, parse_tunings
-from downstream.grid.pool import run_jobs
+from downstream.grid.plan import (
+    Cell,
+    Event,
+    Grid,
+    Part,
+    Resources,
+    Settings,
+    Work,
+    groups,
+    parse_budgets,
+    parse_tunings,
+)
+from downstream.grid.worker import Send, run_upstream
 from downstream.probe.data import TaskData
 from downstream.protocols import Protocol
 from downstream.score import results
@@ -33,21 +50,8 @@ from downstream.upstreams import Upstream, UpstreamMissing, resolve
 logger = logging.getLogger(__name__)
 
 
-class BenchmarkError(RuntimeError):
-    """Cells that failed, or nothing to run; what is complete stands."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all cells of a grid share; `started` is when its command began, in seconds since 1970."""
-
-    recipe: str
-    exp_dir: Path
-    device: str
-    command: str
-    started: float
-    cache_bytes: int | None = None
-    processes: int = 1
+class BenchmarkError(DownstreamError):
+    """Cells failed, or there is nothing to run; complete cells are kept."""
 
 
 def run(task: str, recipe: str, data_dir: Path, exp_dir: Path, upstreams: Sequence[str], models_dir: Path,
@@ -72,17 +76,18 @@ def run_tasks(
     budgets: Sequence[str] = ("all",),
     jobs: int | None = None,
     device: str = "auto",
-    shard: Shard | None = None,
+    part: Part | None = None,
     cache_gb: float | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Fill `<exp_dir>/results.csv`: upstreams x tasks x fine-tunings x budgets x seeds (x folds where there are some).
+    """Fill `<exp_dir>/results.csv`: upstreams x tasks x fine-tunings x budgets x seeds (x folds where data has folds).
 
-    `folds` takes the first so many (default: all). A name that cannot be had is left out, and a line says why. `shard`
-    runs a part of the grid; several may write at once. `cache_gb` bounds the stored features (GB); `dry_run` prints the
-    plan and starts nothing. Raises UpstreamMissing for `name=path` with no model at the path, TaskDataError,
-    ProtocolError, FinetuneError or BudgetError for input that cannot be used, and BenchmarkError at the end when cells
-    failed.
+    `folds` takes the first N folds (default: all). An upstream without weights is left out, with one line that gives
+    the reason. `part` runs a part of the grid; several commands may write to the table at once. `cache_gb` limits the
+    stored features (GB). `dry_run` prints the plan and trains nothing.
+
+    Raises UpstreamMissing for `name=path` without a model at the path, DownstreamError for data or options that cannot
+    be used, and BenchmarkError at the end if cells failed.
     """
     started = time.time()
     exp_dir = Path(exp_dir)
@@ -95,18 +100,18 @@ def run_tasks(
     available = _available(upstreams, Path(models_dir))
     sets = grid.sets()
     _report_left_out(sets)
-    work: list[tuple[Upstream, list[Cell]]] = []
+    work: list[Work] = []
     complete: list[Cell] = []
     number = 0
     for upstream in available:
-        own, number = (shard or Shard()).pick(grid.cells(upstream, sets), number)
+        own, number = (part or Part()).pick(grid.cells(upstream, sets), number)
         if not own and not all(tuning.frozen for tuning in grid.tunings) and upstream.path is None:
             _say(f"left out: {upstream.name} has no weights to fine-tune")
         todo = []
         for cell in own:
             (complete if cell.is_complete else todo).append(cell)
         if todo:
-            work.append((upstream, todo))
+            work.append((upstream, tuple(todo)))
     if dry_run:
         from downstream.grid.estimate import describe
 
@@ -115,7 +120,7 @@ def run_tasks(
     _drop_stale(recipe, available, complete, [cell for _, cells in work for cell in cells], exp_dir)
     _restore(complete, exp_dir)
     if complete:
-        _say(f"{len(complete)} cells are complete already")
+        _say(f"{len(complete)} cells are already complete")
     if not work:
         return
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
@@ -123,13 +128,13 @@ def run_tasks(
     _run(work, Settings(recipe, exp_dir, device, command, started, cache_bytes), jobs)
 
 
-def _run(work: list[tuple[Upstream, list[Cell]]], settings: Settings, jobs: int | None) -> None:
+def _run(work: Sequence[Work], settings: Settings, jobs: int | None) -> None:
     count = sum(len(cells) for _, cells in work)
     table = settings.exp_dir / "results.csv"
     _say(f"{count} cells to run: {', '.join(f'{u.name} {len(c)}' for u, c in work)}")
     failed = []
     with tqdm(total=count, desc="probes", unit="cell", dynamic_ncols=True, mininterval=0.5) as bar:
-        for event in run_jobs([(upstream, tuple(cells)) for upstream, cells in work], settings, jobs):
+        for event in run_jobs(work, settings, jobs):
             if event.kind == "note":
                 bar.set_postfix_str(event.text)
                 continue
@@ -140,12 +145,12 @@ def _run(work: list[tuple[Upstream, list[Cell]]], settings: Settings, jobs: int 
             if event.kind == "rows":
                 results.upsert(table, _with_model_columns(event.rows, settings.exp_dir))
             else:
-                failed.append(event.text)
+                failed += [event.text] * event.cells
                 tqdm.write(event.text, file=sys.stderr)
     if failed:
         raise BenchmarkError(
-            f"{len(failed)} of {count} cells failed, the others are in {table}; the same command "
-            f"runs the failed ones again. First: {failed[0]}"
+            f"{len(failed)} of {count} cells failed, the others are in {table}; the same command runs the failed cells "
+            f"again. First: {failed[0]}"
         )
 
 
@@ -155,11 +160,11 @@ def _available(names: Sequence[str], models_dir: Path) -> list[Upstream]:
         try:
             found.append(resolve(name, models_dir))
         except UpstreamMissing as error:
-            if "=" in name:  # a path is given by hand: a slip, not a model that is still to be made
+            if "=" in name:  # a path given by the user is a mistake, not a model that a later stage makes
                 raise
             _say(f"left out: {error}")
     if not found:
-        raise BenchmarkError(f"none of the upstreams {', '.join(names)} can be had (see the lines above)")
+        raise BenchmarkError(f"none of the upstreams {', '.join(names)} is available (see the lines above)")
     doubled = {u.name for u in found if sum(v.name == u.name for v in found) > 1}
     if doubled:
         raise BenchmarkError(f"upstream {sorted(doubled)[0]} is named twice")
@@ -179,8 +184,11 @@ def _report_left_out(sets: Sequence[tuple[Protocol, int | None, Budget | None, T
 def _drop_stale(
     recipe: str, upstreams: Sequence[Upstream], complete: Sequence[Cell], todo: Sequence[Cell], exp_dir: Path
 ) -> None:
-    """Remove rows that no longer hold for these tasks and upstreams: of cells that are to be run again, and of seeds
-    or folds that are not asked for now and were run with other weights or another protocol."""
+    """Remove rows of these tasks and upstreams that are no longer valid.
+
+    Not valid are rows of cells that will run again, and rows of other seeds or folds that come from other weights or
+    another protocol.
+    """
     path = exp_dir / "results.csv"
     keys = {upstream.name: upstream.key for upstream in upstreams}
     protocols = {cell.task: cell.protocol for cell in [*complete, *todo]}
@@ -202,7 +210,7 @@ def _drop_stale(
 
 
 def _restore(cells: Sequence[Cell], exp_dir: Path) -> None:
-    """Put the rows of complete cells back where results.csv lacks them, or holds older sizes and speeds."""
+    """Write the rows of complete cells that results.csv lacks, or holds with older sizes and speeds."""
     path = exp_dir / "results.csv"
     stored = {(r["run_dir"], r["split"], r["metric"]): r for r in results.read_rows(path)}
     lost: list[dict[str, str]] = []
@@ -216,9 +224,127 @@ def _restore(cells: Sequence[Cell], exp_dir: Path) -> None:
 
 
 def _with_model_columns(rows: list[dict[str, Any]], exp_dir: Path) -> list[dict[str, Any]]:
-    """Rows with sizes and speeds as compression.csv has them now."""
+    """Rows with the sizes and speeds in the present compression.csv."""
     models = results.model_columns(exp_dir)
     return [row | models.get(row["upstream"], {}) for row in rows]
+
+
+def run_jobs(work: Sequence[Work], settings: Settings, jobs: int | None) -> Iterator[Event]:
+    """Run all cells and yield their events: one job in this process, several in spawned processes.
+
+    A process runs one upstream after the other. If it dies, the cells of its upstream fail, and a new process takes the
+    next upstream; `concurrent.futures` would end all processes.
+    """
+    resources = Resources.of(settings.device, jobs)
+    work = spread(work, resources.processes)
+    count = min(len(work), resources.processes)
+    settings = replace(settings, processes=count)
+    events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+    # Large upstreams first, so that no long job is left for the end.
+    todo = deque(sorted(work, key=lambda entry: -_weight(entry[0])) if count > 1 else work)
+    processes: list[multiprocessing.Process] = []
+    take = _take_here if count == 1 else _take_in_process
+
+    def thread(device: str) -> None:
+        try:
+            take(todo, settings, resources.threads, device, events.put, processes)
+        except BaseException as error:
+            events.put(error)
+        finally:
+            events.put(None)
+
+    for number in range(count):
+        device = resources.devices[number % len(resources.devices)]
+        threading.Thread(target=thread, args=(device,), daemon=True).start()
+    try:
+        while count:
+            event = events.get()
+            if isinstance(event, BaseException):
+                raise event
+            if event is None:
+                count -= 1
+            else:
+                yield event
+    finally:
+        todo.clear()
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def spread(work: Sequence[Work], processes: int) -> list[Work]:
+    """Split upstreams with many cells until every process has work; cells that are trained together stay together.
+
+    Processes with the same upstream share the work of computing its features.
+    """
+    parts = [(upstream, list(groups(cells))) for upstream, cells in work]
+    while len(parts) < processes:
+        largest = max(range(len(parts)), key=lambda i: len(parts[i][1]), default=None)
+        if largest is None or len(parts[largest][1]) < 2:
+            break
+        upstream, own = parts.pop(largest)
+        parts[largest:largest] = [(upstream, own[::2]), (upstream, own[1::2])]
+    return [(upstream, tuple(cell for group in own for cell in group)) for upstream, own in parts]
+
+
+def _weight(upstream: Upstream) -> int:
+    weights = None if upstream.path is None else upstream.path / "model.safetensors"
+    return weights.stat().st_size if weights is not None and weights.is_file() else 0
+
+
+def _take_here(todo: deque[Work], settings: Settings, threads: int, device: str, send: Send, _: list) -> None:
+    while todo:
+        run_upstream(*todo.popleft(), settings, threads, device, send)
+
+
+def _take_in_process(
+    todo: deque[Work], settings: Settings, threads: int, device: str, send: Send, processes: list
+) -> None:
+    """Let a spawned process run one entry of `todo` after the other; replace it if it dies."""
+    context = multiprocessing.get_context("spawn")
+    process = pipe = None
+    while True:
+        try:
+            upstream, cells = todo.popleft()
+        except IndexError:
+            break
+        if process is None:
+            pipe, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, settings, threads, device, os.getpid()), daemon=True)
+            process.start()
+            theirs.close()  # the end of the process is then the end of the pipe
+            processes.append(process)
+        pending = len(cells)
+        try:
+            pipe.send((upstream, cells))
+            while (event := pipe.recv()) is not None:
+                pending -= event.cells
+                send(event)
+        except (EOFError, OSError):
+            process.join()
+            text = f"its process ended early (exit code {process.exitcode}; -9 means too little memory)"
+            send(Event("failed", f"{upstream.name}: {text}", pending))
+            process = None
+    if process is not None:
+        pipe.close()
+
+
+def _serve(pipe: Any, settings: Settings, threads: int, device: str, parent: int) -> None:
+    """Run the upstreams that come through the pipe; the process ends when its parent ends, however that happens."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    while True:
+        try:
+            upstream, cells = pipe.recv()
+        except EOFError:
+            return
+        run_upstream(upstream, cells, settings, threads, device, pipe.send)
+        pipe.send(None)
 
 
 def _say(line: str) -> None:

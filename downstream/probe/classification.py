@@ -1,4 +1,4 @@
-"""Utterance classification (SER, DID) on S3PRL's linear head; imported late, as `downstream.probe.probe`."""
+"""Utterance classification (SER, DID) on S3PRL's linear head; imports S3PRL (see `downstream.probe`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from s3prl.dataio.encoder.category import CategoryEncoder
 from s3prl.dataio.sampler import FixedBatchSizeBatchSampler
 from s3prl.nn.linear import MeanPoolingLinear
+from s3prl.problem.common.superb_er import SuperbER
+from s3prl.problem.common.superb_sid import SuperbSID
 from s3prl.task.utterance_classification_task import UtteranceClassificationTask
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from downstream.score import metrics
 
 
 class PooledLinear(MeanPoolingLinear):
-    """S3PRL's head; on features that are means already (one frame), pooling has nothing to do."""
+    """S3PRL's head, which skips the pooling of features that are means over time (one frame)."""
 
     def forward(self, x: Tensor, x_len: Tensor) -> Tensor:
         if x.size(1) != 1:
@@ -28,8 +30,8 @@ class PooledLinear(MeanPoolingLinear):
 class ClassificationTask(UtteranceClassificationTask):
     """S3PRL's task with UA and macro-F1.
 
-    Of the last pass, `predictions` holds (utt_id, reference, hypothesis), and `scores` the log posteriors of each
-    utterance in the order of the classes.
+    After a pass, `predictions` holds (utt_id, reference, hypothesis) and `scores` the log posteriors of each utterance
+    in the order of the classes.
     """
 
     def __init__(self, model: Any, category: CategoryEncoder):
@@ -75,10 +77,10 @@ class ClassificationMixin(ProbeMixin):
         return [{"label": item.label, "class_id": encoder.encode(item.label)} for item in items]
 
     def sampler(self, dataset: Any, conf: dict[str, Any], mode: str, seed: int) -> Any:
-        """S3PRL's sampler; the training seed decides the order of batches too."""
+        """S3PRL's sampler; the training seed also sets the order of batches."""
         own = dict(conf.get(mode) or {})
         if own.get("shuffle"):
-            # S3PRL's sampler adds the epoch: without the factor seed 1 would be seed 0, an epoch late
+            # S3PRL's sampler adds the epoch to the seed; without the factor, seed 1 would repeat seed 0 one epoch late.
             own["seed"] = seed * 1_000_003
         return FixedBatchSizeBatchSampler(dataset, **own)
 
@@ -93,3 +95,11 @@ class ClassificationMixin(ProbeMixin):
 
     def build_task(self, build_task: dict, model: Any, encoder: CategoryEncoder) -> ClassificationTask:
         return ClassificationTask(model, encoder)
+
+
+class SpeechEmotion(ClassificationMixin, SuperbER):
+    """SuperbER on Kaldi data directories with `utt2emotion`."""
+
+
+class DialectIdentification(ClassificationMixin, SuperbSID):
+    """SuperbSID (utterance classification) on Kaldi data directories with `utt2dialect`."""

@@ -1,4 +1,4 @@
-"""The labelled sets of a task as probes use them: what is left out and why, and a hash of what is left."""
+"""Read and check the labelled sets of a task; unusable utterances are left out for all upstreams alike."""
 
 from __future__ import annotations
 
@@ -12,29 +12,24 @@ from pathlib import Path
 from corpora.audio import SAMPLE_RATE, AudioError
 from corpora.datadir import Utterance, read_datadir, read_table, read_utterance
 from corpora.files import BadFileTally, read_json, sha256_file, sha256_json, write_json
-from corpora.prepare.sources import SOURCES as SOURCES
+from corpora.prepare.sources import SOURCES
 from corpora.prepare.sources import read_sources
-from downstream.protocols import Protocol
+from downstream import DownstreamError
+from downstream.protocols import TASKS, Protocol
 from downstream.score.metrics import tidy
 
 logger = logging.getLogger(__name__)
 
-LABELS = {"asr": "text", "ser": "emotion", "did": "dialect"}
-# Letters that the profile mgb turns into others; among so many letters of any Arabic text some of them occur.
+# Letters that the profile mgb replaces. Some of them occur in any Arabic text of more than ENOUGH_LETTERS letters.
 _MERGED_BY_MGB = frozenset("أإآةىؤئ")
-_ENOUGH_LETTERS = 2000
-LABEL_FILES = {"asr": "text", "ser": "utt2emotion", "did": "utt2dialect"}
-
-
-class TaskDataError(ValueError):
-    """Labelled data that cannot be used; the message names folder, utterance and what to do."""
+ENOUGH_LETTERS = 2000
 
 
 @dataclass(frozen=True)
 class Item:
-    """One labelled utterance; `key` names its audio content, `start` and `end` are samples.
+    """One labelled utterance; `key` identifies its audio content, `start` and `end` are in samples.
 
-    `others`: further transcriptions of the same speech, in the same text profile.
+    `others` are further transcriptions of the same speech, in the same text profile.
     """
 
     utt_id: str
@@ -50,9 +45,9 @@ class Item:
 
 @dataclass(frozen=True)
 class TaskData:
-    """Splits (`train`, `dev`, then every `test*`) of one task or one fold, and what was left out of them.
+    """Splits (`train`, `dev`, then every `test*`) of one task or one fold, and the ids that were left out of them.
 
-    `corpus` names where the test sets come from (their `sources.tsv`); empty where they do not say.
+    `corpus` names the corpora of the test sets (from their `sources.tsv`); empty without that file.
     """
 
     task: str
@@ -66,7 +61,7 @@ class TaskData:
 
     @property
     def hash(self) -> str:
-        """Changes with any id, speaker, label or audio content."""
+        """Hash of all ids, speakers, labels and audio contents."""
         return sha256_json(
             {
                 split: [(i.utt_id, i.speaker, i.label, i.key, *i.others) for i in items]
@@ -80,29 +75,30 @@ class TaskData:
 
 
 def folds_of(folder: Path) -> list[int]:
-    """Numbers of the fold<k> folders of a task; empty where it has a single split."""
+    """Numbers of the fold<k> folders of a task; empty if it has a single split."""
     found = [p.name[4:] for p in Path(folder).glob("fold*") if p.is_dir()]
     return sorted(int(number) for number in found if number.isdigit())
 
 
-def load_task(folder: Path, protocol: Protocol) -> TaskData:
+def load_task(folder: Path, protocol: Protocol, *, enough_letters: int = ENOUGH_LETTERS) -> TaskData:
     """Read train, dev and every test* data directory under `folder` for a protocol.
 
-    Left out of all splits, for every upstream alike: utterances below `min_ms`; of ASR training, those with fewer
-    frames than CTC needs. Raises TaskDataError for a split that is missing or empty, an utterance without a label,
-    a class that training never sees, a speaker on both sides of a test, or too many utterances left out.
+    Utterances shorter than `min_ms` are left out of all splits, and utterances with too few frames for CTC are left out
+    of ASR training. Raises DownstreamError for a missing or empty split, an utterance without a label, a class that is
+    not in training, a speaker or recording in two of train, dev and test, too many utterances left out, and text of
+    more than `enough_letters` characters that is already in another text profile.
     """
     folder = Path(folder)
     names = ["train", "dev", *sorted(p.name for p in folder.glob("test*") if p.is_dir())]
     for name in names:
         if not (folder / name).is_dir():
-            raise TaskDataError(f"{protocol.task}: no data directory {folder / name}; {_make_it(folder)}")
+            raise DownstreamError(f"{protocol.task}: no data directory {folder / name}; {_advice(folder)}")
     if len(names) == 2:
-        raise TaskDataError(f"{protocol.task}: no test set (test*) under {folder}; {_make_it(folder)}")
+        raise DownstreamError(f"{protocol.task}: no test set (test*) under {folder}; {_advice(folder)}")
     splits: dict[str, list[Item]] = {}
     left_out: dict[str, list[str]] = {}
     for name in names:
-        items = _items(folder / name, protocol)
+        items = _items(folder / name, protocol, enough_letters)
         splits[name], left_out[name] = _long_enough(items, protocol, folder / name)
     if protocol.task == "asr":
         splits["train"], dropped = _alignable(splits["train"], protocol, folder / "train")
@@ -117,9 +113,9 @@ def load_task(folder: Path, protocol: Protocol) -> TaskData:
 
 
 def readable(data: TaskData, folder: Path) -> TaskData:
-    """The data without utterances whose audio cannot be read: what the feature cache leaves out where it is used.
+    """The data without utterances whose audio cannot be read; the feature cache leaves out the same ones.
 
-    Every file is decoded once; `folder` keeps the outcome. Raises TooManyBadFiles past the limit.
+    Every file is decoded once; the list is kept in `folder`. Raises TooManyBadFiles above the limit.
     """
     items = {item.key: item for item in data.items}
     path = Path(folder) / "unreadable" / f"{sha256_json(sorted(items))[:16]}.json"
@@ -140,7 +136,7 @@ def readable(data: TaskData, folder: Path) -> TaskData:
 
 
 def ctc_frames_needed(text: str) -> int:
-    """Least frames of a CTC path over the characters of `text` and S3PRL's <eos>: a blank parts equal ones."""
+    """Least number of frames of a CTC path over `text` and S3PRL's <eos>; equal neighbours need a blank in between."""
     repeats = sum(a == b for a, b in zip(text, text[1:], strict=False))
     return len(text) + 1 + repeats
 
@@ -150,43 +146,43 @@ def _corpus_of(folders: Iterable[Path]) -> str:
     return "+".join(sorted({row.corpus for folder in present for row in read_sources(folder)}))
 
 
-def _items(folder: Path, protocol: Protocol) -> list[Item]:
-    task, profile = protocol.task, protocol.config["text_profile"]
+def _items(folder: Path, protocol: Protocol, enough_letters: int) -> list[Item]:
+    task, profile = TASKS[protocol.task], protocol.config["text_profile"]
     utterances = read_datadir(folder)
     if not utterances:
-        raise TaskDataError(f"{folder}: no utterances; {_make_it(folder.parent)}")
+        raise DownstreamError(f"{folder}: no utterances; {_advice(folder.parent)}")
     items = []
     texts: dict[str, str] = {}
     for utterance in utterances:
-        label = getattr(utterance, LABELS[task])
+        label = getattr(utterance, task.label)
         if label is None:
-            raise TaskDataError(f"{folder}: no file {LABEL_FILES[task]}, which {task} needs")
+            raise DownstreamError(f"{folder}: no file {task.file}, which {protocol.task} needs")
         texts[utterance.utt_id] = label
         label = tidy(label, profile) if profile else label.strip()
         if not label:
-            raise TaskDataError(
-                f"{folder / LABEL_FILES[task]}: utterance {utterance.utt_id} has an empty label"
+            raise DownstreamError(
+                f"{folder / task.file}: utterance {utterance.utt_id} has an empty label"
                 f"{f' in text profile {profile}' if profile else ''}; remove the utterance or give it one"
             )
         items.append(_item(utterance, label))
-    if task != "asr":
+    if protocol.task != "asr":
         return items
-    _check_profile(items, profile, texts, folder)
+    _check_profile("".join(texts[item.utt_id] for item in items), profile, folder, enough_letters)
     return _with_others(items, folder, profile)
 
 
 def _with_others(items: list[Item], folder: Path, profile: str) -> list[Item]:
-    """Further transcriptions, from the files `text.<name>` or `text_<name>` beside `text` (MGB-3, MGB-5)."""
+    """Add further transcriptions from the files `text.<name>` or `text_<name>` beside `text` (MGB-3, MGB-5)."""
     problems: list[str] = []
     files = sorted(p for p in folder.glob("text[._]*") if p.is_file())
     tables = [read_table(path, problems, "transcript") for path in files]
     if problems:
-        raise TaskDataError(problems[0])
+        raise DownstreamError(problems[0])
     known = {item.utt_id for item in items}
     for table in tables:
         for utt_id in table:
             if utt_id not in known:
-                raise TaskDataError(f"{table.where(utt_id)}: utterance {utt_id} is not in {folder / 'text'}")
+                raise DownstreamError(f"{table.where(utt_id)}: utterance {utt_id} is not in {folder / 'text'}")
     texts = {
         item.utt_id: tuple(dict.fromkeys(tidy(table[item.utt_id], profile) for table in tables if item.utt_id in table))
         for item in items
@@ -195,7 +191,7 @@ def _with_others(items: list[Item], folder: Path, profile: str) -> list[Item]:
 
 
 def _item(utterance: Utterance, label: str) -> Item:
-    key = _content(utterance.audio)
+    key = cached_sha256(utterance.audio)[:32]
     if utterance.start is not None:
         key = f"{key}:{utterance.start}-{utterance.end}"
     return Item(
@@ -210,14 +206,15 @@ def _item(utterance: Utterance, label: str) -> Item:
     )
 
 
+def cached_sha256(path: Path) -> str:
+    """SHA-256 of a file; in one process a file is read once for each size and modification time."""
+    status = path.stat()
+    return _sha256(path, status.st_size, status.st_mtime_ns)
+
+
 @cache
-def _hash_of(path: Path, size: int, modified: int) -> str:
-    return sha256_file(path)[:32]
-
-
-def _content(path: Path) -> str:
-    stat = path.stat()
-    return _hash_of(path, stat.st_size, stat.st_mtime_ns)
+def _sha256(path: Path, size: int, modified_ns: int) -> str:
+    return sha256_file(path)
 
 
 def _long_enough(items: list[Item], protocol: Protocol, folder: Path) -> tuple[list[Item], list[str]]:
@@ -237,8 +234,8 @@ def _long_enough(items: list[Item], protocol: Protocol, folder: Path) -> tuple[l
 
 
 def _alignable(items: list[Item], protocol: Protocol, folder: Path) -> tuple[list[Item], list[str]]:
-    """Training items that CTC can align; with fewer frames than labels and repeats its loss is infinite."""
-    # The slowest rate that a head of this protocol sees, so that the same utterances are left out for all upstreams.
+    """The items that CTC can align; with fewer frames than characters and repeats its loss is infinite."""
+    # The lowest frame rate of any head of this protocol: all upstreams leave out the same utterances.
     stride = protocol.config["problem"]["build_downstream"].get("total_rate") or 320
     bad = [i.utt_id for i in items if i.samples // stride < ctc_frames_needed(i.label)]
     if bad:
@@ -256,11 +253,11 @@ def _alignable(items: list[Item], protocol: Protocol, folder: Path) -> tuple[lis
     return [item for item in items if item.utt_id not in gone], bad
 
 
-def _check_share(bad: list[str], items: list[Item], protocol: Protocol, folder: Path, what: str) -> None:
+def _check_share(bad: list[str], items: list[Item], protocol: Protocol, folder: Path, reason: str) -> None:
     limit = protocol.config["max_left_out"]
     if len(bad) == len(items) or (len(bad) > 1 and len(bad) > limit * len(items)):
-        raise TaskDataError(
-            f"{folder}: {len(bad)} of {len(items)} utterances are {what} (limit {limit:.0%}), the first is {bad[0]}; "
+        raise DownstreamError(
+            f"{folder}: {len(bad)} of {len(items)} utterances are {reason} (limit {limit:.0%}), the first is {bad[0]}; "
             "check segments and labels, or raise max_left_out"
         )
 
@@ -268,42 +265,39 @@ def _check_share(bad: list[str], items: list[Item], protocol: Protocol, folder: 
 def _check_classes(splits: dict[str, list[Item]], folder: Path, task: str) -> None:
     known = {item.label for item in splits["train"]}
     if len(known) < 2:
-        raise TaskDataError(f"{folder / 'train'}: one class only ({', '.join(known)}); nothing to tell apart")
+        raise DownstreamError(f"{folder / 'train'}: only one class ({', '.join(known)}); a classifier needs two")
     for name, items in splits.items():
         for item in items:
             if item.label not in known:
-                raise TaskDataError(
-                    f"{folder / name / LABEL_FILES[task]}: utterance {item.utt_id} has the label `{item.label}`, which "
-                    f"training does not hold (it has {', '.join(sorted(known))}); correct it, or leave the class out"
+                raise DownstreamError(
+                    f"{folder / name / TASKS[task].file}: utterance {item.utt_id} has the label `{item.label}`, which "
+                    f"training does not have (it has {', '.join(sorted(known))}); correct it, or leave the class out"
                 )
 
 
 def _check_characters(splits: dict[str, list[Item]], protocol: Protocol, folder: Path) -> None:
-    """Characters unseen in training count as errors of every hypothesis; many of them mean a wrong text form."""
+    """Characters that are not in training are errors of every hypothesis; many of them mean a wrong text profile."""
     known = set().union(*(item.label for item in splits["train"]))
     for name, items in splits.items():
-        strange = [item for item in items if not known.issuperset(item.label)]
-        if not strange:
+        unknown = [item for item in items if not known.issuperset(item.label)]
+        if not unknown:
             continue
-        first = strange[0]
+        first = unknown[0]
         character = next(c for c in first.label if c not in known)
         message = (
-            f"{folder / name / 'text'}: {len(strange)} of {len(items)} utterances hold characters that training "
-            f"does not, the first is {first.utt_id} with `{character}` (U+{ord(character):04X})"
+            f"{folder / name / 'text'}: {len(unknown)} of {len(items)} utterances hold characters that are not in "
+            f"training, the first is {first.utt_id} with `{character}` (U+{ord(character):04X})"
         )
-        if (
-            len(strange) > protocol.config["max_left_out"] * len(items)
-            and len(strange) > 1
-            or len(strange) == len(items)
-        ):
-            raise TaskDataError(f"{message}; bring all splits to one text profile (corpora.text)")
+        limit = protocol.config["max_left_out"] * len(items)
+        if len(unknown) == len(items) or len(unknown) > max(1, limit):
+            raise DownstreamError(f"{message}; bring all splits to one text profile (corpora.text)")
         logger.warning("%s; they stay and count as errors", message)
 
 
 def _check_speakers(splits: dict[str, list[Item]], folder: Path) -> None:
-    """No speaker on two sides: not of training and anything else, and not of dev, which chooses, and a test set.
+    """Refuse a speaker who is in training and in dev or test, or in dev, which chooses the checkpoint, and in test.
 
-    For dialect a speaker is whoever the corpus can tell apart: the programme or video that an utterance comes from.
+    For dialect the speaker is the smallest unit that the corpus names: the programme or video of an utterance.
     """
     for first, others in (("train", set(splits) - {"train"}), ("dev", set(splits) - {"train", "dev"})):
         known = {item.speaker for item in splits[first]}
@@ -311,36 +305,35 @@ def _check_speakers(splits: dict[str, list[Item]], folder: Path) -> None:
             shared = sorted(known & {item.speaker for item in splits[name]})
             if shared:
                 count = Counter(item.speaker for item in splits[name])[shared[0]]
-                raise TaskDataError(
+                raise DownstreamError(
                     f"{folder / name}: speaker {shared[0]} ({count} utterances) is also in {first}; this task is "
                     "scored on unseen speakers, so split by speaker (programme or video for dialect)"
                 )
 
 
 def _check_audio(splits: dict[str, list[Item]], folder: Path) -> None:
-    """No recording on two sides, whatever the ids say."""
-    where: dict[str, tuple[str, str]] = {}
+    """Refuse a recording that is in two of train, dev and test, even under different ids."""
+    first: dict[str, tuple[str, str]] = {}
     for name, items in splits.items():
         for item in items:
             side = "test" if name.startswith("test") else name
-            other, utt_id = where.setdefault(item.key, (side, item.utt_id))
+            other, utt_id = first.setdefault(item.key, (side, item.utt_id))
             if other != side:
-                raise TaskDataError(
-                    f"{folder / name}: utterance {item.utt_id} is the very recording of {utt_id} in {other}; "
+                raise DownstreamError(
+                    f"{folder / name}: utterance {item.utt_id} is the same recording as {utt_id} in {other}; "
                     "remove one of them"
                 )
 
 
-def _check_profile(items: list[Item], profile: str, texts: dict[str, str], folder: Path) -> None:
-    """Text that was brought to the form of `mgb` before cannot be scored in another profile any more."""
+def _check_profile(raw: str, profile: str | None, folder: Path, enough_letters: int) -> None:
+    """Refuse text that is already in the profile `mgb` if it is to be scored in another one."""
     if profile in ("mgb", None):
         return
-    raw = "".join(texts[item.utt_id] for item in items)
-    if len(raw) > _ENOUGH_LETTERS and not _MERGED_BY_MGB.intersection(raw) and "ه" in raw and "ا" in raw:
-        raise TaskDataError(
-            f"{folder / 'text'}: {len(raw)} characters without any of {' '.join(sorted(_MERGED_BY_MGB))}: the text was "
-            f"normalised to the profile mgb before, and its rates would not be those of {profile}; prepare it with its "
-            "original text, or score it as mgb"
+    if len(raw) > enough_letters and not _MERGED_BY_MGB.intersection(raw) and "ه" in raw and "ا" in raw:
+        raise DownstreamError(
+            f"{folder / 'text'}: {len(raw)} characters without any of {' '.join(sorted(_MERGED_BY_MGB))}: the text is "
+            f"already normalised to the profile mgb, so error rates in the profile {profile} would be wrong; prepare "
+            "the corpus with its original text, or score it as mgb"
         )
 
 
@@ -349,5 +342,5 @@ def _some(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
-def _make_it(folder: Path) -> str:
+def _advice(folder: Path) -> str:
     return f"make the corpus (./run.sh --stage 1 --stop_stage 1), or name another folder than {folder}"

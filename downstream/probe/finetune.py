@@ -1,12 +1,12 @@
-"""Minimal fine-tuning: which part of an upstream learns beside the head, and the file that keeps that part.
+"""Fine-tune a part of an upstream together with the head, and store that part beside the head.
 
     probe      nothing (SUPERB: features are computed once)
     top-K      the K highest Transformer layers, and the norm after them
-    lora-R     adapters of rank R (LoRA, arXiv 2106.09685) on the linear maps of attention and feed-forward; else frozen
+    lora-R     adapters of rank R (LoRA, arXiv 2106.09685) on the linear maps of attention and feed-forward
     full       everything
 
-Parts that stay frozen behave as in evaluation: no dropout in them. What was learned is stored as a delta,
-`delta.safetensors` with `delta.json`, and put on top of the untouched model directory.
+Frozen parts behave as in evaluation, without dropout. The trained parameters are stored as a delta,
+`delta.safetensors` with `delta.json`, and are loaded on top of the unchanged model directory.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from corpora.files import atomic_file, read_json, write_json
 from corpora.schema import nearest
+from downstream import DownstreamError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,20 +29,16 @@ DEFAULT_TOP, DEFAULT_RANK = 2, 8
 _LORA_TARGETS = r".*encoder\.layers\.\d+\.(attention\.(q|k|v|out)_proj|feed_forward\.(intermediate|output)_dense)"
 
 
-class FinetuneError(ValueError):
-    """A kind of fine-tuning that is unknown or that this upstream does not allow."""
-
-
 @dataclass(frozen=True)
 class Tuning:
-    """What learns; `amount` is the number of layers of `top` and the rank of `lora`, else 0."""
+    """The trained part of the upstream; `amount` is the number of layers of `top` and the rank of `lora`, else 0."""
 
     kind: str = "probe"
     amount: int = 0
 
     @property
     def tag(self) -> str:
-        """As it stands in the column `finetune`: probe, top-2, lora-8, full."""
+        """The value of the column `finetune`: probe, top-2, lora-8, full."""
         return f"{self.kind}-{self.amount}" if self.amount else self.kind
 
     @property
@@ -53,30 +50,30 @@ PROBE = Tuning()
 
 
 def parse(text: str) -> Tuning:
-    """Read `probe`, `top-K`, `lora`, `lora-R` or `full`. Raises FinetuneError."""
+    """Read `probe`, `top-K`, `lora`, `lora-R` or `full`. Raises DownstreamError."""
     kind, dash, amount = text.strip().lower().partition("-")
     if not dash and (close := re.fullmatch(r"(top|lora)(\d+)", kind)):
-        raise FinetuneError(f"unknown fine-tuning `{text}`; write `{close[1]}-{close[2]}`")
+        raise DownstreamError(f"unknown fine-tuning `{text}`; write `{close[1]}-{close[2]}`")
     if kind not in KINDS or (dash and kind in ("probe", "full")):
-        raise FinetuneError(f"unknown fine-tuning `{text}`{nearest(kind, KINDS)} (known: probe, top-K, lora-R, full)")
+        raise DownstreamError(f"unknown fine-tuning `{text}`{nearest(kind, KINDS)} (known: probe, top-K, lora-R, full)")
     if kind in ("probe", "full"):
         return Tuning(kind)
     default = DEFAULT_TOP if kind == "top" else DEFAULT_RANK
     if amount in ("", "k", "r"):
         return Tuning(kind, default)
     if not amount.isdecimal() or int(amount) < 1:
-        raise FinetuneError(f"fine-tuning `{text}`: `{amount}` is not a whole number above 0")
+        raise DownstreamError(f"fine-tuning `{text}`: `{amount}` is not a whole number above 0")
     return Tuning(kind, int(amount))
 
 
 def apply(model: nn.Module, tuning: Tuning) -> None:
-    """Set `requires_grad` of a Transformers HuBERT or wav2vec 2.0 encoder, in place, and put LoRA's adapters in.
+    """Set `requires_grad` in a Transformers HuBERT or wav2vec 2.0 encoder, and insert LoRA's adapters, in place.
 
-    Raises FinetuneError for more layers than the model has.
+    Raises DownstreamError if the model has fewer layers than `top-K` asks for.
     """
     layers = model.encoder.layers
     if tuning.kind == "top" and tuning.amount > len(layers):
-        raise FinetuneError(f"top-{tuning.amount}: the model has {len(layers)} layers only")
+        raise DownstreamError(f"top-{tuning.amount}: the model has only {len(layers)} layers")
     model.requires_grad_(tuning.kind == "full")
     if tuning.kind == "full":
         return
@@ -87,7 +84,7 @@ def apply(model: nn.Module, tuning: Tuning) -> None:
             r=tuning.amount, lora_alpha=2 * tuning.amount, target_modules=_LORA_TARGETS, init_lora_weights=True
         )
         inject_adapter_in_model(config, model)
-        return  # dropout of the layers stays: every one of them holds adapters
+        return  # every layer holds adapters, so all layers keep their dropout
     learning = layers[len(layers) - tuning.amount :] if tuning.kind == "top" else []
     for layer in learning:
         layer.requires_grad_(True)
@@ -104,7 +101,7 @@ def _without_dropout(module: nn.Module) -> None:
 
     if isinstance(module, nn.Dropout):
         module.p = 0.0
-    elif isinstance(getattr(module, "dropout", None), float):  # attention hands its share to a function
+    elif isinstance(getattr(module, "dropout", None), float):  # attention passes its rate to a function
         module.dropout = 0.0
 
 
@@ -118,7 +115,7 @@ def learned(model: nn.Module) -> dict:
 
 
 def save_delta(model: nn.Module, tuning: Tuning, upstream_key: str, folder: Path) -> None:
-    """Write what was learned, and beside it the kind of fine-tuning and the hash of the upstream it belongs to."""
+    """Write the trained parameters, and beside them the kind of fine-tuning and the hash of their upstream."""
     from safetensors.torch import save_file
 
     with atomic_file(Path(folder) / DELTA) as temporary:
@@ -127,7 +124,7 @@ def save_delta(model: nn.Module, tuning: Tuning, upstream_key: str, folder: Path
 
 
 def load_delta(model: nn.Module, folder: Path) -> None:
-    """Put a stored delta on a freshly loaded encoder. Raises FinetuneError for one of another geometry."""
+    """Load a stored delta into a freshly loaded encoder. Raises DownstreamError if their geometries differ."""
     from safetensors.torch import load_file
 
     folder = Path(folder)
@@ -137,7 +134,7 @@ def load_delta(model: nn.Module, folder: Path) -> None:
 
 
 def merge_adapters(model: nn.Module) -> None:
-    """Fold LoRA's adapters into the linear maps that they adapt, in place, for inference: the same function."""
+    """Merge LoRA's adapters into their linear maps, in place, for inference; the function stays the same."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for parent in list(model.modules()):
@@ -148,18 +145,20 @@ def merge_adapters(model: nn.Module) -> None:
 
 
 def put_delta(model: nn.Module, state: dict, where: Path) -> None:
-    """Copy learned parameters into an encoder on which `apply` was called; `where` is named in errors."""
+    """Copy trained parameters into an encoder after `apply`; errors name `where`."""
     wanted = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if wanted != found:
-        odd = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
-        raise FinetuneError(f"{where}: the delta belongs to another upstream or fine-tuning (parameter {odd})")
+        different = sorted(set(wanted.items()) ^ set(found.items()))[0][0]
+        raise DownstreamError(f"{where}: the delta belongs to another upstream or fine-tuning (parameter {different})")
     model.load_state_dict(state, strict=False)
 
 
 def encoder_of(upstream: nn.Module) -> nn.Module:
-    """The Transformers encoder inside S3PRL's wrapper. Raises FinetuneError for upstreams without one (fbank)."""
+    """The Transformers encoder inside S3PRL's wrapper. Raises DownstreamError for an upstream without one (fbank)."""
     found = [m for m in upstream.modules() if re.search(r"(Hubert|Wav2Vec2)\w*Model$", type(m).__name__)]
     if not found:
-        raise FinetuneError("this upstream has no Transformer encoder to fine-tune; leave it out or probe it")
+        raise DownstreamError(
+            "this upstream has no Transformer encoder to fine-tune; leave it out, or use --finetune probe"
+        )
     return found[0]

@@ -1,8 +1,8 @@
-"""All learning rates and seeds of a linear head trained at once on pooled features; imported late (S3PRL).
+"""Train all learning rates and seeds of a linear head at once on pooled features; imports S3PRL.
 
-The head is S3PRL's own module: its parameters are stacked over (seeds, rates), `torch.func.vmap` runs it on all of
-them, and each keeps its own batches, optimiser, clipping and best checkpoint: every head is the one that S3PRL's loop
-would have trained. On the CPU with one thread a head does not depend on its companions, not even in the last bit.
+The head is S3PRL's module. Its parameters are stacked over (seeds, rates), and `torch.func.vmap` runs all heads in one
+call. Each head keeps its own batches, optimiser, clipping and best checkpoint, so it equals the head of S3PRL's loop.
+On the CPU with one thread a head does not depend on the heads beside it, not even in the last bit.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from downstream.probe.probe import CachedDataset, scheduler_arguments
 from downstream.score import metrics
 from downstream.score.results import CurvePoint
 
-# Bounds the batches of all seeds of one step, (seeds, layers, B, D) in 32 bits.
+# Limit of the batches of all seeds of one step, (seeds, layers, B, D) in 32 bits.
 _STEP_BYTES = 512 << 20
 
 
 @dataclass
 class Head:
-    """One trained head: its parameters where dev was best, that value, and its learning curve.
+    """One trained head: the parameters with the best dev value, that value, and the learning curve.
 
-    Without validation (`eval_step` above `total_steps`) the parameters are the last ones and `dev` is NaN.
+    Without validation (`eval_step` above `total_steps`) the parameters are those of the last step and `dev` is NaN.
     """
 
     lr: float
@@ -51,16 +51,16 @@ def train_heads(
     labels: Sequence[str],
     device: str,
 ) -> list[Head]:
-    """Train rates x seeds; all on the same items; `conf` is the part `problem` of a protocol, `labels` the classes.
+    """Train rates x seeds on the same items; `conf` is the part `problem` of a protocol, `labels` the classes.
 
-    Seeds whose batches do not fit in memory together are trained in turns.
+    If the batches of all seeds do not fit in memory together, groups of seeds are trained one after the other.
     """
     batch = conf["build_batch_sampler"]["train"]["batch_size"]
     layers, _, _, width = train.stacked.shape
-    turn = max(1, _STEP_BYTES // (layers * batch * width * 4))
+    together = max(1, _STEP_BYTES // (layers * batch * width * 4))
     heads: list[Head] = []
-    for start in range(0, len(seeds), turn):
-        group = _Group(problem, model_arguments, conf, rates, seeds[start : start + turn], labels, device)
+    for start in range(0, len(seeds), together):
+        group = _Group(problem, model_arguments, conf, rates, seeds[start : start + together], labels, device)
         heads += group.train(train, dev)
     return heads
 
@@ -177,7 +177,7 @@ class _Group:
 
 
 class _Trainer:
-    """The part of a stack that belongs to one head, with S3PRL's optimiser, scheduler and choice of checkpoint."""
+    """One head of a stack, with S3PRL's optimiser, scheduler and choice of checkpoint."""
 
     def __init__(self, group: _Group, row: int, column: int):
         self.row, self.column = row, column
@@ -210,13 +210,13 @@ class _Trainer:
             self.scheduler.step()
 
     def offer(self, value: float) -> None:
-        """Keep the parameters if `value` is better than all before."""
+        """Keep a copy of the parameters if `value` is the best so far."""
         higher = self.train["valid_higher_better"]
         if self.best is None or (value > self.best if higher else value < self.best):
             self.best = value
             self.kept = {name: own.detach().cpu().clone() for name, own in self.state.items()}
 
     def result(self) -> Head:
-        if self.best is None:  # never validated: where it ended
+        if self.best is None:  # never validated
             self.kept = {name: own.detach().cpu().clone() for name, own in self.state.items()}
         return Head(self.lr, self.seed, float("nan") if self.best is None else self.best, self.kept, self.curve)

@@ -1,7 +1,4 @@
-"""What the three problems share: S3PRL's training and evaluation loops on cached features.
-
-Imports S3PRL (seconds), so this module and the `problem` modules are imported inside functions only.
-"""
+"""The common base of our S3PRL problems: upstreams, stored features as datasets, model files; imports S3PRL."""
 
 from __future__ import annotations
 
@@ -30,7 +27,7 @@ from downstream.upstreams import BASELINES, Upstream
 
 
 class UpstreamExtractor:
-    """`downstream.probe.cache.Extractor` over S3PRL's wrapper: its hidden states, cut to its own lengths."""
+    """`downstream.probe.cache.Extractor` with S3PRL's wrapper: its hidden states, cut to its lengths."""
 
     def __init__(self, upstream: Upstream, device: str):
         self.model = build_s3prl_upstream(upstream.build).to(device).eval()
@@ -47,7 +44,7 @@ class UpstreamExtractor:
 
 
 def build_s3prl_upstream(build: dict[str, Any]) -> S3PRLUpstream:
-    """S3PRL's wrapper around an entry of its hub; our names are registered first."""
+    """S3PRL's wrapper around an entry of its hub; registers our entries first."""
     if build["name"] not in BASELINES:
         from upstream import register
 
@@ -56,7 +53,7 @@ def build_s3prl_upstream(build: dict[str, Any]) -> S3PRLUpstream:
 
 
 def info_of(model: S3PRLUpstream) -> Info:
-    """Layers, width and stride; S3PRL's featurizer needs them equal over the layers, and so do we."""
+    """Layers, width and stride; the sum of layers, ours and S3PRL's, needs equal width and stride in all layers."""
     if len(set(model.hidden_sizes)) != 1 or len(set(model.downsample_rates)) != 1:
         raise ValueError(
             f"the hidden states differ in width {model.hidden_sizes} or rate {model.downsample_rates}; a layer sum "
@@ -66,7 +63,7 @@ def info_of(model: S3PRLUpstream) -> Info:
 
 
 class CachedUpstream(nn.Module):
-    """Stands for S3PRLUpstream where `x` already holds its hidden states, stacked (layers, B, T, D)."""
+    """Replaces S3PRLUpstream if `x` already holds its hidden states, stacked (layers, B, T, D)."""
 
     def __init__(self, layers: int, width: int, stride: int, normalised: bool = False):
         super().__init__()
@@ -76,14 +73,14 @@ class CachedUpstream(nn.Module):
         self.downsample_rates = [stride] * layers
 
     def forward(self, x: Tensor, x_len: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(layers, B, T, D), (B,) -> the same states, whose items are the layers, and a length for each layer."""
+        """(layers, B, T, D), (B,) -> the same states, which index by layer, and the lengths once per layer."""
         return x, [x_len] * self.num_layers
 
 
 class LayerSum(Featurizer):
-    """S3PRL's featurizer, same parameters; one product instead of a copy where the layers come stacked.
+    """S3PRL's featurizer with the same parameters; for stacked layers, one matrix product instead of a copy.
 
-    What is stored normalised is not normalised again.
+    Features that are stored normalised are not normalised again.
     """
 
     def __init__(self, upstream: nn.Module, layer_selections: list[int] | None = None, normalize: bool = False):
@@ -99,7 +96,7 @@ class LayerSum(Featurizer):
 
 
 class CachedDataset:
-    """Items as ready batches: `x` (layers, B, T, D) from the cache, T = 1 for pooled features."""
+    """Items as batches with `x` (layers, B, T, D) from stored features; T = 1 for pooled features."""
 
     def __init__(self, items: Sequence[Item], targets: Sequence[dict[str, Any]], features: Features):
         self.items = list(items)
@@ -107,7 +104,7 @@ class CachedDataset:
         self.features = features
         self.stacked = None
         if features.kind == "pooled":
-            # (layers, N, 1, D): every mean is an utterance of one frame.
+            # (layers, N, 1, D): a mean is an utterance of one frame.
             self.stacked = torch.from_numpy(np.stack([features[item.key] for item in items], axis=1))[:, :, None]
 
     def __len__(self) -> int:
@@ -130,9 +127,9 @@ class CachedDataset:
 
 
 class WaveDataset:
-    """Items as waveforms, for the upstream itself: S3PRL's own way, audio read at every use.
+    """Items as waveforms, read at every use, for S3PRL's loop with the upstream at every step.
 
-    A waveform longer than `max_secs` gives a random piece of that length.
+    A waveform longer than `max_secs` is cut to a random piece of that length.
     """
 
     def __init__(self, items: Sequence[Item], targets: Sequence[dict[str, Any]], max_secs: float | None = None):
@@ -154,20 +151,20 @@ class WaveDataset:
 
 
 def collate(samples: Any) -> dict[str, Any]:
-    """S3PRL's collation; a batch from the cache is ready as it comes."""
+    """S3PRL's collation; batches of `CachedDataset` pass unchanged."""
     return samples if isinstance(samples, dict) else default_collate_fn(samples)
 
 
 class ProbeMixin:
-    """Overrides of S3PRL's Problem hooks that do not depend on the task."""
+    """Overrides of the hooks of S3PRL's Problem that do not depend on the task."""
 
     def build_collate_fn(self, build_collate_fn: dict, mode: str):
         return collate
 
     def build_upstream(self, build_upstream: dict) -> nn.Module:
-        """The upstream, or with the key `cached` (`CachedUpstream`'s arguments) its stand-in.
+        """The upstream, or with the key `cached` (arguments of `CachedUpstream`) its replacement.
 
-        The key `finetune` (`downstream.probe.finetune`) makes a part of it trainable.
+        The key `finetune` (see `downstream.probe.finetune`) makes a part of it trainable.
         """
         build = dict(build_upstream)
         cached = build.pop("cached", None)
@@ -180,7 +177,7 @@ class ProbeMixin:
         return self.upstream
 
     def build_optimizer(self, build_optimizer: dict, parameters: Any) -> torch.optim.Optimizer:
-        """S3PRL's optimiser; with the key `upstream_lr`, what learns of the upstream has that rate of its own."""
+        """S3PRL's optimiser; the key `upstream_lr` sets the rate of the trained part of the upstream."""
         build = dict(build_optimizer)
         upstream_lr = build.pop("upstream_lr", None)
         if upstream_lr is None:
@@ -191,7 +188,7 @@ class ProbeMixin:
         return super().build_optimizer(build, [{"params": head}, {"params": theirs, "lr": upstream_lr}])
 
     def build_scheduler(self, build_scheduler: dict, optimizer: torch.optim.Optimizer) -> Any:
-        """S3PRL's scheduler; a cycle has its peak at the rate of each group of parameters."""
+        """S3PRL's scheduler; the peak of a cycle is the rate of each group of parameters."""
         build = dict(build_scheduler)
         if build.get("name") == "OneCycleLR":
             build["conf"] = {**build["conf"], "max_lr": [group["lr"] for group in optimizer.param_groups]}
@@ -201,7 +198,7 @@ class ProbeMixin:
         return LayerSum(upstream, **build_featurizer)
 
     def save_model(self, save_model: dict, model_ckpt_dir: str, build_model_all_args: dict, model: nn.Module) -> None:
-        """Featurizer and head as safetensors beside the arguments that rebuild them; of the upstream what learns."""
+        """Write featurizer, head and the trained part of the upstream as safetensors, and the arguments to rebuild."""
         folder = Path(model_ckpt_dir)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -216,13 +213,13 @@ class ProbeMixin:
         missing, unexpected = model.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
         missing = [name for name in missing if not name.startswith("upstream.")]
         if missing or unexpected:
-            raise ValueError(f"{folder}: a head of another form ({[*missing, *unexpected][0]})")
+            raise ValueError(f"{folder}: the head has other parameters ({[*missing, *unexpected][0]})")
         if (folder / finetune.DELTA).is_file():
             finetune.put_delta(model.upstream, load_file(folder / finetune.DELTA), folder)
         return model
 
     def save_task(self, save_task: dict, task_ckpt_dir: str, build_task_all_args_except_model: dict, task: Any) -> None:
-        """The names of the classes or characters as JSON."""
+        """Write the names of the classes or characters as JSON."""
         write_json(Path(task_ckpt_dir) / "task.json", self.describe_task(build_task_all_args_except_model))
 
     def load_task(self, task_ckpt_dir: str, model: nn.Module, task_overrides: dict | None = None) -> Any:
@@ -239,7 +236,7 @@ class ProbeMixin:
 
 
 def scheduler_arguments(conf: dict[str, Any]) -> dict[str, Any]:
-    """S3PRL's scheduler arguments; a cycle is told its length, which the protocol holds elsewhere."""
+    """S3PRL's scheduler arguments; the length of a cycle is the number of training steps."""
     scheduler = conf.get("build_scheduler") or {}
     if scheduler.get("name") == "OneCycleLR":
         return {**scheduler, "conf": {**scheduler["conf"], "total_steps": conf["train"]["total_steps"]}}
@@ -254,6 +251,6 @@ def head_state(model: nn.Module) -> dict[str, Tensor]:
 
 @contextlib.contextmanager
 def _bars_hidden() -> Iterator[None]:
-    """S3PRL draws a bar for every loop, and counts its steps on it, so it must be drawn: where none sees it."""
+    """Send S3PRL's progress bars to nowhere; they cannot be switched off, since S3PRL counts its steps on them."""
     with open(os.devnull, "w") as sink, contextlib.redirect_stderr(sink):
         yield

@@ -1,13 +1,12 @@
-"""Cells of the grid on S3PRL's problems: heads trained on one upstream, on one fold; imported late (S3PRL).
+"""Train heads on one upstream and one fold, choose on dev, predict the test sets; imports S3PRL.
 
-A cell is one seed. On pooled features all seeds and rates of a fold are trained at once (`downstream.probe.heads`),
-else each goes through S3PRL's own loop.
+On pooled features all seeds and learning rates are trained at once (`downstream.probe.heads`). All other heads go
+through S3PRL's loop, one by one.
 """
 
 from __future__ import annotations
 
 import copy
-import fcntl
 import logging
 import shutil
 import time
@@ -17,16 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from corpora.files import atomic_dir, read_json, write_json
-from downstream.grid.plan import FORM
 from downstream.probe import finetune
 from downstream.probe.cache import Features
 from downstream.probe.data import Item, TaskData
 from downstream.probe.finetune import PROBE, Tuning
 from downstream.probe.heads import train_heads
 from downstream.probe.probe import CachedDataset, WaveDataset, head_state, scheduler_arguments
-from downstream.protocols import Protocol
+from downstream.protocols import FORM, Protocol
 from downstream.score.results import CurvePoint, Prediction
 from downstream.upstreams import Upstream
 
@@ -35,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a cell found: the learning rate chosen on dev and the dev values of all, predictions of every test set.
+    """The results of one trained head: its learning rate, dev values of all rates, predictions of every test set.
 
-    `scores`: split -> utterance -> log posterior of each class, in the order of `labels`; empty for ASR.
-    `curve`: losses and dev values while it trained. `layer_weights`: of the hidden states in the sum.
+    `scores` is split -> utterance -> log posterior of each class, in the order of `labels`; empty for ASR. `curve`
+    holds losses and dev values of the training. `layer_weights` are the weights of the hidden states in the sum.
     """
 
     lr: float
@@ -52,14 +51,14 @@ class Outcome:
 
 
 def problem_of(task: str) -> Any:
-    """A fresh S3PRL problem of ours."""
+    """Our S3PRL problem of a task."""
     if task == "asr":
-        from downstream.asr.problem import SpeechRecognition as Problem
-    elif task == "ser":
-        from downstream.ser.problem import SpeechEmotion as Problem
-    else:
-        from downstream.did.problem import DialectIdentification as Problem
-    return Problem()
+        from downstream.probe.recognition import SpeechRecognition
+
+        return SpeechRecognition()
+    from downstream.probe import classification
+
+    return classification.SpeechEmotion() if task == "ser" else classification.DialectIdentification()
 
 
 def run_cell(
@@ -74,26 +73,26 @@ def run_cell(
     tuning: Tuning = PROBE,
     search_dir: Path | None = None,
 ) -> Outcome:
-    """Train on train in S3PRL's loop, choose checkpoint and learning rate on dev, predict every test set.
+    """Train one head in S3PRL's loop, choose checkpoint and learning rate on dev, predict every test set.
 
-    `features` None trains on waveforms through the upstream itself, a part of which learns where `tuning` says so.
-    The run directory keeps the head (`head/`); an interrupted cell starts again from its seed. With `search_share` in
-    the protocol the rates are tried in short runs first, whose outcome lies in `search_dir` for all seeds alike.
+    Without `features` the upstream runs on the waveforms at every step, and `tuning` may train a part of it. The run
+    directory keeps the head in `head/`. An interrupted cell starts again from its seed. With `search_share` in the
+    protocol, short runs choose the rate; their dev values are kept in `search_dir` for all seeds.
     """
     begin = time.monotonic()
-    bench = _Bench(data, upstream, features, protocol, tuning, device)
+    trainer = Trainer(data, upstream, features, protocol, tuning, device)
     rates = list(protocol.config["learning_rates"])
     share = protocol.config["search_share"]
     searched: dict[float, float] = {}
     if share and len(rates) > 1:
-        searched = bench.search(rates, share, run_dir.parent / "search" if search_dir is None else search_dir)
-        rates = [bench.best(searched)]
-    trained = {lr: bench.train(lr, seed, run_dir / f"train_lr{lr:g}") for lr in rates}
-    lr = bench.best({lr: value for lr, (value, _) in trained.items()})
-    _, task = bench.problem.load_model_and_task(run_dir / f"train_lr{lr:g}" / "valid_best")
+        searched = trainer.search(rates, share, run_dir.parent / "search" if search_dir is None else search_dir)
+        rates = [trainer.best(searched)]
+    trained = {lr: trainer.train(lr, seed, run_dir / f"train_lr{lr:g}") for lr in rates}
+    lr = trainer.best({lr: value for lr, (value, _) in trained.items()})
+    _, task = trainer.problem.load_model_and_task(run_dir / f"train_lr{lr:g}" / "valid_best")
     curve = [point for _, points in trained.values() for point in points]
     dev = searched or {lr: value for lr, (value, _) in trained.items()}
-    outcome = bench.finish(task, lr, dev, curve, run_dir, seed, begin)
+    outcome = trainer.finish(task, lr, dev, curve, run_dir, seed, begin)
     _keep_tensorboard(run_dir, list(trained))
     return outcome
 
@@ -107,22 +106,22 @@ def run_pooled(
     run_dirs: Sequence[Path],
     device: str,
 ) -> list[Outcome]:
-    """As `run_cell` for several seeds on pooled features, trained together with all learning rates.
+    """`run_cell` for several seeds on pooled features; all seeds and learning rates are trained together.
 
-    The time of training is shared out among the seeds.
+    The training time is divided by the number of seeds.
     """
     begin = time.monotonic()
-    bench = _Bench(data, upstream, features, protocol, PROBE, device)
-    splits, conf = bench.splits, protocol.config["problem"]
+    trainer = Trainer(data, upstream, features, protocol, PROBE, device)
+    splits, conf = trainer.splits, protocol.config["problem"]
     heads = train_heads(
-        bench.problem,
-        bench.model_arguments,
+        trainer.problem,
+        trainer.model_arguments,
         conf,
         protocol.config["learning_rates"],
         seeds,
-        bench.dataset(splits["train"], "train"),
-        bench.dataset(splits["dev"], "valid"),
-        bench.described["labels"],
+        trainer.dataset(splits["train"], "train"),
+        trainer.dataset(splits["dev"], "valid"),
+        trainer.described["labels"],
         device,
     )
     each = (time.monotonic() - begin) / len(seeds)
@@ -130,17 +129,17 @@ def run_pooled(
     for seed, run_dir in zip(seeds, run_dirs, strict=True):
         own = {head.lr: head for head in heads if head.seed == seed}
         dev = {lr: head.dev for lr, head in own.items()}
-        lr = bench.best(dev)
-        model = bench.problem.build_model(**bench.model_arguments)
+        lr = trainer.best(dev)
+        model = trainer.problem.build_model(**trainer.model_arguments)
         model.load_state_dict(own[lr].state)
-        task = bench.problem.build_task(model=model, **bench.arguments)
+        task = trainer.problem.build_task(model=model, **trainer.arguments)
         curve = [point for head in own.values() for point in head.curve]
-        outcomes.append(bench.finish(task, lr, dev, curve, run_dir, seed, time.monotonic() - each))
+        outcomes.append(trainer.finish(task, lr, dev, curve, run_dir, seed, time.monotonic() - each))
     return outcomes
 
 
-class _Bench:
-    """One fold of a task on one upstream: the problem, its data, and how a head is trained and judged."""
+class Trainer:
+    """One fold of a task on one upstream: its S3PRL problem and data, with training and evaluation of a head."""
 
     def __init__(
         self,
@@ -173,7 +172,7 @@ class _Bench:
 
     def dataset(self, items: Sequence[Item], mode: str) -> Any:
         if mode != "train":
-            # Similar lengths side by side: little padding in the larger batches of evaluation.
+            # Utterances of similar lengths share a batch, which saves padding.
             items = sorted(items, key=lambda item: (item.samples, item.utt_id))
         targets = self.problem.targets(items, self.arguments)
         if self.features is not None:
@@ -181,12 +180,14 @@ class _Bench:
         return WaveDataset(items, targets, **((self.conf.get("build_dataset") or {}).get(mode) or {}))
 
     def best(self, dev: dict[float, float]) -> float:
-        """The rate that is best on dev; the first of the grid among equals."""
+        """The learning rate with the best dev value; the first of equal ones."""
         choose = max if self.conf["train"]["valid_higher_better"] else min
         return choose(dev, key=lambda lr: dev[lr])
 
-    def train(self, lr: float, seed: int, folder: Path, conf: dict[str, Any] | None = None):
-        """One run of S3PRL's loop: the best dev value, and the learning curve; `folder` keeps the checkpoint."""
+    def train(
+        self, lr: float, seed: int, folder: Path, conf: dict[str, Any] | None = None
+    ) -> tuple[float, list[CurvePoint]]:
+        """One run of S3PRL's loop. Returns the best dev value and the learning curve; `folder` keeps the checkpoint."""
         conf = self.conf if conf is None else conf
         problem = self.problem
         train, dev = self.dataset(self.splits["train"], "train"), self.dataset(self.splits["dev"], "valid")
@@ -223,9 +224,9 @@ class _Bench:
         return value, _curve(folder / "tb", lr, conf["train"]["valid_metric"])
 
     def search(self, rates: Sequence[float], share: float, folder: Path) -> dict[float, float]:
-        """Dev values of short runs, `share` of the steps each, judged at their end; seed 0 whatever the cell's.
+        """Dev values at the end of short runs, each with `share` of the steps and seed 0.
 
-        Made once for all seeds of a fold: the file holds what it depends on, and a second process waits for the first.
+        All seeds of a fold share them through `folder`; a second process waits for the first.
         """
         conf = copy.deepcopy(self.conf)
         steps = max(1, round(share * conf["train"]["total_steps"]))
@@ -233,8 +234,7 @@ class _Bench:
         identity = [FORM, self.protocol.hash, self.upstream.key, self.data.hash, self.tuning.tag, self.features is None]
         path = folder / "search.json"
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with FileLock(folder / ".lock"):
             found = read_json(path) if path.is_file() else {}
             if found.get("identity") != identity:
                 dev, points = {}, []
@@ -258,7 +258,7 @@ class _Bench:
         seed: int,
         begin: float,
     ) -> Outcome:
-        """Predict every test set with the chosen head and save it; `begin` is when the work of this cell began."""
+        """Predict every test set with the chosen head and save the head; `begin` is the start of this cell's work."""
         problem, conf = self.problem, self.conf
         task = task.to(self.device)
         predictions, scores = [], {}
@@ -297,7 +297,7 @@ class _Bench:
 
 
 def _curve(folder: Path, lr: float, metric: str) -> list[CurvePoint]:
-    """What S3PRL's loop wrote for TensorBoard."""
+    """The learning curve in the TensorBoard files of S3PRL's loop."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
@@ -311,30 +311,30 @@ def _curve(folder: Path, lr: float, metric: str) -> list[CurvePoint]:
     return points
 
 
-def _save_head(folder: Path, task: Any, bench: _Bench) -> None:
-    """The head directory: all that prediction needs besides the upstream itself."""
+def _save_head(folder: Path, task: Any, trainer: Trainer) -> None:
+    """Write the head directory, which holds everything that prediction needs but the upstream."""
     from safetensors.torch import save_file
 
     head = {
-        "task": bench.protocol.task,
-        **bench.described,
-        "protocol": bench.protocol.tag,
-        "text_profile": bench.protocol.config["text_profile"],
-        "upstream": bench.upstream.name,
-        "upstream_key": bench.upstream.key,
-        "finetune": bench.tuning.tag,
-        "build": {k: v for k, v in bench.model_arguments.items() if k != "build_upstream"},
+        "task": trainer.protocol.task,
+        **trainer.described,
+        "protocol": trainer.protocol.tag,
+        "text_profile": trainer.protocol.config["text_profile"],
+        "upstream": trainer.upstream.name,
+        "upstream_key": trainer.upstream.key,
+        "finetune": trainer.tuning.tag,
+        "build": {k: v for k, v in trainer.model_arguments.items() if k != "build_upstream"},
     }
     with atomic_dir(folder) as temporary:
         save_file(head_state(task.model), temporary / "head.safetensors")
         write_json(temporary / "head.json", head)
-        if not bench.tuning.frozen:
+        if not trainer.tuning.frozen:
             encoder = finetune.encoder_of(task.model.upstream)
-            finetune.save_delta(encoder, bench.tuning, bench.upstream.key, temporary)
+            finetune.save_delta(encoder, trainer.tuning, trainer.upstream.key, temporary)
 
 
 def _keep_tensorboard(run_dir: Path, rates: Sequence[float]) -> None:
-    """Keep the TensorBoard files of training; its checkpoints have served, and the optimiser's are pickles."""
+    """Keep the TensorBoard files of the training and delete its checkpoints; those of the optimiser are pickles."""
     for lr in rates:
         folder, target = run_dir / f"train_lr{lr:g}", run_dir / "tensorboard" / f"lr{lr:g}"
         shutil.rmtree(target, ignore_errors=True)

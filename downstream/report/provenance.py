@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from downstream.report.rows import STANDARD_UPSTREAMS, TASKS, Row
-from downstream.revision import commit
+from downstream.score.results import commit
 
 PACKAGES = ("torch", "torchaudio", "transformers", "s3prl", "espnet", "lightning", "scikit-learn", "jiwer")
 SYNTHETIC_BANNER = (

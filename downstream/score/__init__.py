@@ -1,1 +1,1 @@
-"""Metrics, intervals and the results table."""
+"""Metrics, their intervals and tests, and the table of results."""

@@ -1,13 +1,13 @@
-"""The metrics of the three tasks: corpus values from jiwer and scikit-learn, and the counts behind them.
+"""Metrics of the three tasks: values from jiwer and scikit-learn, and additive counts for the bootstrap.
 
-Every value is a share, not a percentage. `counts` gives what a metric is made of, one row an utterance: rows add
-up over utterances, speakers and folds, so that a bootstrap needs sums only (`downstream.score.stats`).
+Every value is a share, not a percentage. `counts` gives one row of counts per utterance. Rows add up over utterances,
+speakers and folds, and a metric is a function of their sum, so a bootstrap needs only sums (`downstream.score.stats`).
 
     wer, cer                  micro: all edits over all reference words or characters
-    wer_macro, cer_macro      mean over utterances of each one's own rate
+    wer_macro, cer_macro      mean of the rates of the utterances
     mr_wer                    against several transcriptions of the same speech (MGB-3, MGB-5)
     wa = accuracy, ua, macro_f1
-    cavg                      average detection cost of NIST's language recognition evaluations, over scores
+    cavg                      average detection cost of NIST's language recognition evaluations, from scores
 """
 
 from __future__ import annotations
@@ -16,21 +16,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from downstream import DownstreamError
+
 ERROR_RATES = ("wer", "cer", "wer_macro", "cer_macro")
 ACCURACIES = ("wa", "accuracy")
 CLASS_METRICS = (*ACCURACIES, "ua", "macro_f1")
-# What `value` and `counts` compute from references and hypotheses alone.
+# Metrics that `value` and `counts` compute from references and hypotheses.
 METRICS = (*ERROR_RATES, *CLASS_METRICS)
 MULTI_REFERENCE = "mr_wer"
 CAVG = "cavg"
 
 
-class MetricError(ValueError):
-    """Predictions that cannot be scored; the message says why."""
-
-
 def tidy(text: str, profile: str = "none") -> str:
-    """Text in the form in which it is scored: the profile of `corpora.text`, single spaces."""
+    """Text as it is scored: normalised by a profile of `corpora.text`, with single spaces."""
     from corpora.text import normalise
 
     return " ".join(normalise(text, profile).split())
@@ -39,11 +37,11 @@ def tidy(text: str, profile: str = "none") -> str:
 def value(metric: str, references: Sequence[str], hypotheses: Sequence[str]) -> float:
     """The metric of a whole test set.
 
-    `wer` and `cer` are micro averages (edits over reference length, all utterances together; jiwer), `wer_macro` and
-    `cer_macro` means of the utterances' own rates (jiwer), `wa` and
-    `accuracy` the share of correct utterances, `ua` the mean recall of the classes that the references hold,
-    `macro_f1` the mean F1 of the classes in references or hypotheses (scikit-learn). Raises MetricError for no
-    utterances and for error rates of empty references.
+    `wer` and `cer` are micro averages: edits over reference length, all utterances together (jiwer). `wer_macro` and
+    `cer_macro` are means of the rates of the utterances (jiwer). `wa` and `accuracy` are the share of correct
+    utterances, `ua` the mean recall of the classes in the references, `macro_f1` the mean F1 of the classes in
+    references or hypotheses (scikit-learn). Raises DownstreamError without utterances, and for an error rate where all
+    references are empty.
     """
     _check(metric, references, hypotheses)
     if metric in ERROR_RATES:
@@ -52,7 +50,7 @@ def value(metric: str, references: Sequence[str], hypotheses: Sequence[str]) -> 
         words = metric.startswith("wer")
         unit = str.split if words else len
         if not any(unit(reference) for reference in references):
-            raise MetricError(f"{metric}: all {len(references)} references are empty, nothing to divide by")
+            raise DownstreamError(f"{metric}: all {len(references)} references are empty")
         rate = jiwer.wer if words else jiwer.cer
         if metric.endswith("_macro"):
             pairs = zip(references, hypotheses, strict=True)
@@ -71,11 +69,10 @@ def value(metric: str, references: Sequence[str], hypotheses: Sequence[str]) -> 
 def counts(
     metric: str, references: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str] | None = None
 ) -> np.ndarray:
-    """What the metric is made of: (N, 2) edits and reference length (macro: rate and 1), or (N, C * C) one-hot
-    confusion matrices.
+    """Counts of each utterance: (N, 2) edits and reference length (macro: rate and 1), or (N, C * C) one-hot confusion
+    matrices.
 
-    `labels` fixes the classes and their order (default: those that occur); two systems that are to be compared
-    need the same.
+    `labels` fixes the classes and their order (default: the classes that occur). Give compared systems the same labels.
     """
     _check(metric, references, hypotheses)
     if metric in ERROR_RATES:
@@ -84,7 +81,7 @@ def counts(
         words = metric.startswith("wer")
         pairs = [(r.split(), h.split()) if words else (r, h) for r, h in zip(references, hypotheses, strict=True)]
         if metric.endswith("_macro"):
-            # Of an empty reference jiwer gives the number of words that were put there.
+            # For an empty reference jiwer's rate is the number of inserted words.
             rates = [Levenshtein.distance(r, h) / max(1, len(r)) for r, h in pairs]
             return np.array([(rate, 1) for rate in rates], dtype=np.float64)
         return np.array([(Levenshtein.distance(r, h), len(r)) for r, h in pairs], dtype=np.float64)
@@ -97,10 +94,10 @@ def counts(
 
 
 def from_counts(metric: str, sums: np.ndarray) -> np.ndarray:
-    """The metric of summed counts (..., d) -> (...); NaN where nothing was counted.
+    """The metric of summed counts (..., d) -> (...); NaN where the sums are zero.
 
-    A class that a resampled set does not hold is left out of the mean over classes. Whatever is no metric over classes
-    is the ratio of two sums.
+    Means over classes leave out a class that does not occur in a resampled set. All metrics that are not over classes
+    are the ratio of two sums.
     """
     if metric == CAVG:
         return _cavg(sums)
@@ -121,14 +118,15 @@ def multi_reference_counts(references: Sequence[Sequence[str]], hypotheses: Sequ
     """Errors and words of each utterance, (N, 2), against all of its transcriptions.
 
     After Ali et al., "Multi-reference evaluation for dialectal speech recognition" (ANLP 2015): a recognised word is
-    right if any transcription has it at its place. Each transcription is aligned with the hypothesis (jiwer); errors
-    are the words that are wrong in all of them and the deletions of the one that has the fewest, divided by the words
-    of the transcription with the lowest WER. With one transcription this is WER; with more never above the lowest.
+    right if any transcription has it at this position. Each transcription is aligned with the hypothesis (jiwer).
+    Errors are the words that are wrong in all alignments, plus the smallest number of deletions; they are divided by
+    the number of words of the transcription with the lowest WER. With one transcription this is WER; with several it is
+    never above the lowest WER.
     """
     import jiwer
 
     if len(references) != len(hypotheses):
-        raise MetricError(f"{MULTI_REFERENCE}: {len(references)} references but {len(hypotheses)} hypotheses")
+        raise DownstreamError(f"{MULTI_REFERENCE}: {len(references)} references but {len(hypotheses)} hypotheses")
     rows = []
     for texts, hypothesis in zip(references, hypotheses, strict=True):
         right = np.zeros(len(hypothesis.split()), bool)
@@ -144,16 +142,16 @@ def multi_reference_counts(references: Sequence[Sequence[str]], hypotheses: Sequ
 
 
 def confusion(references: Sequence[str], hypotheses: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """Counts (C, C): rows are what was said, columns what was heard, both in the order of `labels`."""
+    """Counts (C, C); rows: reference, columns: prediction, both in the order of `labels`."""
     from sklearn.metrics import confusion_matrix
 
     return confusion_matrix(references, hypotheses, labels=list(labels))
 
 
 def accepted(log_likelihoods: np.ndarray) -> np.ndarray:
-    """Detection decisions (N, C) from log likelihoods (N, C) up to a constant an utterance.
+    """Detection decisions (N, C) from log likelihoods (N, C), which may be shifted by a constant for each utterance.
 
-    A class is accepted where it is at least as likely as the mean of the others: NIST's threshold for a target
+    A class is accepted if it is at least as likely as the mean of the other classes: NIST's threshold for a target
     probability of one half and equal costs.
     """
     scores = np.asarray(log_likelihoods, dtype=np.float64)
@@ -163,13 +161,13 @@ def accepted(log_likelihoods: np.ndarray) -> np.ndarray:
 
 
 def cavg_counts(references: Sequence[str], decisions: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-    """(N, C * C + C): what was accepted in the row of the class that was said, then that class."""
+    """(N, C * C + C): the accepted classes in the row of the reference class, then the reference class one-hot."""
     index = {label: number for number, label in enumerate(labels)}
     classes = len(labels)
     rows = np.zeros((len(references), classes + 1, classes))
-    said = [index[reference] for reference in references]
-    rows[np.arange(len(rows)), said] = decisions
-    rows[np.arange(len(rows)), classes, said] = 1
+    true = [index[reference] for reference in references]
+    rows[np.arange(len(rows)), true] = decisions
+    rows[np.arange(len(rows)), classes, true] = 1
     return rows.reshape(len(rows), -1)
 
 
@@ -189,10 +187,10 @@ def superb_score(
     baseline: Mapping[str, Mapping[str, float]],
     reference: Mapping[str, Mapping[str, float]],
 ) -> float:
-    """A SUPERB-like score: task -> metric -> share, of an upstream, of fbank, and of a stated reference upstream.
+    """A SUPERB-like score from task -> metric -> share of an upstream, of fbank, and of a reference upstream.
 
-    `1000 / |T| * sum_t mean_m (m - fbank) / (reference - fbank)` (SUPERB's challenge): fbank has 0 and the reference
-    1000, for error rates too. Raises MetricError where a value is missing or the reference equals fbank.
+    `1000 / |T| * sum_t mean_m (m - fbank) / (reference - fbank)` (SUPERB's challenge): fbank scores 0 and the reference
+    1000, also for error rates. Raises DownstreamError if a value is missing or the reference equals fbank.
     """
     parts = []
     for task, metrics in reference.items():
@@ -201,13 +199,13 @@ def superb_score(
             try:
                 own, base = values[task][metric], baseline[task][metric]
             except KeyError:
-                raise MetricError(f"score: {task} {metric} is missing") from None
+                raise DownstreamError(f"score: {task} {metric} is missing") from None
             if best == base:
-                raise MetricError(f"score: the reference does not differ from fbank in {task} {metric}")
+                raise DownstreamError(f"score: the reference does not differ from fbank in {task} {metric}")
             ratios.append((own - base) / (best - base))
         parts.append(np.mean(ratios))
     if not parts:
-        raise MetricError("score: no task")
+        raise DownstreamError("score: no task")
     return float(1000 * np.mean(parts))
 
 
@@ -222,8 +220,8 @@ def _mean_defined(values: np.ndarray) -> np.ndarray:
 
 def _check(metric: str, references: Sequence[str], hypotheses: Sequence[str]) -> None:
     if metric not in METRICS:
-        raise MetricError(f"metric `{metric}` is unknown; choose from {', '.join(METRICS)}")
+        raise DownstreamError(f"metric `{metric}` is unknown; choose from {', '.join(METRICS)}")
     if len(references) != len(hypotheses):
-        raise MetricError(f"{metric}: {len(references)} references but {len(hypotheses)} hypotheses")
+        raise DownstreamError(f"{metric}: {len(references)} references but {len(hypotheses)} hypotheses")
     if not len(references):
-        raise MetricError(f"{metric}: no utterances to score")
+        raise DownstreamError(f"{metric}: no utterances to score")

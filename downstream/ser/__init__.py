@@ -1,0 +1,1 @@
+"""Protocols of emotion recognition (SER)."""

@@ -295,7 +295,7 @@ def _table(study: Study, lines: list[Line], columns: list[tuple[str, str, str]],
 def _page(study: Study, job: Job, table: str, *, curves: bool) -> str:
     from downstream.report.provenance import SYNTHETIC_BANNER
     from downstream.report.rows import SYNTHETIC
-    from downstream.revision import commit
+    from downstream.score.results import commit
 
     parts = [f"# Study of `{study.recipe.name}`: `{study.config.run}` at equal budget"]
     if study.recipe.corpora.module in SYNTHETIC:

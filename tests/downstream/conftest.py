@@ -1,4 +1,4 @@
-"""Small labelled sets whose labels can be heard, a tiny upstream, made-up results: made by the tests, in seconds."""
+"""Fixtures: small labelled sets of tones, tiny upstreams, results with a known share of errors."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def write_set() -> Callable[..., Path]:
                 else:
                     kind = i % len(EMOTIONS)
                     label = {"emotion" if task == "ser" else "dialect": EMOTIONS[kind]}
-                    # CMVN takes the mean away from fbank: what differs is how an utterance ends.
+                    # CMVN removes the mean of fbank, so utterances of different classes must change over time.
                     samples = np.concatenate(
                         [tone(500, 0.2, 1000 * number + i), tone(300.0 * (kind + 1), 0.2 + 0.01 * i, i)]
                     )

@@ -15,12 +15,12 @@ import yaml
 
 from corpora.audio import audio_info, read_audio, write_audio
 from corpora.datadir import Utterance, read_datadir, write_datadir
+from downstream import DownstreamError
 from downstream.espnet.config import ConfigError, FrontEnd, samples_per_frame, training_config
 from downstream.espnet.decode import DecodeError, System, decode
 from downstream.espnet.dump import DumpConfig, dump
 from downstream.espnet.score import read_decoded, score_set, write_results, write_scores
 from downstream.espnet.tokens import TokenError, make_tokens, open_tokens, write_shapes
-from downstream.score.metrics import MetricError
 
 WORDS = ("سَلامٌ", "كتاب", "بيت", "شمس", "قمر")
 
@@ -166,7 +166,7 @@ def test_scores_are_those_of_jiwer_and_empty_references_are_left_aside(tmp_path:
 
 def test_an_utterance_that_was_not_decoded_is_an_error(tmp_path: Path) -> None:
     data = scored(tmp_path, "a-1 سلام\nc-1 x\n")
-    with pytest.raises(MetricError, match="1 of 3 utterances .* were not decoded, the first: b-1"):
+    with pytest.raises(DownstreamError, match="1 of 3 utterances .* were not decoded, the first: b-1"):
         read_decoded("fbank", data, tmp_path / "text")
 
 

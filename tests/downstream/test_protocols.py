@@ -1,11 +1,11 @@
-"""Protocols: known keys only, one hash for one meaning, SUPERB's values where the name says so."""
+"""Protocols: only known keys, one hash for one meaning, SUPERB's values under the name `superb`."""
 
 from __future__ import annotations
 
 import pytest
 
-from downstream import protocols
-from downstream.protocols import ProtocolError, load
+from downstream import DownstreamError, protocols
+from downstream.protocols import load
 
 
 def test_the_hash_follows_values_that_decide_a_number():
@@ -19,27 +19,32 @@ def test_the_hash_follows_values_that_decide_a_number():
 @pytest.mark.parametrize(
     ("task", "name", "overrides", "message"),
     [
-        ("asr", "lite", {}, "unknown protocol of asr `lite`; the nearest known one is `light`"),
-        ("kws", "light", {}, "unknown task `kws`"),
-        ("ser", "light", {"problem.train.total_step": 5}, "the nearest known one is `problem.train.total_steps`"),
-        ("ser", "light", {"problem.train.total_steps": 5}, "below eval_step"),
-        ("ser", "light", {"learning_rates": []}, "learning_rates is empty"),
+        ("asr", "lite", {}, "`lite`.*`light`"),
+        ("kws", "light", {}, "`kws`"),
+        ("ser", "light", {"problem.train.total_step": 5}, "`problem.train.total_steps`"),
+        ("ser", "light", {"problem.train.total_steps": 5}, "total_steps .*eval_step"),
+        ("ser", "light", {"learning_rates": []}, "learning_rates"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(task: str, name: str, overrides: dict, message: str):
-    with pytest.raises(ProtocolError, match=message):
+def test_unknown_names_and_contradictions_are_refused(task: str, name: str, overrides: dict, message: str):
+    with pytest.raises(DownstreamError, match=message):
         load(task, name, overrides)
 
 
 def test_overrides_from_the_command_line_are_yaml():
     got = protocols.parse_overrides(["learning_rates=[1.0e-3,0.01]", "min_ms=80", "text_profile=none"])
     assert got == {"learning_rates": [1e-3, 1e-2], "min_ms": 80, "text_profile": "none"}
-    with pytest.raises(ProtocolError, match="not of the form key=value"):
+    with pytest.raises(DownstreamError, match="`steps`"):
         protocols.parse_overrides(["steps"])
 
 
+def test_nested_keys_become_dotted():
+    assert protocols.flatten({"a": {"b": 1, "c": {"d": [2, 3]}}, "e": {}}) == {"a.b": 1, "a.c.d": [2, 3], "e": {}}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("task", protocols.TASKS)
-def test_superb_is_s3prl_as_it_is(task: str):
+def test_superb_has_the_defaults_of_s3prl(task: str):
     from downstream.probe.train import problem_of
 
     theirs = type(problem_of(task)).__mro__[2 if task == "asr" else 3]().default_config()

@@ -13,6 +13,7 @@ import jiwer
 import numpy as np
 import pytest
 
+from downstream import DownstreamError
 from downstream.report import budgets, compression, decoded, figures, latex, runs, score
 from downstream.report.boards import leaderboard
 from downstream.report.cells import make_cells
@@ -136,7 +137,7 @@ def test_the_score_of_superb():
     own, base, best = {"asr": {"wer": 0.3}, "ser": {"ua": 0.75}}, {"asr": {"wer": 0.5}, "ser": {"ua": 0.5}}, None
     best = {"asr": {"wer": 0.1}, "ser": {"ua": 0.7}}
     assert metrics.superb_score(own, base, best) == pytest.approx(1000 * (0.5 + 1.25) / 2)
-    with pytest.raises(metrics.MetricError, match="does not differ"):
+    with pytest.raises(DownstreamError, match="does not differ"):
         metrics.superb_score(own, base, base)
 
 

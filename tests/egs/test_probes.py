@@ -13,7 +13,7 @@ import soundfile
 
 from corpora import registry
 from corpora.__main__ import main as corpora_main
-from downstream.__main__ import _parser
+from downstream.__main__ import build_parser
 from downstream.__main__ import main as downstream_main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,10 +72,10 @@ def test_every_recipe_walks_all_stages(recipe: Path, call, calls, tmp_path: Path
     assert prepare[:4] == ["corpora", corpus, "--corpus", "/a corpus"]
     assert prepare[4:6] == ["--out", str(ROOT / "data" / corpus / task)]
     assert probes[:2] == ["downstream", "benchmark"] and report[:2] == ["downstream", "report"]
-    parsed = _parser().parse_args(probes[1:])
+    parsed = build_parser().parse_args(probes[1:])
     assert (parsed.recipe, parsed.tasks, parsed.data) == (corpus, task, ROOT / "data" / corpus)
     assert (ROOT / "downstream" / task / f"{parsed.protocol}.yaml").is_file()
-    assert _parser().parse_args(report[1:]).exp == tmp_path / "exp"
+    assert build_parser().parse_args(report[1:]).exp == tmp_path / "exp"
 
 
 @pytest.mark.parametrize(("name", "tree"), [("baved/ser1", _baved), ("adi5/did1", _adi5)], ids=["ser1", "did1"])

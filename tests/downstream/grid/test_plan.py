@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from downstream.grid.plan import Cell, Grid, Shard, parse_budgets, parse_shard
-from downstream.grid.pool import spread
+from downstream.grid.plan import Cell, Grid, Part, parse_budgets, parse_part
+from downstream.grid.run import spread
 from downstream.probe.finetune import PROBE, Tuning
 from downstream.upstreams import Upstream
 
@@ -36,7 +36,7 @@ def names(cells: list[Cell]) -> list[str]:
     return [str(cell.run_dir) for cell in cells]
 
 
-def test_shards_are_disjoint_and_cover_the_grid(grid: Grid):
+def test_parts_are_disjoint_and_cover_the_grid(grid: Grid):
     sets = grid.sets()
     whole = [name for upstream in (FBANK, MODEL) for name in names(grid.cells(upstream, sets))]
     assert len(whole) == len(set(whole)) == 2 * 2 * 3 * (1 + 2)
@@ -44,7 +44,7 @@ def test_shards_are_disjoint_and_cover_the_grid(grid: Grid):
     for index in (1, 2, 3):
         number, own = 0, []
         for upstream in (FBANK, MODEL):
-            cells, number = Shard(index, 3).pick(grid.cells(upstream, sets), number)
+            cells, number = Part(index, 3).pick(grid.cells(upstream, sets), number)
             own += names(cells)
         parts.append(own)
     assert sorted(sum(parts, [])) == sorted(whole)
@@ -52,13 +52,13 @@ def test_shards_are_disjoint_and_cover_the_grid(grid: Grid):
 
 
 @pytest.mark.parametrize("text", ["3/2", "0/2", "1", "a/b", "1/"])
-def test_shards_that_cannot_be_are_refused(text: str):
-    with pytest.raises(ValueError, match="not of the form i/n"):
-        parse_shard(text)
-    assert parse_shard("2/4") == Shard(2, 4)
+def test_impossible_parts_are_refused(text: str):
+    with pytest.raises(ValueError, match=f"`{text}`"):
+        parse_part(text)
+    assert parse_part("2/4") == Part(2, 4)
 
 
-def test_settings_have_places_and_keys_of_their_own(grid: Grid):
+def test_cells_have_different_folders_and_keys(grid: Grid):
     cells = grid.cells(MODEL, grid.sets())
     assert len({cell.key for cell in cells}) == len(cells)
     places = {cell.run_dir.parent.parent.name for cell in cells if cell.task == "ser"}
@@ -69,13 +69,13 @@ def test_settings_have_places_and_keys_of_their_own(grid: Grid):
     assert 0 < len(half.data.splits["train"]) <= len(full.data.splits["train"]) / 2
 
 
-def test_what_learns_in_the_upstream_is_never_cached(grid: Grid):
+def test_features_of_a_fine_tuned_upstream_are_never_stored(grid: Grid):
     for cell in grid.cells(MODEL, grid.sets()):
         expected = {"asr": "frames", "ser": "pooled"}[cell.task] if cell.tuning.frozen else ""
         assert cell.kind[0] == expected
 
 
-def test_idle_processes_get_a_part_of_a_large_upstream(grid: Grid):
+def test_a_large_upstream_is_split_over_idle_processes(grid: Grid):
     cells = tuple(grid.cells(MODEL, grid.sets()))
     work = spread([(FBANK, cells[:3]), (MODEL, cells)], 4)
     assert len(work) == 4

@@ -1,4 +1,4 @@
-"""The feature cache: same numbers, made once, made again when model or audio change, never half written."""
+"""The feature cache: same numbers, computed once, computed again when model or audio change, never half written."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from corpora.files import TooManyBadFiles
+from downstream import DownstreamError
 from downstream.probe import cache
-from downstream.probe.cache import CacheError, Info
+from downstream.probe.cache import Info
 from downstream.probe.data import Item, load_task
 from downstream.protocols import load
 from downstream.upstreams import Upstream
@@ -26,7 +28,7 @@ TOY = Upstream("toy", "toy", None, "0" * 64, batched=True)
 
 
 class Toy:
-    """Two layers of (frame number, mean of its samples) at 160 samples a frame; counts what it is asked."""
+    """Two layers of (frame number, mean of its samples) at 160 samples a frame; counts its utterances."""
 
     info = Info(layers=2, width=2, stride=160)
 
@@ -76,7 +78,7 @@ def test_frames_keep_half_precision_of_each_layer(items: list[Item], tmp_path: P
         assert (np.abs(got - expected) / peak).max() < 2**-11
 
 
-def test_features_are_made_once_and_kinds_apart(items: list[Item], tmp_path: Path):
+def test_features_are_computed_once_for_each_kind(items: list[Item], tmp_path: Path):
     toy = Toy()
     for _ in range(2):
         cache.prepare(tmp_path / "c", TOY, "pooled", items, lambda: toy)
@@ -95,7 +97,7 @@ def test_another_model_has_its_own_features(items: list[Item], tmp_path: Path):
     assert np.array_equal(cache.prepare(tmp_path / "c", TOY, "pooled", items, never)[key], first[key])
 
 
-def test_changed_audio_is_made_again(make_set: Callable[..., Path], tmp_path: Path):
+def test_features_of_changed_audio_are_computed_again(make_set: Callable[..., Path], tmp_path: Path):
     sizes = {"train": 6, "dev": 3, "test": 3}
     old = load_task(make_set("ser", sizes), load("ser", "light")).items
     cache.prepare(tmp_path / "c", TOY, "pooled", old, Toy)
@@ -110,9 +112,8 @@ def test_changed_audio_is_made_again(make_set: Callable[..., Path], tmp_path: Pa
     assert toy.seen == 1
 
 
-def test_a_killed_run_leaves_the_same_shards(items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cache, "_SHARD_ITEMS", 4)
-    whole = cache.prepare(tmp_path / "whole", TOY, "frames", items, Toy)
+def test_a_killed_run_leaves_the_same_shards(items: list[Item], tmp_path: Path):
+    whole = cache.prepare(tmp_path / "whole", TOY, "frames", items, Toy, shard_items=4)
 
     class Killed(Toy):
         def __call__(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -121,18 +122,17 @@ def test_a_killed_run_leaves_the_same_shards(items: list[Item], tmp_path: Path, 
             return super().__call__(waves)
 
     with pytest.raises(KeyboardInterrupt):
-        cache.prepare(tmp_path / "c", TOY, "frames", items, Killed)
+        cache.prepare(tmp_path / "c", TOY, "frames", items, Killed, shard_items=4)
     toy = Toy()
-    again = cache.prepare(tmp_path / "c", TOY, "frames", items, lambda: toy)
+    again = cache.prepare(tmp_path / "c", TOY, "frames", items, lambda: toy, shard_items=4)
     assert toy.seen < len(items)
     names = [sorted(p.name for p in cache.folder_of(tmp_path / x, TOY).glob("frames/*")) for x in ("whole", "c")]
     assert names[0] == names[1]
     assert all(np.array_equal(whole[i.key], again[i.key]) for i in items)
 
 
-def test_a_deleted_shard_is_made_again(items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cache, "_SHARD_ITEMS", 4)
-    cache.prepare(tmp_path / "c", TOY, "pooled", items, Toy)
+def test_a_deleted_shard_is_computed_again(items: list[Item], tmp_path: Path):
+    cache.prepare(tmp_path / "c", TOY, "pooled", items, Toy, shard_items=4)
     shutil.rmtree(next(cache.folder_of(tmp_path / "c", TOY).glob("pooled/*")))
     toy = Toy()
     features = cache.prepare(tmp_path / "c", TOY, "pooled", items, lambda: toy)
@@ -149,7 +149,7 @@ def test_features_that_are_not_finite_name_the_utterance(items: list[Item], tmp_
             return states
 
     shortest = min(items, key=lambda i: (i.samples, i.utt_id))
-    with pytest.raises(CacheError, match=f"toy: hidden state 1 of utterance {shortest.utt_id} .* NaN"):
+    with pytest.raises(DownstreamError, match=f"hidden state 1 .*{shortest.utt_id}"):
         cache.prepare(tmp_path / "c", TOY, kind, items, Broken)
 
 
@@ -158,7 +158,7 @@ def test_features_of_a_wrong_length_are_refused(items: list[Item], tmp_path: Pat
         def states(self, wave: np.ndarray) -> np.ndarray:
             return np.pad(super().states(wave), ((0, 0), (0, 1), (0, 0)))
 
-    with pytest.raises(CacheError, match="have shape"):
+    with pytest.raises(DownstreamError, match=r"\(2, \d+, 2\)"):
         cache.prepare(tmp_path / "c", TOY, "pooled", items, Long)
 
 
@@ -170,25 +170,24 @@ def test_one_unreadable_file_is_left_out_and_remembered(items: list[Item], tmp_p
     again = cache.prepare(tmp_path / "c", TOY, "pooled", items, never)
     assert again.bad == {bad.key}
     items[4].audio.write_bytes(b"")
-    with pytest.raises(TooManyBadFiles, match="2 of 21 files"):
+    with pytest.raises(TooManyBadFiles, match="2 of 21"):
         cache.prepare(tmp_path / "d", TOY, "pooled", items, Toy)
 
 
-def test_the_disk_is_asked_before_anything_is_written(
+def test_free_space_is_checked_before_anything_is_written(
     items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level("INFO")
-    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    with pytest.raises(CacheError, match=r"toy: its frames features of .* take .* but the disk .* 1.0 kB free"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=10**9, used=10**9, free=1000))
+    with pytest.raises(DownstreamError, match=r"toy: .*frames.* 1\.0 kB free"):
         cache.prepare(tmp_path / "c", TOY, "frames", items, Toy)
-    assert "toy: frames features of 21 utterances" in caplog.text
+    assert "21 utterances" in caplog.text
     assert not list(cache.folder_of(tmp_path / "c", TOY).glob("frames/[!.]*"))
 
 
-def test_a_disk_that_fills_up_says_so_and_keeps_what_is_whole(
+def test_a_full_disk_is_named_and_complete_shards_are_kept(
     items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(cache, "_SHARD_ITEMS", 7)
     real, calls = np.save, []
 
     def full(*args: object, **kwargs: object) -> None:
@@ -197,11 +196,11 @@ def test_a_disk_that_fills_up_says_so_and_keeps_what_is_whole(
             raise OSError(errno.ENOSPC, "No space left on device")
         real(*args, **kwargs)
 
-    monkeypatch.setattr(cache.np, "save", full)
-    with pytest.raises(CacheError, match="toy: the disk is full .* what is complete is kept"):
-        cache.prepare(tmp_path / "c", TOY, "pooled", items, Toy)
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(DownstreamError, match="toy: the disk is full"):
+        cache.prepare(tmp_path / "c", TOY, "pooled", items, Toy, shard_items=7)
     toy = Toy()
-    cache.prepare(tmp_path / "c", TOY, "pooled", items, lambda: toy)
+    cache.prepare(tmp_path / "c", TOY, "pooled", items, lambda: toy, shard_items=7)
     assert toy.seen == len(items) - 7
 
 
@@ -228,11 +227,11 @@ def test_the_longest_unused_features_go_first(items: list[Item], tmp_path: Path)
     assert size_of(root) <= 3.2 * one and kept[items[0].key].shape
 
 
-def test_what_a_grid_reads_is_never_removed(items: list[Item], tmp_path: Path):
+def test_features_in_use_are_never_removed(items: list[Item], tmp_path: Path):
     root = tmp_path / "c"
     reading = cache.prepare(root, replace(TOY, name="a", key="a" * 64), "frames", items, Toy)
     one = size_of(root)
-    with pytest.raises(cache.CacheFull, match=r"toy: its frames features .* --cache_gb allows .* are in use; raise it"):
+    with pytest.raises(cache.CacheFull, match=r"toy: .*frames.*--cache_gb"):
         cache.prepare(root, TOY, "frames", items, Toy, limit_bytes=int(1.5 * one))
     assert all(np.isfinite(reading[item.key]).all() for item in items)
     reading.hold.close()
@@ -240,8 +239,8 @@ def test_what_a_grid_reads_is_never_removed(items: list[Item], tmp_path: Path):
     assert {p.parents[2].name[:3] for p in root.glob("*/*/[!.]*/keys.json")} == {"toy"}
 
 
-def test_what_has_no_listing_is_no_shard(items: list[Item], tmp_path: Path):
-    """The listing goes first when room is made: a process that is killed there leaves the rest behind."""
+def test_a_folder_without_listing_is_no_shard(items: list[Item], tmp_path: Path):
+    """The listing is removed first: a process that is killed while it makes room leaves the other files."""
     cache.prepare(tmp_path / "c", TOY, "frames", items, Toy)
     for listing in cache.folder_of(tmp_path / "c", TOY).glob("frames/[!.]*/keys.json"):
         listing.unlink()
@@ -261,7 +260,6 @@ from downstream.protocols import load
 from downstream.upstreams import Upstream
 
 folder, root, log = map(Path, sys.argv[1:4])
-cache._SHARD_ITEMS = 3
 
 class Slow:
     info = Info(layers=2, width=2, stride=160)
@@ -272,7 +270,7 @@ class Slow:
         return [np.full((2, self.info.frames(len(w)), 2), w.mean(), np.float32) for w in waves]
 
 items = load_task(folder, load("ser", "light")).items
-features = cache.prepare(root, Upstream("toy", "toy", None, "0" * 64, True), "frames", items, Slow)
+features = cache.prepare(root, Upstream("toy", "toy", None, "0" * 64, True), "frames", items, Slow, shard_items=3)
 print(json.dumps({item.utt_id: float(features[item.key].sum()) for item in items}))
 """
 
@@ -290,6 +288,7 @@ def computed(log: Path) -> int:
     return sum(map(int, log.read_text().split())) if log.is_file() else 0
 
 
+@pytest.mark.slow
 def test_two_writers_share_the_work(make_set: Callable[..., Path], tmp_path: Path, root: Path):
     folder = make_set("ser", {"train": 18, "dev": 6, "test": 6})
     both = [writer(tmp_path / "c", folder, tmp_path / f"log{i}", root) for i in range(2)]
@@ -299,6 +298,7 @@ def test_two_writers_share_the_work(make_set: Callable[..., Path], tmp_path: Pat
     assert sum(computed(tmp_path / f"log{i}") for i in range(2)) == 30
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_whole_shards_only(make_set: Callable[..., Path], tmp_path: Path, root: Path):
     folder = make_set("ser", {"train": 18, "dev": 6, "test": 6})
     killed = writer(tmp_path / "c", folder, tmp_path / "log", root)

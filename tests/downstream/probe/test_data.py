@@ -1,4 +1,4 @@
-"""Labelled data that cannot be used is refused with a name; what is left out is the same for every upstream."""
+"""Unusable labelled data is refused by name; every upstream leaves out the same utterances."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from corpora.audio import write_audio
 from corpora.datadir import read_datadir, write_datadir
-from corpora.files import CorpusError
-from downstream.probe.data import TaskDataError, ctc_frames_needed, folds_of, load_task
+from downstream import DownstreamError
+from downstream.probe.data import ctc_frames_needed, folds_of, load_task, readable
 from downstream.protocols import load
 
 SIZES = {"train": 12, "dev": 6, "test": 6}
@@ -66,14 +66,14 @@ def test_too_many_short_clips_stop_the_task(make_set: Callable[..., Path]):
     folder = make_set("ser", SIZES)
     first = shorten(folder / "test", 0, 400)
     shorten(folder / "test", 1, 400)
-    with pytest.raises(TaskDataError, match=f"2 of 6 utterances are shorter than 50 ms .* the first is {first}"):
+    with pytest.raises(DownstreamError, match=f"2 of 6 .*50 ms.*{first}"):
         load_task(folder, load("ser", "light"))
 
 
 def test_a_class_that_training_lacks_names_the_utterance(make_set: Callable[..., Path]):
     folder = make_set("did", SIZES)
     utt_id = change(folder / "test", 3, dialect="gulf")
-    with pytest.raises(TaskDataError, match=f"utt2dialect: utterance {utt_id} has the label `gulf`, which training"):
+    with pytest.raises(DownstreamError, match=f"utt2dialect: .*{utt_id}.*`gulf`"):
         load_task(folder, load("did", "light"))
 
 
@@ -81,7 +81,7 @@ def test_a_speaker_on_both_sides_is_refused(make_set: Callable[..., Path]):
     folder = make_set("ser", SIZES)
     shutil.rmtree(folder / "test")
     shutil.copytree(folder / "train", folder / "test")
-    with pytest.raises(TaskDataError, match="speaker train0 .* is also in train"):
+    with pytest.raises(DownstreamError, match="speaker train0 .* in train"):
         load_task(folder, load("ser", "light"))
 
 
@@ -119,7 +119,7 @@ def test_text_is_scored_and_trained_in_one_profile(make_set: Callable[..., Path]
 def test_a_text_of_marks_only_is_an_empty_label(make_set: Callable[..., Path]):
     folder = make_set("asr", SIZES)
     utt_id = change(folder / "dev", 0, text="\u064b\u064e")
-    with pytest.raises(TaskDataError, match=f"utterance {utt_id} has an empty label in text profile mgb"):
+    with pytest.raises(DownstreamError, match=f"{utt_id}.*mgb"):
         load_task(folder, load("asr", "light"))
 
 
@@ -129,21 +129,21 @@ def test_unknown_characters_stay_when_few_and_stop_when_many(
     folder = make_set("asr", {**SIZES, "test": 40})
     utt_id = change(folder / "test", 5, text="اب ز")
     assert len(load_task(folder, load("asr", "light")).splits["test"]) == 40
-    assert f"the first is {utt_id} with `ز` (U+0632)" in caplog.text
+    assert utt_id in caplog.text and "U+0632" in caplog.text
     for number in range(4):
         change(folder / "test", number, text="زز")
-    with pytest.raises(TaskDataError, match="5 of 40 utterances hold characters .* one text profile"):
+    with pytest.raises(DownstreamError, match="5 of 40"):
         load_task(folder, load("asr", "light"))
 
 
 def test_missing_pieces_are_named(make_set: Callable[..., Path]):
     folder = make_set("ser", SIZES)
-    with pytest.raises(TaskDataError, match="no file text, which asr needs"):
+    with pytest.raises(DownstreamError, match="text, which asr"):
         load_task(folder, load("asr", "light"))
     shutil.rmtree(folder / "dev")
-    with pytest.raises(TaskDataError, match=r"no data directory .*dev"):
+    with pytest.raises(DownstreamError, match=r"ser/dev"):
         load_task(folder, load("ser", "light"))
-    with pytest.raises(TaskDataError, match="no test set"):
+    with pytest.raises(DownstreamError, match=r"test\*"):
         load_task(make_set("ser", {"train": 6, "dev": 6}, "other"), load("ser", "light"))
 
 
@@ -169,7 +169,7 @@ def test_a_speaker_of_dev_in_test_is_refused(make_set: Callable[..., Path]):
         for u in read_datadir(folder / "test")
     ]
     write_datadir(folder / "test", utterances)
-    with pytest.raises(TaskDataError, match=r"speaker dev0 .* is also in dev; .*programme or video for dialect"):
+    with pytest.raises(DownstreamError, match="speaker dev0 .* in dev"):
         load_task(folder, load("did", "light"))
 
 
@@ -180,7 +180,7 @@ def test_one_recording_under_two_ids_is_refused(make_set: Callable[..., Path]):
     one = read_datadir(folder / "test")[0]
     shutil.copyfile(known.audio, one.audio)
     utt_id = change(folder / "test", 0, samples=known.samples)
-    with pytest.raises(TaskDataError, match=f"utterance {utt_id} is the very recording of {known.utt_id} in train"):
+    with pytest.raises(DownstreamError, match=f"{utt_id} .*{known.utt_id} in train"):
         load_task(folder, load("did", "light"))
 
 
@@ -196,30 +196,26 @@ def test_other_transcriptions_are_read_beside_the_text(make_set: Callable[..., P
     (folder / "test" / "text.omar").write_text(f"{first.utt_id} أَب\n", encoding="utf-8")
     assert load_task(folder, load("asr", "light")).hash != before.hash
     (folder / "test" / "text.omar").write_text("nobody-1 أَب\n", encoding="utf-8")
-    with pytest.raises(TaskDataError, match=r"text.omar:1: utterance nobody-1 is not in"):
+    with pytest.raises(DownstreamError, match=r"text.omar:1: .*nobody-1"):
         load_task(folder, load("asr", "light"))
 
 
-def test_normalised_text_cannot_be_scored_in_another_profile(
-    make_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-):
-    from downstream.probe import data
-
+def test_normalised_text_cannot_be_scored_in_another_profile(make_set: Callable[..., Path]):
     folder = make_set("asr", SIZES)
     for split in SIZES:
         for number in range(SIZES[split]):
             change(folder / split, number, text="هاب")
-    monkeypatch.setattr(data, "_ENOUGH_LETTERS", 10)
-    load_task(folder, load("asr", "light"))
-    with pytest.raises(TaskDataError, match="was normalised to the profile mgb before, .* not be those of leaderboard"):
-        load_task(folder, load("asr", "light", {"text_profile": "leaderboard"}))
+    load_task(folder, load("asr", "light"), enough_letters=10)
+    with pytest.raises(DownstreamError, match="mgb.*leaderboard"):
+        load_task(folder, load("asr", "light", {"text_profile": "leaderboard"}), enough_letters=10)
     change(folder / "train", 0, text="هابة")
     for split in ("dev", "test"):
         change(folder / split, 0, text="هابة")
-    load_task(folder, load("asr", "light", {"text_profile": "leaderboard", "max_left_out": 0.5}))
+    other = load("asr", "light", {"text_profile": "leaderboard", "max_left_out": 0.5})
+    load_task(folder, other, enough_letters=10)
 
 
-def test_the_corpus_is_what_the_test_set_says(make_set: Callable[..., Path]):
+def test_the_corpus_is_that_of_the_test_set(make_set: Callable[..., Path]):
     from corpora.prepare.sources import Provenance, write_sources
 
     folder = make_set("ser", SIZES)
@@ -229,16 +225,13 @@ def test_the_corpus_is_what_the_test_set_says(make_set: Callable[..., Path]):
     assert load_task(folder, load("ser", "light")).corpus == "baved"
 
 
-def test_audio_that_cannot_be_read_is_found_once(
-    make_set: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    from downstream.probe import data
-
+def test_unreadable_audio_is_searched_once(make_set: Callable[..., Path], tmp_path: Path):
     loaded = load_task(make_set("ser", {**SIZES, "train": 30}), load("ser", "light"))
     bad = loaded.splits["train"][3]
     bad.audio.write_bytes(bad.audio.read_bytes()[:-200])  # truncated after it was listed
-    kept = data.readable(loaded, tmp_path)
+    kept = readable(loaded, tmp_path)
     assert kept.splits["train"] == [item for item in loaded.splits["train"] if item is not bad]
     assert kept.splits["test"] == loaded.splits["test"]
-    monkeypatch.setattr(data, "read_utterance", None)
-    assert data.readable(loaded, tmp_path) == kept
+    for item in loaded.items:
+        item.audio.unlink()
+    assert readable(loaded, tmp_path) == kept

@@ -76,7 +76,7 @@ def points(curve: list[CurvePoint]) -> dict[tuple, float]:
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_a_stack_of_heads_is_s3prls_loop_many_times(bench: Bench, accumulate: int):
+def test_a_stack_of_heads_equals_s3prls_loop(bench: Bench, accumulate: int):
     config = protocol(**{"problem.train.gradient_accumulate": accumulate, "problem.train.gradient_clipping": 0.5})
     stacked = bench.together(config, SEEDS, "together")
     for seed, ours in zip(SEEDS, stacked, strict=True):
@@ -96,7 +96,7 @@ def test_a_stack_of_heads_is_s3prls_loop_many_times(bench: Bench, accumulate: in
         assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
 
 
-def test_a_head_does_not_depend_on_its_companions(bench: Bench):
+def test_a_head_does_not_depend_on_the_other_heads(bench: Bench):
     """A grid that was killed trains the missing seeds only, and must end where it would have."""
     bench.together(protocol(), [0, 3, 7], "three")
     bench.together(protocol(), [3], "one")
@@ -104,8 +104,8 @@ def test_a_head_does_not_depend_on_its_companions(bench: Bench):
     assert all(torch.equal(one[name], three[name]) for name in one)
 
 
-def test_a_head_whose_gradient_is_nan_stands_still_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    """S3PRL leaves out the step; the other heads must not notice."""
+def test_a_nan_gradient_stops_its_head_only(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    """S3PRL skips the step; the other heads must not change."""
     from downstream.probe import heads
 
     plain = bench.together(protocol(), [0], "plain")[0]

@@ -18,7 +18,7 @@ from corpora.files import read_json
 from downstream.probe import cache
 from downstream.probe.data import TaskData, load_task
 from downstream.protocols import Protocol, load
-from downstream.upstreams import WIDTHS, Upstream, resolve
+from downstream.upstreams import Upstream, resolve
 
 SIZES = {"train": 12, "dev": 6, "test": 6}
 
@@ -103,28 +103,7 @@ def test_stored_frames_give_s3prls_own_logits(make_set: Callable[..., Path], tin
         assert (got[row, : lengths[row]] - expected[0]).abs().max() < 5e-3  # half precision of the features
 
 
-def test_a_plan_is_measured_on_the_sizes_that_s3prl_has(tiny_models: Path):
-    """`downstream.grid.rehearsal` does without S3PRL: geometry of upstreams and sizes of heads, against S3PRL's."""
-    from downstream.grid import rehearsal
-    from downstream.probe.probe import UpstreamExtractor
-    from downstream.probe.train import problem_of
-
-    for name in (*WIDTHS, "tiny_a"):
-        upstream = resolve(name, tiny_models)
-        info, factor = rehearsal.extraction(upstream, "cpu")
-        assert info == UpstreamExtractor(upstream, "cpu").info and factor > 0, name
-    for task, protocol, build in (
-        ("asr", "light", rehearsal._recogniser),
-        ("asr", "superb", rehearsal._recogniser),
-        ("ser", "light", rehearsal._classifier),
-    ):
-        conf = load(task, protocol).config["problem"]["build_downstream"]
-        theirs = problem_of(task).build_downstream(conf, info.width, 7, info.stride)
-        sizes = [sum(p.numel() for p in head.parameters()) for head in (build(info, 7, conf), theirs)]
-        assert sizes[0] == sizes[1], (task, protocol)
-
-
-def test_features_do_not_depend_on_their_companions(make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path):
+def test_features_do_not_depend_on_the_batch(make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path):
     data = load_task(make_set("ser", SIZES), load("ser", "light"))
     for name in ("fbank", "tiny_a"):
         upstream = resolve(name, tiny_models)
@@ -137,7 +116,7 @@ def test_features_do_not_depend_on_their_companions(make_set: Callable[..., Path
 def test_dense_lstm_is_the_packed_one():
     from s3prl.nn.rnn import RNNEncoder
 
-    from downstream.asr.problem import StackedEncoder
+    from downstream.probe.recognition import StackedEncoder
 
     conf = load("asr", "light").config["problem"]["build_downstream"]["model_conf"]
     torch.manual_seed(0)
@@ -157,8 +136,8 @@ def test_dense_lstm_is_the_packed_one():
         assert torch.allclose(mine[name].grad, parameter.grad, atol=1e-4), name
 
 
-def test_what_lies_in_the_padding_changes_nothing():
-    from downstream.asr.problem import StackedEncoder
+def test_padding_changes_nothing():
+    from downstream.probe.recognition import StackedEncoder
 
     conf = load("asr", "light").config["problem"]["build_downstream"]["model_conf"]
     model = StackedEncoder(12, 7, 2, **conf).eval()
@@ -209,7 +188,7 @@ def test_a_cell_learns_repeats_itself_and_keeps_the_head_only(
     upstream, protocol = resolve("tiny_a", tiny_models), small("ser")
     data = load_task(make_set("ser", {"train": 30, "dev": 12, "test": 12}), protocol)
     features = features_of(tmp_path / "c", upstream, data, "pooled")
-    (tmp_path / "one" / "train_lr0.001" / "valid_best").mkdir(parents=True)  # what a killed run left
+    (tmp_path / "one" / "train_lr0.001" / "valid_best").mkdir(parents=True)  # from a killed run
     one = run_cell(data, upstream, features, protocol, 0, tmp_path / "one", "cpu")
     two = run_cell(data, upstream, features, protocol, 0, tmp_path / "two", "cpu")
     assert (one.predictions, one.dev, one.lr) == (two.predictions, two.dev, two.lr)
@@ -281,7 +260,7 @@ def test_speech_recognition_learns_letters(make_set: Callable[..., Path], tmp_pa
 
 
 def test_batches_keep_to_their_budget_and_cover_everything():
-    from downstream.asr.problem import BudgetSampler
+    from downstream.probe.recognition import BudgetSampler
 
     samples = np.random.default_rng(0).integers(8000, 160000, 100).tolist()
     sampler = BudgetSampler(samples, 20, seed=1)

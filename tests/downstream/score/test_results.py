@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from downstream import DownstreamError
 from downstream.score import results
 from downstream.score.results import Prediction
 
@@ -34,13 +35,13 @@ def test_the_header_is_the_agreed_one(tmp_path: Path):
 
 
 def test_an_unknown_column_is_refused(tmp_path: Path):
-    with pytest.raises(results.ResultsError, match="no column `uar`"):
+    with pytest.raises(DownstreamError, match="`uar`"):
         results.upsert(tmp_path / "results.csv", [row("a", uar=1)])
 
 
 def test_a_file_of_another_form_is_named(tmp_path: Path):
     (tmp_path / "results.csv").write_text("recipe,upstream\nmini,fbank\n", encoding="utf-8")
-    with pytest.raises(results.ResultsError, match=r"results.csv: column `front_end` is missing"):
+    with pytest.raises(DownstreamError, match=r"results.csv: .*`front_end`"):
         results.upsert(tmp_path / "results.csv", [row("a")])
 
 
@@ -60,7 +61,7 @@ def test_two_writers_lose_no_row(tmp_path: Path):
     assert len(results.read_rows(path)) == 30
 
 
-def test_rows_have_one_order_whoever_writes_first(tmp_path: Path):
+def test_the_order_of_rows_does_not_depend_on_the_order_of_writing(tmp_path: Path):
     rows = [row("a", seed=10), row("b", seed=2), row("c", upstream="harness_l")]
     results.upsert(tmp_path / "one.csv", rows)
     for each in reversed(rows):

@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_interval():
     assert stats.bootstrap_ci(scored, "ua", seed=1) != stats.bootstrap_ci(scored, "ua", seed=2)
 
 
-def test_pairing_takes_out_what_both_share():
+def test_pairing_removes_differences_between_speakers():
     # speakers differ a lot, both systems alike: unpaired intervals overlap, the paired one does not hold 0
     generator = np.random.default_rng(5)
     errors = np.repeat(generator.integers(0, 10, 8), 20)[np.argsort(np.argsort(SPEAKERS, kind="stable"), kind="stable")]
@@ -74,7 +74,7 @@ def test_mcnemar_is_the_exact_test_of_published_counts():
     assert stats.mcnemar(first, first) == 1.0
 
 
-def test_the_bootstrap_tells_a_clear_difference_from_none():
+def test_bootstrap_p_is_small_only_for_a_clear_difference():
     draws = np.random.default_rng(0).normal(1.0, 1.0, 10_000)
     assert stats.bootstrap_p(draws) == stats.bootstrap_p(-draws) == pytest.approx(2 * 0.1587, abs=0.02)
     assert stats.bootstrap_p(draws + 9) == 1e-4 and stats.bootstrap_p(0 * draws) == 1.0
@@ -84,7 +84,7 @@ def test_the_bootstrap_tells_a_clear_difference_from_none():
 def test_one_p_out_of_several_seeds_is_never_too_small():
     assert stats.combined_p([0.03]) == 0.03
     assert stats.combined_p([0.9, 0.01, 0.02]) == pytest.approx(0.03) and stats.combined_p([0.5, 0.8]) == 1.0
-    # the same test three times over says no more than once
+    # three equal tests are no more evidence than one
     same = np.random.default_rng(0).uniform(size=2000)
     assert np.mean([stats.combined_p([p] * 3) < 0.05 for p in same]) <= 0.05
 

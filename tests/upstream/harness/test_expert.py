@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpora.files import CorpusError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from corpora.files import CorpusError
 from upstream.errors import UpstreamError
 from upstream.harness import hubconf
 from upstream.harness.expert import UpstreamExpert

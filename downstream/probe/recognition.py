@@ -1,4 +1,4 @@
-"""Speech recognition with CTC on S3PRL's SuperbASR; imports S3PRL, so import it late."""
+"""Speech recognition with CTC on S3PRL's SuperbASR; imports S3PRL (see `downstream.probe`)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from downstream.score import metrics
 
 
 class DenseLSTM(nn.LSTM):
-    """One bidirectional LSTM layer, same parameters and results; about 4x faster than packed sequences on the CPU.
+    """One bidirectional LSTM layer with the parameters and results of `nn.LSTM`, about 4x faster on the CPU.
 
-    PyTorch has a fast CPU kernel for padded batches only. Each direction runs on its own right-padded batch (the
-    backward one on reversed sequences), so that nothing from the padding comes before a valid frame.
+    PyTorch's fast CPU kernel takes padded batches, not packed sequences. Each direction runs on its own right-padded
+    batch (the backward one on reversed sequences), so that padding never comes before a valid frame.
     """
 
     def forward(self, packed: PackedSequence, hx: Any = None) -> tuple[PackedSequence, None]:
@@ -50,7 +50,7 @@ class DenseLSTM(nn.LSTM):
 
 
 class StackedEncoder(nn.Module):
-    """S3PRL's RNNEncoder on frames brought to one rate: `stack` neighbours side by side, as its `total_rate` did."""
+    """S3PRL's RNNEncoder at a lower frame rate: concatenates `stack` neighbouring frames, as its `total_rate` did."""
 
     def __init__(self, input_size: int, output_size: int, stack: int, **model_conf: Any):
         super().__init__()
@@ -68,16 +68,16 @@ class StackedEncoder(nn.Module):
             missing = -x.size(1) % self.stack
             x = nn.functional.pad(x, (0, 0, 0, missing))
             x, _ = downsample(x, x_len, self.stack, "concat")
-            # Rounded up where S3PRL rounds down: no speech is cut off, and the shortest clip keeps a frame.
+            # S3PRL rounds down. Rounded up, no speech is cut off and the shortest clip keeps a frame.
             x_len = torch.div(x_len + self.stack - 1, self.stack, rounding_mode="floor")
         return self.encoder(x, x_len)
 
 
 class CtcTask(Speech2TextCTCTask):
-    """S3PRL's CTC task: no decoding while it trains, greedy decoding within each utterance's own length.
+    """S3PRL's CTC task without decoding in training; in evaluation it decodes each utterance within its own length.
 
-    S3PRL decodes the padding too, which is harmless for its evaluation batches of one utterance only.
-    `predictions` holds (utt_id, reference, hypothesis) of the last pass.
+    S3PRL also decodes the padding, and therefore evaluates one utterance at a time. `predictions` holds
+    (utt_id, reference, hypothesis) of the last pass.
     """
 
     def __init__(self, model: nn.Module, tokenizer: CharacterTokenizer, **build_task: Any):
@@ -108,7 +108,7 @@ class CtcTask(Speech2TextCTCTask):
 
 
 class BudgetSampler:
-    """Batches of similar lengths whose padded audio stays within a budget; with a seed, reshuffled every epoch."""
+    """Batches of similar lengths with at most `max_seconds` of padded audio; with a seed, shuffled in every epoch."""
 
     def __init__(self, samples: Sequence[int], max_seconds: float, seed: int | None):
         self.samples = list(samples)
@@ -128,7 +128,7 @@ class BudgetSampler:
 
 
 class SpeechRecognition(ProbeMixin, SuperbASR):
-    """SuperbASR on Kaldi data directories with `text`; tokens are the characters of the training text and space."""
+    """SuperbASR on Kaldi data directories with `text`; the tokens are the characters of the training text and space."""
 
     def describe(self, items: Sequence[Item]) -> dict[str, list[str]]:
         """The characters of the training text; the word separator is one of them."""
@@ -153,7 +153,7 @@ class SpeechRecognition(ProbeMixin, SuperbASR):
         return [{"labels": item.label, "class_ids": torch.tensor(encode(item.label))} for item in items]
 
     def sampler(self, dataset: Any, conf: dict[str, Any], mode: str, seed: int) -> Any:
-        """Batches of `max_seconds` of audio, or S3PRL's own where the protocol gives `batch_size`."""
+        """Batches of `max_seconds` of audio, or S3PRL's batches where the protocol gives `batch_size`."""
         own = dict(conf.get(mode) or {})
         samples = [item.samples for item in dataset.items]
         if "max_seconds" in own:
@@ -169,7 +169,7 @@ class SpeechRecognition(ProbeMixin, SuperbASR):
         downstream_output_size: int,
         downstream_input_stride: int,
     ) -> nn.Module:
-        """S3PRL's RNNEncoder at one frame in `total_rate` samples (null: at the upstream's), SpecAugment if given."""
+        """S3PRL's RNNEncoder, one frame per `total_rate` samples (null: the upstream's rate); SpecAugment if given."""
         conf = dict(build_downstream)
         total = conf.pop("total_rate", None)
         specaug = conf.pop("specaug_conf", None)
