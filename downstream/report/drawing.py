@@ -1,7 +1,7 @@
-"""Figures as panels: together in one PNG and SVG file for papers, one by one inside the page.
+"""Draw figures: all panels in one PNG and one SVG file for papers, and each panel as inline SVG for the page.
 
-In the page a panel is inline SVG whose colours are CSS variables, so that it follows the reader's light or dark
-theme, and whose text is text: it can be selected, searched, and shapes Arabic.
+In the page the colours of a panel are CSS variables, so that it follows the reader's light or dark theme. Its text
+stays text, so that it can be selected and searched, and the browser shapes Arabic.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from typing import Any
 
 from corpora.files import atomic_file
 
-# Each of these colours occurs for one purpose only: in the page it becomes the CSS variable of that name.
+# In the page each of these colours becomes the CSS variable of its name.
 INK, MUTED, RULE, PAPER = "#1b2430", "#5b6675", "#d5dae1", "#ffffff"
 SERIES = ("#5a6472", "#b5541c", "#7a4fb5", "#0b6aa8", "#0a7a55", "#b3285e", "#8a6a00", "#3d4fb8", "#17808a", "#7d4a32")
+BETTER, WORSE = SERIES[4], SERIES[5]  # significant differences
 _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper"} | {c: f"s{i}" for i, c in enumerate(SERIES)}
-# A panel may grow to so many pixels a point: beyond, its letters would be larger than the text around it.
+# Largest size of a panel in pixels per point; beyond it, its letters are larger than the text of the page.
 _LARGEST = 1.45
-# Points around a panel of the page, where the letters of a reader may be wider than ours.
+# Margin of a panel in the page, in points: the reader's font may be wider than ours.
 _MARGIN = 4.0
 _MARKERS = "osD^vP*Xhp"
+_LINE_STYLES = ("-", "--", ":")
 
 _STYLE = {
     "font.family": "sans-serif",
@@ -52,7 +54,7 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. `draw(axes)` fills it and returns what stands in tool tips: {gid: text}."""
+    """One pair of axes. `draw(axes)` fills it and returns its tool tips: {gid of an artist: text}."""
 
     title: str
     draw: Callable[[Any], dict[str, str]]
@@ -73,19 +75,25 @@ class Figure:
 
 
 def colour(number: int) -> str:
+    """Colour of a series."""
     return SERIES[number % len(SERIES)]
 
 
 def marker(number: int) -> str:
-    """A shape for each series: colour alone does not tell series apart for everyone."""
+    """Marker of a series, for readers who cannot distinguish the colours."""
     return _MARKERS[number % len(_MARKERS)]
 
 
-def save(figure: Figure, folder: Path) -> list[str]:
-    """Write `<folder>/<name>.png` and `.svg` with all panels; two identical figures give identical files.
+def line_style(number: int) -> str:
+    """Line style of a series: colours and markers repeat after ten series."""
+    return _LINE_STYLES[number // len(_MARKERS) % len(_LINE_STYLES)]
 
-    Every panel is drawn and laid out once, for these and for the page: returned are the panels as SVG elements, whose
-    ids are unique among figures of different names.
+
+def save(figure: Figure, folder: Path) -> list[str]:
+    """Write `<folder>/<name>.png` and `.svg` with all panels; return each panel as an SVG element for the page.
+
+    Equal figures give equal files. Every panel is drawn and laid out once. Ids inside the SVG elements are unique
+    among figures of different names.
     """
     import matplotlib as mpl
 
@@ -108,8 +116,7 @@ def save(figure: Figure, folder: Path) -> list[str]:
         title = canvas.suptitle(figure.title, fontsize=11, x=0.01, ha="left", color=MUTED)
         canvas.get_layout_engine().execute(canvas)
         canvas.set_layout_engine("none")
-        # Without the writer's version and date two identical runs give identical files. Not by `savefig`, which lays
-        # out and draws once more before it draws.
+        # No version and date, so that equal figures give equal files. `savefig` would do layout and drawing twice.
         with atomic_file(folder / f"{figure.name}.png") as temporary:
             canvas.set_dpi(150)
             canvas.canvas.print_png(temporary, metadata={"Software": None})
@@ -124,7 +131,7 @@ def save(figure: Figure, folder: Path) -> list[str]:
 
 
 def _alone(canvas: Any, axes: Any, artists: list[Any], panel: Panel, key: str, tips: dict[str, str]) -> str:
-    """One panel of a figure that is laid out, for the page; `key` makes its ids."""
+    """One panel of a figure after layout, for the page; `key` makes its ids unique."""
     import matplotlib as mpl
 
     for artist in artists:
@@ -138,7 +145,7 @@ def _alone(canvas: Any, axes: Any, artists: list[Any], panel: Panel, key: str, t
 
 
 def _canvas(width: float, height: float) -> Any:
-    """A figure that needs no display."""
+    """A figure without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
@@ -148,7 +155,7 @@ def _canvas(width: float, height: float) -> Any:
 
 
 def _print_svg(canvas: Any, file: Path | io.StringIO, metadata: dict[str, None]) -> None:
-    """At 72 dots an inch, which the figure keeps: its pixels are then the units of the SVG."""
+    """Write SVG. It sets the figure to 72 dots per inch: its pixels are then the units of the SVG."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     FigureCanvasSVG(canvas).print_svg(file, metadata=metadata)
@@ -157,21 +164,21 @@ def _print_svg(canvas: Any, file: Path | io.StringIO, metadata: dict[str, None])
 def _handle(label: str, number: int) -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color=colour(number), marker=marker(number), linestyle="-", label=label)
+    return Line2D([], [], color=colour(number), marker=marker(number), linestyle=line_style(number), label=label)
 
 
 def _for_page(svg: str, alt: str, box: tuple[float, float, float, float], tips: dict[str, str]) -> str:
     svg = svg[svg.index("<svg") :].rstrip()
-    # A <style> inside would hold for the whole page.
+    # A <style> inside would apply to the whole page.
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     for code, name in _VARIABLES.items():
         svg = svg.replace(code, f"var(--{name})")
-    # Presentation attributes take no variables, style properties do; Matplotlib's text uses both.
+    # Only style properties can hold variables; Matplotlib's text uses attributes too.
     svg = re.sub(r'(fill|stroke)="(var\(--\w+\))"', r'style="\1: \2"', svg)
     svg = re.sub(r"font: (\d*\.?\d+)px [^;\"]*", r"font-size: \1px", svg)
 
     def group(found: re.Match) -> str:
-        # Names of groups (`axes_1`) are the same in every figure, ids must not be; nothing refers to them.
+        # Ids of groups (`axes_1`) repeat in every figure; nothing refers to them, so they are removed.
         gid, rest = found.groups()
         return f'<g class="tip"{rest}><title>{escape(tips[gid])}</title>' if gid in tips else f"<g{rest}>"
 
