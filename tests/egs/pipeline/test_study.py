@@ -1,5 +1,4 @@
-"""Studies: rows become runs of the recipe that share what is equal; the table compares each with the base row, or
-with the row that it names."""
+"""Studies: rows become runs of the recipe with shared units; the table compares each with its base row."""
 
 from __future__ import annotations
 
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from downstream import protocols
+from downstream.report import drawing
 from downstream.score import results
 from downstream.score.results import Prediction
 from egs.__main__ import _job, _parser, _shared_arguments, main
@@ -17,7 +17,7 @@ from egs.pipeline.recipe import EGS, RecipeError, load_recipe
 from egs.pipeline.stages import Job, dotted
 from egs.pipeline.stamps import CHANGED
 from egs.pipeline.study import Study, load_study
-from egs.pipeline.study_results import _draw_curves, write_results
+from egs.pipeline.study_results import curves_figure, write_results
 from upstream.model.family import geometry
 
 STUDIES = sorted(path.parent.name for path in EGS.glob("*/study.yaml"))
@@ -202,7 +202,7 @@ def test_the_table_holds_differences_with_intervals(finished: Job) -> None:
 
 
 def test_a_report_needs_nothing_but_the_results(finished: Job, capsys) -> None:
-    """Corpora, units and models may be gone: `tables and figures from what is there`."""
+    """Corpora, units and models may be missing."""
     folders = ["--data", str(finished.data), "--exp", str(finished.exp.parent)]
     assert main(["study", "--recipe", "mini", "--rows", "no_pca", "--report", *folders]) == 0
     shown = capsys.readouterr().out
@@ -217,8 +217,8 @@ def test_a_base_row_alone_is_shown_with_nothing_to_compare_it_with(finished: Job
     assert (finished.exp / "study" / "study.png").stat().st_size > 5000
 
 
-def test_what_is_not_of_now_is_left_out_and_said(finished: Job, tmp_path: Path) -> None:
-    """Another protocol, other weights, another configuration: none may stand under today's description."""
+def test_results_of_other_weights_or_protocols_are_left_out_with_a_note(finished: Job, tmp_path: Path) -> None:
+    """Results of another protocol, other weights or another configuration do not belong to the current study."""
     study = load_study("mini", AGAINST, only=["masked_only"])
     table = finished.exp / "study" / "results.csv"
     rows = results.read_rows(table)
@@ -237,8 +237,9 @@ def test_what_is_not_of_now_is_left_out_and_said(finished: Job, tmp_path: Path) 
 
     shown = write_results(study, finished, dict.fromkeys(["no_pca", "masked_only"], CHANGED))
     assert "left out: no_pca: its configuration or inputs changed" in shown
-    drawn = _draw_curves(study, finished, ["base"], tmp_path / "one.png"), (tmp_path / "one.png").read_bytes()
-    assert drawn[1] == (finished.exp / "study/curves.png").read_bytes(), "curves of what was left out"
+    drawing.save(curves_figure(study, finished, ["base"]), tmp_path)
+    expected, drawn = (tmp_path / "curves.png"), (finished.exp / "study" / "curves.png")
+    assert expected.read_bytes() == drawn.read_bytes(), "curves of rows that were left out"
 
     model = finished.model_dir(study.run_of("base"))
     model.mkdir(parents=True)
