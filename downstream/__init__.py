@@ -1,5 +1,5 @@
-"""How a representation is measured: ASR, SER and DID probes on frozen upstreams, metrics, benchmark, report."""
+"""Measure and use upstreams: probes for ASR, SER and DID, grids of probes, scores, reports, trained heads on files."""
 
 
 class DownstreamError(ValueError):
-    """Data, options or results that cannot be used; the message says where, what is wrong and what to do."""
+    """Data, options or results that cannot be used; the message names the place and says what to do."""

@@ -30,7 +30,7 @@ from corpora.datadir import Utterance, read_datadir
 from corpora.files import write_text
 from corpora.source_audio import read_utterance
 from downstream import DownstreamError
-from downstream.report import drawing, plots
+from downstream.report import drawing
 from downstream.report.tables import Table, difference, number, percent, write_csv
 from downstream.revision import commit
 from downstream.score import stats
@@ -339,8 +339,8 @@ def _figure(probes: Sequence[TraitProbe], traits: Sequence[str]) -> drawing.Figu
             own = [probe for probe in probes if probe.model == name and probe.trait == trait]
             lines[name] = [p.state / max(1, len(own) - 1) for p in own], [100 * p.value for p in own]
             best = next(probe for probe in own if probe.chosen)
-            points[name] = plots.IntervalPoint(best.delta_s, best.value, best.ci_low, best.ci_high)
+            points[name] = drawing.IntervalPoint(best.delta_s, best.value, best.ci_low, best.ci_high)
         label = f"{trait}: mean recall (%)"
-        panels.append(plots.line_panel(trait, lines, numbers, "state, as a share of the depth", label))
-        panels.append(plots.point_panel(f"{trait}, chosen state", points, numbers, "ΔS (%)", label))
+        panels.append(drawing.line_panel(trait, lines, numbers, "state, as a share of the depth", label))
+        panels.append(drawing.point_panel(f"{trait}, chosen state", points, numbers, "ΔS (%)", label))
     return drawing.Figure("traits", "Linear probes for speaker and language", "", panels, numbers, columns=2)

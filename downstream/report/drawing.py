@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from corpora.files import atomic_file
+from downstream.report.tables import percent
 
 # In the page each of these colours becomes the CSS variable of its name.
 INK, MUTED, RULE, PAPER = "#1b2430", "#5b6675", "#d5dae1", "#ffffff"
@@ -52,12 +55,15 @@ _STYLE = {
 }
 
 
+Draw = Callable[[Any], dict[str, str]]
+
+
 @dataclass(frozen=True)
 class Panel:
     """One pair of axes. `draw(axes)` fills it and returns its tool tips: {gid of an artist: text}."""
 
     title: str
-    draw: Callable[[Any], dict[str, str]]
+    draw: Draw
     alt: str
     size: tuple[float, float] = (4.1, 3.2)  # inches
 
@@ -187,3 +193,132 @@ def _for_page(svg: str, alt: str, box: tuple[float, float, float, float], tips: 
     view = " ".join(f"{value:.1f}" for value in box)
     head = f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{view}" style="{style}">'
     return re.sub(r"<svg[^>]*>", head, svg, count=1)
+
+
+@dataclass(frozen=True)
+class IntervalPoint:
+    """A share with its 95 % interval (None: not drawn), at `place` of the other axis."""
+
+    place: float
+    value: float
+    low: float | None
+    high: float | None
+
+
+def draw_interval(
+    axes: Any, point: IntervalPoint, tint: str, shape: str, *, gid: str | None = None, horizontal: bool = False
+) -> None:
+    """Draw a value in percent and its interval; `horizontal`: values on the x axis."""
+    value = 100 * point.value
+    x, y = (value, point.place) if horizontal else (point.place, value)
+    if point.low is not None:
+        bars = [[max(0.0, value - 100 * point.low)], [max(0.0, 100 * point.high - value)]]
+        side = {"xerr" if horizontal else "yerr": bars}
+        axes.errorbar([x], [y], **side, fmt="none", ecolor=tint, elinewidth=1.1, capsize=2.5, zorder=2)
+    axes.plot([x], [y], shape, color=tint, markersize=6.5, gid=gid, zorder=3)
+
+
+@dataclass(frozen=True)
+class IntervalRow:
+    """One row of `interval_panel`: a value with its interval (shares), `verdict` better, worse or other.
+
+    `against` is the value that it is compared with, drawn as a cross.
+    """
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    verdict: str = ""
+    against: float | None = None
+
+
+def interval_panel(rows: Sequence[IntervalRow], order: Sequence[str], x_label: str, base: str | None) -> Panel:
+    """Rows of values with horizontal intervals, in `order` from the top; a dotted line marks the row `base`."""
+    place = {name: i for i, name in enumerate(order)}
+    tints = {"better": BETTER, "worse": WORSE}
+
+    def draw(axes: Any) -> dict[str, str]:
+        tips = {}
+        for row in rows:
+            gid, tint = f"tip-{row.name}", tints.get(row.verdict, colour(3))
+            point = IntervalPoint(place[row.name], row.value, row.low, row.high)
+            draw_interval(axes, point, tint, "o", gid=gid, horizontal=True)
+            tips[gid] = f"{row.name}: {percent(row.value, row.low, row.high)} % {row.verdict}".strip()
+            if row.against is not None:
+                axes.plot([100 * row.against], [place[row.name]], "x", color=MUTED, markersize=5)
+            if row.name == base:
+                axes.axvline(100 * row.value, color=MUTED, linestyle=":", linewidth=1)
+        axes.set_yticks(range(len(order)), order)
+        axes.set_ylim(len(order) - 0.5, -0.5)
+        axes.set_xlabel(x_label)
+        axes.grid(axis="x", linewidth=0.6)
+        return tips
+
+    return Panel(" ", draw, f"{x_label} of each row, with 95 % intervals", (4.0 + 1.5, 1.5 + 0.28 * len(order)))
+
+
+def line_panel(
+    title: str,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    numbers: Mapping[str, int],
+    x_label: str,
+    y_label: str,
+    size: tuple[float, float] = (5.5, 4.0),
+) -> Panel:
+    """One line (x, y) for each name, in the style of its series number."""
+
+    def draw(axes: Any) -> dict[str, str]:
+        for name, (xs, ys) in lines.items():
+            n = numbers[name]
+            axes.plot(xs, ys, line_style(n), color=colour(n), marker=marker(n), markersize=4, linewidth=1.3,
+                      gid=f"tip-{n}")  # fmt: skip
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid(linewidth=0.6)
+        return {f"tip-{numbers[name]}": name for name in lines}
+
+    return Panel(title, draw, f"{y_label} over {x_label}", size)
+
+
+def point_panel(
+    title: str,
+    points: Mapping[str, IntervalPoint],
+    numbers: Mapping[str, int],
+    x_label: str,
+    y_label: str,
+    size: tuple[float, float] = (5.5, 4.0),
+) -> Panel:
+    """One value with its interval for each name, in the style of its series number."""
+
+    def draw(axes: Any) -> dict[str, str]:
+        for name, point in points.items():
+            gid = f"tip-{numbers[name]}"
+            draw_interval(axes, point, colour(numbers[name]), marker(numbers[name]), gid=gid)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.grid(linewidth=0.6)
+        return {f"tip-{numbers[n]}": f"{n}: {percent(p.value, p.low, p.high)} %" for n, p in points.items()}
+
+    return Panel(title, draw, f"{y_label} over {x_label}, with 95 % intervals", size)
+
+
+def heat_map(
+    axes: Any, values: np.ndarray, rows: list[str], columns: list[str], *, numbered: bool, top: float | None = None
+) -> None:
+    """Coloured fields of percent (NaN stays empty), `numbered`: with the value inside."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shades = LinearSegmentedColormap.from_list("shades", ["#eef3f8", "#8db8d8", "#2f79ae", "#0c3c63"])
+    limit = top or float(np.nanmax(values)) or 1.0
+    axes.pcolormesh(np.ma.masked_invalid(values), cmap=shades, vmin=0, vmax=limit, edgecolors=PAPER, linewidth=1.5)
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns)
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows)
+    axes.invert_yaxis()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for (row, column), value in np.ndenumerate(values) if numbered else ():
+        if not np.isnan(value):
+            # Fields and their numbers keep their colours in the light and the dark theme.
+            tint = "#fefefe" if value > 0.5 * limit else "#101822"
+            axes.text(column + 0.5, row + 0.5, f"{value:.0f}", ha="center", va="center", color=tint, fontsize=9)

@@ -308,8 +308,7 @@ def _intervals_figure(study: Study, rows: Sequence[StudyRow], columns: Sequence[
 
     The dotted line is the base row; a cross marks the row that a row is compared with, if it is not the base row.
     """
-    from downstream.report.drawing import Figure
-    from downstream.report.plots import IntervalRow, interval_panel
+    from downstream.report.drawing import Figure, IntervalRow, interval_panel
 
     order = list(dict.fromkeys(row.row for row in rows))
     panels = []
@@ -335,8 +334,8 @@ def _intervals_figure(study: Study, rows: Sequence[StudyRow], columns: Sequence[
 
 def curves_figure(study: Study, job: Job, rows: Sequence[str]) -> Figure | None:
     """Dev accuracy on masked frames over steps, a line for each row that predicts units; None without one."""
-    from downstream.report.drawing import Figure
-    from downstream.report.plots import line_panel, read_accuracies
+    from downstream.report.drawing import Figure, line_panel
+    from downstream.report.plots import read_accuracies
 
     lines = {}
     for row in rows:
