@@ -39,7 +39,7 @@ from upstream.model.family import RECEPTIVE_FIELD, SAMPLE_RATE
 from upstream.model.modeldir import load_model
 
 # Trait -> the field of an utterance that training and test recordings must not share.
-APART = {"speaker": "text", "language": "speaker"}
+NOT_SHARED = {"speaker": "text", "language": "speaker"}
 PASS_SECONDS = 16.0  # audio per forward pass
 
 Interval = tuple[float, float, float]  # a value and the ends of its 95 % interval
@@ -132,7 +132,7 @@ def probe_models(
     for option, name in (*(("against", name) for name in against), ("reference", reference)):
         if name not in models:
             raise DownstreamError(f"{option}: `{name}` is not among the models ({', '.join(models)})")
-    sets = {name: pair for name in APART if (pair := _read(data, name)) is not None}
+    sets = {name: pair for name in NOT_SHARED if (pair := _read(data, name)) is not None}
     if not sets:
         raise DownstreamError(f"{data}: no folder speaker/ or language/ with train/ and test/")
     sizes, scored = {}, {}
@@ -193,16 +193,16 @@ def _read(data: Path, trait: str) -> tuple[TraitSet, TraitSet] | None:
     sets = []
     for folder in folders:
         own = [u for u in read_datadir(folder) if u.samples >= RECEPTIVE_FIELD]
-        labels, groups = ([getattr(u, key) for u in own] for key in (trait, APART[trait]))
+        labels, groups = ([getattr(u, key) for u in own] for key in (trait, NOT_SHARED[trait]))
         if None in labels or len(set(labels)) < 2:
             raise DownstreamError(f"{folder}: every utterance needs a {trait}, and at least two are needed")
         if None in groups or len(set(groups)) < 2:
-            raise DownstreamError(f"{folder}: every utterance needs a {APART[trait]}, and at least two are needed")
+            raise DownstreamError(f"{folder}: every utterance needs a {NOT_SHARED[trait]}, and at least two are needed")
         sets.append(TraitSet(np.array(labels), np.array(groups), tuple(u.speaker for u in own), own))
     shared = sorted(set(sets[0].groups) & set(sets[1].groups))
     if shared:
         raise DownstreamError(
-            f"{folders[1]}: the {APART[trait]} {shared[0]} is in {folders[0]} too; the parts must not share it"
+            f"{folders[1]}: the {NOT_SHARED[trait]} {shared[0]} is in {folders[0]} too; the parts must not share it"
         )
     unknown = set(sets[1].labels) - set(sets[0].labels)
     if unknown:

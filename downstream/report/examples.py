@@ -46,8 +46,10 @@ class Example:
 
 
 def examples(runs: list[ProbeRun], predictions: Predictions, first: str, count: int = COUNT) -> list[Example]:
-    """`count` utterances of each ASR setting and test split, evenly spaced from the lowest to the highest CER of the
-    upstream `first`, or of the last upstream if `first` has no results; all upstreams at the lowest seed."""
+    """`count` utterances of each ASR setting and test split, with the hypotheses of all upstreams at the lowest seed.
+
+    They are evenly spaced from the lowest to the highest CER of the upstream `first` (the last one without it).
+    """
     chosen = []
     asr = [run for run in runs if run.setting.task == "asr"]
     for setting in task_order({run.setting for run in asr}):
