@@ -1,19 +1,19 @@
-"""What a representation keeps besides the words: linear probes for the speaker and the language, on every hidden state.
+"""Probe every hidden state for speaker and language, with linear classifiers.
 
-Low layers of a speech encoder carry speaker, prosody and channel, high ones phones; compression may lose the former
-first. No open corpus of Arabic dialects is at hand, so these are stand-ins for what a dialect is heard by, not for
-dialects. A probe is a multinomial logistic regression (scikit-learn) on mean-pooled, standardised states. Which state
-is reported is decided on a quarter of the training recordings, whose words (speakers) the others do not hold.
+Low layers of a speech encoder carry speaker, prosody and channel, high layers carry phones; compression may lose the
+former first. No open corpus of Arabic dialects is available, so speaker and language are proxies for dialect cues. A
+probe is a multinomial logistic regression (scikit-learn) on mean-pooled, standardised states. The reported state is
+chosen on a quarter of the training recordings, which shares no word (speaker) with the rest.
+
+Features do not come from the cache of `downstream.probe`: it pools over S3PRL's ceil(n / 320) frames, which repeat the
+last frame, and so gives slightly other means.
 """
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +27,30 @@ from tqdm import tqdm
 
 from corpora.batches import length_batches
 from corpora.datadir import Utterance, read_datadir, read_utterance
-from corpora.files import atomic_file, write_text
-from downstream.report.text import Table, number, percent, signed
+from corpora.files import write_text
+from downstream import DownstreamError
+from downstream.report import drawing
+from downstream.report.tables import Table, difference, number, percent, write_csv
 from downstream.score import stats
+from downstream.score.results import commit
 from upstream.model.encoder import encode
 from upstream.model.family import RECEPTIVE_FIELD, SAMPLE_RATE
 from upstream.model.modeldir import load_model
 
-log = logging.getLogger(__name__)
+# Trait -> the field of an utterance that training and test recordings must not share.
+NOT_SHARED = {"speaker": "text", "language": "speaker"}
+PASS_SECONDS = 16.0  # audio per forward pass
 
-# Of each trait, what the recordings to train on must not share with those of the test: words, or speakers.
-APART = {"speaker": "text", "language": "speaker"}
-PASS_SECONDS = 16.0  # of audio in a forward pass
-
-
-class TraitsError(ValueError):
-    """Data or models that such probes cannot be trained on."""
-
-
-Interval = tuple[float, float, float]  # a value, and where its 95 % interval begins and ends
+Interval = tuple[float, float, float]  # a value and the ends of its 95 % interval
 
 
 @dataclass(frozen=True)
 class Difference:
-    """To the model `against`, in the same draws of speakers: of the chosen state to its chosen one, of the top to its
-    top; None for a state that is not that."""
+    """Difference in recall to the model `against`, over the same draws of speakers.
+
+    The chosen state is compared with the other's chosen state, the top state with the other's top state; None if this
+    state is not the chosen (top) one.
+    """
 
     against: str
     chosen: Interval | None
@@ -59,8 +58,8 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Probe:
-    """One state of one model under one probe, in shares of 1; `chosen` is the state that stands for the model."""
+class TraitProbe:
+    """Recall (shares) of a probe on one state of one model; `chosen` marks the state that represents the model."""
 
     model: str
     delta_s: float
@@ -81,24 +80,27 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What a probe got right: for each recording of the test 1 / n where its class has n there, in `weight`, and the
-    same or 0 in `right`. The ratio of their sums is the mean recall of the classes, and stays so when speakers are
-    drawn several times, also where every speaker is a class. `strata` are drawn from apart: languages."""
+class ProbeAnswers:
+    """Answers of a probe to the test recordings.
+
+    `weight` of a recording is 1 / n if its class has n recordings; `correct` is the weight if the answer is correct,
+    else 0. The ratio of their sums is the mean recall of the classes. It remains so if speakers are drawn several
+    times, also if every speaker is a class. Speakers are drawn within `strata` (languages).
+    """
 
     speakers: tuple[str, ...]
     strata: tuple[str, ...]
-    right: np.ndarray
+    correct: np.ndarray
     weight: np.ndarray
 
     @property
     def recall(self) -> float:
         """Mean recall of the classes."""
-        return float(self.right.sum() / self.weight.sum())
+        return float(self.correct.sum() / self.weight.sum())
 
     def drawn(self, *, draws: int = stats.DRAWS) -> np.ndarray:
-        """The recall in each draw of speakers, the same draws for all answers to one test."""
-        total, values = np.zeros((draws, 2)), np.stack([self.right, self.weight], axis=1)
+        """Recall in each bootstrap draw of speakers; all answers to one test have the same draws."""
+        total, values = np.zeros((draws, 2)), np.stack([self.correct, self.weight], axis=1)
         strata = np.array(self.strata)
         for seed, stratum in enumerate(sorted(set(self.strata))):
             own = strata == stratum
@@ -109,34 +111,38 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class _Set:
+class TraitSet:
+    """Recordings with their labels, and the groups (words or speakers) that the other parts must not share."""
+
     labels: np.ndarray
     groups: np.ndarray
     speakers: tuple[str, ...]
     utterances: list[Utterance]
 
 
-def probe_models(models: Mapping[str, Path], data: Path, *, against: Sequence[str] = (), reference: str) -> list[Probe]:
-    """Probes of every state of every model on `<data>/{speaker,language}/{train,test}`, those that are there.
+def probe_models(
+    models: Mapping[str, Path], data: Path, *, against: Sequence[str] = (), reference: str
+) -> list[TraitProbe]:
+    """Probe every state of every model on `<data>/{speaker,language}/{train,test}` (one of the two may be missing).
 
-    `against` names the models that all others are compared with, `reference` the one that ΔS refers to. Raises
-    TraitsError for data without classes or a name that is not among the models.
+    `against` names the models that all others are compared with; ΔS refers to `reference`. Raises DownstreamError for
+    data without classes and for an unknown model.
     """
-    for what, name in (*(("against", name) for name in against), ("reference", reference)):
+    for option, name in (*(("against", name) for name in against), ("reference", reference)):
         if name not in models:
-            raise TraitsError(f"{what}: `{name}` is not among the models ({', '.join(models)})")
-    sets = {name: pair for name in APART if (pair := _read(data, name)) is not None}
+            raise DownstreamError(f"{option}: `{name}` is not among the models ({', '.join(models)})")
+    sets = {name: pair for name in NOT_SHARED if (pair := _read(data, name)) is not None}
     if not sets:
-        raise TraitsError(f"{data}: neither speaker/ nor language/ with train and test in it")
+        raise DownstreamError(f"{data}: no folder speaker/ or language/ with train/ and test/")
     sizes, scored = {}, {}
     for name, path in models.items():
         model = load_model(path).eval()
         sizes[name] = sum(p.numel() for p in model.parameters())
         for trait, (train, test) in sets.items():
-            pooled = [_pooled(model, part.utterances, f"{name}: {trait} {split}")
+            pooled = [pooled_states(model, part.utterances, f"{name}: {trait} {split}")
                       for part, split in ((train, "train"), (test, "test"))]  # fmt: skip
             scored[name, trait] = _probe(train, test, *pooled)
-    probes: list[Probe] = []
+    probes: list[TraitProbe] = []
     for (name, trait), states in scored.items():
         train, test = sets[trait]
         best, top = _best(states), len(states) - 1
@@ -146,13 +152,13 @@ def probe_models(models: Mapping[str, Path], data: Path, *, against: Sequence[st
             differences = tuple(
                 Difference(
                     other,
-                    _difference(run, its[_best(its)][1]) if state == best else None,
-                    _difference(run, its[-1][1]) if state == top else None,
+                    recall_difference(run, its[_best(its)][1]) if state == best else None,
+                    recall_difference(run, its[-1][1]) if state == top else None,
                 )
                 for other, its in others.items()
             )
             probes.append(
-                Probe(
+                TraitProbe(
                     model=name,
                     delta_s=100 * (1 - sizes[name] / sizes[reference]),
                     params_m=sizes[name] / 1e6,
@@ -174,39 +180,43 @@ def probe_models(models: Mapping[str, Path], data: Path, *, against: Sequence[st
     return probes
 
 
-def _best(states: list[tuple[float, Answers]]) -> int:
-    """The state of highest recall on the held-out part of the training recordings; the lowest of equals."""
+def _best(states: list[tuple[float, ProbeAnswers]]) -> int:
+    """The state with the highest recall on the held-out training recordings; of equal ones the lowest."""
     return max(range(len(states)), key=lambda i: states[i][0])
 
 
-def _read(data: Path, trait: str) -> tuple[_Set, _Set] | None:
+def _read(data: Path, trait: str) -> tuple[TraitSet, TraitSet] | None:
     folders = [data / trait / split for split in ("train", "test")]
     if not all(folder.is_dir() for folder in folders):
         return None
     sets = []
     for folder in folders:
         own = [u for u in read_datadir(folder) if u.samples >= RECEPTIVE_FIELD]
-        labels, groups = ([getattr(u, key) for u in own] for key in (trait, APART[trait]))
+        labels, groups = ([getattr(u, key) for u in own] for key in (trait, NOT_SHARED[trait]))
         if None in labels or len(set(labels)) < 2:
-            raise TraitsError(f"{folder}: every utterance needs its {trait}, and there must be two at least")
+            raise DownstreamError(f"{folder}: every utterance needs a {trait}, and at least two are needed")
         if None in groups or len(set(groups)) < 2:
-            raise TraitsError(f"{folder}: every utterance needs its {APART[trait]}, and there must be two at least")
-        sets.append(_Set(np.array(labels), np.array(groups), tuple(u.speaker for u in own), own))
+            raise DownstreamError(f"{folder}: every utterance needs a {NOT_SHARED[trait]}, and at least two are needed")
+        sets.append(TraitSet(np.array(labels), np.array(groups), tuple(u.speaker for u in own), own))
     shared = sorted(set(sets[0].groups) & set(sets[1].groups))
     if shared:
-        raise TraitsError(f"{folders[1]}: the {APART[trait]} {shared[0]} is in {folders[0]} too; they must be apart")
+        raise DownstreamError(
+            f"{folders[1]}: the {NOT_SHARED[trait]} {shared[0]} is in {folders[0]} too; the parts must not share it"
+        )
     unknown = set(sets[1].labels) - set(sets[0].labels)
     if unknown:
-        raise TraitsError(f"{folders[1]}: {trait} {sorted(unknown)[0]} is not in {folders[0]}")
+        raise DownstreamError(f"{folders[1]}: {trait} {sorted(unknown)[0]} is not in {folders[0]}")
     return sets[0], sets[1]
 
 
 @torch.no_grad()
-def _pooled(model: torch.nn.Module, utterances: list[Utterance], what: str) -> np.ndarray:
-    """Means over time of every hidden state, (states, utterances, D)."""
+def pooled_states(
+    model: torch.nn.Module, utterances: Sequence[Utterance], label: str, *, pass_seconds: float = PASS_SECONDS
+) -> np.ndarray:
+    """Means over time of every hidden state, (states, utterances, D); `label` names the progress bar."""
     found: list[list[np.ndarray]] = [[] for _ in utterances]
-    plan = length_batches([u.samples for u in utterances], int(PASS_SECONDS * SAMPLE_RATE))
-    for batch in tqdm(plan, desc=what, unit="batch", mininterval=1.0):
+    plan = length_batches([u.samples for u in utterances], int(pass_seconds * SAMPLE_RATE))
+    for batch in tqdm(plan, desc=label, unit="batch", mininterval=1.0):
         wavs = [torch.from_numpy(read_utterance(utterances[i])) for i in batch]
         encoded = encode(model, wavs)
         for row, index in enumerate(batch):
@@ -215,21 +225,23 @@ def _pooled(model: torch.nn.Module, utterances: list[Utterance], what: str) -> n
     return np.stack([np.stack(states) for states in zip(*found, strict=True)])
 
 
-def _probe(train: _Set, test: _Set, fit: np.ndarray, scored: np.ndarray) -> list[tuple[float, Answers]]:
-    """For each state the mean recall on the held-out part of the training recordings, and the answers to the test."""
+def _probe(train: TraitSet, test: TraitSet, fit: np.ndarray, scored: np.ndarray) -> list[tuple[float, ProbeAnswers]]:
+    """For each state: mean recall on the held-out training recordings, and the answers to the test."""
     kept, held = _held_out(train)
     states = []
     for x, y in zip(fit, scored, strict=True):
         answer = _classifier().fit(x[kept], train.labels[kept]).predict(x[held])
-        held_out = _answers(train, answer, held).recall
+        held_out = score_answers(train, answer, held).recall
         answer = _classifier().fit(x, train.labels).predict(y)
-        states.append((held_out, _answers(test, answer)))
+        states.append((held_out, score_answers(test, answer)))
     return states
 
 
-def _held_out(train: _Set) -> tuple[np.ndarray, np.ndarray]:
-    """Three quarters of the training part and one, or two halves where there is little, that share no word (or
-    speaker); both hold all classes."""
+def _held_out(train: TraitSet) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of three quarters and of one quarter (with few recordings: two halves) of the training part.
+
+    They share no word (or speaker), and both have all classes.
+    """
     classes, groups = set(train.labels), len(set(train.groups))
     smallest = min(Counter(train.labels).values())
     for parts in (n for n in (4, 2) if n <= min(groups, smallest)):
@@ -237,65 +249,60 @@ def _held_out(train: _Set) -> tuple[np.ndarray, np.ndarray]:
         for kept, held in folds.split(train.labels, train.labels, train.groups):
             if set(train.labels[kept]) == classes == set(train.labels[held]):
                 return kept, held
-    raise TraitsError(
-        "the training part cannot be divided so that both sides hold every class: it has recordings of too few "
-        "speakers or words"
+    raise DownstreamError(
+        "the training part cannot be divided into two with every class in both: it has too few speakers or words"
     )
 
 
-def _answers(part: _Set, given: np.ndarray, index: np.ndarray | None = None) -> Answers:
+def score_answers(part: TraitSet, given: np.ndarray, index: np.ndarray | None = None) -> ProbeAnswers:
+    """Compare the labels that a probe has `given` with those of the recordings (`index`: of some of them)."""
     labels = part.labels if index is None else part.labels[index]
     speakers = part.speakers if index is None else tuple(part.speakers[i] for i in index)
     names, place, count = np.unique(labels, return_inverse=True, return_counts=True)
     weight = 1 / count[place]
-    # Where the class is the speaker, drawing within classes would draw nothing.
+    # If the class is the speaker, a stratum would have one speaker, and its draws would be constant.
     strata = tuple(labels) if len(names) < len(set(speakers)) else ("",) * len(labels)
-    return Answers(speakers, strata, weight * (given == labels), weight)
+    return ProbeAnswers(speakers, strata, weight * (given == labels), weight)
 
 
 def _classifier() -> Pipeline:
     return make_pipeline(StandardScaler(), LogisticRegression(max_iter=500, class_weight="balanced"))
 
 
-def _difference(run: Answers, base: Answers) -> tuple[float, float, float]:
-    """Recall of `run` less that of `base`, and its interval over the same draws of speakers."""
+def recall_difference(run: ProbeAnswers, base: ProbeAnswers) -> tuple[float, float, float]:
+    """Recall of `run` minus recall of `base`, with its 95 % interval over the same draws of speakers."""
     return run.recall - base.recall, *stats.central(run.drawn() - base.drawn())
 
 
-def write(probes: list[Probe], out: Path, command: str) -> str:
-    """Write traits.csv (every state), TRAITS.md (a table for each trait) and traits.png; returns the tables as text."""
-    from downstream.score.results import commit
+def write(probes: Sequence[TraitProbe], out: Path, command: str) -> str:
+    """Write traits.csv (every state), TRAITS.md (a table for each trait), traits.png and traits.svg.
 
+    Returns the tables as text.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    with atomic_file(out / "traits.csv") as path, open(path, "w", encoding="utf-8", newline="") as stream:
-        rows = [_flat(probe) for probe in probes]
-        writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    write_csv(out / "traits.csv", [_flat(probe) for probe in probes])
     traits = list(dict.fromkeys(probe.trait for probe in probes))
     tables = [_table([probe for probe in probes if probe.trait == trait]) for trait in traits]
-    parts = ["# What is kept besides the words", f"Command: `{command}` (commit {commit()})."]
+    parts = ["# Speaker and language in the hidden states", f"Command: `{command}` (commit {commit()})."]
     parts += [part for table in tables for part in (f"## {table.title}", table.markdown())]
     parts += ["![recall by state, and over ΔS](traits.png)"]
     write_text(out / "TRAITS.md", "\n\n".join(parts) + "\n")
-    _draw(probes, traits, out / "traits.png")
+    drawing.save(_figure(probes, traits), out)
     return "\n".join(table.terminal() for table in tables)
 
 
-def _flat(probe: Probe) -> dict[str, Any]:
+def _flat(probe: TraitProbe) -> dict[str, Any]:
     """A row of traits.csv; columns `<chosen or top>_against_<model>` hold a difference, its `_low` and its `_high`."""
-    row = {f.name: getattr(probe, f.name) for f in dataclasses.fields(Probe) if f.name != "differences"}
-    for difference in probe.differences:
-        for state, interval in (("chosen", difference.chosen), ("top", difference.top)):
+    row = {f.name: getattr(probe, f.name) for f in fields(TraitProbe) if f.name != "differences"}
+    for other in probe.differences:
+        for state, interval in (("chosen", other.chosen), ("top", other.top)):
             for end, value in zip(("", "_low", "_high"), interval or (None, None, None), strict=True):
-                row[f"{state}_against_{difference.against}{end}"] = value
-    return row
+                row[f"{state}_against_{other.against}{end}"] = value
+    return {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
 
 
-def _table(probes: list[Probe]) -> Table:
+def _table(probes: Sequence[TraitProbe]) -> Table:
     """All models under one probe."""
-    some = probes[0]
     others = list(dict.fromkeys(d.against for probe in probes for d in probe.differences))
     against = [f"against {name}" for name in others]
     header = ["model", "params (M)", "ΔS (%)", "chosen state ↑", "state", *against, "top state ↑", *against]
@@ -305,52 +312,34 @@ def _table(probes: list[Probe]) -> Table:
         chosen, top = next(probe for probe in states if probe.chosen), states[-1]
         row = [name, number(top.params_m, 2), number(top.delta_s)]
         row += [percent(chosen.value, chosen.ci_low, chosen.ci_high), str(chosen.state)]
-        of = {difference.against: difference.chosen for difference in chosen.differences}
-        row += [_told(of.get(other)) for other in others]
+        found = {d.against: d.chosen for d in chosen.differences}
+        row += [difference(*found[other]) if found.get(other) else "-" for other in others]
         row += [percent(top.value, top.ci_low, top.ci_high)]
-        of = {difference.against: difference.top for difference in top.differences}
-        row += [_told(of.get(other)) for other in others]
+        found = {d.against: d.top for d in top.differences}
+        row += [difference(*found[other]) if found.get(other) else "-" for other in others]
         rows.append(row)
+    first = probes[0]
     notes = [
         "mean recall of the classes in percent, 95 % intervals over the speakers of the test; differences in points",
-        f"{some.classes} classes, {some.train} recordings to train on, {some.test} of {some.speakers} speakers to test",
-        "chosen: the state of highest recall on a held-out part of the training recordings (0: before the first layer)",
-        f"ΔS against {some.reference}",
+        f"{first.classes} classes; training: {first.train} recordings; test: {first.test} of {first.speakers} speakers",
+        "chosen: the state with the highest recall on held-out training recordings (0: input of the first layer)",
+        f"ΔS against {first.reference}",
     ]
-    return Table(f"Linear probes for the {some.trait}", header, rows, notes)
+    return Table(f"Linear probes for the {first.trait}", header, rows, notes)
 
 
-def _told(interval: Interval | None) -> str:
-    """The cell of a difference."""
-    if interval is None:
-        return "-"
-    value, low, high = map(signed, interval)
-    return f"{value} [{low}, {high}]"
-
-
-def _draw(probes: list[Probe], traits: Iterable[str], path: Path) -> None:
-    """A row of panels for each trait: recall over depth, a line a model, and the chosen states over ΔS."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    traits = list(traits)
-    figure = Figure(figsize=(12, 4.2 * len(traits)), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(len(traits), 2, squeeze=False, sharey="row")
-    names = list(dict.fromkeys(probe.model for probe in probes))
-    for (left, right), trait in zip(panels, traits, strict=True):
-        for index, name in enumerate(names):
+def _figure(probes: Sequence[TraitProbe], traits: Sequence[str]) -> drawing.Figure:
+    """Two panels for each trait: recall over depth with a line for each model, and the chosen states over ΔS."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(probe.model for probe in probes))}
+    panels = []
+    for trait in traits:
+        lines, points = {}, {}
+        for name in numbers:
             own = [probe for probe in probes if probe.model == name and probe.trait == trait]
-            style = {"color": f"C{index % 10}", "marker": "osD^v"[index // 10 % 5], "markersize": 4}
-            left.plot([p.state / max(1, len(own) - 1) for p in own], [100 * p.value for p in own], label=name, **style)
+            lines[name] = [p.state / max(1, len(own) - 1) for p in own], [100 * p.value for p in own]
             best = next(probe for probe in own if probe.chosen)
-            bars = [[100 * (best.value - best.ci_low)], [100 * (best.ci_high - best.value)]]
-            right.errorbar([best.delta_s], [100 * best.value], yerr=bars, capsize=2, linestyle="none", **style)
-        left.set_xlabel("state, as a share of the depth")
-        left.set_ylabel(f"{trait}: mean recall (%)")
-        right.set_xlabel("ΔS (%)")
-        for axis in (left, right):
-            axis.grid(alpha=0.3)
-    panels[0][0].legend(fontsize=7, ncols=2)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=110, metadata={"Software": None})
+            points[name] = drawing.IntervalPoint(best.delta_s, best.value, best.ci_low, best.ci_high)
+        label = f"{trait}: mean recall (%)"
+        panels.append(drawing.line_panel(trait, lines, numbers, "state, as a share of the depth", label))
+        panels.append(drawing.point_panel(f"{trait}, chosen state", points, numbers, "ΔS (%)", label))
+    return drawing.Figure("traits", "Linear probes for speaker and language", "", panels, numbers, columns=2)

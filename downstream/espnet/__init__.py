@@ -1,1 +1,1 @@
-"""Fine-tuned ASR on ESPnet: our data directories in ESPnet's form, its own commands with our names, scores."""
+"""Fine-tuned ASR on ESPnet: inputs in ESPnet's form, its own commands with our upstreams, scores."""

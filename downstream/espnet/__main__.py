@@ -1,4 +1,4 @@
-"""ESPnet's own commands with our upstreams registered, and what they need before and after.
+"""Prepare inputs for ESPnet, run ESPnet's own commands with our upstreams registered, decode and score.
 
 python -m downstream.espnet dump    --data data/x/train --out exp/x/dump/train [--speeds 0.9,1,1.1]
 python -m downstream.espnet tokens  --data exp/x/dump/train --out exp/x/char --type char
@@ -16,40 +16,38 @@ import argparse
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from corpora.files import TooManyBadFiles
-from downstream.espnet.decode import DecodeError
-
-OURS = ("dump", "tokens", "config", "shapes", "lm_text", "decode", "score", "results")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it is done, 2 after one line that says what is wrong."""
+    """Run one command; return 0, or 2 after printing one line about the error, or 130 when interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments and arguments[0] not in OURS and not arguments[0].startswith("-"):
-        return _espnet(arguments[0], arguments[1:])
-    args = _parser().parse_args(arguments)
+    parser, ours = _parser()
+    if arguments and arguments[0] not in ours and not arguments[0].startswith("-"):
+        return _espnet(arguments[0], arguments[1:], ours)
+    args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        globals()[f"_{args.step}"](args)
-    except (ValueError, OSError, TooManyBadFiles, DecodeError) as error:
+        args.func(args)
+    except (ValueError, OSError, TooManyBadFiles) as error:
         print(f"downstream.espnet: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("downstream.espnet: interrupted; the same command goes on from here", file=sys.stderr)
+        print("downstream.espnet: interrupted; the same command continues", file=sys.stderr)
         return 130
     return 0
 
 
-def _espnet(name: str, arguments: list[str]) -> int:
-    """Hand over to `espnet2.bin.<name>` in a process that knows our upstreams; asr_train also in those it spawns."""
+def _espnet(name: str, arguments: list[str], ours: Sequence[str]) -> int:
+    """Run `espnet2.bin.<name>` with our upstreams registered; `asr_train` registers them in spawned processes too."""
     if not name.isidentifier() or find_spec(f"espnet2.bin.{name}") is None:
         print(
-            f"downstream.espnet: error: no command `{name}`; ours are {', '.join(OURS)}, and every module of "
-            "espnet2.bin is one of ESPnet's",
+            f"downstream.espnet: error: no command `{name}`; commands: {', '.join(ours)}, and every module of "
+            "espnet2.bin",
             file=sys.stderr,
         )
         return 2
@@ -65,7 +63,8 @@ def _espnet(name: str, arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
+    """The parser, and the names of our commands."""
     parser = argparse.ArgumentParser(
         prog="python -m downstream.espnet",
         description=__doc__,
@@ -74,48 +73,50 @@ def _parser() -> argparse.ArgumentParser:
     )
     steps = parser.add_subparsers(dest="step", required=True)
 
-    def step(name: str, text: str) -> argparse.ArgumentParser:
-        return steps.add_parser(
+    def step(name: str, func: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+        own = steps.add_parser(
             name, help=text, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
+        own.set_defaults(func=func)
+        return own
 
-    own = step("dump", "a data directory as ESPnet reads it")
+    own = step("dump", _dump, "a data directory in ESPnet's form")
     own.add_argument("--data", type=Path, required=True)
     own.add_argument("--out", type=Path, required=True)
     own.add_argument("--min_seconds", type=float, default=0.1, help="shorter utterances are left out")
     own.add_argument("--max_seconds", type=float, default=30.0, help="longer utterances are left out")
     own.add_argument("--text_profile", default="none", help="profile of corpora.text")
-    own.add_argument("--scored", action="store_true", help="a test set: nothing is left out, the text stays as it is")
+    own.add_argument("--scored", action="store_true", help="a test set: keep every utterance, and the text unchanged")
     own.add_argument("--speeds", default="1", help="factors of speed perturbation, comma-separated")
     own.add_argument("--jobs", type=int, default=1, help="processes")
 
-    own = step("tokens", "characters or SentencePiece pieces of a training text")
+    own = step("tokens", _tokens, "characters or SentencePiece pieces of a training text")
     own.add_argument("--data", type=Path, required=True)
     own.add_argument("--out", type=Path, required=True)
     own.add_argument("--type", default="char", help="char or bpe")
-    own.add_argument("--pieces", type=int, default=500, help="of SentencePiece")
+    own.add_argument("--pieces", type=int, default=500, help="number of SentencePiece pieces")
 
-    own = step("config", "ESPnet's training configuration for one upstream")
+    own = step("config", _config, "ESPnet's training configuration for one upstream")
     own.add_argument("--base", type=Path, required=True, help="YAML without a front end")
     own.add_argument("--upstream", default="fbank", help="fbank, or a name on S3PRL's hub")
     own.add_argument("--upstream_path", type=Path, help="model directory, for harness_custom")
     own.add_argument("--finetune", action="store_true", help="train the upstream too (default: frozen)")
-    own.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another value in the base")
+    own.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value of the base")
     own.add_argument("--out", type=Path, required=True)
 
-    own = step("shapes", "the shape files that ESPnet makes batches from")
+    own = step("shapes", _shapes, "the shape files from which ESPnet makes batches")
     own.add_argument("--data", type=Path, required=True)
     own.add_argument("--tokens", type=Path, required=True, help="folder that `tokens` wrote")
     own.add_argument("--config", type=Path, required=True, help="file that `config` wrote")
-    own.add_argument("--training", action="store_true", help="leave out what CTC cannot align")
+    own.add_argument("--training", action="store_true", help="leave out utterances that CTC cannot align")
     own.add_argument("--out", type=Path, required=True)
 
-    own = step("lm_text", "text and shapes for ESPnet's language model")
+    own = step("lm_text", _lm_text, "text and shapes for ESPnet's language model")
     own.add_argument("--data", type=Path, required=True)
     own.add_argument("--tokens", type=Path, required=True, help="folder that `tokens` wrote")
     own.add_argument("--out", type=Path, required=True)
 
-    own = step("decode", "hypotheses of a test set, in several processes")
+    own = step("decode", _decode, "hypotheses of a test set, in several processes")
     own.add_argument("--data", type=Path, required=True)
     own.add_argument("--train_config", type=Path, required=True, help="config.yaml that ESPnet wrote")
     own.add_argument("--model_file", type=Path, required=True, help="for instance valid.acc.ave.pth")
@@ -123,25 +124,25 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--lm_config", type=Path)
     own.add_argument("--lm_file", type=Path)
     own.add_argument("--jobs", type=int, default=1, help="processes")
-    own.add_argument("--gpus", type=int, default=0, help="GPUs of each process, 0 or 1")
-    own.add_argument("--launcher", default="", help="what starts a process, for instance: srun --mem 8G")
+    own.add_argument("--gpus", type=int, default=0, help="GPUs per process, 0 or 1")
+    own.add_argument("--launcher", default="", help="command that starts a process, for instance: srun --mem 8G")
     own.add_argument("--out", type=Path, required=True)
 
-    own = step("score", "WER and CER of a decoded set")
+    own = step("score", _score, "WER and CER of a decoded set")
     own.add_argument("--system", required=True, help="name in the table")
     own.add_argument("--data", type=Path, required=True)
-    own.add_argument("--hypotheses", type=Path, required=True, help="ESPnet's `text`, or a folder of its jobs")
-    own.add_argument("--text_profile", default="mgb", help="profile of corpora.text that both sides are scored in")
+    own.add_argument("--hypotheses", type=Path, required=True, help="ESPnet's file `text`")
+    own.add_argument("--text_profile", default="mgb", help="profile of corpora.text for both sides")
     own.add_argument("--out", type=Path, required=True)
 
-    own = step("results", "RESULTS.md from all scores of an experiment")
+    own = step("results", _results, "RESULTS.md from all scores of an experiment")
     own.add_argument("--exp", type=Path, required=True)
     own.add_argument("--title", required=True)
-    return parser
+    return parser, list(steps.choices)
 
 
 def _dump(args: argparse.Namespace) -> None:
-    from downstream.espnet.dump import DumpConfig, dump
+    from downstream.espnet.data import DumpConfig, dump
 
     speeds = tuple(float(part) for part in args.speeds.split(",") if part.strip())
     config = DumpConfig(args.min_seconds, args.max_seconds, args.text_profile, speeds, args.scored)
@@ -149,7 +150,7 @@ def _dump(args: argparse.Namespace) -> None:
 
 
 def _tokens(args: argparse.Namespace) -> None:
-    from downstream.espnet.tokens import make_tokens
+    from downstream.espnet.data import make_tokens
 
     make_tokens(args.data, args.out, args.type, args.pieces)
 
@@ -165,7 +166,7 @@ def _shapes(args: argparse.Namespace) -> None:
     import yaml
 
     from downstream.espnet.config import samples_per_frame
-    from downstream.espnet.tokens import open_tokens, write_shapes
+    from downstream.espnet.data import open_tokens, write_shapes
 
     tokens = open_tokens(args.tokens)
     config = yaml.safe_load(args.config.read_text(encoding="utf-8"))
@@ -173,7 +174,7 @@ def _shapes(args: argparse.Namespace) -> None:
 
 
 def _lm_text(args: argparse.Namespace) -> None:
-    from downstream.espnet.tokens import open_tokens, write_lm_text
+    from downstream.espnet.data import open_tokens, write_lm_text
 
     write_lm_text(args.data, args.out, open_tokens(args.tokens))
 

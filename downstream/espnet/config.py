@@ -1,4 +1,4 @@
-"""ESPnet's training configuration for one upstream: a base YAML, the front end, overrides."""
+"""Write ESPnet's training configuration for one upstream: base YAML, front end, overrides."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from corpora.files import write_text
+from downstream import DownstreamError
 
 FBANK = "fbank"
-# How many frames of the front end one encoder frame covers, by ESPnet's name of the encoder's input layer.
+# Frames of the front end per encoder frame, by ESPnet's name of the encoder's input layer.
 SUBSAMPLING = {"linear": 1, "conv2d1": 1, "conv2d2": 2, "conv2d": 4, "conv2d6": 6, "conv2d8": 8}
 HOP = {"s3prl": 320, "default": 160}  # samples, by ESPnet's name of the front end
 PROJECTION = 80
@@ -20,13 +21,9 @@ PROJECTION = 80
 log = logging.getLogger(__name__)
 
 
-class ConfigError(ValueError):
-    """A training configuration that cannot work, with the key to change."""
-
-
 @dataclass(frozen=True)
 class FrontEnd:
-    """`fbank` (ESPnet's log-mel filterbank), or a name on S3PRL's hub with the model directory where it takes one."""
+    """`fbank` (ESPnet's log-mel filterbank), or a name on S3PRL's hub, with its model directory if it needs one."""
 
     upstream: str = FBANK
     path: Path | None = None
@@ -36,8 +33,8 @@ class FrontEnd:
 def training_config(base: Path, front_end: FrontEnd, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The base configuration with its front end filled in, and `key=value` overrides.
 
-    An upstream gives 50 frames a second and the filterbank 100, so the encoder's `input_layer` differs: both end at 25
-    encoder frames a second. Raises ConfigError.
+    An upstream gives 50 frames per second and the filterbank 100. The encoder's `input_layer` differs accordingly, so
+    that both have 25 encoder frames per second. Raises DownstreamError.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -50,17 +47,17 @@ def training_config(base: Path, front_end: FrontEnd, overrides: Sequence[str] = 
             key, equals, _ = item.partition("=")
             parent = key.rpartition(".")[0]
             if not equals:
-                raise ConfigError(f"--set {item}: write it as key=value, for instance encoder_conf.num_blocks=6")
-            if parent and OmegaConf.select(filled, parent) is None:  # ESPnet itself refuses an unknown key without one
-                raise ConfigError(f"--set {item}: {base} has no `{parent}`")
+                raise DownstreamError(f"--set {item}: write it as key=value, for instance encoder_conf.num_blocks=6")
+            if parent and OmegaConf.select(filled, parent) is None:  # ESPnet itself refuses unknown keys at the top
+                raise DownstreamError(f"--set {item}: {base} has no `{parent}`")
         config = OmegaConf.to_container(OmegaConf.merge(filled, OmegaConf.from_dotlist(list(overrides))), resolve=True)
     except (OmegaConfBaseException, YAMLError, OSError) as error:
-        raise ConfigError(f"{base}: {error}") from error
+        raise DownstreamError(f"{base}: {error}") from error
     if config.get("preencoder") == "linear" and "input_size" not in config["preencoder_conf"]:
         hint = "give its model directory with --upstream_path, or " if front_end.path is None else ""
-        raise ConfigError(
-            f"the width of {front_end.upstream} is not known: {hint}name it with --set preencoder_conf.input_size=768 "
-            "(or its own)"
+        raise DownstreamError(
+            f"the width of {front_end.upstream} is unknown: {hint}set it, for instance "
+            "--set preencoder_conf.input_size=768"
         )
     return config
 
@@ -68,7 +65,7 @@ def training_config(base: Path, front_end: FrontEnd, overrides: Sequence[str] = 
 def _front_end(front_end: FrontEnd) -> dict[str, Any]:
     if front_end.upstream == FBANK:
         if front_end.path is not None:
-            raise ConfigError("fbank takes no --upstream_path")
+            raise DownstreamError("fbank takes no --upstream_path")
         return {
             "frontend": "default",
             "frontend_conf": {"n_fft": 512, "win_length": 400, "hop_length": 160},
@@ -77,7 +74,7 @@ def _front_end(front_end: FrontEnd) -> dict[str, Any]:
     conf: dict[str, Any] = {"upstream": front_end.upstream}
     if front_end.path is not None:
         if not (front_end.path / "config.json").is_file():
-            raise ConfigError(f"--upstream_path {front_end.path}: no model directory there (no config.json)")
+            raise DownstreamError(f"--upstream_path {front_end.path}: no model directory (no config.json)")
         conf["path_or_url"] = str(front_end.path.resolve())
     return {
         "frontend": "s3prl",
@@ -90,20 +87,20 @@ def _front_end(front_end: FrontEnd) -> dict[str, Any]:
 
 
 def _width(path: Path | None) -> dict[str, int]:
-    """Width of the states of a model directory; empty where only the user can know it."""
+    """Width of the hidden states of a model directory; empty without one."""
     if path is None:
         return {}
     width = json.loads((path / "config.json").read_text(encoding="utf-8")).get("hidden_size")
     if not isinstance(width, int):
-        raise ConfigError(f"{path / 'config.json'}: no hidden_size; is this a model directory?")
+        raise DownstreamError(f"{path / 'config.json'}: no hidden_size; is this a model directory?")
     return {"input_size": width}
 
 
 def samples_per_frame(config: Mapping[str, Any]) -> float:
-    """Samples at 16 kHz that one encoder frame covers. Raises ConfigError for an input layer that is not known."""
+    """Samples at 16 kHz per encoder frame. Raises DownstreamError for an unknown input layer."""
     layer = config.get("encoder_conf", {}).get("input_layer", "conv2d")
     if layer not in SUBSAMPLING:
-        raise ConfigError(f"encoder_conf.input_layer `{layer}` is unknown; choose from {', '.join(SUBSAMPLING)}")
+        raise DownstreamError(f"encoder_conf.input_layer `{layer}` is unknown; choose from {', '.join(SUBSAMPLING)}")
     return SUBSAMPLING[layer] * HOP[config["frontend"]]
 
 

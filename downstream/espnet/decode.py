@@ -1,4 +1,4 @@
-"""Decoding a test set with ESPnet in several processes; a job that ended is not run again."""
+"""Decode a test set with ESPnet in several processes; complete jobs are kept."""
 
 from __future__ import annotations
 
@@ -14,18 +14,15 @@ from tqdm import tqdm
 
 from corpora.datadir import read_datadir
 from corpora.files import atomic_file, sha256_file, sha256_json, write_text
+from downstream import DownstreamError
 
-# ESPnet writes this line once an utterance.
+# ESPnet logs this text once per utterance.
 _ONE_UTTERANCE = b"speech length:"
-
-
-class DecodeError(RuntimeError):
-    """A decoding job failed; the message names its log."""
 
 
 @dataclass(frozen=True)
 class System:
-    """A trained model, its training configuration, how to search, and a language model where there is one."""
+    """Files of a trained ASR system: training configuration, weights, search configuration, optional language model."""
 
     train_config: Path
     model_file: Path
@@ -45,7 +42,7 @@ class System:
         return [part for name, value in options.items() if value is not None for part in (name, str(value))]
 
     def digest(self) -> str:
-        """Of every file that decides a hypothesis."""
+        """Hash of every file that the hypotheses depend on."""
         files = (self.train_config, self.model_file, self.inference_config, self.lm_config, self.lm_file)
         return sha256_json([sha256_file(path) if path else None for path in files])
 
@@ -55,8 +52,8 @@ def decode(
 ) -> Path:
     """Write `<out_dir>/text` (utterance, hypothesis; sorted by id) and return it.
 
-    Job n decodes every `jobs`-th utterance in a process of its own, started through `launcher` (for instance `srun`),
-    and logs to `<out_dir>/jobs-<digest>/<n>/log`. Raises DecodeError when one fails; those that ended are kept.
+    Job n decodes utterances n, n + jobs, ... in its own process, started through `launcher` (for instance `srun`), and
+    logs to `<out_dir>/jobs-<digest>/<n>/log`. Raises DownstreamError if a job fails; complete jobs are kept.
     """
     ids = [u.utt_id for u in read_datadir(data_dir)]
     jobs = max(1, min(jobs, len(ids)))
@@ -113,7 +110,7 @@ def _wait(running: dict[Path, subprocess.Popen[bytes]], name: str, total: int) -
             process.wait()
     if failed:
         last = (failed[0] / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
-        raise DecodeError(
+        raise DownstreamError(
             f"{len(failed)} of {len(running)} decoding jobs failed; the first: {failed[0] / 'log'}"
             + (f": {last[0]}" if last else "")
         )

@@ -1,4 +1,4 @@
-"""ESPnet's ASR task with our upstreams: names are registered in every process that builds a model."""
+"""ESPnet's ASR task that registers our upstreams in every process."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import upstream
 
 
 class HarnessASRTask(ASRTask):
-    """`ASRTask` whose workers know `harness_*`.
+    """`ASRTask` whose workers have the `harness_*` upstreams.
 
-    With several GPUs ESPnet spawns a process each, which begins with `main_worker` and has nothing of what its parent
+    With several GPUs ESPnet spawns one process per GPU. It starts at `main_worker` without the names that the parent
     registered.
     """
 

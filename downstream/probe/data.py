@@ -12,8 +12,7 @@ from pathlib import Path
 from corpora.audio import SAMPLE_RATE, AudioError
 from corpora.datadir import Utterance, read_datadir, read_table, read_utterance
 from corpora.files import BadFileTally, read_json, sha256_file, sha256_json, write_json
-from corpora.prepare.sources import SOURCES
-from corpora.prepare.sources import read_sources
+from corpora.prepare.sources import SOURCES, read_sources
 from downstream import DownstreamError
 from downstream.protocols import TASKS, Protocol
 from downstream.score.metrics import tidy

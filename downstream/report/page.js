@@ -2,7 +2,7 @@
 (() => {
   const text = (row, index) => row.cells[index].dataset.key ?? "";
 
-  // Missing values stay at the end in either direction; equal ones keep their order.
+  // Missing values come last in both directions; equal values keep their order.
   function sort(table, header) {
     const index = header.cellIndex;
     const numeric = "numeric" in header.dataset;
@@ -22,7 +22,7 @@
     body.append(...rows.map(([, row]) => row));
   }
 
-  // Words are looked for in the row; column:value must equal the value of that column.
+  // A word may be anywhere in the row; column:value must equal the value of that column.
   function filter(table, query, output) {
     const names = [...table.tHead.rows[0].cells].map((cell) => cell.dataset.name);
     const terms = query.toLowerCase().split(/\s+/).filter(Boolean);
@@ -83,7 +83,7 @@
     document.documentElement.dataset.theme = shown.textContent;
   });
 
-  // Paper shows what the screen folds away.
+  // Open folded sections for printing.
   addEventListener("beforeprint", () => {
     for (const details of document.querySelectorAll("details")) details.open = true;
   });

@@ -1,30 +1,34 @@
-"""Reading `results.csv` for the report: typed rows, the setting that rows must share, and what each metric
-means.
-"""
+"""Read `results.csv` for the report: typed rows, their settings and label budgets, labels of the metrics."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from downstream import DownstreamError
+from downstream.protocols import TASKS
 from downstream.score import results
 
-TASKS = ("asr", "ser", "did")
+FBANK, TEACHER = "fbank", "harness_l"
 STANDARD_UPSTREAMS = ("fbank", "random_l", "harness_l_it1", "harness_l", "harness_s", "harness_st")
-# Corpora whose numbers prove machinery and say nothing about speech.
+# Corpora of synthetic speech: their numbers test the code and say nothing about quality on speech.
 SYNTHETIC = frozenset({"mini"})
-
-
-class ReportError(ValueError):
-    """Results that cannot be shown, with the file and line."""
+_DURATIONS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}  # seconds
+_ALL_LABELS = ("", "all", "full", "1", "1.0")
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown; `sign` is +1 where more is better and -1 where less is."""
+    """Label of a metric in tables; `sign` is +1 if higher is better and -1 if lower is better."""
 
     label: str
     sign: int
+
+    @property
+    def arrow(self) -> str:
+        """Points to the better direction."""
+        return "↑" if self.sign > 0 else "↓"
 
 
 METRICS = {
@@ -39,18 +43,18 @@ METRICS = {
     "macro_f1": Metric("macro F1", 1),
     "cavg": Metric("Cavg", -1),
 }
-# The metric by which upstreams are compared and plotted, the first of these that a task has.
+# The headline metric of a task, by which upstreams are compared and plotted: the first of these in its results.
 HEADLINE = {"asr": ("cer", "wer"), "ser": ("ua", "wa"), "did": ("accuracy", "macro_f1")}
 
 
 def metric_info(name: str) -> Metric:
-    """Label and direction; an unknown metric is shown under its own name, and more of it is better."""
+    """Label and direction of a metric. An unknown metric keeps its own name; higher is taken as better."""
     return METRICS.get(name, Metric(name.replace("_", " "), 1))
 
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """What two rows must share to stand in one table: everything but the upstream and the repetition."""
+    """Everything that two rows of one table must share: all columns but upstream, seed and fold."""
 
     task: str
     corpus: str
@@ -66,10 +70,11 @@ class Setting:
         return self.finetune in ("", "probe", "frozen")
 
     def short(self) -> str:
-        """Task, and what was fine-tuned where something was."""
+        """Task, and the fine-tuning if the upstream was not frozen."""
         return self.task.upper() if self.is_probe else f"{self.task.upper()} {self.finetune}"
 
     def describe(self) -> str:
+        """All values that are set, in words."""
         parts = [f"{self.task.upper()}: protocol {self.protocol}, corpus {self.corpus}, head {self.head}"]
         parts += [
             f"{name} {value}" for name, value in (("fine-tuning", self.finetune), ("budget", self.budget)) if value
@@ -80,7 +85,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Row:
+class Result:
     """One line of `results.csv`: a metric of one upstream, split, seed and fold."""
 
     upstream: str
@@ -104,32 +109,32 @@ class Row:
     run_dir: str
 
 
-def read_rows(path: Path) -> list[Row]:
-    """The rows of a results file. Raises ReportError naming file, line and column."""
+def read_rows(path: Path) -> list[Result]:
+    """The rows of a results file. Raises DownstreamError naming file, line and column."""
     if not path.is_file():
-        raise ReportError(f"{path}: no results yet; stages 10 to 12 (`python -m downstream ...`) write them")
+        raise DownstreamError(f"{path}: no results yet; stages 10 to 12 (`python -m downstream ...`) write them")
     return [_row(record, f"{path}, line {i}") for i, record in enumerate(results.read_rows(path), 2)]
 
 
 def check_recipe(path: Path, recipe: str) -> None:
-    """Raises ReportError where a results file holds rows of other recipes only."""
-    there = {record["recipe"] for record in results.read_rows(path)}
-    if recipe not in there:
-        raise ReportError(f"{path}: no row of the recipe `{recipe}` (there: {', '.join(sorted(there))})")
+    """Raise DownstreamError if a results file holds rows of other recipes only."""
+    found = {record["recipe"] for record in results.read_rows(path)}
+    if recipe not in found:
+        raise DownstreamError(f"{path}: no row of the recipe `{recipe}` (found: {', '.join(sorted(found))})")
 
 
-def _row(record: dict[str, str], where: str) -> Row:
+def _row(record: dict[str, str], where: str) -> Result:
     def number(column: str) -> float | None:
         text = record[column].strip()
         try:
             return float(text) if text else None
         except ValueError:
-            raise ReportError(f"{where}: column `{column}` holds `{text}`, which is not a number") from None
+            raise DownstreamError(f"{where}: column `{column}` holds `{text}`, which is not a number") from None
 
     value, seed, fold = number("value"), number("seed"), number("fold")
     if value is None or seed is None:
-        raise ReportError(f"{where}: `value` and `seed` must not be empty; delete the line, run its task again")
-    return Row(
+        raise DownstreamError(f"{where}: `value` and `seed` must not be empty; delete the line, run its task again")
+    return Result(
         upstream=record["upstream"],
         setting=Setting(*(record[f.name] for f in fields(Setting))),
         split=record["split"],
@@ -153,10 +158,42 @@ def _row(record: dict[str, str], where: str) -> Row:
 
 
 def upstream_order(names: set[str]) -> list[str]:
-    """The upstreams in the order of every table: the standard ones, then others by name."""
+    """Upstreams in the order of every table: the standard ones first, then the others by name."""
     return [n for n in STANDARD_UPSTREAMS if n in names] + sorted(names - set(STANDARD_UPSTREAMS))
 
 
+def task_order(settings: set[Setting]) -> list[Setting]:
+    """Settings by task, in the order of TASKS."""
+    rank = {task: i for i, task in enumerate(TASKS)}
+    return sorted(settings, key=lambda s: (rank.get(s.task, len(rank)), s))
+
+
 def is_test(split: str) -> bool:
-    """Whether a split is reported; what the learning rate was chosen on is not."""
+    """Whether a split is a test set; dev sets choose the learning rate and are not reported."""
     return split.startswith("test")
+
+
+def uses_all_labels(budget: str) -> bool:
+    """Whether a label budget is the whole training set."""
+    return budget.lower() in _ALL_LABELS
+
+
+def budget_label(budget: str) -> str:
+    """A label budget as shown in figures; fractions as percent."""
+    if uses_all_labels(budget):
+        return "all"
+    if re.fullmatch(r"0?\.\d+", budget):
+        return f"{100 * float(budget):g} %"
+    return budget
+
+
+def budget_rank(budget: str) -> tuple[int, float, str]:
+    """Sort key of label budgets: fractions, durations, unknown text, all labels."""
+    if uses_all_labels(budget):
+        return 3, 0.0, budget
+    found = re.fullmatch(r"(\d*\.?\d+) ?([a-z]*)", budget.lower())
+    if found and found[2] in _DURATIONS:
+        return 1, float(found[1]) * _DURATIONS[found[2]], budget
+    if found and not found[2]:
+        return 0, float(found[1]), budget
+    return 2, 0.0, budget

@@ -1,24 +1,26 @@
-"""What a run directory left besides its predictions: command, layer weights, learning curve, choice on dev.
+"""Read the files of run directories besides predictions: command, layer weights, learning curve, dev values, times.
 
-Each file is read where it is and done without where it is not: an older run has less to show, not wrong rows.
+Every file is optional: older runs have fewer of them.
 """
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas
+
 from corpora.files import read_json
-from downstream.report.rows import ReportError, Row, Setting
+from downstream import DownstreamError
+from downstream.report.rows import Result, Setting
 
 
 def find_in_run(exp_dir: Path, run_dir: str, name: str) -> Path | None:
-    """A file of a run, or None where it is not there.
+    """Path of a file of a run, or None if it does not exist.
 
-    `exp_dir` is <root>/exp/<recipe>: a run directory is relative to the root, to `exp_dir`, or absolute.
+    `exp_dir` is <root>/exp/<recipe>. The run directory is absolute, or relative to the root or to `exp_dir`.
     """
     if not run_dir:
         return None
@@ -31,18 +33,16 @@ def find_in_run(exp_dir: Path, run_dir: str, name: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Curve:
-    """Training loss and the dev metric that chose the checkpoint, over steps; None where a step has no value."""
+    """The dev metric that chose the checkpoint, over training steps."""
 
     steps: list[float]
-    loss: list[float | None]
-    dev: list[float | None]
+    dev: list[float]
     dev_metric: str
 
 
 @dataclass(frozen=True)
 class GridTime:
-    """The command that a run was part of: when it began (seconds since 1970), after how many seconds the run was
-    complete, and the processes at work."""
+    """Times of the benchmark command of a run: start (s since 1970), seconds until the run was complete, processes."""
 
     started: float
     wall_s: float
@@ -50,20 +50,20 @@ class GridTime:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One trained head: its rows (a row for each test split and metric), and what its directory tells."""
+class ProbeRun:
+    """One trained head: its rows (one for each test split and metric), and the files of its directory."""
 
     upstream: str
     setting: Setting
     seed: int
     fold: int | None
-    rows: tuple[Row, ...]
+    rows: tuple[Result, ...]
     command: str = ""
     dev: dict[str, float] = field(default_factory=dict)
-    extraction_s: float | None = None  # of `wall_s`, for features that were not in the cache
+    extraction_s: float | None = None  # part of `wall_s`: features that the cache did not hold
     grid: GridTime | None = None
     weights: tuple[float, ...] = ()
-    normalised: bool = False  # the states, before they were summed
+    normalised: bool = False  # whether the states are normalised before the sum
     curve: Curve | None = None
 
     @property
@@ -80,26 +80,26 @@ class Run:
 
     @property
     def head_s(self) -> float | None:
-        """Seconds of training and scoring, without those of the features."""
+        """Seconds of training and scoring without feature extraction; None if unknown."""
         known = self.wall_s is not None and self.extraction_s is not None
         return max(0.0, self.wall_s - self.extraction_s) if known else None
 
 
-def read_runs(rows: list[Row], exp_dir: Path) -> list[Run]:
-    """The runs behind `rows` in the order of the rows. Raises ReportError naming a file that cannot be read."""
-    grouped: dict[tuple, list[Row]] = defaultdict(list)
+def read_runs(rows: list[Result], exp_dir: Path) -> list[ProbeRun]:
+    """Runs of the rows, in the order of the rows. Raises DownstreamError naming a broken file."""
+    grouped: dict[tuple, list[Result]] = defaultdict(list)
     for row in rows:
         grouped[row.upstream, row.setting, row.seed, row.fold].append(row)
     return [_run(key, tuple(group), exp_dir) for key, group in grouped.items()]
 
 
-def _run(key: tuple[str, Setting, int, int | None], rows: tuple[Row, ...], exp_dir: Path) -> Run:
+def _run(key: tuple[str, Setting, int, int | None], rows: tuple[Result, ...], exp_dir: Path) -> ProbeRun:
     def found(name: str) -> Path | None:
         return find_in_run(exp_dir, rows[0].run_dir, name)
 
     command, stored, weights, curve = map(found, ("command", "cell.json", "layer_weights.json", "curve.csv"))
     cell = {} if stored is None else read_json(stored)
-    return Run(
+    return ProbeRun(
         *key,
         rows,
         command="" if command is None else command.read_text(encoding="utf-8").strip(),
@@ -117,29 +117,23 @@ def _weights(path: Path) -> tuple[float, ...]:
     try:
         weights = tuple(float(value) for value in read_json(path)["weights"])
     except (KeyError, TypeError, ValueError):
-        raise ReportError(f"{path}: no list `weights`; run this cell again") from None
+        raise DownstreamError(f"{path}: no list `weights`; run it again") from None
     if weights and not math.isclose(sum(weights), 1, abs_tol=1e-3):
-        raise ReportError(f"{path}: the layer weights add up to {sum(weights):.4f} and not to 1; run this cell again")
+        raise DownstreamError(f"{path}: the layer weights add up to {sum(weights):.4f} and not to 1; run it again")
     return weights
 
 
 def _curve(path: Path, lr: float | None) -> Curve | None:
-    """curve.csv (lr, step, train_loss, metric, dev): the part of the learning rate that was chosen."""
-    with open(path, encoding="utf-8", newline="") as stream:
-        records = list(csv.DictReader(stream))
+    """Dev values in curve.csv (lr, step, train_loss, metric, dev) at the chosen learning rate; None without any."""
     try:
-        own = [r for r in records if lr is None or math.isclose(float(r["lr"]), lr, rel_tol=1e-6)]
-        metric = next((r["metric"] for r in own if r["metric"]), "")
-        return (
-            Curve(
-                steps=[float(r["step"]) for r in own],
-                loss=[float(r["train_loss"]) if r["train_loss"] else None for r in own],
-                dev=[float(r["dev"]) if r["dev"] else None for r in own],
-                dev_metric=metric,
-            )
-            if own
-            else None
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ReportError(f"{path}: not a learning curve ({what}); run this cell again") from None
+        frame = pandas.read_csv(path, float_precision="round_trip")
+        if lr is not None:
+            frame = frame[[math.isclose(value, lr, rel_tol=1e-6) for value in frame["lr"]]]
+        frame = frame[frame["dev"].notna()]
+        if frame.empty:
+            return None
+        steps, dev = (frame[name].astype(float).tolist() for name in ("step", "dev"))
+        return Curve(steps, dev, str(frame["metric"].dropna().iloc[0]))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        reason = f"column {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise DownstreamError(f"{path}: not a learning curve ({reason}); run it again") from None

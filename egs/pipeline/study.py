@@ -1,4 +1,4 @@
-"""A study: one run of a recipe in many variants at equal budget, each ending in downstream results beside a base row.
+"""Read a study: one pre-training run of a recipe in many variants at equal budget, compared by downstream results.
 
 `egs/<recipe>/study.yaml`:
 
@@ -11,13 +11,13 @@
       no_pca: {units: {pca: null}}               # changes of the run's main units
       two_layers: {units: [{}, {layer: 2}]}      # several label sets, each changes of the main units (and `weight`)
       waveform: {geometry: {front_end: waveform}}
-      masked_only: {unmasked_weight: 0.0}        # and whatever a run of a recipe may say: init, regression, ...
+      masked_only: {unmasked_weight: 0.0}        # any value of a run: init, regression, ...
       small: {units: {k: 10}}
       small_16: {units: {k: 10, pca: 16}, against: small}  # compared with that row, not with the base row
       other: {init: {kind: project, source: hl_it2}, against: [base, hl_it2]}  # with several; hl_it2 is context
 
-Rows become further runs of the recipe, so corpora, teacher and equal units are made once, and whatever is complete is
-skipped. Results: `exp/<recipe>/study/{results.csv,study.csv,STUDY.md,study.png,curves.png}`.
+Rows become further runs of the recipe: they share corpora, teacher and equal units, and complete ones are skipped.
+Results: `exp/<recipe>/study/{results.csv,study.csv,STUDY.md,study.png,curves.png}`.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from upstream.config import PretrainConfig, TargetConfig
 
 log = logging.getLogger(__name__)
 
-PREFIX = "study_"  # of the rows among the runs of the recipe, and of their folders
-SET = "study."  # what an override of the study itself starts with
+PREFIX = "study_"  # of the names of rows among the recipe's runs, and of their folders
+SET = "study."  # prefix of overrides of study.yaml
 
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """What `study.yaml` holds; `seeds` replaces those of the tasks."""
+    """Content of `study.yaml`; `seeds` replaces those of the tasks."""
 
     run: str
     rows: dict[str, Any]
@@ -57,8 +57,10 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe with a further run for every row, what each row changes, and the rows or upstreams that each but the
-    base row is compared with."""
+    """A recipe with a further run for every row.
+
+    `rows`: the changes of each row. `against`: the rows or upstreams that each row but the base row is compared with.
+    """
 
     recipe: Recipe
     config: StudyConfig
@@ -66,18 +68,18 @@ class Study:
     against: dict[str, tuple[str, ...]]
 
     def run_of(self, row: str) -> str:
-        """The name of a row among the recipe's runs."""
+        """Name of a row among the recipe's runs."""
         return PREFIX + row
 
     def compared_with(self, row: str) -> tuple[str, ...]:
-        """The names in the tables that a row, or one of context, is compared with; none for the base row."""
+        """Names in the tables that a row (or a context upstream) is compared with; none for the base row."""
         if row == self.config.base:
             return ()
         others = self.against.get(row, (self.config.base,))
         return tuple(name if name in self.config.rows else EXPORT_NAME.get(name, name) for name in others)
 
     def wanted(self) -> list[str]:
-        """The units and models of the recipe that rows and context need, each after what it is made from."""
+        """Units and models of the recipe that rows and context need, in the order of their dependencies."""
         found: list[str] = []
 
         def add(key: str) -> None:
@@ -100,16 +102,16 @@ def load_study(
     local_upstreams: Mapping[str, Path] | None = None,
     only: Iterable[str] | None = None,
 ) -> Study:
-    """Read `egs/<name>/{recipe,study}.yaml`; overrides that start with `study.` are of the latter.
+    """Read `egs/<name>/{recipe,study}.yaml`; overrides with the prefix `study.` change study.yaml.
 
-    `only` names the rows to keep; the base row and those that they are compared with stay. Raises RecipeError.
+    `only` names the rows to keep, besides the base row and the rows that they are compared with. Raises RecipeError.
     """
     overrides = list(overrides)
     mapping, where = recipe_mapping(name, [item for item in overrides if not item.startswith(SET)])
     path = EGS / name / "study.yaml"
     if not path.is_file():
         have = sorted(p.parent.name for p in EGS.glob("*/study.yaml"))
-        raise RecipeError(f"recipe {name} has no study.yaml (those that have one: {', '.join(have) or 'none'})")
+        raise RecipeError(f"recipe {name} has no study.yaml (recipes with one: {', '.join(have) or 'none'})")
     own = [item.removeprefix(SET) for item in overrides if item.startswith(SET)]
     place = f"egs/{name}/study.yaml" + (f" with {' '.join(SET + item for item in own)}" if own else "")
     config = record(StudyConfig, read_yaml(path, own, place), place)
@@ -135,7 +137,7 @@ def load_study(
 
 
 def _against(config: StudyConfig, row: str, where: str) -> tuple[str, ...]:
-    """The rows, or upstreams of context, that a row is compared with."""
+    """The rows or context upstreams that a row is compared with."""
     given = (config.rows[row] or {}).get("against", config.base)
     others = tuple(given) if isinstance(given, list) else (given,)
     known = [name for name in (*config.rows, *config.upstreams) if name != row]
@@ -144,12 +146,12 @@ def _against(config: StudyConfig, row: str, where: str) -> tuple[str, ...]:
             near = nearest(str(other), known)
             raise RecipeError(f"{where}: `rows.{row}.against`: `{other}` is not another row or upstream{near}")
     if not others or len(set(others)) < len(others):
-        raise RecipeError(f"{where}: `rows.{row}.against`: names of other rows or upstreams are needed, each once")
+        raise RecipeError(f"{where}: `rows.{row}.against`: give names of other rows or upstreams, each once")
     return others
 
 
 def _rows(config: StudyConfig, where: str) -> dict[str, dict[str, Any]]:
-    """Every row and what it changes of the run."""
+    """Every row with its changes of the run."""
     own = ("geometry", "units", "weights", "init", "regression", "against")
     rows: dict[str, dict[str, Any]] = {}
     for name, changes in config.rows.items():
@@ -163,7 +165,7 @@ def _rows(config: StudyConfig, where: str) -> dict[str, dict[str, Any]]:
 def _chosen(
     config: StudyConfig, against: Mapping[str, tuple[str, ...]], only: Iterable[str] | None, where: str
 ) -> list[str]:
-    """The rows to work on: those that are wanted, the base row, and what each of them is compared with."""
+    """The rows to train: those in `only`, the base row, and the rows that they are compared with."""
     names = list(config.rows) if only is None else [config.base, *only]
     check_keys(dict.fromkeys(names), config.rows, where, "rows")
     for name in names:
@@ -174,7 +176,7 @@ def _chosen(
 def _add_row(
     base: Recipe, expanded: dict[str, Any], config: StudyConfig, row: str, changes: dict[str, Any], where: str
 ) -> None:
-    """Write a row into the sections of the recipe: its geometry, its units where they are new, its run."""
+    """Add a row to the sections of the recipe: its geometry, its units if they are new, its run."""
     run = base.pretrain[config.run]
     entry = {**(expanded["pretrain"][config.run] or {}), **config.common}
     entry |= {"geometry": run.geometry, "units": list(run.units), "weights": dict(run.units)}
@@ -182,17 +184,17 @@ def _add_row(
     if "units" in changes and "weights" in changes:
         raise RecipeError(f"{where}: `rows.{row}`: new units have their own `weight`; leave `weights` out")
     if changes.get("geometry"):
-        there = expanded["family"][run.geometry]
-        there = {"geometry": there} if isinstance(there, str) else there
+        geometry = expanded["family"][run.geometry]
+        geometry = {"geometry": geometry} if isinstance(geometry, str) else geometry
         entry["geometry"] = PREFIX + row
-        expanded["family"][PREFIX + row] = {**there, **changes["geometry"]}
+        expanded["family"][PREFIX + row] = {**geometry, **changes["geometry"]}
     if "units" in changes:
         main = next(iter(run.units))
         sets = changes["units"] if isinstance(changes["units"], list) else [changes["units"]]
         names, weights = [], {}
         for number, given in enumerate(sets):
             if not isinstance(given, dict):
-                raise RecipeError(f"{where}: `rows.{row}.units` must be a mapping of changes, or a list of such")
+                raise RecipeError(f"{where}: `rows.{row}.units` must be a mapping of changes, or a list of them")
             check_keys(given, ["weight", *(f.name for f in dataclasses.fields(TargetConfig))], where,
                        f"rows.{row}.units[{number}]")  # fmt: skip
             values = {key: value for key, value in given.items() if key != "weight"}
@@ -204,16 +206,18 @@ def _add_row(
 
 
 def _units(section: dict[str, Any], main: str, changes: dict[str, Any]) -> str:
-    """The name of the main units with these changes. It says what differs from the main ones, so equal units have one
-    name, whatever row asks for them and whichever comes first."""
-    there = section[main] or {}
-    values = {**there, **changes}
-    changes = {key: value for key, value in changes.items() if key not in there or there[key] != value}
-    for name, there in section.items():
-        if name != "common" and (there or {}) == values:
+    """Name of the main units with these changes; added to the section if new.
+
+    The name lists the differences from the main units, so that equal units have one name, whichever row comes first.
+    """
+    values = {**(section[main] or {}), **changes}
+    for name, known in section.items():
+        if name != "common" and (known or {}) == values:
             return name
-    told = "_".join(f"{key}_{value}" for key, value in sorted(changes.items()))
-    name = f"{PREFIX}units_" + "".join(c if c.isalnum() else "_" for c in told)
+    main_values = section[main] or {}
+    different = {k: v for k, v in changes.items() if k not in main_values or main_values[k] != v}
+    label = "_".join(f"{key}_{value}" for key, value in sorted(different.items()))
+    name = f"{PREFIX}units_" + "".join(c if c.isalnum() else "_" for c in label)
     if name in section or len(name) > 60:
         name = f"{PREFIX}units_{sha256_json(values)[:10]}"
     section[name] = values
@@ -221,5 +225,5 @@ def _units(section: dict[str, Any], main: str, changes: dict[str, Any]) -> str:
 
 
 def describe(changes: Mapping[str, Any]) -> str:
-    """What a row changes, in one line."""
+    """The changes of a row in one line."""
     return json.dumps(changes, ensure_ascii=False)[1:-1].replace('"', "") or "-"

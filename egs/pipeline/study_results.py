@@ -1,25 +1,27 @@
-"""The end of a study: probes of every row, and one table with intervals of the differences to the base row, or to the
-row that a row names."""
+"""Probe all rows of a study, and report on them: one table and figures, with each row compared to the base row or to
+the rows that it names."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corpora.files import atomic_file, read_json, write_text
+from corpora.files import read_json, write_text
 from egs.pipeline.stages import Job, dotted
 from egs.pipeline.study import Study, describe
 from egs.pipeline.training import EXPORT_NAME
 
 if TYPE_CHECKING:
-    from downstream.report.comparisons import Comparison
-    from downstream.report.rows import Row
+    from downstream.report.claims import Comparison
+    from downstream.report.columns import Column
+    from downstream.report.drawing import Figure
+    from downstream.report.rows import Result
+    from downstream.report.tables import Table
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +29,13 @@ FOLDER = "study"
 
 
 @dataclass(frozen=True)
-class Line:
-    """One row of the study in one column: its value and 95 % interval as shares, its difference to `against` in the
-    same draws (positive where it is better), and what it cost. `verdict`: `better` or `worse` where the interval of the
-    difference lies on one side of 0. A row that is compared with several has a line for each."""
+class StudyRow:
+    """One row of study.csv: a variant in one column, its difference to `against`, and its costs.
+
+    Values and differences are shares with 95 % intervals; differences are positive if the row is better. `verdict`:
+    `better` or `worse` if the interval of the difference excludes 0. A variant that is compared with several others has
+    one row for each.
+    """
 
     row: str
     changes: str
@@ -54,15 +59,15 @@ class Line:
 
 
 def run_probes(study: Study, job: Job) -> None:
-    """Train and score the probes of all rows and of the context, on every task of the recipe; what is complete is
-    kept."""
+    """Train and score the missing probes of all rows and context upstreams, on every task of the recipe."""
     from downstream.grid.run import run as benchmark
     from upstream.tools.cost import measure
 
     models = _models(study, job)
     exp = job.exp / FOLDER
     measure(models, exp / "compression.csv")
-    names = [*(name for name in study.config.upstreams if name not in study.recipe.pretrain), *_named(models)]
+    names = [name for name in study.config.upstreams if name not in study.recipe.pretrain]
+    names += [f"{name}={path}" for name, path in models.items()]
     for task, config in study.recipe.tasks.items():
         benchmark(
             task=task,
@@ -79,60 +84,62 @@ def run_probes(study: Study, job: Job) -> None:
         )
 
 
+def _runs(study: Study) -> dict[str, str]:
+    """Name in the tables -> pre-training run of the recipe: context models, then the rows."""
+    context = [name for name in study.config.upstreams if name in study.recipe.pretrain]
+    return {EXPORT_NAME.get(name, name): name for name in context} | {row: study.run_of(row) for row in study.rows}
+
+
 def _models(study: Study, job: Job) -> dict[str, Path]:
     """Name in the tables -> model directory."""
-    context = [name for name in study.config.upstreams if name in study.recipe.pretrain]
-    models = {EXPORT_NAME.get(name, name): job.model_dir(name) for name in context}
-    return models | {row: job.model_dir(study.run_of(row)) for row in study.rows}
+    return {name: job.model_dir(run) for name, run in _runs(study).items()}
 
 
-def _named(models: dict[str, Path]) -> list[str]:
-    return [f"{name}={path}" for name, path in models.items()]
+def _names(study: Study) -> list[str]:
+    """Names in the tables, in their order: context, then the rows."""
+    return [*(EXPORT_NAME.get(name, name) for name in study.config.upstreams), *study.rows]
 
 
 def write_results(study: Study, job: Job, stale: Mapping[str, str] | None = None) -> str:
-    """Write study.csv, STUDY.md and the figures from what is there; returns the table as text.
+    """Write study.csv, STUDY.md and the figures from the stored results; return the table as text.
 
-    Rows that are `stale` (with the reason why) are left out with a note, and so is what was measured with another
-    protocol or other weights than those of now. Raises ReportError when results are missing or do not agree with their
-    predictions.
+    `stale` rows (row -> reason) are left out with a note, and so are results of protocols or weights other than the
+    current ones. Raises DownstreamError if results are missing or contradict their predictions.
     """
-    from downstream.report import comparisons
-    from downstream.report.cells import make_cells
-    from downstream.report.columns import columns_of
-    from downstream.report.evidence import Predictions
-    from downstream.report.rows import ReportError, is_test, read_rows
+    from downstream import DownstreamError
+    from downstream.report import drawing
+    from downstream.report.claims import compare
+    from downstream.report.columns import Predictions, headline_columns, make_columns
+    from downstream.report.rows import is_test, read_rows
+    from downstream.report.tables import write_csv
 
     exp = job.exp / FOLDER
-    shown = {*study.rows, *(EXPORT_NAME.get(name, name) for name in study.config.upstreams)}
-    found = [r for r in read_rows(exp / "results.csv") if is_test(r.split) and r.upstream in shown]
-    rows, notes = _valid(study, job, found, dict(stale or {}))
+    names = _names(study)
+    found = [row for row in read_rows(exp / "results.csv") if is_test(row.split) and row.upstream in names]
+    rows, notes = _current(study, job, found, dict(stale or {}))
     if not rows:
-        raise ReportError(f"{exp / 'results.csv'}: no row of a test split yet" + "".join(f"; {n}" for n in notes))
-    cells = make_cells(rows, Predictions(exp))
-    made, left = comparisons.compare(
-        cells,
+        raise DownstreamError(f"{exp / 'results.csv'}: no row of a test split yet" + "".join(f"; {n}" for n in notes))
+    columns = headline_columns(make_columns(rows, Predictions(exp)))
+    comparisons, unpaired = compare(
+        columns,
         study.recipe.name,
-        lambda names: [(n, other, "") for n in sorted(names) for other in study.compared_with(n) if other in names],
+        lambda present: [(n, o, "") for n in sorted(present) for o in study.compared_with(n) if o in present],
     )
-    compared = {(c.task, c.split, c.metric, c.upstream, c.against): c for c in made}
-    columns = list(dict.fromkeys((c.setting.task, c.split, c.metric) for c in columns_of(cells)))
-    lines, further = _lines(study, job, cells, compared, columns)
-    with atomic_file(exp / "study.csv") as path, open(path, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in dataclasses.fields(Line)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(line) for line in [*lines, *further])
-    _draw(study, lines, columns, exp / "study.png")
-    curves = _draw_curves(study, job, [row for row in study.rows if row not in (stale or {})], exp / "curves.png")
-    notes += _told(further)
-    notes += [f"left out: {item.what}: {item.reason}" for item in left]
-    text = _table(study, lines, columns, notes)
-    write_text(exp / "STUDY.md", _page(study, job, text.markdown(), curves=curves))
-    return text.terminal()
+    first, further = _rows(study, job, columns, comparisons)
+    write_csv(exp / "study.csv", [*first, *further], [field.name for field in dataclasses.fields(StudyRow)])
+    drawing.save(_intervals_figure(study, first, columns), exp)
+    curves = curves_figure(study, job, [row for row in study.rows if row not in (stale or {})])
+    if curves is not None:
+        drawing.save(curves, exp)
+    notes += _further_notes(further)
+    notes += [f"not compared: {item.name}: {item.reason}" for item in unpaired]
+    table = _table(study, first, columns, notes)
+    write_text(exp / "STUDY.md", _page(study, job, table.markdown(), curves=curves is not None))
+    return table.terminal()
 
 
-def _valid(study: Study, job: Job, rows: list[Row], stale: dict[str, str]) -> tuple[list[Row], list[str]]:
-    """What was measured of the models and with the protocols of now, and notes on the rest."""
+def _current(study: Study, job: Job, rows: list[Result], stale: dict[str, str]) -> tuple[list[Result], list[str]]:
+    """Drop rows measured with other weights or protocols, and stale ones; a note for each."""
     from downstream import protocols
     from downstream.upstreams import UpstreamMissing, resolve
 
@@ -145,151 +152,137 @@ def _valid(study: Study, job: Job, rows: list[Row], stale: dict[str, str]) -> tu
         with contextlib.suppress(UpstreamMissing):
             keys[name] = resolve(f"{name}={path}", job.models).key
 
-    def why(row: Row) -> str:
+    def reason_to_drop(row: Result) -> str:
         if row.upstream in stale:
             return stale[row.upstream]
         if row.setting.protocol != tags.get(row.setting.task):
             return f"{row.setting.task.upper()} was measured with protocol {row.setting.protocol}"
-        cell = Path(row.run_dir) / "cell.json"
-        measured = read_json(cell).get("upstream_key") if cell.is_file() else None
+        facts = Path(row.run_dir) / "cell.json"
+        measured = read_json(facts).get("upstream_key") if facts.is_file() else None
         if measured is not None and row.upstream in keys and measured != keys[row.upstream]:
             return f"{row.setting.task.upper()} was measured with other weights"
         return ""
 
-    reasons = [why(row) for row in rows]
-    left = dict.fromkeys((row.upstream, reason) for row, reason in zip(rows, reasons, strict=True) if reason)
-    notes = [f"left out: {name}: {reason}" for name, reason in left]
+    reasons = [reason_to_drop(row) for row in rows]
+    dropped = dict.fromkeys((row.upstream, reason) for row, reason in zip(rows, reasons, strict=True) if reason)
+    notes = [f"left out: {name}: {reason}" for name, reason in dropped]
     return [row for row, reason in zip(rows, reasons, strict=True) if not reason], notes
 
 
-def _lines(
-    study: Study,
-    job: Job,
-    cells: dict[Any, Any],
-    compared: dict[tuple[str, str, str, str, str], Comparison],
-    columns: list[tuple[str, str, str]],
-) -> tuple[list[Line], list[Line]]:
-    """A line for each row and column with the first difference, and those of further differences."""
+def _rows(
+    study: Study, job: Job, columns: Sequence[Column], comparisons: Sequence[Comparison]
+) -> tuple[list[StudyRow], list[StudyRow]]:
+    """One row for each variant and column with its first comparison, and the rows of further comparisons."""
     from upstream.model.family import macs_per_second, parameters
 
-    runs = {EXPORT_NAME.get(name, name): name for name in study.config.upstreams if name in study.recipe.pretrain}
-    runs |= {row: study.run_of(row) for row in study.rows}
-    order = [*(EXPORT_NAME.get(name, name) for name in study.config.upstreams), *study.rows]
-    lines: list[Line] = []
-    further: list[Line] = []
-    for task, split, metric in columns:
-        column = {u: cell for (st, sp, m, u), cell in cells.items() if (st.task, sp, m) == (task, split, metric)}
-        for name in order:
-            if name not in column:
+    runs = _runs(study)
+    first: list[StudyRow] = []
+    further: list[StudyRow] = []
+    for column in columns:
+        key = (column.setting.task, column.split, column.metric)
+        compared = {(c.upstream, c.against): c for c in comparisons if (c.task, c.split, c.metric) == key}
+        for name in _names(study):
+            if name not in column.values:
                 continue
-            cell, others = column[name], study.compared_with(name)
-            found = {other: c for other in others if (c := compared.get((task, split, metric, name, other)))}
-            first = others[0] if others and others[0] in found else ""
+            measured, others = column.values[name], study.compared_with(name)
             run = study.recipe.pretrain[runs[name]] if name in runs else None
             geometry = study.recipe.family[run.geometry] if run else None
             trained = name in study.rows
-            line = Line(
+            row = StudyRow(
                 row=name,
-                changes=describe(study.rows[name]) if name in study.rows else "context",
-                task=task,
-                split=split,
-                metric=metric,
-                value=round(cell.value, 6),
-                ci_low=None if cell.low is None else round(cell.low, 6),
-                ci_high=None if cell.high is None else round(cell.high, 6),
-                seeds=len(cell.seeds),
-                **_compared(first, found.get(first)),
+                changes=describe(study.rows[name]) if trained else "context",
+                task=column.setting.task,
+                split=column.split,
+                metric=column.metric,
+                value=round(measured.value, 6),
+                ci_low=None if measured.low is None else round(measured.low, 6),
+                ci_high=None if measured.high is None else round(measured.high, 6),
+                seeds=len(measured.seeds),
+                **_difference(compared.get((name, others[0])) if others else None),
                 params_m=round(parameters(geometry) / 1e6, 4) if geometry else None,
                 macs_g_per_s=round(macs_per_second(geometry) / 1e9, 4) if geometry else None,
                 steps=run.train.steps if run and trained else None,
                 train_s=_seconds(job.exp / runs[name] / "metrics.csv") if trained else None,
             )
-            lines.append(line)
-            further += [dataclasses.replace(line, **_compared(o, c)) for o, c in found.items() if o != first]
-    return lines, further
+            first.append(row)
+            further += [
+                dataclasses.replace(row, **_difference(compared[name, other]))
+                for other in others[1:]
+                if (name, other) in compared
+            ]
+    return first, further
 
 
-def _compared(against: str, difference: Comparison | None) -> dict[str, Any]:
-    """The fields of a Line that hold a difference."""
+def _difference(comparison: Comparison | None) -> dict[str, Any]:
+    """The fields of a StudyRow about a comparison."""
+    if comparison is None:
+        empty = ("speakers", "difference", "diff_low", "diff_high")
+        return dict.fromkeys(empty) | {"against": "", "verdict": ""}
+    low, high = comparison.ci_low, comparison.ci_high
     return {
-        "speakers": difference.speakers if difference else None,
-        "against": against,
-        "difference": difference.difference if difference else None,
-        "diff_low": difference.ci_low if difference else None,
-        "diff_high": difference.ci_high if difference else None,
-        "verdict": _verdict(difference),
+        "speakers": comparison.speakers,
+        "against": comparison.against,
+        "difference": comparison.difference,
+        "diff_low": low,
+        "diff_high": high,
+        "verdict": "better" if low > 0 else "worse" if high < 0 else "not shown",
     }
 
 
-def _told(further: list[Line]) -> list[str]:
+def _seconds(path: Path) -> float | None:
+    """Wall time of a training run in seconds, from its metrics.csv."""
+    import pandas
+
+    seconds = pandas.read_csv(path)["seconds"] if path.is_file() else ()
+    return float(seconds.iloc[-1]) if len(seconds) else None
+
+
+def _with_verdict(row: StudyRow) -> str:
+    from downstream.report.tables import difference
+
+    verdict = "" if row.verdict == "not shown" else f" {row.verdict}"
+    return difference(row.difference, row.diff_low, row.diff_high) + verdict
+
+
+def _further_notes(further: Sequence[StudyRow]) -> list[str]:
     """A note for each further comparison of a row."""
     found: dict[tuple[str, str], list[str]] = {}
-    for line in further:
-        where = f"{line.task.upper()} {line.split} {_interval(line)}"
-        found.setdefault((line.row, line.against), []).append(where)
-    return [f"{row} against {other}: {'; '.join(told)}" for (row, other), told in found.items()]
+    for row in further:
+        text = f"{row.task.upper()} {row.split} {_with_verdict(row)}"
+        found.setdefault((row.row, row.against), []).append(text)
+    return [f"{name} against {other}: {'; '.join(texts)}" for (name, other), texts in found.items()]
 
 
-def _interval(line: Line) -> str:
-    """A difference with its interval and verdict."""
-    from downstream.report.text import signed
+def _table(study: Study, rows: Sequence[StudyRow], columns: Sequence[Column], notes: list[str]) -> Table:
+    from downstream.report.tables import Table, number, percent
 
-    mark = "" if line.verdict == "not shown" else f" {line.verdict}"
-    return f"{signed(line.difference)} [{signed(line.diff_low)}, {signed(line.diff_high)}]{mark}"
-
-
-def _verdict(difference: Comparison | None) -> str:
-    if difference is None:
-        return ""
-    return "better" if difference.ci_low > 0 else "worse" if difference.ci_high < 0 else "not shown"
-
-
-def _seconds(path: Path) -> float | None:
-    """Wall time of a training run."""
-    if not path.is_file():
-        return None
-    with open(path, encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    return float(rows[-1]["seconds"]) if rows else None
-
-
-def _table(study: Study, lines: list[Line], columns: list[tuple[str, str, str]], notes: list[str]) -> Any:
-    from downstream.report.rows import metric_info
-    from downstream.report.text import Table, number, percent
-
-    titles = [
-        f"{task.upper()} {split} {metric_info(metric).label} {'↑' if metric_info(metric).sign > 0 else '↓'}"
-        for task, split, metric in columns
-    ]
     header = ["row", "changes", "params (M)", "GMAC/s", "train (min)", "against"]
-    header += [title for name in titles for title in (name, "difference")]
-    rows = []
-    for name in dict.fromkeys(line.row for line in lines):
-        own = {(line.task, line.split, line.metric): line for line in lines if line.row == name}
-        first = next(iter(own.values()))
-        cells = [name, first.changes, number(first.params_m, 2), number(first.macs_g_per_s, 3)]
-        cells.append(number(None if first.train_s is None else first.train_s / 60))
-        cells.append(next((line.against for line in own.values() if line.against), "-"))
+    header += [title for column in columns for title in (column.heading, "difference")]
+    lines = []
+    for name in dict.fromkeys(row.row for row in rows):
+        own = {(row.task, row.split, row.metric): row for row in rows if row.row == name}
+        one = next(iter(own.values()))
+        line = [name, one.changes, number(one.params_m, 2), number(one.macs_g_per_s, 3)]
+        line.append(number(None if one.train_s is None else one.train_s / 60))
+        line.append(next((row.against for row in own.values() if row.against), "-"))
         for column in columns:
-            line = own.get(column)
-            if line is None or line.difference is None:
-                cells += [percent(line.value, line.ci_low, line.ci_high) if line else "-", "-"]
-                continue
-            cells += [percent(line.value, line.ci_low, line.ci_high), _interval(line)]
-        rows.append(cells)
-    people = {f"{line.task.upper()} {line.split}": line.speakers for line in lines if line.speakers}
-    told = [f"{where} {count}{', whose utterances are drawn' if count == 1 else ''}" for where, count in people.items()]
+            row = own.get((column.setting.task, column.split, column.metric))
+            line.append(percent(row.value, row.ci_low, row.ci_high) if row else "-")
+            line.append(_with_verdict(row) if row and row.difference is not None else "-")
+        lines.append(line)
+    speakers = {f"{row.task.upper()} {row.split}": row.speakers for row in rows if row.speakers}
+    counts = [f"{test} {n}{', resampled by utterance' if n == 1 else ''}" for test, n in speakers.items()]
     notes = [
         "values in percent with 95 % intervals; differences to the row under `against` in percentage points, positive "
-        "where the row is better, by paired bootstrap over speakers of the mean over seeds; with fewer than about ten "
-        "speakers it is too narrow" + (f" (speakers: {'; '.join(told)})" if told else ""),
-        "better or worse: the interval lies on one side of 0. It is not corrected for the number of rows: of twenty "
-        "rows that change nothing, one is expected to look different",
-        "one pre-training run a row: its own chance (seed, order of batches) is in no interval",
+        "if the row is better: paired bootstrap over speakers of the mean over seeds; with fewer than about ten "
+        "speakers the interval is too narrow" + (f" (speakers: {'; '.join(counts)})" if counts else ""),
+        "better or worse: the interval excludes 0. It is not corrected for the number of rows: one of twenty rows "
+        "without an effect is expected to look different",
+        "one pre-training run per row: the variance between runs (seed, order of batches) is in no interval",
         *notes,
     ]
     many = f"{len(study.rows)} variant{'s' if len(study.rows) > 1 else ''}"
-    return Table(f"Study of {study.recipe.name}: {study.config.run} in {many}", header, rows, notes)
+    return Table(f"Study of {study.recipe.name}: {study.config.run} in {many}", header, lines, notes)
 
 
 def _page(study: Study, job: Job, table: str, *, curves: bool) -> str:
@@ -301,75 +294,58 @@ def _page(study: Study, job: Job, table: str, *, curves: bool) -> str:
     if study.recipe.corpora.module in SYNTHETIC:
         parts.append(SYNTHETIC_BANNER)
     common = describe(study.config.common)
-    parts.append(f"Command: `{job.command}` (commit {commit()}). Every row: {common}; its changes are in the table.")
+    parts.append(f"Command: `{job.command}` (commit {commit()}). Every row: {common}; the table shows its changes.")
     parts += [table, "![every row with its intervals](study.png)"]
     if curves:
         parts.append(
-            "![dev accuracy on masked frames](curves.png)\n\nAccuracies of rows with other units (another k, layer or "
-            "PCA) cannot be compared with each other."
+            "![dev accuracy on masked frames](curves.png)\n\nAccuracies of rows with different units (k, layer or PCA) "
+            "are not comparable."
         )
     return "\n\n".join(parts) + "\n"
 
 
-def _draw(study: Study, lines: list[Line], columns: list[tuple[str, str, str]], path: Path) -> None:
-    """Every row with its interval, one panel a column; the dotted line is the base row, a cross the row that a row is
-    compared with where that is another."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _intervals_figure(study: Study, rows: Sequence[StudyRow], columns: Sequence[Column]) -> Figure:
+    """Every row with its interval, one panel for each column.
 
-    from downstream.report.rows import metric_info
+    The dotted line is the base row; a cross marks the row that a row is compared with, if it is not the base row.
+    """
+    from downstream.report.drawing import Figure, IntervalRow, interval_panel
 
-    order = list(dict.fromkeys(line.row for line in lines))[::-1]
-    figure = Figure(figsize=(1.5 + 4 * len(columns), 1.5 + 0.28 * len(order)), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axis, column in zip(figure.subplots(1, len(columns), squeeze=False, sharey=True)[0], columns, strict=True):
-        own = {line.row: line for line in lines if (line.task, line.split, line.metric) == column}
-        for line in own.values():
-            value = 100 * line.value
-            low = value if line.ci_low is None else 100 * line.ci_low
-            high = value if line.ci_high is None else 100 * line.ci_high
-            colour = {"better": "C2", "worse": "C3"}.get(line.verdict, "C0")
-            bars = [[max(0.0, value - low)], [max(0.0, high - value)]]
-            axis.errorbar([value], [order.index(line.row)], xerr=bars, fmt="o", color=colour, capsize=2, markersize=4)
-            if line.against not in ("", study.config.base):
-                axis.plot([100 * own[line.against].value], [order.index(line.row)], "x", color="grey", markersize=5)
-            if line.row == study.config.base:
-                axis.axvline(value, color="grey", linestyle=":", linewidth=1)
-        info = metric_info(column[2])
-        axis.set_yticks(range(len(order)), order)
-        better = "more" if info.sign > 0 else "less"
-        axis.set_xlabel(f"{column[0].upper()} {column[1]} {info.label} (%), {better} is better")
-        axis.grid(alpha=0.3, axis="x")
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=120, metadata={"Software": None})
+    order = list(dict.fromkeys(row.row for row in rows))
+    panels = []
+    for column in columns:
+        key = (column.setting.task, column.split, column.metric)
+        own = {row.row: row for row in rows if (row.task, row.split, row.metric) == key}
+        points = [
+            IntervalRow(
+                row.row,
+                row.value,
+                row.ci_low,
+                row.ci_high,
+                row.verdict,
+                own[row.against].value if row.against not in ("", study.config.base) else None,
+            )
+            for row in own.values()
+        ]
+        better = "higher" if column.info.sign > 0 else "lower"
+        label = f"{column.setting.task.upper()} {column.split} {column.info.label} (%), {better} is better"
+        panels.append(interval_panel(points, order, label, study.config.base))
+    return Figure("study", f"Study of {study.recipe.name}", "", panels, columns=len(panels))
 
 
-def _draw_curves(study: Study, job: Job, rows: list[str], path: Path) -> bool:
-    """Dev accuracy on masked frames over steps, a line for each of the rows that predicts units; False without one."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def curves_figure(study: Study, job: Job, rows: Sequence[str]) -> Figure | None:
+    """Dev accuracy on masked frames over steps, a line for each row that predicts units; None without one."""
+    from downstream.report.drawing import Figure, line_panel
+    from downstream.report.plots import read_accuracies
 
-    from downstream.report.figures import read_curve
-
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    drawn = 0
+    lines = {}
     for row in rows:
         metrics = job.exp / study.run_of(row) / "metrics.csv"
-        if not study.recipe.pretrain[study.run_of(row)].units or not metrics.is_file():
-            continue
-        curve = read_curve(metrics)
-        kind = drawn // 10 % 3  # there are ten colours
-        style = {"linestyle": ("-", "--", ":")[kind], "marker": ".x+"[kind]}
-        axis.plot(curve["step"], [100 * v for v in curve["valid_masked_accuracy"]], label=row, **style)
-        drawn += 1
-    if not drawn:
-        return False
-    axis.set_xlabel("step")
-    axis.set_ylabel("dev accuracy on masked frames (%)")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=120, metadata={"Software": None})
-    return True
+        if study.recipe.pretrain[study.run_of(row)].units and metrics.is_file():
+            curve = read_accuracies(metrics)
+            lines[row] = curve["step"], [100 * value for value in curve["valid_masked_accuracy"]]
+    if not lines:
+        return None
+    numbers = {name: i for i, name in enumerate(lines)}
+    panel = line_panel(" ", lines, numbers, "step", "dev accuracy on masked frames (%)", (9.0, 5.0))
+    return Figure("curves", f"Pre-training curves of the study of {study.recipe.name}", "", [panel], numbers)

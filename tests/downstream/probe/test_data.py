@@ -11,6 +11,7 @@ import pytest
 
 from corpora.audio import write_audio
 from corpora.datadir import read_datadir, write_datadir
+from corpora.files import CorpusError
 from downstream import DownstreamError
 from downstream.probe.data import ctc_frames_needed, folds_of, load_task, readable
 from downstream.protocols import load

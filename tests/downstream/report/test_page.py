@@ -1,4 +1,4 @@
-"""The page in a browser: what readers do with it, on a screen, a phone and paper."""
+"""The page in a browser: on a screen, a phone and paper."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import pytest
 from downstream import report
 from downstream.report.rows import read_rows
 from downstream.score.results import Prediction, read_predictions, write_predictions
+
+pytestmark = pytest.mark.slow
 
 UPSTREAMS = ("fbank", "harness_l", "harness_s", "harness_st")
 HOSTILE = '<img src="https://example.org/x.png" onerror="document.title=1">'
@@ -79,7 +81,7 @@ def page(browser: Any, exp: Path) -> Any:
 
 
 def rows(page: Any, table: str) -> list[list[str]]:
-    """The visible rows of a table, by what their fields sort by."""
+    """Sort keys of the visible rows of a table."""
     script = (
         "return [...document.getElementById(arguments[0]).tBodies[0].rows].filter(r => r.offsetParent)"
         ".map(r => [...r.cells].map(c => c.dataset.key))"
@@ -133,30 +135,30 @@ def test_what_was_predicted_is_text_and_never_markup(page, exp):
 
 
 def test_columns_sort_both_ways_by_mouse_and_keyboard(page):
-    field, place = header(page, "board1", "ASR CER")
-    before = [row[0] for row in rows(page, "board1")]
+    field, place = header(page, "leaderboard1", "ASR CER")
+    before = [row[0] for row in rows(page, "leaderboard1")]
     assert field.get_attribute("aria-sort") == "none"
     field.find_element("tag name", "button").click()
     assert field.get_attribute("aria-sort") == "ascending"
-    values = [float(row[place]) for row in rows(page, "board1")]
+    values = [float(row[place]) for row in rows(page, "leaderboard1")]
     assert values == sorted(values) and len(set(values)) > 2
     field.find_element("tag name", "button").send_keys("\ue007")  # Enter
     assert field.get_attribute("aria-sort") == "descending"
-    assert [float(row[place]) for row in rows(page, "board1")] == values[::-1]
+    assert [float(row[place]) for row in rows(page, "leaderboard1")] == values[::-1]
     # more is better in UA: the first click puts the best on top
-    better, at = header(page, "board1", "SER UA")
+    better, at = header(page, "leaderboard1", "SER UA")
     better.find_element("tag name", "button").click()
     assert better.get_attribute("aria-sort") == "descending" and field.get_attribute("aria-sort") == "none"
-    values = [float(row[at]) for row in rows(page, "board1")]
+    values = [float(row[at]) for row in rows(page, "leaderboard1")]
     assert values == sorted(values, reverse=True)
     # fbank has no parameters and stays last in either direction
-    size, at = header(page, "board1", "params")
+    size, at = header(page, "leaderboard1", "params")
     for _ in range(2):
         size.find_element("tag name", "button").click()
-        assert [row[0] for row in rows(page, "board1")][-1] == "fbank"
-    name, _ = header(page, "board1", "upstream")
+        assert [row[0] for row in rows(page, "leaderboard1")][-1] == "fbank"
+    name, _ = header(page, "leaderboard1", "upstream")
     name.find_element("tag name", "button").click()
-    assert [row[0] for row in rows(page, "board1")] == sorted(before)
+    assert [row[0] for row in rows(page, "leaderboard1")] == sorted(before)
 
 
 def test_numbers_sort_as_numbers(page):
@@ -173,22 +175,22 @@ def test_numbers_sort_as_numbers(page):
 
 
 def test_a_filter_finds_words_and_exact_values(page):
-    everything = rows(page, "board1")
-    output = page.find_element("css selector", "#board1-grid output")
-    type_filter(page, "board1", "HARNESS_S")
-    assert {row[0] for row in rows(page, "board1")} == {"harness_s", "harness_st"}
+    everything = rows(page, "leaderboard1")
+    output = page.find_element("css selector", "#leaderboard1-grid output")
+    type_filter(page, "leaderboard1", "HARNESS_S")
+    assert {row[0] for row in rows(page, "leaderboard1")} == {"harness_s", "harness_st"}
     assert output.text == "2 of 4 rows" and output.get_attribute("aria-live") == "polite"
-    type_filter(page, "board1", "upstream:harness_s")
-    assert [row[0] for row in rows(page, "board1")] == ["harness_s"]
-    type_filter(page, "board1", "nothing of the kind")
-    assert rows(page, "board1") == [] and output.text == "0 of 4 rows"
-    page.find_element("id", "board1-filter").clear()
-    type_filter(page, "board1", " ")
-    assert rows(page, "board1") == everything and output.text == "4 rows"
+    type_filter(page, "leaderboard1", "upstream:harness_s")
+    assert [row[0] for row in rows(page, "leaderboard1")] == ["harness_s"]
+    type_filter(page, "leaderboard1", "nothing of the kind")
+    assert rows(page, "leaderboard1") == [] and output.text == "0 of 4 rows"
+    page.find_element("id", "leaderboard1-filter").clear()
+    type_filter(page, "leaderboard1", " ")
+    assert rows(page, "leaderboard1") == everything and output.text == "4 rows"
 
 
 def test_a_number_leads_to_the_runs_that_it_is_made_of(page, exp):
-    link = page.find_element("css selector", '#board1 a[data-query*="upstream:harness_l "]')
+    link = page.find_element("css selector", '#leaderboard1 a[data-query*="upstream:harness_l "]')
     page.execute_script("arguments[0].click()", link)
     shown = rows(page, "runs")
     stored = [
@@ -313,5 +315,5 @@ def test_without_details_of_the_runs_the_page_has_less_and_works(page, tmp_path,
     page.get((exp / "report" / "index.html").as_uri())
     shown = [section.get_attribute("id") for section in page.find_elements("css selector", "section")]
     assert shown == ["leaderboard", "metrics", "confusion", "times", "runs-section"]
-    assert [row[0] for row in rows(page, "board1")] == ["fbank", "mine & <yours>"]
+    assert [row[0] for row in rows(page, "leaderboard1")] == ["fbank", "mine & <yours>"]
     assert page.find_elements("css selector", ".banner") == [] and page.get_log("browser") == []
