@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-from corpora import download, registry
+from corpora import download, machine, registry
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.files import atomic_file
 from corpora.prepare.ingest import CorpusError
@@ -106,9 +106,7 @@ def _prepare(name: str, arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the data directories into")
     if not module or "seed" in registry.options(module):
         parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0)")
-    parser.add_argument(
-        "--jobs", type=_positive, default=os.cpu_count() or 1, help="processes (default: number of cores)"
-    )
+    parser.add_argument("--jobs", type=_positive, default=machine.cores(), help="processes (default: number of cores)")
     if name == "mini":
         parser.add_argument("--scale", type=float, default=1.0, help="size; 1.0 (the default) is that of the recipe")
     options = parser.parse_args(arguments)
