@@ -32,9 +32,8 @@ from typing import Any
 
 from corpora.files import sha256_json
 from corpora.schema import check_keys, nearest, record
-from egs.pipeline.graph import dependencies
-from egs.pipeline.recipe import EGS, Recipe, RecipeError, build_recipe, read_yaml, recipe_mapping
-from egs.pipeline.training import EXPORT_NAME
+from egs.pipeline.recipe import EGS, Recipe, RecipeError, build_recipe, dependencies, read_yaml, recipe_mapping
+from egs.pipeline.work import EXPORT_NAME
 from upstream.config import PretrainConfig, TargetConfig
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora.files import atomic_file, read_json, write_text
-from egs.pipeline.stages import EXPORT_NAME, Job, dotted
 from egs.pipeline.study import Study, describe
+from egs.pipeline.work import EXPORT_NAME, Job, dotted
 
 if TYPE_CHECKING:
     from downstream.report.comparisons import Comparison

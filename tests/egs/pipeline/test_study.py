@@ -12,12 +12,12 @@ import pytest
 from downstream import protocols
 from downstream.score import results
 from downstream.score.results import Prediction
-from egs.__main__ import _job, _parser, _shared_arguments, main
+from egs.__main__ import command_line, job_of, main, shared_arguments
 from egs.pipeline.recipe import EGS, RecipeError, load_recipe
-from egs.pipeline.stages import Job, dotted
-from egs.pipeline.stamps import CHANGED
+from egs.pipeline.run import CHANGED
 from egs.pipeline.study import Study, load_study
 from egs.pipeline.study_results import _draw_curves, write_results
+from egs.pipeline.work import Job, dotted
 from upstream.model.family import geometry
 
 STUDIES = sorted(path.parent.name for path in EGS.glob("*/study.yaml"))
@@ -116,9 +116,9 @@ def test_a_study_takes_no_local_upstreams_and_its_stages_get_what_it_was_given(c
             main(["study", "--recipe", "mini", option, "somewhere"])
         assert left.value.code == 2 and f"unrecognized arguments: {option} somewhere" in capsys.readouterr().err
     words = ["--recipe", "mini", "--exp", "my exp", "--jobs", "3", "--set", "study.common.steps=7"]
-    shared = _shared_arguments(_parser().parse_args(["study", *words]))
+    shared = shared_arguments(command_line().parse_args(["study", *words]))
     assert shared == words
-    job = _job(_parser().parse_args(["stage", "--study", *shared, "study_base"]))
+    job = job_of(command_line().parse_args(["stage", "--study", *shared, "study_base"]))
     assert job.recipe.pretrain["study_base"].train.steps == 7 and job.exp == Path("my exp/mini") and job.jobs == 3
 
 
