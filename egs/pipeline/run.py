@@ -266,11 +266,10 @@ class Runner:
         return begun and stage.incremental
 
     def _make_room(self, stage: Stage, digest: str, *, resumes: bool, again: bool) -> None:
-        """Prepare the folders of a stage. The record of an earlier run goes first, so that an interrupted stage never
-        counts as complete.
+        """Prepare the folders of a stage, and remove its record, so that an interrupted stage never counts as complete.
 
-        Units and training runs are renamed, not deleted. Probes are deleted only where they were asked for again: each
-        of them records what it was made from, so a grid that grew trains only the new ones.
+        Units and training runs are renamed, not deleted. Probes are deleted only with --stage or --force: each one
+        records its own inputs, so a grid that grew trains only the new ones.
         """
         job = self.job
         if stage.number == 1:
@@ -291,8 +290,8 @@ class Runner:
             write_json(_owner_note(job), {"exp": str(job.exp.resolve()), "digest": digest})
 
     def _adopt_old_folders(self) -> None:
-        """Bring an experiment of an earlier version, which had one folder a run and its records in `.stamps`, into
-        today's layout, finished and unfinished outputs alike."""
+        """Move an experiment of an earlier version into today's layout, finished and unfinished outputs alike. It had
+        one folder per unit set and run, and its records in `.stamps`."""
         old = self.job.exp / ".stamps"
         if not old.is_dir() or self._records.exists():
             return
@@ -301,9 +300,9 @@ class Runner:
                 continue
             record, begun = (old / f"stage_{file_name(stage.id)}.{suffix}" for suffix in ("json", "begun"))
             done = Done.read(record)
-            digest = (
-                done.digest if done else begun.read_text(encoding="utf-8").strip() if begun.is_file() else "unknown"
-            )
+            digest = done.digest if done else "unknown"
+            if done is None and begun.is_file():
+                digest = begun.read_text(encoding="utf-8").strip()
             folder = self._folder(stage, digest)
             folder.parent.mkdir(exist_ok=True)
             path.rename(folder)
