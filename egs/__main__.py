@@ -197,7 +197,7 @@ def _plan(study: Study, runner: Runner, wanted: list[StageId]) -> str:
         seeds = study.config.seeds or config.seeds
         folds = f", {config.folds} folds" if config.folds else ""
         many = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}{folds}"
-        lines.append(f"  then the missing {task} probes of every row{context}: {config.protocol}, {many}")
+        lines.append(f"  then the {task} probes that are missing of every row{context}: {config.protocol}, {many}")
     return "\n".join(lines)
 
 
