@@ -17,8 +17,9 @@ import traceback
 from pathlib import Path
 
 from corpora.machine import cores, memory_bytes, versions
+from egs.pipeline.process import die_with_parent
 from egs.pipeline.recipe import STAGE_OF, Recipe, RecipeError, load_recipe
-from egs.pipeline.run import CHANGED, Launchers, Range, Runner, die_with_parent
+from egs.pipeline.run import CHANGED, Launchers, Range, Runner
 from egs.pipeline.stages import LAST, StageId, file_name, stages_of
 from egs.pipeline.study import Study, load_study
 from egs.pipeline.work import Job, StageError

@@ -341,7 +341,7 @@ def test_a_stage_dies_with_its_run(root: Path) -> None:
     if sys.platform != "linux":
         pytest.skip("the parent-death signal is Linux's")
     stage_code = (
-        "import time; from egs.pipeline.run import die_with_parent; die_with_parent(); "
+        "import time; from egs.pipeline.process import die_with_parent; die_with_parent(); "
         "import os; print(os.getpid(), flush=True); time.sleep(60)"
     )
     run_code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {stage_code!r}])"
