@@ -1,25 +1,28 @@
 #!/usr/bin/env bash
-# The whole system, stage by stage, on the recipe that --recipe names. Options and stages: ./run.sh --help
+# Run all stages of a recipe, from the environment to the report. Options and stages: ./run.sh --help
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 # shellcheck source=egs/TEMPLATE/options.sh
 . egs/TEMPLATE/options.sh
+# shellcheck source=egs/environment.sh
+. egs/environment.sh
 
-# Every variable of this block is an option of the same name; `settings` collects what --set is given.
+# Every variable of this block is an option of the same name; `settings` collects the values of --set.
 recipe=mini
 stage=
 stop_stage=13
 force=false
 python=
+index=
 jobs=
 data=data
 exp=exp
 hubert=
 xlsr=
 
-options=(recipe stage stop_stage force python jobs data exp hubert xlsr)
+options=(recipe stage stop_stage force python index jobs data exp hubert xlsr)
 switches=(force)
 lists=(set)
 aliases=(nj:jobs)
@@ -28,18 +31,19 @@ help() {
     cat <<'EOF'
 Usage: ./run.sh [options]
 
-    ./run.sh                               everything that is not complete yet, then the results table
-    ./run.sh --stage 7 --stop_stage 8      stages 7 and 8 again, whether or not they are complete
-    ./run.sh --recipe open_arabic          the same on real public speech (folders: egs/open_arabic/db.sh)
+    ./run.sh                               run every stage that is not complete, then print the results table
+    ./run.sh --stage 7 --stop_stage 8      run stages 7 and 8 again, complete or not
+    ./run.sh --recipe open_arabic          the same on real public speech (corpus folders: egs/open_arabic/db.sh)
 
 Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
     --recipe NAME       reads egs/NAME/recipe.yaml (default: mini)
-    --stage N           first stage; the stages of the range run again where they are complete and go on where they
-                        are not (default: none; all stages, those that are complete are skipped)
+    --stage N           first stage; complete stages of the range run again, unfinished ones resume (default: none; all
+                        stages, complete ones are skipped)
     --stop_stage N      last stage (default: 13)
-    --force true|false  start the stages of the range from nothing; needed after a change of code, which no stamp
-                        sees; with stage 0 in the range and .venv in use, install again (default: false)
-    --python PATH       Python 3.10, 3.11 or 3.12 that makes .venv (default: the first one found on PATH)
+    --force true|false  run the stages of the range from scratch; needed after a change of code, which is not detected;
+                        with --stage 0, make .venv again (default: false)
+    --python PATH       Python 3.10, 3.11 or 3.12 for .venv (default: the first one on PATH, else of pyenv, else uv's)
+    --index URL         further package index for .venv, for instance PyTorch's CPU index (default: none)
     --jobs N            processes that prepare data; also written --nj (default: number of cores)
     --data DIR          data directories go to DIR/NAME (default: data)
     --exp DIR           models and results go to DIR/NAME (default: exp)
@@ -51,7 +55,7 @@ Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
 Relative paths count from this folder.
 
 Stages:
-     0  environment         venv, requirements, checks          7  distil HS
+     0  environment         .venv from requirements.txt         7  distil HS
      1  corpora             data/<recipe>/<set>/<split>         8  distil HST
      2  units, iteration 1  MFCC -> k-means                     9  export, compression table
      3  teacher HL, it. 1                                      10  ASR
@@ -59,12 +63,14 @@ Stages:
      5  teacher HL, it. 2                                      12  DID
      6  student units       HL it. 2 layer -> PCA -> k-means   13  report
 
-A stage is complete when the stamp in exp/<recipe>/.stamps holds the digest of its configuration and inputs, and its
-outputs exist. Whatever was killed goes on with the next ./run.sh.
+A stage is complete when it was finished with the same configuration and inputs, and its outputs exist. Units and models
+of other configurations are kept: their folders in exp/<recipe>/units and exp/<recipe>/runs end in a digest of the
+configuration, and exp/<recipe>/units/NAME and exp/<recipe>/NAME are links to the current ones. A killed run resumes
+with the next ./run.sh.
 
 Environment variables:
-    HARNESS_VENV        use this virtual environment instead of .venv (what requirements.txt asks for and is missing
-                        there is installed into it)
+    HARNESS_VENV        use this virtual environment instead of .venv; packages of requirements.txt that are missing
+                        there are installed into it
 EOF
 }
 
@@ -76,41 +82,18 @@ if [ ! -f "egs/${recipe}/recipe.yaml" ]; then
     fail "--recipe ${recipe}: egs/${recipe}/recipe.yaml does not exist; there are: ${known//\/recipe.yaml/}"
 fi
 
-usable() {
-    "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1
-}
-
-# Stage 0: the environment. Cheap when there is nothing to do, so every run passes through here.
+# Stage 0: takes milliseconds where the environment is complete, so every run checks it.
 venv=${HARNESS_VENV:-.venv}
-interpreter=
-candidates=(python3.11 python3.12 python3.10 python3 python "${venv}/bin/python")
-if [ -n "${python}" ]; then candidates=("${python}"); fi
-if [ -n "${HARNESS_VENV:-}" ]; then candidates=("${venv}/bin/python" "${candidates[@]}"); fi
-for candidate in "${candidates[@]}"; do
-    if usable "${candidate}"; then
-        interpreter=${candidate}
-        break
-    fi
-done
-if [ -z "${interpreter}" ]; then
-    fail "no Python 3.10, 3.11 or 3.12 among: ${candidates[*]}. Install one (Debian: apt-get install python3-venv) or name it: --python PATH"
-fi
-
-environment=(--venv "${venv}" --requirements requirements.txt)
-if [ -n "${HARNESS_VENV:-}" ]; then
-    environment+=(--keep)
-    log "environment: ${venv} (HARNESS_VENV)"
-fi
-if [ -n "${python}" ]; then environment+=(--same_python); fi
-if [ "${force}" = true ] && [ "${stage:-1}" -eq 0 ]; then environment+=(--force); fi
-if [ -n "${stage}" ] && [ "${stage}" -eq 0 ] || [ "${stop_stage}" -eq 0 ]; then environment+=(--describe); fi
-"${interpreter}" -m egs.pipeline.environment "${environment[@]}"
+again=false
+if [ "${force}" = true ] && [ "${stage:-1}" -eq 0 ]; then again=true; fi
+make_environment "${venv}" "${python}" "${index}" "${again}"
+if [ "${stage:-1}" -eq 0 ] || [ "${stop_stage}" -eq 0 ]; then "${venv}/bin/python" -m egs check; fi
 if [ "${stop_stage}" -eq 0 ]; then exit 0; fi
 
-# The folders of the corpora, as the recipe's user wrote them down; the environment wins over the file.
+# Folders of the corpora; variables of the environment override the file.
 if [ -f "egs/${recipe}/db.sh" ]; then
     set -a
-    # shellcheck source=/dev/null
+    # shellcheck source=egs/TEMPLATE/db.sh
     . "egs/${recipe}/db.sh"
     set +a
 fi

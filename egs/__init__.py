@@ -1,1 +1,1 @@
-"""Recipes and the stages that walk them."""
+"""Recipes, and the pipeline that runs them."""

@@ -1,29 +1,40 @@
-"""`python -m egs run|stage|show|check`: what run.sh calls; `python -m egs study`: variants of one run, compared."""
+"""Run the stages of a recipe (`run`, called by run.sh), show their state, estimate their cost, compare variants.
+
+python -m egs run --recipe mini
+python -m egs show --recipe mini
+python -m egs study --recipe open_arabic
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import platform
 import shlex
+import shutil
 import sys
 import traceback
 from pathlib import Path
 
-from egs.pipeline.graph import MADE_BY
-from egs.pipeline.recipe import Recipe, RecipeError, load_recipe
-from egs.pipeline.run import Launchers, Range, Walk, die_with_parent
-from egs.pipeline.sources import StageError
-from egs.pipeline.stages import STAGES, Job, Place, stages_of
-from egs.pipeline.stamps import CHANGED, RecipeLocked, file_name
+from corpora.files import CorpusError
+from corpora.machine import cores, memory_bytes, versions
+from egs.pipeline.process import die_with_parent
+from egs.pipeline.recipe import STAGE_OF, Recipe, load_recipe
+from egs.pipeline.run import CHANGED, Launchers, Range, Runner
+from egs.pipeline.stages import LAST, StageId, file_name, stages_of
 from egs.pipeline.study import Study, load_study
-from upstream.distributed import place as process_place
+from egs.pipeline.work import Job, StageError
+from upstream.distributed import place
 
 log = logging.getLogger("egs")
+
+SHOWN = ("torch", "torchaudio", "transformers", "lightning", "s3prl", "espnet", "lhotse", "scikit-learn", "jiwer")
+GIB = 2**30
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0, 1 when a stage fails, 2 for a wrong option, recipe or key, 130 when interrupted."""
-    args = _parser().parse_args(argv)
+    args = command_line().parse_args(argv)
     logging.basicConfig(
         format="%(asctime)s (%(module)s:%(lineno)d) %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
@@ -31,40 +42,34 @@ def main(argv: list[str] | None = None) -> int:
         stream=sys.stdout,
     )
     if args.command == "check":
-        from egs.pipeline.machine import describe
-
-        for line in describe():
-            log.info(line)
-        return 0
+        return _check()
     try:
         if args.command == "study":
             return _study(args)
-        job = _job(args)
+        job = job_of(args)
         return {"run": _run, "stage": _stage, "show": _show, "estimate": _estimate}[args.command](job, args)
-    except RecipeError as error:
+    except CorpusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (StageError, RecipeLocked) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:  # of this process itself: a full disk, a folder that may not be written
+    except (StageError, OSError) as error:  # OSError of this process itself: a full disk, a read-only folder
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print("interrupted; the same command resumes from here", file=sys.stderr)
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """The commands and their options."""
     parser = argparse.ArgumentParser(prog="python -m egs", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="versions, cores, memory, disk and GPU", allow_abbrev=False)
     for name, text in (
-        ("run", "walk the stages of a recipe"),
-        ("stage", "the work of one stage, without looking at stamps (what `run` starts)"),
+        ("run", "run the stages of a recipe that are not complete"),
+        ("stage", "do the work of one stage, complete or not (`run` starts this)"),
         ("show", "which stages are complete"),
-        ("estimate", "hours, memory and disk that the schedule will need, by arithmetic (docs/scale.md)"),
-        ("study", "the variants of egs/<recipe>/study.yaml, trained, probed and compared; goes on where it was"),
+        ("estimate", "hours, memory and disk that the schedule will need (docs/scale.md explains the formulas)"),
+        ("study", "train, probe and compare the variants of egs/<recipe>/study.yaml; resumes"),
     ):
         command = commands.add_parser(name, help=text, allow_abbrev=False)
         command.add_argument("--recipe", default="mini", help="folder below egs/ (default: mini)")
@@ -78,11 +83,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--jobs", type=int, help="processes that prepare data (default: number of cores)")
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a recipe value")
         if name == "run":
-            command.add_argument("--stage", type=int, help="first stage; runs again what is complete")
-            command.add_argument("--stop_stage", type=int, default=len(STAGES), help="last stage (default: 13)")
+            command.add_argument("--stage", type=int, help="first stage; complete stages run again")
+            command.add_argument("--stop_stage", type=int, default=LAST, help="last stage (default: 13)")
             command.add_argument("--force", action="store_true", help="start the stages from nothing")
-            for option, what in (("train", "units and training"), ("prepare", "the other stages and shards")):
-                text = f"words that start Python for {what} (torchrun, srun), instead of this interpreter"
+            for option, work in (("train", "units and training"), ("prepare", "the other stages and shards")):
+                text = f"words that start Python for {work} (torchrun, srun), instead of this interpreter"
                 command.add_argument(f"--{option}_launcher", default="", metavar="WORDS", help=text)
         if name == "estimate":
             command.add_argument("--hours", type=float, required=True, help="of audio in the training set")
@@ -93,45 +98,47 @@ def _parser() -> argparse.ArgumentParser:
         if name == "study":
             command.add_argument("--rows", help="comma-separated rows to work on beside the base row (default: all)")
             only = command.add_mutually_exclusive_group()
-            only.add_argument("--report", action="store_true", help="tables and figures from what is there, no work")
-            only.add_argument("--dry_run", action="store_true", help="say what there is to make, start nothing")
+            only.add_argument("--report", action="store_true", help="tables and figures of finished rows only")
+            only.add_argument(
+                "--dry_run", action="store_true", help="list missing units, models and probes; start nothing"
+            )
         if name == "stage":
             command.add_argument("--shards", action="store_true", help="write the shards that the stage reads")
-            command.add_argument("--study", action="store_true", help="the place is one of the recipe's study.yaml")
-            command.add_argument("place", metavar="N", help="a number, or the name of what the recipe makes besides")
+            command.add_argument("--study", action="store_true", help="the stage is one of the recipe's study.yaml")
+            command.add_argument("id", metavar="N", help="a number, or the name of a further unit set or model")
     return parser
 
 
-def _job(args: argparse.Namespace) -> Job:
+def job_of(args: argparse.Namespace) -> Job:
+    """The recipe and its folders that the options of run, stage, show or estimate name. Raises CorpusError."""
     local = {}
     for name in ("hubert", "xlsr"):
         path = getattr(args, name)
         if path is not None:
             if not path.is_dir():
-                raise RecipeError(f"--{name} {path}: no such folder")
+                raise CorpusError(f"--{name} {path}: no such folder")
             local[name] = path.resolve()
     if getattr(args, "study", False):
         recipe = load_study(args.recipe, args.set, local).recipe
     else:
         recipe = load_recipe(args.recipe, args.set, local, args.config)
-    return _job_of(recipe, args, "python -m egs run".split() if args.called else ["./run.sh"])
+    return _make_job(recipe, args, "python -m egs run".split() if args.called else ["./run.sh"])
 
 
-def _job_of(recipe: Recipe, args: argparse.Namespace, command: list[str], *, takes_stages: bool = True) -> Job:
-    from egs.pipeline.machine import cores
-
+def _make_job(recipe: Recipe, args: argparse.Namespace, command: list[str], *, takes_stages: bool = True) -> Job:
     return Job(
         recipe=recipe,
         data=args.data / recipe.name,
         exp=args.exp / recipe.name,
         jobs=args.jobs or cores(),
-        command=shlex.join([*command, *_shared_arguments(args)]),
+        command=shlex.join([*command, *shared_arguments(args)]),
         called=getattr(args, "called", ""),
         takes_stages=takes_stages,
     )
 
 
-def _shared_arguments(args: argparse.Namespace) -> list[str]:
+def shared_arguments(args: argparse.Namespace) -> list[str]:
+    """The options that `run` passes on to the process of each stage."""
     shared = ["--recipe", args.recipe]
     for name, default in {"data": Path("data"), "exp": Path("exp"), "jobs": None}.items():
         if getattr(args, name) != default:
@@ -145,11 +152,11 @@ def _shared_arguments(args: argparse.Namespace) -> list[str]:
 
 
 def _run(job: Job, args: argparse.Namespace) -> int:
-    child = [sys.executable, "-m", "egs", "stage", *_shared_arguments(args)]
+    child = [sys.executable, "-m", "egs", "stage", *shared_arguments(args)]
     first = 1 if args.stage is None else args.stage
     launchers = Launchers(*(tuple(shlex.split(words)) for words in (args.prepare_launcher, args.train_launcher)))
-    ran = Walk(job, launchers).run(Range(first, args.stop_stage, args.stage is not None, args.force), child)
-    if args.stop_stage == len(STAGES) and len(STAGES) not in ran:
+    ran = Runner(job, launchers).run(Range(first, args.stop_stage, args.stage is not None, args.force), child)
+    if args.stop_stage == LAST and LAST not in ran:
         print((job.exp / "results.txt").read_text(encoding="utf-8"), end="")
     return 0
 
@@ -157,35 +164,35 @@ def _run(job: Job, args: argparse.Namespace) -> int:
 def _study(args: argparse.Namespace) -> int:
     study = load_study(args.recipe, args.set, {}, args.rows.split(",") if args.rows else None)
     rows = ["--rows", args.rows] if args.rows else []
-    job = _job_of(study.recipe, args, [*"python -m egs study".split(), *rows], takes_stages=False)
-    places: list[Place] = [1, *(MADE_BY.get(key, key) for key in study.wanted())]
+    job = _make_job(study.recipe, args, [*"python -m egs study".split(), *rows], takes_stages=False)
+    wanted: list[StageId] = [1, *(STAGE_OF.get(key, key) for key in study.wanted())]
     if not args.report:
-        # A walk of its own: what it found must not outlive the moment, since another process may be at work.
-        print(_plan(study, Walk(job), places), flush=True)
+        # A Runner of its own, because another process may complete stages before the next one looks.
+        print(_plan(study, Runner(job), wanted), flush=True)
     if args.dry_run:
         return 0
     from egs.pipeline.study_results import run_probes, write_results
 
     if not args.report:
-        child = [sys.executable, "-m", "egs", "stage", "--study", *_shared_arguments(args)]
-        Walk(job).run(Range(), child, places)
-    walk = Walk(job)
-    reasons = {row: walk.incomplete(study.run_of(row)) or "" for row in study.rows}
+        child = [sys.executable, "-m", "egs", "stage", "--study", *shared_arguments(args)]
+        Runner(job).run(Range(), child, wanted)
+    runner = Runner(job)
+    reasons = {row: runner.incomplete(study.run_of(row)) or "" for row in study.rows}
     try:
         if not args.report:
             run_probes(study, job)
-        # What is no longer there, corpora or another model, says nothing about the results.
+        # A row is stale only where its own inputs changed: a deleted corpus or model does not change results.
         print(write_results(study, job, {row: why for row, why in reasons.items() if why.endswith(CHANGED)}))
     except (ValueError, RuntimeError) as error:
-        raise StageError(f"{error}. The same command goes on from here.") from error
+        raise StageError(f"{error}. The same command resumes from here.") from error
     return 0
 
 
-def _plan(study: Study, walk: Walk, places: list[Place]) -> str:
-    """What a study consists of, which units and models are still to be made, and its probes."""
+def _plan(study: Study, runner: Runner, wanted: list[StageId]) -> str:
+    """The rows of a study, its missing units and models, and its probes."""
     recipe = study.recipe
     lines = [f"study of {recipe.name}: {len(study.rows)} rows ({', '.join(study.rows)})"]
-    missing = [walk.stages[place].title for place in places if walk.incomplete(place)]
+    missing = [runner.stages[stage].title for stage in wanted if runner.incomplete(stage)]
     lines.append(f"  to make: {'; '.join(missing)}" if missing else "  units and models: complete")
     context = f" and {', '.join(study.config.upstreams)}" if study.config.upstreams else ""
     for task, config in recipe.tasks.items():
@@ -197,13 +204,13 @@ def _plan(study: Study, walk: Walk, places: list[Place]) -> str:
 
 
 def _show(job: Job, args: argparse.Namespace) -> int:
-    walk = Walk(job)
-    for place, this in walk.stages.items():
-        if this.settings(job) is None:
+    runner = Runner(job)
+    for name, stage in runner.stages.items():
+        if stage.settings(job) is None:
             state = "left out: the recipe has none"
         else:
-            state = walk.incomplete(place) or "complete"
-        print(f"{this.number:3d}  {this.title:28s} {state}")
+            state = runner.incomplete(name) or "complete"
+        print(f"{stage.number:3d}  {stage.title:28s} {state}")
     return 0
 
 
@@ -211,7 +218,7 @@ def _estimate(job: Job, args: argparse.Namespace) -> int:
     from egs.pipeline.estimate import Machine, estimate, table
 
     if min(args.hours, args.ranks, args.peak, args.mfu) <= 0 or args.mfu > 1 or args.price < 0:
-        raise RecipeError("estimate: --hours, --ranks, --peak and --mfu must be positive, --mfu at most 1")
+        raise CorpusError("estimate: --hours, --ranks, --peak and --mfu must be positive, --mfu at most 1")
     machine = Machine(args.ranks, args.peak * 1e12, args.mfu, args.price)
     print(table(estimate(job.recipe, args.hours, machine), machine))
     return 0
@@ -219,22 +226,44 @@ def _estimate(job: Job, args: argparse.Namespace) -> int:
 
 def _stage(job: Job, args: argparse.Namespace) -> int:
     die_with_parent()
-    place = int(args.place) if args.place.isdecimal() else args.place
-    this = {part.place: part for part in stages_of(job.recipe)}.get(place)
-    if this is None:
-        raise RecipeError(f"stage {args.place}: recipe {job.recipe.name} has none of this number or name")
-    if not process_place().is_first:
-        logging.getLogger().setLevel(logging.WARNING)  # what all of them do, one of them tells
+    name = int(args.id) if args.id.isdecimal() else args.id
+    stage = {stage.id: stage for stage in stages_of(job.recipe)}.get(name)
+    if stage is None:
+        raise CorpusError(f"stage {args.id}: recipe {job.recipe.name} has none of this number or name")
+    if not place().is_first:
+        logging.getLogger().setLevel(logging.WARNING)  # one of the processes logs for all
+    work = stage.write_shards if args.shards else stage.run
+    if work is None:
+        raise CorpusError(f"stage {args.id}: it reads no shards")
     try:
-        (this.write_shards if args.shards else this.run)(job)
+        work(job)
     except (StageError, KeyboardInterrupt):
         raise
     except Exception as error:
-        # What went wrong in one line for everybody; where, for whoever has to look into the code.
-        place = job.exp / "logs" / f"stage_{file_name(this.place)}.traceback"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(traceback.format_exc(), encoding="utf-8")
-        raise StageError(f"{type(error).__name__}: {error} (traceback: {place})") from error
+        # The user sees one line; the traceback is for debugging.
+        path = job.exp / "logs" / f"stage_{file_name(stage.id)}.traceback"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+        raise StageError(f"{type(error).__name__}: {error} (traceback: {path})") from error
+    return 0
+
+
+def _check() -> int:
+    """Log versions, cores, memory, disk and GPU."""
+    import torch
+
+    found = versions(SHOWN)
+    memory = memory_bytes()
+    gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    log.info("Python %s on %s %s", platform.python_version(), platform.system(), platform.machine())
+    log.info("packages: %s", ", ".join(f"{name} {found.get(name, 'missing')}" for name in SHOWN))
+    log.info(
+        "cores %d, memory %s, free disk %.0f GiB, GPU %s",
+        cores(),
+        f"{memory / GIB:.1f} GiB" if memory else "unknown",
+        shutil.disk_usage(Path.cwd()).free / GIB,
+        ", ".join(f"{g.name} ({g.total_memory / GIB:.0f} GiB)" for g in gpus) or "none (everything runs on the CPU)",
+    )
     return 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Environment (stage 0 of run.sh), then ruff and pytest. Arguments go to pytest: tests/run.sh tests/corpora -x
+# Make the environment (stage 0 of run.sh), then run ruff and pytest. Arguments go to pytest: tests/run.sh tests/corpora -x
 # HARNESS_VENV names an environment to use instead of .venv.
 
 set -euo pipefail

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 TINY = [
     "corpora.options.scale=0.05",
     "pretrain.common={batch_seconds: 8, crop_seconds: 4, lr: 0.001, valid_every: 4, seed: 0}",
@@ -36,13 +37,13 @@ UPSTREAMS = {"fbank", "random_l", "harness_l_it1", "harness_l", "harness_s", "ha
 VARYING = {"wall_s", "rtf_cpu"}
 
 
-class House:
-    """A folder for data and experiments, and the command line that works in it."""
+class Project:
+    """A folder for data and experiments, and the command line that uses it."""
 
     def __init__(self, base: Path, root: Path) -> None:
         self.base, self.root = base, root
         self.exp = base / "exp/mini"
-        # Models this small gain nothing from a second thread, and a machine that is busy loses much by it.
+        # Models this small gain nothing from a second thread, which costs much on a busy machine.
         self.environment = {**os.environ, "HARNESS_VENV": sys.prefix, "OMP_NUM_THREADS": "1"}
 
     def command(self, *arguments: str) -> list[str]:
@@ -71,7 +72,7 @@ class House:
             deadline = time.monotonic() + 600
             while not ready():
                 assert process.poll() is None, "the stage ended before it could be killed"
-                assert time.monotonic() < deadline, "the stage did not get going"
+                assert time.monotonic() < deadline, "the stage did not start"
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
 
@@ -84,7 +85,7 @@ class House:
 
 
 def states(output: str) -> dict[int, str]:
-    """What the run said about each stage: `complete`, `starting`, `going on`."""
+    """State of each stage in the output of a run: `complete`, `starting`, `going on`."""
     found = {}
     for line in output.splitlines():
         _, marker, text = line.partition(") stage ")
@@ -96,76 +97,88 @@ def states(output: str) -> dict[int, str]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[House, str]:
+def finished(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Project, str]:
     """The pipeline after one undisturbed run, and what that printed."""
-    house = House(tmp_path_factory.mktemp("pipeline"), root)
-    return house, house.run()
+    project = Project(tmp_path_factory.mktemp("pipeline"), root)
+    return project, project.run()
 
 
-def test_from_an_empty_folder_to_the_report(finished: tuple[House, str]) -> None:
-    house, output = finished
+def test_from_an_empty_folder_to_the_report(finished: tuple[Project, str]) -> None:
+    project, output = finished
     assert states(output) == dict.fromkeys(range(1, 14), "starting")
-    rows = house.rows()
+    rows = project.rows()
     for task in ("asr", "ser", "did"):
         assert {row["upstream"] for row in rows if row["task"] == task} == UPSTREAMS
     assert all(0 <= float(row["value"]) for row in rows)
-    assert all((house.exp / row["run_dir"]).is_dir() or Path(row["run_dir"]).is_dir() for row in rows)
+    assert all((project.exp / row["run_dir"]).is_dir() or Path(row["run_dir"]).is_dir() for row in rows)
     for name in ("RESULTS.md", "compression.csv", "report/index.html", "report/quality_params.png"):
-        assert (house.exp / name).stat().st_size > 0
+        assert (project.exp / name).stat().st_size > 0
     assert "SYNTHETIC SPEECH" in output and "harness_st" in output
     for folder in ("hl_it1", "hl_it2", "hs", "hst"):
-        assert (house.exp / folder / "model/model.safetensors").is_file()
+        assert (project.exp / folder / "model/model.safetensors").is_file()
     for number in range(1, 14):
-        assert (house.exp / f"logs/stage_{number:02d}.log").is_file()
-        assert (house.exp / f"logs/stage_{number:02d}.command").is_file()
+        assert (project.exp / f"logs/stage_{number:02d}.log").is_file()
+        assert (project.exp / f"logs/stage_{number:02d}.command").is_file()
 
 
-def test_a_second_run_does_nothing_and_shows_the_table(finished: tuple[House, str]) -> None:
-    house, first = finished
-    before, started = house.times(), time.monotonic()
-    output = house.run()
+def test_a_second_run_does_nothing_and_shows_the_table(finished: tuple[Project, str]) -> None:
+    project, first = finished
+    before, started = project.times(), time.monotonic()
+    output = project.run()
     seconds = time.monotonic() - started
     assert states(output) == dict.fromkeys(range(1, 14), "complete")
-    changed = {path.name for path, when in house.times().items() if before.get(path) != when}
-    assert changed <= {"lock"}
-    table = (house.exp / "results.txt").read_text(encoding="utf-8")
+    changed = {path.name for path, when in project.times().items() if before.get(path) != when}
+    assert changed <= {".lock", ".lock.pid"}
+    table = (project.exp / "results.txt").read_text(encoding="utf-8")
     assert table in first and table in output
     assert seconds < 20, f"{seconds:.0f} s for nothing"
 
 
-def test_an_explicit_stage_reruns_and_later_ones_stay(finished: tuple[House, str]) -> None:
-    house, _ = finished
-    rows = house.rows()
-    assert states(house.run("--stage", "8", "--stop_stage", "8")) == {8: "starting"}
-    assert set(states(house.run()).values()) == {"complete"}, "the same seed gives the same student"
-    assert house.rows() == rows
+def test_another_configuration_keeps_the_first_and_the_first_is_found_again(finished: tuple[Project, str]) -> None:
+    project, _ = finished
+    folder, models = (project.exp / "hst").resolve(), project.exp / "models/harness_st"
+    states_of_hst = states(project.run("--stop_stage", "9", "--set", "pretrain.hst.steps=5"))
+    assert states_of_hst == dict.fromkeys(range(1, 8), "complete") | {8: "starting", 9: "starting"}
+    assert (project.exp / "hst").resolve() != folder and models.resolve() == (project.exp / "hst/model").resolve()
+    assert states(project.run("--stop_stage", "9")) == dict.fromkeys(range(1, 9), "complete") | {9: "starting"}
+    assert (project.exp / "hst").resolve() == folder and models.resolve() == folder / "model"
+
+
+def test_an_explicit_stage_reruns_and_later_ones_stay(finished: tuple[Project, str]) -> None:
+    project, _ = finished
+    rows = project.rows()
+    assert states(project.run("--stage", "8", "--stop_stage", "8")) == {8: "starting"}
+    assert set(states(project.run()).values()) == {"complete"}, "the same seed gives the same student"
+    assert project.rows() == rows
 
 
 @pytest.mark.parametrize(
-    ("number", "begun"),
+    ("number", "record", "begun"),
     [
-        (3, "hl_it1/checkpoints/last.pt"),
-        (6, "units/student/*"),
-        (10, "probes/asr_light/*/*/cell.json"),
+        (3, "hl_it1/done.json", "hl_it1/checkpoints/last.pt"),
+        (6, "units/student/done.json", "units/student/*"),
+        (10, ".done/stage_10.json", "probes/asr_light/*/*/cell.json"),
     ],
 )
-def test_killed_and_started_again_ends_the_same(finished: tuple[House, str], number: int, begun: str) -> None:
-    house, _ = finished
-    rows, stamp = house.rows(), house.exp / f".stamps/stage_{number:02d}.json"
-    old = {path: path.stat().st_mtime_ns for path in house.exp.glob(begun)}
+def test_killed_and_started_again_ends_the_same(
+    finished: tuple[Project, str], number: int, record: str, begun: str
+) -> None:
+    project, _ = finished
+    rows, done = project.rows(), project.exp / record
+    old = {path: path.stat().st_mtime_ns for path in project.exp.glob(begun)}
 
     def has_begun() -> bool:
-        return not stamp.exists() and any(old.get(path) != path.stat().st_mtime_ns for path in house.exp.glob(begun))
+        return not done.exists() and any(old.get(path) != path.stat().st_mtime_ns for path in project.exp.glob(begun))
 
-    house.kill_when(has_begun, "--stage", str(number), "--stop_stage", str(number))
-    assert not stamp.exists()
-    output = house.run()
+    project.kill_when(has_begun, "--stage", str(number), "--stop_stage", str(number))
+    assert not done.exists()
+    output = project.run()
     expected = dict.fromkeys(range(1, 14), "complete") | {number: "going on"}
     if number == 10:
         expected[13] = "starting"  # the report shows the times of the runs, too
     assert states(output) == expected, "bit for bit the same outcome, or later stages would have run"
-    assert house.rows() == rows
+    assert project.rows() == rows
     if number == 3:
-        assert "training steps 0 to 24" not in output, "it went on from its checkpoint"
+        assert "training steps 0 to 24" not in output, "it resumed from its checkpoint"
     if number == 10:
         assert "complete already" in output

@@ -1,5 +1,5 @@
-# Where jobs run: here, or on a Slurm cluster. Set cmd_backend in the environment or here; the options of srun are those
-# of your cluster.
+# Choose where jobs run: on this machine or on a Slurm cluster. Set cmd_backend in the environment or here, and adapt the
+# options of srun to your cluster.
 # shellcheck shell=bash disable=SC2034
 
 cmd_backend=${cmd_backend:-local}
@@ -9,7 +9,7 @@ local)
     prepare_cmd=
     train_cmd=
     decode_cmd=
-    # starts Python several times on this machine, once a GPU
+    # one process per GPU
     ranks_cmd=
     if [ "${ranks:-1}" -gt 1 ]; then ranks_cmd="python -m torch.distributed.run --standalone --nproc_per_node ${ranks}"; fi
     if [ "${num_nodes:-1}" -gt 1 ]; then

@@ -1,5 +1,5 @@
-# What the recipes of one corpus share once their options are read: environment, launcher, the corpus's folder, stage 1.
-# Sourced in the recipe's folder; `root` and `corpus` are set by then.
+# Environment, launcher, corpus folder and stage 1 of a recipe. Sourced in the recipe's folder after its options are read;
+# `root` and `corpus` are set.
 # shellcheck shell=bash
 
 # shellcheck disable=SC2154
@@ -16,7 +16,7 @@ if [ -f db.sh ]; then
     set +a
 fi
 
-# prepare_data DIR [OPTION...]: stage 1, by local/data.sh where there is one, else by the corpus's module.
+# prepare_data DIR [OPTION...]: stage 1, by local/data.sh if it exists, else by the corpus's module.
 prepare_data() {
     local out=$1 variable
     shift

@@ -1,7 +1,7 @@
-# What run.sh and every recipe share: log lines, errors, options. Sourced, not run.
+# Log lines, errors and options of run.sh and of every recipe. Sourced, not run.
 # shellcheck shell=bash
 #
-# Before `parse_options "$@"` a script names its variables, which are its options:
+# As ESPnet's parse_options.sh, parse_options "$@" sets the variable of each option. Before it, a script names its options:
 #     options=(stage stop_stage nj)   --stage 2, --stop-stage 3, --nj=4; each sets the variable of that name
 #     switches=(use_lm)               may also stand alone, which means true
 #     lists=(set)                     may be repeated; the values are appended to the array settings as --set VALUE
@@ -18,38 +18,6 @@ log() {
 fail() {
     echo "$(date '+%Y-%m-%dT%H:%M:%S') (${script}:${BASH_LINENO[0]}) error: $*" >&2
     exit 2
-}
-
-# Edit distance of two words, by two rows of the usual table.
-distance() {
-    local a=$1 b=$2 i j cost best
-    local -a above row
-    for ((j = 0; j <= ${#b}; j++)); do above[j]=$j; done
-    for ((i = 1; i <= ${#a}; i++)); do
-        row=("$i")
-        for ((j = 1; j <= ${#b}; j++)); do
-            cost=1
-            [ "${a:i-1:1}" != "${b:j-1:1}" ] || cost=0
-            best=$((above[j - 1] + cost))
-            if ((above[j] + 1 < best)); then best=$((above[j] + 1)); fi
-            if ((row[j - 1] + 1 < best)); then best=$((row[j - 1] + 1)); fi
-            row[j]=$best
-        done
-        above=("${row[@]}")
-    done
-    echo "${above[${#b}]}"
-}
-
-unknown_option() {
-    local known nearest='' least=99 d longer
-    for known in "${options[@]}" ${lists[@]+"${lists[@]}"} help; do
-        d=$(distance "$1" "${known}")
-        longer=${#known}
-        if ((${#1} > longer)); then longer=${#1}; fi
-        # Two letters in five may differ: beyond, a suggestion has nothing to do with what was meant.
-        if ((d < least && 5 * d <= 2 * longer)); then least=${d} nearest="; the nearest known one is --${known}"; fi
-    done
-    fail "unknown option --$1${nearest} (./${script} --help lists all)"
 }
 
 parse_options() {
@@ -76,7 +44,9 @@ parse_options() {
         for alias in ${aliases[@]+"${aliases[@]}"}; do
             if [ "${name}" = "${alias%%:*}" ]; then name=${alias#*:}; fi
         done
-        if [[ " ${options[*]} ${lists[*]-} " != *" ${name} "* ]]; then unknown_option "${name}"; fi
+        if [[ " ${options[*]} ${lists[*]-} " != *" ${name} "* ]]; then
+            fail "unknown option --${name} (./${script} --help lists all)"
+        fi
         if [ "${has_value}" = false ]; then
             if [[ " ${switches[*]-} " == *" ${name} "* && ${1:-} != true && ${1:-} != false ]]; then
                 value=true
@@ -98,7 +68,7 @@ parse_options() {
     done
 }
 
-# check_stages LAST: whether stage and stop_stage are numbers from 0 to LAST, in this order.
+# check_stages LAST: stage and stop_stage must be numbers from 0 to LAST, in this order.
 check_stages() {
     local name value
     for name in stage stop_stage; do

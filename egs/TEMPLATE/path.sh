@@ -1,4 +1,4 @@
-# Where Python and our packages are. Sourced by every recipe; `root` is set by then.
+# Put Python and our packages on the paths. Sourced by every recipe; `root` is set.
 # shellcheck shell=bash
 
 # shellcheck disable=SC2154

@@ -1,4 +1,4 @@
-# Probes of one task on one corpus, stage by stage: what did1/did.sh and ser1/ser.sh share. Sourced by them; `task` is set.
+# Probes of one task on one corpus, in stages. Sourced by did1/did.sh and ser1/ser.sh; `task` is set.
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd)
@@ -25,7 +25,7 @@ exp=
 
 options=(stage stop_stage corpus corpus_options upstreams models protocol finetune budget seeds folds nj device data exp)
 lists=(set)
-aliases=(jobs:nj)
+aliases=(jobs:nj inference_nj:nj)
 
 help() {
     cat <<'EOH'
@@ -43,25 +43,25 @@ Options (--stop_stage 3, --stop-stage 3 and --stop_stage=3 are the same):
     --upstreams A,B         fbank, names of model directories below --models, or NAME=DIR (default: fbank)
     --models DIR            folder of model directories (default: EXP/models)
     --protocol NAME         superb or light: downstream/TASK/NAME.yaml (default: superb)
-    --finetune A,B          what learns beside the head, as python -m downstream benchmark --help says (default: none)
-    --budget A,B            how much of the training speech is labelled, likewise (default: none)
+    --finetune A,B          parts of the upstream to train, as in python -m downstream benchmark --help (default: none)
+    --budget A,B            amounts of labelled training speech, as there (default: none)
     --seeds A,B             seeds of the heads (default: 0,1,2)
-    --folds N               the first so many folds, where the corpus has folds (default: all)
-    --nj N                  processes; also written --jobs (default: 4)
+    --folds N               use only the first N folds, where the corpus has folds (default: all)
+    --nj N                  processes; also written --jobs and --inference_nj (default: 4)
     --device NAME           auto, cpu or cuda (default: auto)
     --set KEY=VALUE         another value in the protocol, as often as needed (default: none)
     --data DIR              data directories go to DIR/TASK (default: data/CORPUS in the root)
-    --exp DIR               everything else (default: exp/CORPUS/TASK1 in the root)
+    --exp DIR               models and results (default: exp/CORPUS/TASK1 in the root)
     --help                  print this text
 Paths count from the recipe's folder.
 
 Stages:
      1  data directories: local/data.sh, or python -m corpora CORPUS
-     2  probes: every upstream, seed and fold; those that are complete are skipped
+     2  probes: every upstream, seed and fold; complete ones are skipped
      3  RESULTS.md
 
-The folder of the corpus comes from the environment or from db.sh. HARNESS_VENV names another environment than .venv;
-cmd.sh says where jobs run.
+db.sh or the environment names the folder of the corpus; cmd.sh chooses where jobs run. HARNESS_VENV names another
+environment than .venv.
 EOH
 }
 

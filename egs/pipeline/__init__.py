@@ -1,1 +1,1 @@
-"""The stages that run.sh runs on a recipe."""
+"""Read a recipe and run its stages."""

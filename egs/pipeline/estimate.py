@@ -1,4 +1,4 @@
-"""What a schedule will cost: hours, memory and disk of every stage, by arithmetic alone. docs/scale.md explains it.
+"""Estimate hours, memory and disk of every stage of a schedule. docs/scale.md explains the formulas.
 
 operations of a step = seconds of audio x MACs per second x 6     (2 forward, 4 backward; 8 with checkpointing)
 operations of units  = seconds of audio x MACs per second up to the layer x 2
@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from egs.pipeline.graph import MADE_BY
 from egs.pipeline.recipe import Recipe
 from egs.pipeline.stages import stages_of
 from upstream.model.family import CONV_STRIDES, HOP, SAMPLE_RATE, Geometry, macs_per_second, parameters
@@ -19,9 +18,9 @@ from upstream.model.family import CONV_STRIDES, HOP, SAMPLE_RATE, Geometry, macs
 STATE_BYTES = 16  # a parameter: weight, gradient and AdamW's two moments, 32 bits each
 CHECKPOINT_BYTES = 12  # a parameter in last.pt and previous.pt: weight and moments
 UNIT_BYTES = 2 * SAMPLE_RATE // HOP * 3600  # an hour of labels
-UNITS_CLIP = 15.0  # seconds of a typical utterance, which only attention depends on
-# What autograd keeps: of each value of a layer's width and of its FFN in every frame, and of a convolution's outputs,
-# as `python -m bench.activations` counted it on HL, HS and HST.
+UNITS_CLIP = 15.0  # seconds of a typical utterance; only the cost of attention depends on it
+# Bytes that autograd keeps per value of a layer's width and of its FFN in every frame, and per output of a convolution,
+# measured by `python -m bench.activations` on HL, HS and HST.
 LAYER_BYTES, FFN_BYTES, CONV_BYTES = 60, 16, 6.3
 SHARD_BYTES = {"flac": 67.5e6, "opus": 12e6}  # an hour of read speech, as `upstream.pretrain.shards` writes it
 
@@ -42,7 +41,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Cost:
-    """One stage: wall time in hours, hours of audio shown, memory of one GPU and disk in bytes."""
+    """One stage: wall time in hours, hours of audio processed, memory of one GPU and disk in bytes."""
 
     name: str
     hours: float
@@ -52,7 +51,7 @@ class Cost:
 
 
 def kept_bytes(g: Geometry) -> float:
-    """Bytes that the backward pass needs of one second of audio in bf16, without checkpointing."""
+    """Bytes of activations that the backward pass needs per second of audio in bf16, without checkpointing."""
     frames = SAMPLE_RATE / HOP
     kept = g.layers * frames * (LAYER_BYTES * g.width + FFN_BYTES * g.ffn)
     if g.front_end == "waveform":
@@ -66,15 +65,14 @@ def kept_bytes(g: Geometry) -> float:
 def estimate(recipe: Recipe, hours: float, machine: Machine) -> list[Cost]:
     """Every units and training stage of a schedule on `hours` of audio, in the order in which they run.
 
-    MFCC units, whose cost is that of the processors, and stages 1 and 9 are not in it.
+    MFCC units, which are computed on the CPU, count as 0 hours. Stages 1 and 9 are not included.
     """
     costs = []
-    for this in stages_of(recipe):
-        key = this.key or next((name for name, number in MADE_BY.items() if number == this.number), "")
-        if key in recipe.units:
-            costs.append(_units(recipe, key, hours, machine))
-        elif key in recipe.pretrain:
-            costs.append(_training(recipe, key, machine))
+    for stage in stages_of(recipe):
+        if stage.key in recipe.units:
+            costs.append(_units(recipe, stage.key, hours, machine))
+        elif stage.key in recipe.pretrain:
+            costs.append(_training(recipe, stage.key, machine))
     if recipe.shards is not None:
         costs.append(Cost(f"shards ({recipe.shards.codec})", 0.0, hours, 0.0, hours * SHARD_BYTES[recipe.shards.codec]))
     return costs

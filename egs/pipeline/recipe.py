@@ -1,28 +1,35 @@
-"""Recipes: plain dataclasses, read from YAML and `key=value` overrides; an unknown key names the nearest known one."""
+"""Read a recipe from YAML and `key=value` overrides, check it, and order its units and models by what they need.
+
+Stages 2 to 8 make the units and models that every recipe has. Further units and models are made just before the first
+stage that needs them; those that no other entry needs are made in stage 8.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from corpora import registry
-from corpora.files import CorpusError as RecipeError
+from corpora.files import CorpusError
 from corpora.schema import check_keys, convert, nearest, record
-from egs.pipeline.graph import MADE_BY, GraphError, plan
 from upstream.config import S3PRL, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
 from upstream.model.family import FAMILY, Geometry
 
 EGS = Path(__file__).resolve().parents[1]
-# What every recipe has; it may name more of each.
+# Every recipe has these; it may name more of each.
 FAMILY_MEMBERS = ("hl", "hs", "hst")
 UNITS = ("it1", "it2", "student")
 MODELS = ("hl_it1", "hl_it2", "hs", "hst")
+STAGE_OF = {"it1": 2, "hl_it1": 3, "it2": 4, "hl_it2": 5, "student": 6, "hs": 7, "hst": 8}
+LAST_TRAINING_STAGE = 8
 MEMBER_OF = {"hl_it1": "hl", "hl_it2": "hl", "hs": "hs", "hst": "hst"}
 UNITS_OF = {"hl_it1": "it1", "hl_it2": "it2", "hs": "student", "hst": "student"}
-RESERVED = ("units", "models", "logs", "probes", "cache", "study", "shards", "report")  # folders of exp/<recipe>
+# Other folders of exp/<recipe>
+RESERVED = ("units", "runs", "models", "logs", "probes", "cache", "study", "shards", "report")
 TASKS = ("asr", "ser", "did")
 LOCAL_UPSTREAMS = ("hubert", "xlsr")
 UPSTREAMS = ("fbank", "random_l", "harness_l_it1", "harness_l", "harness_s", "harness_st", *LOCAL_UPSTREAMS)
@@ -32,8 +39,8 @@ UPSTREAMS = ("fbank", "random_l", "harness_l_it1", "harness_l", "harness_s", "ha
 class CorporaConfig:
     """`corpora.<module>.prepare(out_dir, **options)`; `sources` are environment variables that name corpus folders.
 
-    `prepare` names corpora of `corpora.registry`, each with its options, that are written beside the recipe's data
-    first, into `data/<corpus>`; the `sets` and `held_out` of the module `ssl` count from there (`mgb2/train`).
+    `prepare` names corpora of `corpora.registry`, each with its options. They are prepared first, into `data/<corpus>`
+    beside the recipe's data; the `sets` and `held_out` of the module `ssl` are folders there (`mgb2/train`).
     """
 
     module: str
@@ -44,7 +51,7 @@ class CorporaConfig:
 
 @dataclass(frozen=True)
 class ShardsConfig:
-    """Training reads shards in place of single files; `codec` is flac or opus (lossy), `minutes` the audio of one."""
+    """Training reads shards instead of single files. `codec`: flac or opus (lossy); `minutes`: audio in one shard."""
 
     codec: str = "flac"
     minutes: float = 60.0
@@ -58,8 +65,11 @@ class ShardsConfig:
 
 @dataclass(frozen=True)
 class ModelRun:
-    """One pre-training run: where the weights start, how they are trained, the member of the family that is built, the
-    label sets that it predicts with the weight of each (the first is the main one), and the features if it does."""
+    """One pre-training run.
+
+    init: initial weights; train: optimisation; geometry: member of the family; units: label sets to predict with the
+    weight of each (the first is the main one); regression: features to predict, if any.
+    """
 
     init: InitConfig
     train: PretrainConfig
@@ -70,9 +80,11 @@ class ModelRun:
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """One downstream task on `data/<recipe>/<task>`. `folds` takes the first so many of `fold1`, `fold2`, ... there;
-    `upstreams` replaces the recipe's list; `overrides` are keys of the protocol with other values; `finetune` and
-    `budgets` as `--finetune` and `--budget` of `python -m downstream benchmark`."""
+    """One downstream task on `data/<recipe>/<task>`.
+
+    folds: use only `fold1` to `fold<folds>`; upstreams: replaces the recipe's list; overrides: other values for keys
+    of the protocol; finetune, budgets: as `--finetune` and `--budget` of `python -m downstream benchmark`.
+    """
 
     protocol: str = "light"
     seeds: list[int] = field(default_factory=lambda: [0])
@@ -85,7 +97,7 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that `run.sh` needs to know about one set of corpora."""
+    """One recipe: corpora, models of the family, units, pre-training runs, tasks, and the upstreams to compare."""
 
     name: str
     corpora: CorporaConfig
@@ -109,17 +121,17 @@ def load_recipe(
     local_upstreams: Mapping[str, Path] | None = None,
     config: Path | None = None,
 ) -> Recipe:
-    """Read `egs/<name>/recipe.yaml`, or the schedule `config`, with `key=value` overrides. Raises RecipeError."""
+    """Read `egs/<name>/recipe.yaml`, or the schedule `config`, with `key=value` overrides. Raises CorpusError."""
     mapping, where = recipe_mapping(name, overrides, config)
     return build_recipe(mapping, name=name, where=where, local_upstreams=dict(local_upstreams or {}))
 
 
 def recipe_mapping(name: str, overrides: Iterable[str] = (), config: Path | None = None) -> tuple[Any, str]:
-    """What `egs/<name>/recipe.yaml` (or `config`) with overrides holds, unchecked, and how to call it in messages."""
+    """The unchecked content of `egs/<name>/recipe.yaml` (or `config`) with overrides, and its name for messages."""
     path = EGS / name / "recipe.yaml" if config is None else config
     if config is None and not path.is_file():
         known = known_recipes()
-        raise RecipeError(f"no recipe named `{name}`{nearest(name, known)} (known: {', '.join(known)})")
+        raise CorpusError(f"no recipe named `{name}`{nearest(name, known)} (known: {', '.join(known)})")
     overrides = list(overrides)
     where = f"egs/{name}/recipe.yaml" if config is None else str(config)
     where += f" with {' '.join(overrides)}" if overrides else ""
@@ -127,7 +139,7 @@ def recipe_mapping(name: str, overrides: Iterable[str] = (), config: Path | None
 
 
 def read_yaml(path: Path, overrides: Iterable[str], where: str) -> Any:
-    """A YAML file with `key=value` overrides as plain containers. Raises RecipeError."""
+    """A YAML file with `key=value` overrides as plain containers. Raises CorpusError."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
@@ -135,21 +147,21 @@ def read_yaml(path: Path, overrides: Iterable[str], where: str) -> Any:
     overrides = list(overrides)
     for item in overrides:
         if "=" not in item:
-            raise RecipeError(f"--set {item}: write it as key=value, for instance pretrain.hl_it1.steps=2000")
+            raise CorpusError(f"--set {item}: write it as key=value, for instance pretrain.hl_it1.steps=2000")
     try:
         tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(overrides))
         return OmegaConf.to_container(tree, resolve=True)
     except (OmegaConfBaseException, YAMLError, OSError) as error:
-        raise RecipeError(f"{where}: {error}") from error
+        raise CorpusError(f"{where}: {error}") from error
 
 
 def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[str, Path]) -> Recipe:
-    """Check a mapping as YAML gives it and make it a Recipe. Raises RecipeError."""
+    """A Recipe from the mapping that YAML gives. Raises CorpusError."""
     known = ("corpora", "family", "units", "pretrain", "tasks", "upstreams")
     check_keys(mapping, (*known, "shards"), where, "")
     for key in known:
         if key not in mapping:
-            raise RecipeError(f"{where}: `{key}` is missing")
+            raise CorpusError(f"{where}: `{key}` is missing")
     further = [key for key in mapping["pretrain"] or {} if key not in ("common", *MODELS)]
     upstreams = [*_upstreams(mapping["upstreams"], where, "upstreams", further), *local_upstreams]
     family = _family(mapping["family"], where)
@@ -176,19 +188,19 @@ def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[s
 
 
 def _with_common(section: Any, names: tuple[str, ...], where: str, prefix: str) -> dict[str, dict[str, Any]]:
-    """Entries with the section's `common` values underneath: those of `names`, which must be there, and others."""
+    """Entries of a section, each completed by the section's `common` values. `names` are required entries."""
     if not isinstance(section, dict):
         check_keys(section, ("common", *names), where, prefix)
     missing = [name for name in names if name not in section]
     if missing:
-        raise RecipeError(f"{where}: `{prefix}.{missing[0]}` is missing")
+        raise CorpusError(f"{where}: `{prefix}.{missing[0]}` is missing")
     merged = {}
     for name in [*names, *(key for key in section if key not in ("common", *names))]:
         if not str(name).isidentifier():
-            raise RecipeError(f"{where}: `{prefix}.{name}`: letters, digits and _ only, it names a folder")
+            raise CorpusError(f"{where}: `{prefix}.{name}`: letters, digits and _ only, it names a folder")
         for part in ("common", name):
             if not isinstance(section.get(part) or {}, dict):
-                raise RecipeError(f"{where}: `{prefix}.{part}` must be a mapping")
+                raise CorpusError(f"{where}: `{prefix}.{part}` must be a mapping")
         merged[name] = {**(section.get("common") or {}), **(section[name] or {})}
     return merged
 
@@ -201,10 +213,10 @@ def _family(section: Any, where: str) -> dict[str, Geometry]:
         entry = section.get(member)
         entry = {"geometry": entry} if isinstance(entry, str) else entry
         if not isinstance(entry, dict) or "geometry" not in entry:
-            raise RecipeError(f"{where}: `family.{member}` must name a geometry ({', '.join(FAMILY)})")
+            raise CorpusError(f"{where}: `family.{member}` must name a geometry ({', '.join(FAMILY)})")
         base = FAMILY.get(entry["geometry"])
         if base is None:
-            raise RecipeError(
+            raise CorpusError(
                 f"{where}: `family.{member}`: no geometry named `{entry['geometry']}`"
                 f"{nearest(entry['geometry'], FAMILY)} (known: {', '.join(FAMILY)})"
             )
@@ -220,12 +232,12 @@ def _model_run(key: str, entry: dict[str, Any], where: str, family: Mapping[str,
     check_keys(entry, [*own, *(f.name for f in dataclasses.fields(PretrainConfig))], where, prefix)
     geometry = entry.get("geometry", MEMBER_OF.get(key))
     if geometry is None:
-        raise RecipeError(
+        raise CorpusError(
             f"{where}: `{prefix}.geometry` is missing: a further run names a member of the family "
             f"({', '.join(family)}){nearest(key, MODELS)}"
         )
     if geometry not in family:
-        raise RecipeError(
+        raise CorpusError(
             f"{where}: `{prefix}.geometry`: `{geometry}` is no member of the family{nearest(geometry, family)} "
             f"(known: {', '.join(family)})"
         )
@@ -245,15 +257,15 @@ def _label_sets(key: str, entry: dict[str, Any], where: str, prefix: str, *, nee
     default = [UNITS_OF[key]] if key in UNITS_OF else []
     names = convert(list[str], entry.get("units", default), where, f"{prefix}.units")
     if needed and not names:
-        raise RecipeError(f"{where}: `{prefix}.units` is empty, and without `regression` there is nothing to learn")
+        raise CorpusError(f"{where}: `{prefix}.units` is empty, and without `regression` there is nothing to learn")
     if len(set(names)) < len(names):
-        raise RecipeError(f"{where}: `{prefix}.units` names the same units twice")
+        raise CorpusError(f"{where}: `{prefix}.units` names the same units twice")
     weights = entry.get("weights") or {}
     check_keys(weights, names, where, f"{prefix}.weights")
     sets = {name: convert(float, weights.get(name, 1.0), where, f"{prefix}.weights.{name}") for name in names}
     for name, weight in sets.items():
         if weight <= 0:
-            raise RecipeError(f"{where}: `{prefix}.weights.{name}`={weight} must be positive")
+            raise CorpusError(f"{where}: `{prefix}.weights.{name}`={weight} must be positive")
     return sets
 
 
@@ -272,18 +284,18 @@ def _upstreams(names: Any, where: str, prefix: str, further: Iterable[str]) -> l
     allowed = [*UPSTREAMS, *further]
     for name in names:
         label, given, path = name.partition("=")
-        if given and label and path:  # a model of somebody else's; the grid says whether it can be read
+        if given and label and path:  # a model from outside the recipe; the grid checks that it can be read
             continue
         if name not in allowed:
             near, known = nearest(name, allowed), ", ".join(allowed)
-            raise RecipeError(
+            raise CorpusError(
                 f"{where}: `{prefix}`: unknown upstream `{name}`{near} (known: {known}, and any NAME=MODEL_DIR)"
             )
     return names
 
 
 def prepared_options(config: CorporaConfig, corpus: str) -> dict[str, Any]:
-    """The options under which a corpus is prepared, as its module takes them. Raises ValueError."""
+    """The options with which a corpus is prepared, as its module takes them. Raises ValueError."""
 
     def text(value: Any) -> str:
         if isinstance(value, list | tuple):
@@ -295,42 +307,42 @@ def prepared_options(config: CorporaConfig, corpus: str) -> dict[str, Any]:
 
 
 def _check_prepared(recipe: Recipe, where: str) -> None:
-    """The corpora that are prepared first must be known, with options that they take."""
+    """Check that the corpora under `prepare` exist and take the options given there."""
     for corpus in recipe.corpora.prepare:
         prefix = f"corpora.prepare.{corpus}"
         if corpus not in registry.MODULES:
             near = nearest(corpus, registry.MODULES)
-            raise RecipeError(f"{where}: `{prefix}`: no such corpus{near} (all: python -m corpora --list)")
+            raise CorpusError(f"{where}: `{prefix}`: no such corpus{near} (all: python -m corpora --list)")
         if corpus == recipe.name:
-            raise RecipeError(f"{where}: `{prefix}`: recipe and corpus have one name, and one folder; use another name")
+            raise CorpusError(f"{where}: `{prefix}`: recipe and corpus have one name, and one folder; use another name")
         if not isinstance(recipe.corpora.prepare[corpus] or {}, dict):
-            raise RecipeError(f"{where}: `{prefix}` must be a mapping of the corpus's options, empty for none")
+            raise CorpusError(f"{where}: `{prefix}` must be a mapping of the corpus's options, empty for none")
         try:
             prepared_options(recipe.corpora, corpus)
         except ValueError as error:
-            raise RecipeError(f"{where}: `{prefix}`: {str(error).removeprefix('--set ')}") from error
+            raise CorpusError(f"{where}: `{prefix}`: {str(error).removeprefix('--set ')}") from error
 
 
 def _check_sources(recipe: Recipe, where: str) -> None:
-    """Every name must be known, and what it names be made before it is needed."""
+    """Check that every unit set and model that the recipe refers to exists, and is made before it is needed."""
     taken = [name for name in recipe.pretrain if name in (*RESERVED, *UPSTREAMS)]
     if taken:
-        raise RecipeError(f"{where}: `pretrain.{taken[0]}`: this name means something else in exp/; choose another")
+        raise CorpusError(f"{where}: `pretrain.{taken[0]}`: this name has another meaning in exp/; choose another")
     both = sorted(set(recipe.units) & set(recipe.pretrain))
     if both:
-        raise RecipeError(f"{where}: `{both[0]}` names both units and a run; choose another name for one of them")
+        raise CorpusError(f"{where}: `{both[0]}` names both units and a run; choose another name for one of them")
     used = {name for run in recipe.pretrain.values() for name in run.units}
     for key, run in recipe.pretrain.items():
         for name in run.units:
             if name not in recipe.units:
                 known = ", ".join(recipe.units)
-                raise RecipeError(
+                raise CorpusError(
                     f"{where}: `pretrain.{key}.units`: no units named `{name}`{nearest(name, recipe.units)} "
                     f"(known: {known})"
                 )
     for name in recipe.units:
         if name not in used and name not in UNITS:
-            raise RecipeError(
+            raise CorpusError(
                 f"{where}: no run has the units `{name}`{nearest(name, UNITS)}; remove them, or name them under "
                 "`pretrain.<run>.units`"
             )
@@ -350,19 +362,69 @@ def _check_sources(recipe: Recipe, where: str) -> None:
             continue
         if source in recipe.pretrain or not Path(source).is_dir():
             allowed = [*(("mfcc",) if of_units else ()), *before]
-            raise RecipeError(
+            raise CorpusError(
                 f"{where}: `{prefix}.source`: `{source}` is neither made by an earlier stage "
                 f"({', '.join(allowed) or 'none'}) nor a model directory"
             )
-    try:
-        plan(recipe)
-    except GraphError as error:
-        raise RecipeError(f"{where}: {error}") from error
+    build_order(recipe, where)
 
 
 def _made_before(recipe: Recipe, key: str) -> list[str]:
-    """The models that a thing may be made from: for one of the thirteen stages those of earlier stages, and further
-    ones; whether these can be made in time, `plan` finds out."""
-    further = [name for name in recipe.pretrain if name not in MADE_BY and name != key]
-    limit = MADE_BY.get(key, max(MADE_BY.values()) + 1)
-    return [*(name for name in MODELS if MADE_BY[name] < limit), *further]
+    """The models that an entry may be made from: those of earlier stages, and further ones (`build_order` checks that
+    these can be made in time)."""
+    further = [name for name in recipe.pretrain if name not in STAGE_OF and name != key]
+    limit = STAGE_OF.get(key, LAST_TRAINING_STAGE + 1)
+    return [*(name for name in MODELS if STAGE_OF[name] < limit), *further]
+
+
+def dependencies(recipe: Recipe, key: str) -> tuple[str, ...]:
+    """The units and models of the recipe that an entry is made from."""
+    if key in recipe.units:
+        sources = [recipe.units[key].source]
+    else:
+        run = recipe.pretrain[key]
+        sources = [*run.units, run.init.source, run.regression.source if run.regression else None]
+    return tuple(dict.fromkeys(s for s in sources if s in recipe.units or s in recipe.pretrain))
+
+
+def build_order(recipe: Recipe, where: str = "recipe") -> dict[int, list[str]]:
+    """Stage number -> the units and models that it makes, in order. Raises CorpusError for a cycle, and for an entry
+    that would be made after a stage that needs it."""
+    keys = [*recipe.units, *recipe.pretrain]
+    needs = {key: dependencies(recipe, key) for key in keys}
+    try:
+        sorted_keys = [*TopologicalSorter(needs).static_order()]
+    except CycleError as error:
+        # graphlib lists a cycle from the dependency to its user.
+        raise CorpusError(f"{where}: `{error.args[1][0]}` is made from itself: {' -> '.join(error.args[1])}") from None
+    stage = {key: STAGE_OF.get(key, LAST_TRAINING_STAGE) for key in keys}
+    for key in reversed(sorted_keys):
+        for needed in needs[key]:
+            if needed not in STAGE_OF:
+                stage[needed] = min(stage[needed], stage[key])
+            elif stage[needed] > stage[key]:
+                raise CorpusError(
+                    f"{where}: `{key}` is needed in stage {stage[key]}, but made from `{needed}`, "
+                    f"which stage {stage[needed]} makes"
+                )
+    order: dict[int, list[str]] = {number: [] for number in range(2, LAST_TRAINING_STAGE + 1)}
+
+    def add(key: str) -> None:
+        if key not in order[stage[key]]:
+            for needed in needs[key]:
+                if stage[needed] == stage[key]:
+                    add(needed)
+            order[stage[key]].append(key)
+
+    for key in keys:
+        add(key)
+    return order
+
+
+def iteration(recipe: Recipe, model: str) -> int:
+    """The iteration of a model: one more than that of the model behind its units or features, 1 for MFCC units and
+    units of a model from outside the recipe."""
+    run = recipe.pretrain[model]
+    sources = [recipe.units[name].source for name in run.units]
+    sources += [run.regression.source] if run.regression else []
+    return 1 + max((iteration(recipe, s) for s in sources if s in recipe.pretrain), default=0)

@@ -1,341 +1,372 @@
-"""Walk the stages of a recipe: skip what is complete, run the rest one process each, stamp what has finished.
+"""Run the stages of a recipe: skip complete ones, run each other one in its own process, record it when it is done.
 
-A process of its own gives every stage the same start (random state, threads, memory) whether it follows another one or
-goes on after a kill.
+A stage is complete when its record (`done.json`) holds the digest of its settings and of the results of the stages that
+it needs, and its outputs exist. The record also holds the `result`: a digest of the files that later stages read. So a
+stage that runs again with the same outcome leaves later stages complete.
+
+Units and training runs keep the outputs of every configuration, each in a folder with the digest in its name:
+
+    exp/<recipe>/units/student-3f2a91b0/{codebook.safetensors, ..., done.json}
+    exp/<recipe>/units/student -> student-3f2a91b0         link to the current one
+    exp/<recipe>/runs/hst-81c07d5e/{checkpoints, model, ..., done.json}
+    exp/<recipe>/hst -> runs/hst-81c07d5e                  link to the current one
+    exp/<recipe>/.done/stage_10.json                       records of the other stages
+
+A changed configuration gets another folder, and an earlier configuration finds its folder again. A process of its own
+gives every stage the same start (random state, threads, memory), also after a kill.
 """
 
 from __future__ import annotations
 
-import ctypes
+import hashlib
 import itertools
 import logging
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from corpora.files import read_json, sha256_json, write_json, write_text
-from egs.pipeline.sources import StageError, fingerprints, source_folders
-from egs.pipeline.stages import STAGES, TASK_STAGES, Job, Place, Stage, stages_of
-from egs.pipeline.stamps import Stamp, StampFolder, content_digest, file_name, locked, why_incomplete
+from filelock import FileLock, Timeout
+
+from corpora.files import read_json, sha256_file, sha256_json, write_json
+from egs.pipeline.process import run_process
+from egs.pipeline.stages import LAST, Stage, StageId, file_name, stages_of
+from egs.pipeline.work import Job, StageError, fingerprints, link, source_folders
 
 log = logging.getLogger(__name__)
 
-# S3PRL calls what torchaudio 2.8 still has and deprecates, at every import and in every worker.
-QUIET = "ignore:torchaudio._backend:UserWarning"
-_SET_PARENT_DEATH_SIGNAL = 1  # of prctl
-PAID_FOR = ("model", "checkpoints/last.pt", "codebook.safetensors")  # one of them in a folder: hours went into it
-PROGRESS_EVERY = 30.0  # seconds between progress lines where the output is not a terminal
+CHANGED = "its configuration or inputs changed"
+_DIGITS = 8  # of a digest in the name of a folder
 
 
 @dataclass(frozen=True)
 class Range:
-    """Stages to walk. `explicit`: the first one was asked for, so complete ones run again; `anew`: nothing that was
-    begun is continued."""
+    """Numbers of the first and last stage. explicit: the first one was named, so complete stages run again;
+    from_scratch: unfinished outputs are not resumed."""
 
     first: int = 1
-    last: int = len(STAGES)
+    last: int = LAST
     explicit: bool = False
-    anew: bool = False
+    from_scratch: bool = False
 
 
 @dataclass(frozen=True)
 class Launchers:
-    """Words that start a stage's Python in place of the interpreter: `shared` for the stages that several processes
-    work on (torchrun, srun), `alone` for the others. Empty: this interpreter, here."""
+    """Words that start a stage's Python instead of this interpreter: `shared` for the stages that several processes
+    work on (torchrun, srun), `alone` for the others."""
 
     alone: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
 
-    def commands(self, job: Job, this: Stage, command: Sequence[str]) -> list[list[str]]:
-        """What a stage starts, one after the other; `command` begins with an interpreter."""
+    def commands(self, job: Job, stage: Stage, command: Sequence[str]) -> list[list[str]]:
+        """The commands of a stage, to be run one after the other; `command` begins with an interpreter."""
 
         def started(words: tuple[str, ...], *arguments: str) -> list[str]:
             return [*(words or command[:1]), *command[1:], *arguments]
 
-        sharded = job.recipe.shards is not None and this.write_shards is not None
+        sharded = job.recipe.shards is not None and stage.write_shards is not None
         first = [started(self.alone, "--shards")] if sharded else []
-        return [*first, started(self.shared if this.shared else self.alone)]
+        return [*first, started(self.shared if stage.shared else self.alone)]
 
 
-class Walk:
-    """The state of one recipe's stages, as its stamps tell it."""
+@dataclass(frozen=True)
+class Done:
+    """The record of a finished stage: digests of its inputs and of its results, end time, wall time in seconds."""
 
-    def __init__(self, job: Job, launchers: Launchers | None = None) -> None:
+    digest: str
+    result: str
+    finished: str
+    seconds: float
+
+    @classmethod
+    def read(cls, path: Path) -> Done | None:
+        """The record in a file; None where there is none, or a damaged one."""
+        try:
+            fields = read_json(path)
+            return cls(*(fields[name] for name in ("digest", "result", "finished", "seconds")))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+@dataclass(frozen=True)
+class State:
+    """Whether a stage is complete. digest: of its inputs, None where a stage that it needs is incomplete; reason: why
+    it has to run, None where it is complete; result: of the record of a complete stage."""
+
+    digest: str | None
+    reason: str | None
+    result: str = ""
+
+
+class Runner:
+    """The stages of one recipe: which are complete, and how to complete the others."""
+
+    def __init__(
+        self,
+        job: Job,
+        launchers: Launchers | None = None,
+        run_command: Callable[[Job, Stage, list[str]], None] | None = None,
+    ) -> None:
         self.job = job
         self.launchers = launchers or Launchers()
-        self.stamps = StampFolder(job.exp / ".stamps")
+        self.run_command = run_command or run_process
+        self.stages = {stage.id: stage for stage in stages_of(job.recipe)}
+        self._records = job.exp / ".done"
         self._sources: dict[str, str] | None = None
-        self._reasons: dict[Place, str | None] = {}
-        self.stages = {this.place: this for this in stages_of(job.recipe)}
+        self._states: dict[StageId, State] = {}
 
-    def run(self, stages: Range, child: Sequence[str], places: Collection[Place] | None = None) -> list[Place]:
-        """Bring every stage of the range up to date; returns those that had to run. Raises StageError or RecipeLocked.
+    def run(self, stages: Range, child: Sequence[str], only: Collection[StageId] | None = None) -> list[StageId]:
+        """Complete every stage of the range; returns those that had to run. Raises StageError.
 
-        `child` is the command (an interpreter first) that runs one stage when its number, or the name of what it makes,
-        is appended; with `--shards` behind it, the one that writes the shards that it reads. `places` leaves out all
-        others of the range.
+        `child` is a command (an interpreter first) that runs the stage whose id is appended to it; with `--shards`
+        after that, it writes the shards that the stage reads. `only` restricts the range to these stages.
         """
         ran = []
-        with locked(self.stamps.folder):
-            for place, this in self.stages.items():
-                if not stages.first <= this.number <= stages.last or (places is not None and place not in places):
-                    continue
-                if self._bring_up_to_date(this, stages, [*child, str(place)]):
-                    ran.append(place)
+        with locked(self.job.exp):
+            self._adopt_old_folders()
+            for stage in self.stages.values():
+                self._point_link(stage)
+            for name, stage in self.stages.items():
+                in_range = stages.first <= stage.number <= stages.last and (only is None or name in only)
+                if in_range and self._complete(stage, stages, [*child, str(name)]):
+                    ran.append(name)
         return ran
 
-    def incomplete(self, place: Place) -> str | None:
-        """Why a stage has to run; None when it is complete or the recipe has nothing for it to do."""
-        if place not in self._reasons:
-            self._reasons[place] = self._incomplete(self.stages[place])
-        return self._reasons[place]
+    def incomplete(self, stage: StageId) -> str | None:
+        """Why a stage has to run; None when it is complete or the recipe leaves it out."""
+        return self.state(stage).reason
 
-    def _incomplete(self, this: Stage) -> str | None:
-        if this.settings(self.job) is None:
-            return None
-        digest = self._digest(this)
-        if digest.reason:
-            return digest.reason
-        return why_incomplete(self.stamps.read(this.place), digest.value, this.outputs(self.job))
+    def state(self, stage: StageId) -> State:
+        """Whether a stage is complete."""
+        if stage not in self._states:
+            self._states[stage] = self._find_state(self.stages[stage])
+        return self._states[stage]
 
-    def _digest(self, this: Stage) -> _Digest:
-        """Digest of what goes into a stage, from its settings and the results of the stages it needs."""
-        inputs: dict[str, str] = {}
-        for needed in this.needs(self.job.recipe):
-            reason = self.incomplete(needed)
-            stamp = self.stamps.read(needed)
-            if reason or stamp is None:
-                return _Digest("", f"it needs stage {needed} ({self.stages[needed].title}): {reason}")
-            inputs[str(needed)] = stamp.result
-        covered: dict[str, Any] = {"stage": this.place, "settings": this.settings(self.job), "inputs": inputs}
-        if this.number == 1:
+    def _find_state(self, stage: Stage) -> State:
+        settings = stage.settings(self.job)
+        if settings is None:
+            return State(None, None)
+        inputs = {}
+        for needed in stage.needs(self.job.recipe):
+            state = self.state(needed)
+            if state.reason:
+                return State(None, f"it needs stage {needed} ({self.stages[needed].title}): {state.reason}")
+            inputs[str(needed)] = state.result
+        covered: dict[str, Any] = {"stage": stage.id, "settings": settings, "inputs": inputs}
+        if stage.number == 1:
             covered["sources"] = self._source_marks()
-        return _Digest(sha256_json(covered), None)
+        digest = sha256_json(covered)
+        done = Done.read(self._record(stage, digest))
+        if done is None:
+            return State(digest, CHANGED if self._has_other(stage, digest) else "not finished yet")
+        if done.digest != digest:
+            return State(digest, CHANGED)
+        missing = next((path for path in self._outputs(stage, digest) if not path.exists()), None)
+        return State(digest, f"{missing} is missing" if missing else None, done.result)
+
+    def _has_other(self, stage: Stage, digest: str) -> bool:
+        """Whether a stage is finished under another configuration, and not begun under this one."""
+        if stage.link is None or self._folder(stage, digest).exists():
+            return False
+        pattern = f"{stage.key}-{_DIGITS * '[0-9a-f]'}/done.json"
+        return any((self.job.exp / stage.kept_in).glob(pattern))
+
+    def _folder(self, stage: Stage, digest: str) -> Path:
+        return self.job.exp / stage.kept_in / f"{stage.key}-{digest[:_DIGITS]}"
+
+    def _record(self, stage: Stage, digest: str) -> Path:
+        if stage.link is not None:
+            return self._folder(stage, digest) / "done.json"
+        return self._records / f"stage_{file_name(stage.id)}.json"
+
+    def _outputs(self, stage: Stage, digest: str) -> list[Path]:
+        """The outputs under one digest, whatever the link points to."""
+        outputs = stage.outputs(self.job)
+        if stage.link is None:
+            return outputs
+        return [self._folder(stage, digest) / path.relative_to(stage.link(self.job)) for path in outputs]
 
     def _source_marks(self) -> dict[str, str] | None:
-        """Fingerprints of the corpora; where they are not at hand, those of the last time they were."""
+        """Fingerprints of the corpora; where their folders are absent, those of the last run that saw them."""
         if self._sources is None:
-            path = self.stamps.folder / "sources.json"
-            self._sources = fingerprints(self.job.recipe, self.job.data)
+            path = self._records / "sources.json"
+            self._sources = fingerprints(self.job)
             if self._sources is None and path.is_file():
                 self._sources = read_json(path)
         return self._sources
 
-    def _bring_up_to_date(self, this: Stage, stages: Range, command: list[str]) -> bool:
-        job, label = self.job, f"stage {this.number:2d}  {this.title}"
-        if this.settings(job) is None:
+    def _point_link(self, stage: Stage) -> None:
+        """Let the link of a complete stage point to the outputs of this configuration."""
+        state = self.state(stage.id)
+        if stage.link is not None and state.digest is not None and state.reason is None:
+            folder = self._folder(stage, state.digest)
+            if link(stage.link(self.job), folder):
+                log.info("stage %2d  %s: now from %s", stage.number, stage.title, folder)
+
+    def _complete(self, stage: Stage, stages: Range, command: list[str]) -> bool:
+        job, label = self.job, f"stage {stage.number:2d}  {stage.title}"
+        if stage.settings(job) is None:
             log.info("%s: recipe %s has none, left out", label, job.recipe.name)
             return False
-        digest = self._digest(this)
-        if digest.reason:
+        state = self.state(stage.id)
+        if state.digest is None:
             raise StageError(
-                f"stage {this.number} ({this.title}) cannot start: {digest.reason}; {job.again}, without --stage, "
+                f"stage {stage.number} ({stage.title}) cannot start: {state.reason}; {job.again}, without --stage, "
                 "makes it"
             )
-        reason = self.incomplete(this.place)
-        if reason is None and not (stages.explicit or stages.anew):
+        if state.reason is None and not (stages.explicit or stages.from_scratch):
+            self._point_link(stage)
             log.info("%s: complete", label)
             return False
-        resumable = reason is not None and not stages.anew
-        continues = resumable and self.stamps.begun(this.place) == digest.value
-        reason = reason or ("asked for with --stage" if stages.explicit else "asked for with --force")
-        log.info("%s: %s (%s)", label, "going on" if continues else "starting", reason)
-        if this.number == 1 and not continues:
-            _claim_data(job, digest.value)
-        made_from = self.stamps.reopen(this.place)
-        if not continues:
-            _reset(job, this, made_from, digest.value, anew=stages.explicit or stages.anew)
-        self.stamps.begin(this.place, digest.value)
-        if resumable:
-            _take_back(job, this, digest.value)
+        resumes = state.reason is not None and not stages.from_scratch and self._is_begun(stage, state.digest)
+        reason = state.reason or ("asked for with --stage" if stages.explicit else "asked for with --force")
+        log.info("%s: %s (%s)", label, "going on" if resumes else "starting", reason)
+        self._make_room(stage, state.digest, resumes=resumes, again=stages.explicit or stages.from_scratch)
         started = time.monotonic()
-        for part in self.launchers.commands(job, this, command):
-            _run(job, this, part)
+        for part in self.launchers.commands(job, stage, command):
+            self.run_command(job, stage, part)
         seconds = round(time.monotonic() - started, 1)
-        missing = [str(path) for path in this.outputs(job) if not path.exists()]
+        missing = [str(path) for path in stage.outputs(job) if not path.exists()]
         if missing:
-            raise StageError(f"stage {this.number} ({this.title}) ended without {', '.join(missing)}")
-        self._reasons.clear()
-        if this.number == 1:  # a download may have brought the sources into being
-            self._sources = fingerprints(job.recipe, job.data)
-            write_json(self.stamps.folder / "sources.json", self._sources)
-            digest = self._digest(this)
-        self.stamps.finish(
-            this.place,
-            Stamp(
-                digest=digest.value,
-                result=content_digest(this.content(job)),
-                outputs=tuple(str(path) for path in this.outputs(job)),
-                finished=datetime.now().isoformat(timespec="seconds"),
-                seconds=seconds,
-            ),
-        )
+            raise StageError(f"stage {stage.number} ({stage.title}) ended without {', '.join(missing)}")
+        self._states.clear()
+        digest = state.digest
+        if stage.number == 1:  # a download may have created the sources
+            self._sources = fingerprints(job)
+            write_json(self._records / "sources.json", self._sources)
+            digest = self.state(1).digest
+            assert digest is not None
+            self._states.clear()
+        result = content_digest(stage.content(job))
+        done = Done(digest, result, datetime.now().isoformat(timespec="seconds"), seconds)
+        write_json(self._record(stage, digest), asdict(done))
         log.info("%s: done in %.0f s", label, seconds)
         return True
 
+    def _is_begun(self, stage: Stage, digest: str) -> bool:
+        """Whether an unfinished attempt with these inputs can be resumed."""
+        if stage.link is not None:
+            return self._folder(stage, digest).is_dir()
+        if stage.number == 1:
+            note = _owner_note(self.job)
+            return note.is_file() and read_json(note)["digest"] == digest
+        begun = not self._record(stage, digest).exists() and any(path.exists() for path in stage.work_dirs(self.job))
+        return begun and stage.incremental
 
-@dataclass(frozen=True)
-class _Digest:
-    value: str
-    reason: str | None  # why there is none yet
+    def _make_room(self, stage: Stage, digest: str, *, resumes: bool, again: bool) -> None:
+        """Prepare the folders of a stage, and remove its record, so that an interrupted stage never counts as complete.
+
+        Units and training runs are renamed, not deleted. Probes are deleted only with --stage or --force: each one
+        records its own inputs, so a grid that grew trains only the new ones.
+        """
+        job = self.job
+        if stage.number == 1:
+            check_data_owner(job)
+        if stage.link is not None:
+            folder = self._folder(stage, digest)
+            if folder.exists() and not resumes:
+                names = (folder.with_name(f"{folder.name}.{number}") for number in itertools.count(1))
+                log.info("  earlier output renamed to %s", folder.rename(next(n for n in names if not n.exists())))
+            folder.mkdir(parents=True, exist_ok=True)
+        self._record(stage, digest).unlink(missing_ok=True)
+        if stage.link is not None:
+            link(stage.link(job), folder)
+        elif not resumes and (again or not stage.incremental):
+            for folder in stage.work_dirs(job):
+                _delete(folder)
+        if stage.number == 1:
+            write_json(_owner_note(job), {"exp": str(job.exp.resolve()), "digest": digest})
+
+    def _adopt_old_folders(self) -> None:
+        """Move an experiment of an earlier version into today's layout, finished and unfinished outputs alike. It had
+        one folder per unit set and run, and its records in `.stamps`."""
+        old = self.job.exp / ".stamps"
+        if not old.is_dir() or self._records.exists():
+            return
+        for stage in self.stages.values():
+            if stage.link is None or (path := stage.link(self.job)).is_symlink() or not path.is_dir():
+                continue
+            record, begun = (old / f"stage_{file_name(stage.id)}.{suffix}" for suffix in ("json", "begun"))
+            done = Done.read(record)
+            digest = done.digest if done else "unknown"
+            if done is None and begun.is_file():
+                digest = begun.read_text(encoding="utf-8").strip()
+            folder = self._folder(stage, digest)
+            folder.parent.mkdir(exist_ok=True)
+            path.rename(folder)
+            if done:
+                write_json(folder / "done.json", asdict(done))
+            log.info("%s of an earlier version is now %s", path, folder)
+        old.rename(self._records)
+        self._states.clear()
 
 
-def _claim_data(job: Job, digest: str) -> None:
-    """See to it that stage 1 deletes nothing but what stage 1 of this experiment made, and note that it is ours.
+def content_digest(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents of files; a folder counts with every file below it.
 
-    The note lies beside the data folder, `.<name>.owner.json`. Raises StageError for a folder that somebody else
-    filled, or that holds a corpus.
+    Raises FileNotFoundError for a path that does not exist.
     """
-    for variable, folder in source_folders(job.recipe).items():
+    digest = hashlib.sha256()
+    for path in paths:
+        if path.is_dir():
+            files = sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+        else:
+            files = [path]
+        for file in files:
+            name = file.relative_to(path) if file != path else Path(file.name)
+            digest.update(f"{path.name}/{name.as_posix()} {sha256_file(file)}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def locked(exp: Path) -> Iterator[None]:
+    """Hold the lock of an experiment folder. Raises StageError, naming the process that holds it."""
+    exp.mkdir(parents=True, exist_ok=True)
+    holder = exp / ".lock.pid"
+    try:
+        with FileLock(exp / ".lock", timeout=0):
+            holder.write_text(f"{os.getpid()}\n", encoding="ascii")
+            yield
+    except Timeout:
+        pid = holder.read_text(encoding="ascii").strip() if holder.is_file() else "unknown"
+        raise StageError(f"{exp} is in use by process {pid}: wait for it, or stop it (kill {pid})") from None
+
+
+def check_data_owner(job: Job) -> None:
+    """Check that stage 1 of this experiment filled `job.data`, so that it deletes nothing else.
+
+    A note beside the data folder, `.<name>.owner.json`, says so. Raises StageError for a folder that was filled
+    otherwise, or that holds a corpus.
+    """
+    for variable, folder in source_folders(job).items():
         if folder is not None and folder.resolve().is_relative_to(job.data.resolve()):
             raise StageError(
                 f"{variable}={folder} lies inside {job.data}, which stage 1 fills; move the corpus, or use "
                 "another --data"
             )
-    note = job.data.with_name(f".{job.data.name}.owner.json")
-    claim = {"exp": str(job.exp.resolve()), "digest": digest}
     if job.data.is_dir() and any(job.data.iterdir()):
+        note = _owner_note(job)
         owner = read_json(note) if note.is_file() else None
         if owner is None:
             raise StageError(f"{job.data} holds files that no run.sh made; move them away, or use another --data")
-        if owner["exp"] != claim["exp"]:
+        if owner["exp"] != str(job.exp.resolve()):
             raise StageError(f"{job.data} was made for {owner['exp']}; use another --data")
-    write_json(note, claim)
 
 
-def _reset(job: Job, this: Stage, made_from: str, digest: str, *, anew: bool) -> None:
-    """Make room for a stage that starts from nothing; units and training that were paid for are moved aside, not
-    deleted.
-
-    What belongs to another configuration waits for it under its digest (`_take_back`); what is to be made again,
-    because somebody asked for it or an output is missing, is never taken for the new one. The runs of a task are kept
-    unless it was asked for again: each of them knows what it was made from, so a grid that grew costs only what is new.
-    """
-    if this.number in TASK_STAGES and not anew:
-        return
-    for folder in this.work(job):
-        if anew and _aside(folder, digest).is_dir():
-            _retire(_aside(folder, digest))
-        if not folder.exists():
-            continue
-        if any((folder / name).exists() for name in PAID_FOR):
-            aside = _aside(folder, made_from)
-            if aside.exists():  # an earlier one of this configuration: the later one is to come back
-                _retire(aside)
-            folder.rename(aside)
-            if made_from == digest:
-                aside = _retire(aside)
-            log.info("  what was made there is now %s", aside)
-        else:
-            log.info("  deleting what was in %s", folder)
-            shutil.rmtree(folder)
+def _owner_note(job: Job) -> Path:
+    return job.data.with_name(f".{job.data.name}.owner.json")
 
 
-def _retire(aside: Path) -> Path:
-    """Give what was set aside a name under which nobody looks for it; returns that."""
-    numbers = (aside.with_name(f"{aside.name}-replaced{number or ''}") for number in itertools.count())
-    return aside.rename(next(path for path in numbers if not path.exists()))
-
-
-def _take_back(job: Job, this: Stage, digest: str) -> None:
-    """Where there is nothing, take what was made from the same configuration and inputs before and was moved aside."""
-    for folder in this.work(job):
-        if not folder.exists() and _aside(folder, digest).is_dir():
-            _aside(folder, digest).rename(folder)
-            log.info("  taking back what was made of the same configuration and inputs before: %s", folder)
-
-
-def _aside(folder: Path, digest: str) -> Path:
-    return folder.with_name(f"{folder.name}.old-{digest[:12] or 'unknown'}")
-
-
-def _run(job: Job, this: Stage, command: list[str]) -> None:
-    logs = job.exp / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    stem = logs / f"stage_{file_name(this.place)}"
-    options = f" --stage {this.number} --stop_stage {this.number}" if job.takes_stages else ""
-    write_text(stem.with_suffix(".command"), f"{job.command}{options}\n")
-    write_json(stem.with_suffix(".json"), this.settings(job))
-    environment = {
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-        "COLUMNS": str(shutil.get_terminal_size().columns),
-        "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", QUIET),
-    }
-    with (
-        open(stem.with_suffix(".log"), "ab") as log_file,
-        # Stages see to it themselves as well: between them and this process there may be a launcher.
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, preexec_fn=die_with_parent
-        ) as process,
-    ):
-        assert process.stdout is not None
-        try:
-            tee(process.stdout, log_file)
-        except BaseException:
-            process.terminate()
-            raise
-    status = process.returncode
-    if status == 0:
-        return
-    what = f"was killed by signal {-status}" if status < 0 else f"failed with exit status {status}"
-    if status == -9:
-        what += " (when nobody sent it: out of memory, see dmesg)"
-    free = shutil.disk_usage(job.exp).free
-    full = f" The disk of {job.exp} is full: {free // 2**20} MB free." if free < 200 * 2**20 else ""
-    raise StageError(
-        f"stage {this.number} ({this.title}) {what}.{full} Log: {stem.with_suffix('.log')}. "
-        f"{job.again} goes on from here."
-    )
-
-
-def tee(source: BinaryIO, log_file: BinaryIO) -> None:
-    """Copy a child's output to the terminal as it comes, and to a log without the redrawn progress lines.
-
-    Where the output is no terminal, a progress line appears every half minute.
-    """
-    terminal = sys.stdout.isatty()
-    pending, last_progress = b"", time.monotonic()
-    while chunk := os.read(source.fileno(), 65536):
-        if terminal:
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
-        *lines, pending = (pending + chunk).split(b"\n")
-        for line in lines:
-            line = line.rstrip(b"\r").rpartition(b"\r")[2] + b"\n"
-            log_file.write(line)
-            if not terminal:
-                sys.stdout.buffer.write(line)
-        log_file.flush()
-        if b"\r" in pending:
-            shown, _, rest = pending.rstrip(b"\r").rpartition(b"\r")
-            current = rest or shown
-            if not terminal and current and time.monotonic() - last_progress > PROGRESS_EVERY:
-                sys.stdout.buffer.write(current + b"\n")
-                last_progress = time.monotonic()
-            pending = b"\r" + current
-        if not terminal:
-            sys.stdout.buffer.flush()
-    if pending:
-        log_file.write(pending.rpartition(b"\r")[2] + b"\n")
-        if not terminal:
-            sys.stdout.buffer.write(pending.rpartition(b"\r")[2] + b"\n")
-            sys.stdout.buffer.flush()
-
-
-def die_with_parent() -> None:
-    """On Linux, let the kernel end this process when its parent dies: a new run must not meet an old one at work."""
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+def _delete(folder: Path) -> None:
+    """Delete a folder in two steps, so that a half-deleted one never has its name."""
+    trash = folder.with_name(f".{folder.name}.deleted")
+    shutil.rmtree(trash, ignore_errors=True)
+    if folder.exists():
+        log.info("  deleting %s", folder)
+        folder.rename(trash)
+        shutil.rmtree(trash)

@@ -30,11 +30,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from corpora.files import sha256_json
+from corpora.files import CorpusError, sha256_json
 from corpora.schema import check_keys, nearest, record
-from egs.pipeline.graph import dependencies
-from egs.pipeline.recipe import EGS, Recipe, RecipeError, build_recipe, read_yaml, recipe_mapping
-from egs.pipeline.training import EXPORT_NAME
+from egs.pipeline.recipe import EGS, Recipe, build_recipe, dependencies, read_yaml, recipe_mapping
+from egs.pipeline.work import EXPORT_NAME
 from upstream.config import PretrainConfig, TargetConfig
 
 log = logging.getLogger(__name__)
@@ -104,24 +103,24 @@ def load_study(
 ) -> Study:
     """Read `egs/<name>/{recipe,study}.yaml`; overrides with the prefix `study.` change study.yaml.
 
-    `only` names the rows to keep, besides the base row and the rows that they are compared with. Raises RecipeError.
+    `only` names the rows to keep, besides the base row and the rows that they are compared with. Raises CorpusError.
     """
     overrides = list(overrides)
     mapping, where = recipe_mapping(name, [item for item in overrides if not item.startswith(SET)])
     path = EGS / name / "study.yaml"
     if not path.is_file():
         have = sorted(p.parent.name for p in EGS.glob("*/study.yaml"))
-        raise RecipeError(f"recipe {name} has no study.yaml (recipes with one: {', '.join(have) or 'none'})")
+        raise CorpusError(f"recipe {name} has no study.yaml (recipes with one: {', '.join(have) or 'none'})")
     own = [item.removeprefix(SET) for item in overrides if item.startswith(SET)]
     place = f"egs/{name}/study.yaml" + (f" with {' '.join(SET + item for item in own)}" if own else "")
     config = record(StudyConfig, read_yaml(path, own, place), place)
     if config.base not in config.rows:
-        raise RecipeError(f"{place}: the base row `{config.base}` is not among the rows ({', '.join(config.rows)})")
+        raise CorpusError(f"{place}: the base row `{config.base}` is not among the rows ({', '.join(config.rows)})")
     rows = _rows(config, place)
     against = {row: _against(config, row, place) for row in rows if row != config.base}
     chosen = _chosen(config, against, only, place)
     if not isinstance(mapping, dict) or config.run not in (mapping.get("pretrain") or {}):
-        raise RecipeError(f"{place}: `run`: the recipe has no run `{config.run}`")
+        raise CorpusError(f"{place}: `run`: the recipe has no run `{config.run}`")
     base = build_recipe(mapping, name=name, where=where, local_upstreams=dict(local_upstreams or {}))
     expanded = {key: dict(mapping[key] or {}) for key in ("family", "units", "pretrain")}
     for row, changes in rows.items():
@@ -131,7 +130,7 @@ def load_study(
 
         if upstream not in BASELINES and upstream not in base.pretrain:
             known = ", ".join([*BASELINES[:1], *base.pretrain])
-            raise RecipeError(f"{place}: `upstreams`: `{upstream}` is no baseline and no model of the recipe ({known})")
+            raise CorpusError(f"{place}: `upstreams`: `{upstream}` is no baseline and no model of the recipe ({known})")
     recipe = build_recipe({**mapping, **expanded}, name=name, where=place, local_upstreams=base.local_upstreams)
     return Study(recipe, config, {row: rows[row] for row in chosen}, against)
 
@@ -144,9 +143,9 @@ def _against(config: StudyConfig, row: str, where: str) -> tuple[str, ...]:
     for other in others:
         if other not in known:
             near = nearest(str(other), known)
-            raise RecipeError(f"{where}: `rows.{row}.against`: `{other}` is not another row or upstream{near}")
+            raise CorpusError(f"{where}: `rows.{row}.against`: `{other}` is not another row or upstream{near}")
     if not others or len(set(others)) < len(others):
-        raise RecipeError(f"{where}: `rows.{row}.against`: give names of other rows or upstreams, each once")
+        raise CorpusError(f"{where}: `rows.{row}.against`: give names of other rows or upstreams, each once")
     return others
 
 
@@ -156,7 +155,7 @@ def _rows(config: StudyConfig, where: str) -> dict[str, dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     for name, changes in config.rows.items():
         if not str(name).isidentifier():
-            raise RecipeError(f"{where}: `rows.{name}`: letters, digits and _ only, it names a folder")
+            raise CorpusError(f"{where}: `rows.{name}`: letters, digits and _ only, it names a folder")
         check_keys(changes or {}, [*own, *(f.name for f in dataclasses.fields(PretrainConfig))], where, f"rows.{name}")
         rows[name] = {key: value for key, value in (changes or {}).items() if key != "against"}
     return rows
@@ -182,7 +181,7 @@ def _add_row(
     entry |= {"geometry": run.geometry, "units": list(run.units), "weights": dict(run.units)}
     entry |= {key: value for key, value in changes.items() if key not in ("geometry", "units")}
     if "units" in changes and "weights" in changes:
-        raise RecipeError(f"{where}: `rows.{row}`: new units have their own `weight`; leave `weights` out")
+        raise CorpusError(f"{where}: `rows.{row}`: new units have their own `weight`; leave `weights` out")
     if changes.get("geometry"):
         geometry = expanded["family"][run.geometry]
         geometry = {"geometry": geometry} if isinstance(geometry, str) else geometry
@@ -194,7 +193,7 @@ def _add_row(
         names, weights = [], {}
         for number, given in enumerate(sets):
             if not isinstance(given, dict):
-                raise RecipeError(f"{where}: `rows.{row}.units` must be a mapping of changes, or a list of them")
+                raise CorpusError(f"{where}: `rows.{row}.units` must be a mapping of changes, or a list of them")
             check_keys(given, ["weight", *(f.name for f in dataclasses.fields(TargetConfig))], where,
                        f"rows.{row}.units[{number}]")  # fmt: skip
             values = {key: value for key, value in given.items() if key != "weight"}

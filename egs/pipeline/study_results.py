@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora.files import read_json, write_text
-from egs.pipeline.stages import Job, dotted
 from egs.pipeline.study import Study, describe
-from egs.pipeline.training import EXPORT_NAME
+from egs.pipeline.work import EXPORT_NAME, Job, dotted
 
 if TYPE_CHECKING:
     from downstream.report.claims import Comparison

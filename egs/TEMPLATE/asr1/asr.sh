@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ASR on ESPnet, stage by stage, on one corpus. A recipe's run.sh names the corpus and calls this: ./run.sh --help
+# ASR with ESPnet on one corpus, in stages. Called by a recipe's run.sh: ./run.sh --help
 
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../.." && pwd)
@@ -21,6 +21,7 @@ asr_config=conf/train_asr.yaml
 inference_config=conf/decode_asr.yaml
 inference_model=valid.acc.ave.pth
 lm_config=
+use_lm=
 token_type=char
 pieces=500
 speeds=1
@@ -35,11 +36,12 @@ data=
 exp=
 
 options=(stage stop_stage corpus train_set valid_set test_sets upstream upstream_path finetune asr_config)
-options+=(inference_config inference_model lm_config token_type pieces speeds text_profile score_profile)
+options+=(inference_config inference_model lm_config use_lm token_type pieces speeds text_profile score_profile)
 options+=(min_seconds max_seconds tag nj ngpu data exp)
 switches=(finetune)
 lists=(set)
-aliases=(jobs:nj)
+# ESPnet's names of the same options
+aliases=(jobs:nj inference_nj:nj nbpe:pieces speed_perturb_factors:speeds asr_tag:tag)
 
 help() {
     cat <<'EOH'
@@ -59,39 +61,52 @@ Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
     --upstream_path DIR      model directory for harness_custom (default: none)
     --finetune true|false    train the upstream too; false keeps it frozen (default: false)
     --asr_config FILE        ESPnet's training configuration without its front end (default: conf/train_asr.yaml)
-    --inference_config FILE  how to search (default: conf/decode_asr.yaml)
+    --inference_config FILE  search (default: conf/decode_asr.yaml)
     --inference_model FILE   weights to decode with: ESPnet averages the best epochs (default: valid.acc.ave.pth)
     --lm_config FILE         train a language model with this configuration and decode with it (default: none)
+    --use_lm true|false      decode with a language model; true without --lm_config takes conf/train_lm.yaml
+                             (default: true with --lm_config, else false)
     --token_type TYPE        char or bpe (default: char)
-    --pieces N               SentencePiece units, for bpe (default: 500)
-    --speeds "A,B"           speed perturbation of the training set, for instance 0.9,1,1.1 (default: 1)
+    --pieces N               SentencePiece units, for bpe; also written --nbpe (default: 500)
+    --speeds "A,B"           speed perturbation of the training set, for instance 0.9,1,1.1 or "0.9 1.0 1.1"; also written
+                             --speed_perturb_factors (default: 1)
     --text_profile NAME      profile of the training text: none, mgb, leaderboard, artst (default: none)
     --score_profile NAME     profile in which both sides are scored (default: mgb)
     --min_seconds S          shorter utterances are left out (default: 0.1)
     --max_seconds S          longer utterances are left out (default: 30)
-    --tag NAME               name of the system in exp/ and in the table (default: made of the options)
-    --nj N                   processes that prepare data and decode; also written --jobs (default: 4)
-    --ngpu N                 GPUs to train with; decoding uses one a process when N is not 0 (default: 0)
+    --tag NAME               name of the system in exp/ and in the table; also written --asr_tag (default: made of the
+                             options)
+    --nj N                   processes that prepare data and decode; also written --jobs and --inference_nj (default: 4)
+    --ngpu N                 GPUs to train with; unless 0, each decoding process uses one (default: 0)
     --set KEY=VALUE          another value in the training configuration, as often as needed (default: none)
     --data DIR               data directories (default: data/CORPUS in the root)
-    --exp DIR                everything else (default: exp/CORPUS/asr1 in the root)
+    --exp DIR                features, models and results (default: exp/CORPUS/asr1 in the root)
     --help                   print this text
 Paths count from the recipe's folder.
 
 Stages:
      1  data directories: local/data.sh, or python -m corpora CORPUS
-     2  dump: one file an utterance, lengths, text profile, speed perturbation
+     2  dump: one file per utterance, lengths, text profile, speed perturbation
      3  token list                              6  decode
      4  configuration and shapes                7  score: WER, CER, intervals
-     5  train (goes on where it was killed)     8  RESULTS.md of all systems in exp
+     5  train, or resume                        8  RESULTS.md of all systems in exp
 
-The folder of the corpus comes from the environment or from db.sh. HARNESS_VENV names another environment than .venv;
-cmd.sh says where jobs run.
+db.sh or the environment names the folder of the corpus; cmd.sh chooses where jobs run. HARNESS_VENV names another
+environment than .venv.
 EOH
 }
 
 parse_options "$@"
 check_stages 8
+case ${use_lm} in
+'') ;;
+true) lm_config=${lm_config:-conf/train_lm.yaml} ;;
+false) lm_config= ;;
+*) fail "--use_lm ${use_lm}: true or false" ;;
+esac
+# ESPnet separates the factors by spaces, and writes no perturbation as an empty text.
+speeds=$(echo "${speeds}" | tr -s ' ' ',')
+speeds=${speeds:-1}
 # shellcheck source=egs/TEMPLATE/corpus.sh
 . "${root}/egs/TEMPLATE/corpus.sh"
 
@@ -189,7 +204,7 @@ if [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 5 ]; then
         --valid_data_path_and_name_and_type "${dump}/${valid_set}/text,text,text" \
         --valid_shape_file "${work}/shapes/valid/speech_shape" --valid_shape_file "${work}/shapes/valid/text_shape" \
         2>&1 | tee -a "${work}/train.log" | { grep -E --line-buffered 'epoch (started|results)|Error' || true; } ||
-        fail "training of ${tag} failed; log: ${work}/train.log. The same command goes on from the last epoch"
+        fail "training of ${tag} failed; log: ${work}/train.log. The same command resumes from the last epoch"
 fi
 
 decoded=${work}/decode_$(basename "${inference_config}" .yaml)

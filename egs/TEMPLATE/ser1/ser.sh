@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Speech emotion recognition on S3PRL's problems, on one corpus. A recipe's run.sh names the corpus and calls this: ./run.sh --help
+# Speech emotion recognition on S3PRL's problems, on one corpus. Called by a recipe's run.sh: ./run.sh --help
 
 set -euo pipefail
 # shellcheck disable=SC2034  # read by probe.sh

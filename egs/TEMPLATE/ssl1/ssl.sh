@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pre-training and distillation, stage by stage, by a schedule. A recipe's run.sh names it and calls this: ./run.sh --help
+# Pre-training and distillation by a schedule, in stages. Called by a recipe's run.sh: ./run.sh --help
 
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../.." && pwd)
@@ -28,35 +28,35 @@ help() {
     cat <<'EOH'
 Usage: ./run.sh [options]
 
-    ./run.sh                                        everything that is not complete yet
+    ./run.sh                                        run every stage that is not complete
     ./run.sh --ranks 8                              eight processes, one a GPU, for units and training
-    ./run.sh --stage 7 --set pretrain.hs.steps=500  stage 7 to the last again
+    ./run.sh --stage 7 --set pretrain.hs.steps=500  run stages 7 to 9 again
 
 Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
     --recipe NAME       names data/NAME and exp/NAME (default: set by the recipe)
     --config FILE       the schedule: corpora, geometries, units, runs (default: set by the recipe)
-    --stage N           first stage; those of the range run again where they are complete, and go on where they are
-                        not (default: none; what is complete is skipped)
+    --stage N           first stage; complete stages of the range run again, unfinished ones resume (default: none;
+                        complete stages are skipped)
     --stop_stage N      last stage (default: 9)
-    --force true|false  start the stages of the range from nothing (default: false)
-    --ranks N           processes on each machine that make units and train, one a GPU where there are any (default: 1)
+    --force true|false  run the stages of the range from scratch (default: false)
+    --ranks N           processes per machine for units and training, one per GPU (default: 1)
     --num_nodes N       machines, with cmd_backend=slurm (default: 1)
     --nj N              processes that prepare data and write shards; also written --jobs (default: 4)
     --set KEY=VALUE     replace a value of the schedule, as often as needed (default: none)
     --data DIR          data directories: DIR/RECIPE and DIR/CORPUS (default: data in the root)
-    --exp DIR           everything else: DIR/RECIPE (default: exp in the root)
+    --exp DIR           units and models: DIR/RECIPE (default: exp in the root)
     --help              print this text
 Paths count from the recipe's folder.
 
 Stages, with the numbers of run.sh in the root:
      1  corpora, joined to one self-supervised set     6  student units: HL it. 2 layer -> PCA -> k-means
      2  units, iteration 1: MFCC -> k-means            7  distil HS
-     3  teacher HL, iteration 1                        8  distil HST, and what else the schedule names
+     3  teacher HL, iteration 1                        8  distil HST and further models of the schedule
      4  units, iteration 2: HL it. 1 layer -> k-means  9  export of model directories, cost table
      5  teacher HL, iteration 2
 
-A killed run goes on with the same command. Folders of corpora come from the environment or from db.sh; cmd.sh says where
-jobs run; python -m egs estimate says what a schedule will cost. HARNESS_VENV names another environment than .venv.
+The same command resumes a killed run. db.sh or the environment names the folders of the corpora; cmd.sh chooses where
+jobs run; python -m egs estimate estimates the cost of a schedule. HARNESS_VENV names another environment than .venv.
 EOH
 }
 

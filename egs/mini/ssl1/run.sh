@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The schedule of the synthetic recipe: stages 1 to 9 of ./run.sh in the root, with the same data, models and stamps.
+# The schedule of the synthetic recipe: stages 1 to 9 of ./run.sh in the root, with the same data and models.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -1,1 +1,1 @@
-../db.sh
+../../TEMPLATE/db.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The schedule of open_arabic: stages 1 to 9 of ./run.sh --recipe open_arabic, with the same data, models and stamps.
+# The schedule of open_arabic: stages 1 to 9 of ./run.sh --recipe open_arabic, with the same data and models.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

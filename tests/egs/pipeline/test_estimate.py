@@ -12,7 +12,7 @@ from egs.__main__ import main
 from egs.pipeline.estimate import Machine, estimate
 from egs.pipeline.recipe import load_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 EIGHT = ROOT / "egs/harness/ssl1/conf/ssl_8gpu.yaml"
 
 

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from corpora.files import CorpusError
 from downstream import protocols
 from downstream.report import drawing
 from downstream.score import results
 from downstream.score.results import Prediction
 from egs.__main__ import _job, _parser, _shared_arguments, main
-from egs.pipeline.recipe import EGS, RecipeError, load_recipe
-from egs.pipeline.stages import Job, dotted
-from egs.pipeline.stamps import CHANGED
+from egs.pipeline.recipe import EGS, load_recipe
+from egs.pipeline.run import CHANGED
 from egs.pipeline.study import Study, load_study
 from egs.pipeline.study_results import curves_figure, write_results
+from egs.pipeline.work import Job, dotted
 from upstream.model.family import geometry
 
 STUDIES = sorted(path.parent.name for path in EGS.glob("*/study.yaml"))
@@ -106,7 +107,7 @@ def test_overrides_reach_recipe_and_study() -> None:
     ],
 )
 def test_errors_name_the_key(overrides: list[str], only: list[str] | None, message: str) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(CorpusError, match=message):
         load_study("mini", overrides, only=only)
 
 
@@ -137,7 +138,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys) ->
 
 
 def test_an_unknown_recipe_is_named() -> None:
-    with pytest.raises(RecipeError, match="minni"):
+    with pytest.raises(CorpusError, match="minni"):
         load_study("minni")
 
 

@@ -1,0 +1,126 @@
+# Make the virtual environment of stage 0 with uv. Sourced by run.sh, which has `log` and `fail`.
+# shellcheck shell=bash
+
+# In an environment that run.sh made: a copy of the requirements that are installed, empty until all of them are.
+installed=harness-requirements.txt
+needed_gb=9
+
+# make_environment VENV PYTHON INDEX AGAIN: complete VENV, by PYTHON (empty: any fitting one).
+make_environment() {
+    local venv=$1 python=$2 index=$3 again=$4
+    if [ "${again}" = false ] && is_complete "${venv}" "${python}"; then return; fi
+    mkdir -p "$(dirname "${venv}")"
+    # Of two runs at once, the second waits. Without flock (macOS), do not start two.
+    if command -v flock >/dev/null; then
+        exec 9>"${venv}.lock"
+        if ! flock -n 9; then
+            log "another run is making ${venv}; waiting for it"
+            flock 9
+            if is_complete "${venv}" "${python}"; then return; fi
+        fi
+    fi
+    if is_own "${venv}"; then create "${venv}" "${python}"; fi
+    install "${venv}" "${index}"
+    if is_own "${venv}"; then cp requirements.txt "${venv}/${installed}"; fi
+    log "${venv} is complete"
+    if command -v flock >/dev/null; then exec 9>&-; fi
+}
+
+# is_own VENV: whether run.sh makes VENV. An environment of HARNESS_VENV that its user made is only completed.
+is_own() {
+    [ -z "${HARNESS_VENV:-}" ] || [ ! -x "$1/bin/python" ] || [ -e "$1/${installed}" ]
+}
+
+# is_complete VENV PYTHON: whether the requirements are installed in VENV, and by the same version as PYTHON, if given.
+is_complete() {
+    if ! is_own "$1"; then
+        has_requirements "$1"
+        return
+    fi
+    cmp -s requirements.txt "$1/${installed}" &&
+        { [ -z "$2" ] || [ "$(version_of "$2")" = "$(version_of "$1/bin/python")" ]; }
+}
+
+has_requirements() {
+    "$1/bin/python" - 2>/dev/null <<'EOF'
+import sys
+from importlib.metadata import version
+from packaging.requirements import Requirement
+
+for line in open("requirements.txt", encoding="utf-8"):
+    text = line.partition("#")[0].strip()
+    if text:
+        needed = Requirement(text)
+        if needed.marker is None or needed.marker.evaluate():
+            # A local build (2.8.0+cpu) is the version that it extends.
+            if not needed.specifier.contains(version(needed.name).partition("+")[0], prereleases=True):
+                sys.exit(1)
+EOF
+}
+
+version_of() {
+    "$1" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null || echo none
+}
+
+# find_python PYTHON: prints PYTHON if it fits, or without PYTHON the first fitting one on PATH or of pyenv, if any.
+find_python() {
+    local candidate candidates=("$1")
+    if [ -z "$1" ]; then
+        candidates=(python3.11 python3.12 python3.10 python3 python)
+        candidates+=("${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/3.1[0-2].*/bin/python)
+    fi
+    for candidate in "${candidates[@]}"; do
+        # Version managers put commands on PATH that only print an error. Of a virtual environment, take the base.
+        if "${candidate}" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; then
+            "${candidate}" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'
+            return
+        fi
+    done
+}
+
+has_uv() {
+    uv --version >/dev/null 2>&1
+}
+
+# create VENV PYTHON: an empty environment; an older one of run.sh is replaced.
+create() {
+    local venv=$1 python=$2 base free hint
+    base=$(find_python "${python}")
+    if [ -n "${python}" ] && [ -z "${base}" ]; then
+        fail "--python ${python}: it does not run, or is no Python 3.10, 3.11 or 3.12"
+    fi
+    if [ -d "${venv}" ] && [ ! -e "${venv}/pyvenv.cfg" ] && [ -n "$(ls -A "${venv}")" ]; then
+        fail "${venv} exists and is not a virtual environment: move it away, or name another one in HARNESS_VENV"
+    fi
+    free=$(df -Pk "$(dirname "${venv}")" | awk 'NR == 2 { print int($4 / 1000000) }')
+    if [ "${free}" -lt "${needed_gb}" ]; then
+        hint="free some, or name a folder on another disk in HARNESS_VENV"
+        fail "${venv} needs about ${needed_gb} GB and the disk has ${free} GB free: ${hint}"
+    fi
+    log "making ${venv} with ${base:-a Python 3.11 that uv fetches}"
+    hint="install Python 3.10, 3.11 or 3.12 (Debian: apt-get install python3 python3-venv) or uv, or name it: --python PATH"
+    if has_uv; then
+        uv venv --quiet --clear --python "${base:-3.11}" "${venv}" || fail "uv found no fitting Python: ${hint}"
+    elif [ -n "${base}" ]; then
+        "${base}" -m venv --clear "${venv}" || fail "${base} -m venv ${venv} failed: ${hint}"
+    else
+        fail "no Python 3.10, 3.11 or 3.12 on PATH or under pyenv: ${hint}"
+    fi
+    : >"${venv}/${installed}"
+}
+
+# install VENV INDEX: the requirements, by uv, which keeps finished downloads for the next attempt.
+install() {
+    local venv=$1 index=$2 uv=uv options
+    if ! has_uv; then
+        uv=${venv}/bin/uv
+        if [ ! -x "${uv}" ] && ! "${venv}/bin/python" -m pip install --quiet --disable-pip-version-check uv; then
+            fail "uv could not be installed into ${venv}"
+        fi
+    fi
+    options=(--python "${venv}/bin/python" --requirements requirements.txt)
+    # Every version is pinned, so any index may provide it.
+    if [ -n "${index}" ]; then options+=(--index "${index}" --index-strategy unsafe-best-match); fi
+    log "installing requirements.txt into ${venv} (7 GB, a few minutes)"
+    "${uv}" pip install "${options[@]}" || fail "the installation failed; the next ./run.sh continues with its downloads"
+}

@@ -1,0 +1,45 @@
+"""requirements.txt agrees with requirements.in: the documented command made it, and every bound holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PYTHONS = ("3.10", "3.11", "3.12")
+
+
+def requirements(path: Path) -> list[Requirement]:
+    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [Requirement(line) for line in lines if line]
+
+
+def applies(requirement: Requirement, python: str) -> bool:
+    environment = {"python_version": python, "python_full_version": f"{python}.5", "sys_platform": "linux"}
+    return requirement.marker is None or requirement.marker.evaluate(environment)
+
+
+def test_the_header_is_the_documented_command(root: Path) -> None:
+    lines = (root / "requirements.txt").read_text().splitlines()
+    command = next(line.strip("# ") for line in lines if "uv pip" in line)
+    assert f"#     {command}\n" in (root / "requirements.in").read_text()
+
+
+def test_every_line_is_an_exact_pin(root: Path) -> None:
+    for pin in requirements(root / "requirements.txt"):
+        assert [spec.operator for spec in pin.specifier] == ["=="] and "*" not in str(pin.specifier), pin
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_direct_requirement_is_pinned_within_its_bound(root: Path, python: str) -> None:
+    pins: dict[str, list[str]] = {}
+    for pin in requirements(root / "requirements.txt"):
+        if applies(pin, python):
+            pins.setdefault(canonicalize_name(pin.name), []).append(next(iter(pin.specifier)).version)
+    assert not [name for name, versions in pins.items() if len(versions) > 1], "one version of each"
+    for wanted in requirements(root / "requirements.in"):
+        if applies(wanted, python):
+            versions = pins.get(canonicalize_name(wanted.name), [])
+            assert versions and wanted.specifier.contains(versions[0], prereleases=True), f"{wanted}: {versions}"
