@@ -13,7 +13,7 @@ from downstream import protocols
 from downstream.report import drawing
 from downstream.score import results
 from downstream.score.results import Prediction
-from egs.__main__ import _job, _parser, _shared_arguments, main
+from egs.__main__ import command_line, job_of, main, shared_arguments
 from egs.pipeline.recipe import EGS, load_recipe
 from egs.pipeline.run import CHANGED
 from egs.pipeline.study import Study, load_study
@@ -117,9 +117,9 @@ def test_a_study_takes_no_local_upstreams_and_passes_its_options_to_stages(capsy
             main(["study", "--recipe", "mini", option, "somewhere"])
         assert left.value.code == 2 and f"unrecognized arguments: {option} somewhere" in capsys.readouterr().err
     words = ["--recipe", "mini", "--exp", "my exp", "--jobs", "3", "--set", "study.common.steps=7"]
-    shared = _shared_arguments(_parser().parse_args(["study", *words]))
+    shared = shared_arguments(command_line().parse_args(["study", *words]))
     assert shared == words
-    job = _job(_parser().parse_args(["stage", "--study", *shared, "study_base"]))
+    job = job_of(command_line().parse_args(["stage", "--study", *shared, "study_base"]))
     assert job.recipe.pretrain["study_base"].train.steps == 7 and job.exp == Path("my exp/mini") and job.jobs == 3
 
 
