@@ -1,6 +1,7 @@
 """Ranks of the processes that `torchrun` or `srun` started, and the barriers and sums between them.
 
-A process that neither of them started is the only one, with rank 0.
+A process that neither of them started is the only one, with rank 0. Lightning's environment classes do not suffice:
+they do not give the number of processes on a machine, and take a Slurm batch script without srun for several processes.
 """
 
 from __future__ import annotations

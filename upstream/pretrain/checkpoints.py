@@ -1,4 +1,8 @@
-"""Validate, log and checkpoint a pre-training run, and load the state that a killed run resumes from."""
+"""Validate, log and checkpoint a pre-training run, and load the state that a killed run resumes from.
+
+Lightning's ModelCheckpoint and CSVLogger do not serve here. A checkpoint that is damaged must fall back to the one
+before it, and metrics.csv must hold the rows of all resumed runs once: CSVLogger deletes those of the killed run.
+"""
 
 from __future__ import annotations
 
