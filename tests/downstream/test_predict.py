@@ -105,6 +105,7 @@ def test_any_format_rate_and_channels_give_the_same_text(trained, capsys, tmp_pa
     assert all(a["seconds"] == pytest.approx(len(wave) / 16000, abs=0.1) for a in answers)
 
 
+@pytest.mark.slow
 def test_windows_lose_or_double_no_letter(trained, tmp_path, speak):
     """Two minutes in windows of 10 s against the same head in one pass."""
     import jiwer

@@ -332,6 +332,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert not exp.exists()
 
 
+@pytest.mark.slow
 def test_features_that_do_not_fit_are_computed_at_every_step(
     data: Path, tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
@@ -344,6 +345,7 @@ def test_features_that_do_not_fit_are_computed_at_every_step(
     assert tables[0] == tables[1]
 
 
+@pytest.mark.slow
 def test_fine_tuning_and_budgets_have_rows_of_their_own(data: Path, tiny_models: Path, tmp_path: Path):
     exp = tmp_path / "exp"
     grid(data, exp, tiny_models, upstreams=["fbank", "tiny_a"], seeds=[0], finetune=["probe", "top-1"],
@@ -389,6 +391,7 @@ def test_the_files_of_a_run_directory(make_set: Callable[..., Path], tiny_models
             assert said == max(posteriors, key=posteriors.get)
 
 
+@pytest.mark.slow
 def test_short_runs_choose_the_rate_once_for_all_seeds(
     make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -75,6 +75,7 @@ def points(curve: list[CurvePoint]) -> dict[tuple, float]:
     return {(p.lr, p.step, p.split, p.metric): p.value for p in curve}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_a_stack_of_heads_equals_s3prls_loop(bench: Bench, accumulate: int):
     config = protocol(**{"problem.train.gradient_accumulate": accumulate, "problem.train.gradient_clipping": 0.5})

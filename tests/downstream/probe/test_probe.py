@@ -180,6 +180,7 @@ def small(task: str, **overrides: Any) -> Protocol:
     return load(task, "light", {**steps, **overrides})
 
 
+@pytest.mark.slow
 def test_a_cell_learns_repeats_itself_and_keeps_the_head_only(
     make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path
 ):
@@ -237,6 +238,7 @@ def test_long_training_waveforms_are_cut_at_random(make_set: Callable[..., Path]
     assert dataset[0]["x_len"] == 1600
 
 
+@pytest.mark.slow
 def test_speech_recognition_learns_letters(make_set: Callable[..., Path], tmp_path: Path):
     from downstream.probe.train import run_cell
     from downstream.score import metrics
