@@ -9,7 +9,7 @@ import pytest
 from downstream.report.claims import compression_losses
 
 
-def test_relative_losses_are_those_of_a_plain_bootstrap(columns, known, made_up):
+def test_relative_losses_are_those_of_a_plain_bootstrap(columns, known, fake_results):
     losses = compression_losses(columns, known)
     assert {(loss.upstream, loss.column.setting.task) for loss in losses} == {
         (name, task) for name in ("harness_s", "harness_st") for task in ("asr", "ser")
@@ -21,7 +21,7 @@ def test_relative_losses_are_those_of_a_plain_bootstrap(columns, known, made_up)
         found = []
         for seed in (0, 1):
             sums = np.zeros((8, 2))
-            for p in made_up.predict("asr", made_up.ERRORS[upstream], seed, None):
+            for p in fake_results.predict("asr", fake_results.ERRORS[upstream], seed, None):
                 out = jiwer.process_characters(p.reference, p.hypothesis)
                 edits = out.substitutions + out.deletions + out.insertions
                 sums[int(p.speaker[1:])] += edits, out.hits + out.substitutions + out.deletions

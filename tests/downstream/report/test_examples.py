@@ -39,10 +39,10 @@ def test_alignments_mark_differences():
     assert examples.direction("«باب» 3") == "rtl" and examples.direction("3 doors") == "ltr"
 
 
-def test_examples_go_from_the_best_to_the_worst(real_exp, made_up):
+def test_examples_go_from_the_best_to_the_worst(real_exp, fake_results):
     found = gather(real_exp, "open_arabic", {}, "command").examples
     assert len(found) == examples.COUNT and {e.split for e in found} == {"test"}
     rates = [next(h.rate for h in e.hypotheses if h.upstream == "harness_l") for e in found]
-    said = made_up.predict("asr", made_up.ERRORS["harness_l"], 0, None)
+    said = fake_results.predict("asr", fake_results.ERRORS["harness_l"], 0, None)
     all_rates = [jiwer.cer(p.reference, p.hypothesis) for p in said]
     assert rates == sorted(rates) and rates[0] == min(all_rates) and rates[-1] == pytest.approx(max(all_rates))

@@ -24,23 +24,23 @@ HOSTILE = '<img src="https://example.org/x.png" onerror="document.title=1">'
 
 
 @pytest.fixture(scope="module")
-def exp(tmp_path_factory: pytest.TempPathFactory, made_up: Any) -> Path:
+def exp(tmp_path_factory: pytest.TempPathFactory, fake_results: Any) -> Path:
     """Two tasks, four upstreams, folds for SER, a label budget; speakers are named like a piece of HTML."""
     exp = tmp_path_factory.mktemp("root") / "exp" / "mini"
     for upstream in UPSTREAMS:
         for seed in (0, 1):
-            run = made_up.add(exp, "asr", upstream, seed=seed)
-            made_up.add_details(run, upstream, "cer")
+            run = fake_results.add(exp, "asr", upstream, seed=seed)
+            fake_results.add_details(run, upstream, "cer")
             said = [
                 Prediction(p.utt_id, HOSTILE + p.speaker, p.split, p.reference, p.hypothesis)
                 for p in read_predictions(run / "predictions.csv")
             ]
             write_predictions(run / "predictions.csv", said)
         for fold in range(2):
-            made_up.add_details(made_up.add(exp, "ser", upstream, fold=fold), upstream, "ua")
-    made_up.add(exp, "asr", "harness_l", budget="10min", error="0.5")
-    made_up.add_costs(exp)
-    made_up.add_training(exp)
+            fake_results.add_details(fake_results.add(exp, "ser", upstream, fold=fold), upstream, "ua")
+    fake_results.add(exp, "asr", "harness_l", budget="10min", error="0.5")
+    fake_results.add_costs(exp)
+    fake_results.add_training(exp)
     with contextlib.redirect_stdout(io.StringIO()):
         report.build(exp, "mini")
     return exp
@@ -306,10 +306,10 @@ def test_paper_shows_everything_without_the_controls(page):
     assert clipped == 0
 
 
-def test_without_details_of_the_runs_the_page_has_less_and_works(page, tmp_path, made_up):
+def test_without_details_of_the_runs_the_page_has_less_and_works(page, tmp_path, fake_results):
     exp = tmp_path / "exp" / "open_arabic"
     for upstream, error in (("fbank", "0.5"), ("mine & <yours>", "0.3")):
-        made_up.add(exp, "did", upstream, error=error, corpus="adi", recipe="open_arabic")
+        fake_results.add(exp, "did", upstream, error=error, corpus="adi", recipe="open_arabic")
     with contextlib.redirect_stdout(io.StringIO()):
         report.build(exp, "open_arabic")
     page.get((exp / "report" / "index.html").as_uri())

@@ -21,17 +21,17 @@ from downstream.score.results import upsert, write_predictions
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, made_up) -> Path:
+def whole(tmp_path_factory, fake_results) -> Path:
     """Three tasks, six upstreams, two seeds, four folds for SER."""
     exp = tmp_path_factory.mktemp("root") / "exp" / "mini"
-    for upstream in made_up.ERRORS:
+    for upstream in fake_results.ERRORS:
         for seed in (0, 1):
-            made_up.add(exp, "asr", upstream, seed=seed)
-            made_up.add(exp, "did", upstream, seed=seed)
+            fake_results.add(exp, "asr", upstream, seed=seed)
+            fake_results.add(exp, "did", upstream, seed=seed)
             for fold in range(4):
-                made_up.add(exp, "ser", upstream, seed=seed, fold=fold)
-    made_up.add_costs(exp)
-    made_up.add_training(exp)
+                fake_results.add(exp, "ser", upstream, seed=seed, fold=fold)
+    fake_results.add_costs(exp)
+    fake_results.add_training(exp)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         report.build(exp, "mini")
     (exp / "printed").write_text(printed.getvalue(), encoding="utf-8")
@@ -44,7 +44,7 @@ def comparisons(exp: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
-def test_everything_is_written_and_synthetic_speech_is_named_everywhere(whole, made_up):
+def test_everything_is_written_and_synthetic_speech_is_named_everywhere(whole, fake_results):
     shown = (whole / "printed").read_text(encoding="utf-8")
     page = (whole / "RESULTS.md").read_text(encoding="utf-8")
     for name in ("report/quality_params.png", "report/training.png"):
@@ -52,7 +52,7 @@ def test_everything_is_written_and_synthetic_speech_is_named_everywhere(whole, m
     for text in (shown, page):
         assert "SYNTHETIC SPEECH" in text and "Results of mini (synthetic speech)" in text
         assert "100 frames per second" in text
-        for upstream in made_up.ERRORS:
+        for upstream in fake_results.ERRORS:
             assert upstream in text
     for fact in ("date", "command", "commit", "versions", "hardware", "torch 2", "c0ffee", "./run.sh --recipe mini"):
         assert fact in page
@@ -83,7 +83,7 @@ def test_times_stand_in_the_last_section_only(whole):
     assert re.search(r"\| harness_s +\| +ASR +\|.*\| +2 +\|.*\| +25\.0 +\|", times), "counted once a run, not a metric"
 
 
-def test_times_of_features_heads_and_grids(tmp_path: Path, made_up, capsys: pytest.CaptureFixture):
+def test_times_of_features_heads_and_grids(tmp_path: Path, fake_results, capsys: pytest.CaptureFixture):
     """Two commands, one with a cold and one with a warm cache; runs of older versions have their wall time only."""
     exp = tmp_path / "exp" / "mini"
     cold, warm = ({"started": 1.8e9 + day * 86400, "processes": 2} for day in (0, 1))
@@ -94,7 +94,7 @@ def test_times_of_features_heads_and_grids(tmp_path: Path, made_up, capsys: pyte
         ("ser", 2, warm, 0.0, 71.5),
         ("did", 0, None, None, None),
     ):
-        run = made_up.add(exp, task, "harness_s", seed=seed)
+        run = fake_results.add(exp, task, "harness_s", seed=seed)
         found = {} if grid is None else {"extraction_s": features, "grid": grid | {"wall_s": wall}}
         write_json(run / "cell.json", {"dev": {}, **found})
     report.build(exp, "mini")
@@ -115,12 +115,14 @@ def test_times_of_features_heads_and_grids(tmp_path: Path, made_up, capsys: pyte
 
 
 @pytest.mark.slow
-def test_folds_are_pooled_and_seeds_averaged(whole, made_up):
+def test_folds_are_pooled_and_seeds_averaged(whole, fake_results):
     rows = [r for r in read_rows(whole / "results.csv") if r.split == "test" and r.setting.task == "ser"]
     columns = {column.metric: column for column in make_columns(rows, Predictions(whole))}
     expected = []
     for seed in (0, 1):
-        pooled = [p for fold in range(4) for p in made_up.predict("ser", made_up.ERRORS["harness_s"], seed, fold)]
+        pooled = [
+            p for fold in range(4) for p in fake_results.predict("ser", fake_results.ERRORS["harness_s"], seed, fold)
+        ]
         expected.append(metrics.value("ua", [p.reference for p in pooled], [p.hypothesis for p in pooled]))
     found = columns["ua"].values["harness_s"]
     assert found.value == pytest.approx(np.mean(expected), abs=1e-12)
@@ -130,14 +132,14 @@ def test_folds_are_pooled_and_seeds_averaged(whole, made_up):
 
 
 @pytest.mark.slow
-def test_intervals_are_those_of_the_paired_bootstrap(whole, made_up):
+def test_intervals_are_those_of_the_paired_bootstrap(whole, fake_results):
     """Against jiwer's own counts per speaker and one draw after the other."""
 
     def error_rates(upstream: str, weights: np.ndarray) -> np.ndarray:
         rates = []
         for seed in (0, 1):
             errors, length = {}, {}
-            for p in made_up.predict("asr", made_up.ERRORS[upstream], seed, None):
+            for p in fake_results.predict("asr", fake_results.ERRORS[upstream], seed, None):
                 found = jiwer.process_characters(p.reference, p.hypothesis)
                 wrong = found.substitutions + found.deletions + found.insertions
                 errors[p.speaker] = errors.get(p.speaker, 0) + wrong
@@ -180,7 +182,7 @@ def test_verdicts_follow_the_evidence(whole):
 
 
 @pytest.mark.slow
-def test_each_difference_has_the_p_of_its_own_test(whole, made_up):
+def test_each_difference_has_the_p_of_its_own_test(whole, fake_results):
     """Accuracies: the exact McNemar test, written out; error rates and UA: the bootstrap."""
     from scipy.stats import binom
 
@@ -188,8 +190,8 @@ def test_each_difference_has_the_p_of_its_own_test(whole, made_up):
     values = []
     for seed in (0, 1):
         right = {
-            name: {p.utt_id: p.reference == p.hypothesis for p in made_up.predict("did", error, seed, None)}
-            for name, error in made_up.ERRORS.items()
+            name: {p.utt_id: p.reference == p.hypothesis for p in fake_results.predict("did", error, seed, None)}
+            for name, error in fake_results.ERRORS.items()
         }
         pairs = [(right["harness_l"][utt_id], right["harness_st"][utt_id]) for utt_id in right["harness_l"]]
         apart = pairs.count((True, False)), pairs.count((False, True))
@@ -202,13 +204,13 @@ def test_each_difference_has_the_p_of_its_own_test(whole, made_up):
     assert " McNemar" in (whole / "RESULTS.md").read_text(encoding="utf-8")
 
 
-def test_no_gain_is_not_shown(tmp_path, made_up):
+def test_no_gain_is_not_shown(tmp_path, fake_results):
     exp = tmp_path / "exp" / "mini"
     for upstream in ("harness_l", "fbank"):
-        made_up.add(exp, "asr", upstream)
+        fake_results.add(exp, "asr", upstream)
     run = exp / "probes" / "asr" / "fbank" / "aaaa0000seed0"
-    write_predictions(run / "predictions.csv", made_up.predict("asr", made_up.ERRORS["harness_l"], 5, None))
-    p = made_up.predict("asr", made_up.ERRORS["harness_l"], 5, None)
+    write_predictions(run / "predictions.csv", fake_results.predict("asr", fake_results.ERRORS["harness_l"], 5, None))
+    p = fake_results.predict("asr", fake_results.ERRORS["harness_l"], 5, None)
     for row in (rows := list(csv.DictReader(open(exp / "results.csv", encoding="utf-8")))):
         if row["upstream"] == "fbank" and row["split"] == "test":
             row["value"] = metrics.value(row["metric"], [x.reference for x in p], [x.hypothesis for x in p])
@@ -217,12 +219,12 @@ def test_no_gain_is_not_shown(tmp_path, made_up):
     assert {c["verdict"] for c in comparisons(exp)} == {"not shown"}
 
 
-def test_rows_of_different_protocols_never_share_a_table(tmp_path, capsys, made_up):
+def test_rows_of_different_protocols_never_share_a_table(tmp_path, capsys, fake_results):
     exp = tmp_path / "exp" / "mini"
     for upstream in ("fbank", "harness_l"):
-        made_up.add(exp, "asr", upstream)
-        made_up.add(exp, "ser", upstream, fold=0)
-    made_up.add(exp, "asr", "harness_s", protocol="light@bbbb1111")
+        fake_results.add(exp, "asr", upstream)
+        fake_results.add(exp, "ser", upstream, fold=0)
+    fake_results.add(exp, "asr", "harness_s", protocol="light@bbbb1111")
     report.build(exp, "mini")
     shown = capsys.readouterr().out
     assert "ASR has rows of 2 settings, in separate tables and not comparable" in shown
@@ -234,11 +236,11 @@ def test_rows_of_different_protocols_never_share_a_table(tmp_path, capsys, made_
     assert not [c for c in comparisons(exp) if c["upstream"] == "harness_s"]
 
 
-def test_what_is_missing_is_named_with_its_reason_and_never_made_up(tmp_path, capsys, made_up):
+def test_what_is_missing_is_named_with_its_reason_and_never_made_up(tmp_path, capsys, fake_results):
     exp = tmp_path / "exp" / "open_arabic"
     for upstream in ("fbank", "harness_l"):
-        made_up.add(exp, "asr", upstream, corpus="asc", recipe="open_arabic")
-        made_up.add(exp, "ser", upstream, fold=0, corpus="baved", recipe="open_arabic")
+        fake_results.add(exp, "asr", upstream, corpus="asc", recipe="open_arabic")
+        fake_results.add(exp, "ser", upstream, fold=0, corpus="baved", recipe="open_arabic")
     (exp / "probes" / "ser").rename(exp / "gone")
     models = exp / "models" / "harness_s"
     models.mkdir(parents=True)
@@ -256,15 +258,15 @@ def test_what_is_missing_is_named_with_its_reason_and_never_made_up(tmp_path, ca
     assert re.search(r"not compared: SER test ua: harness_l against fbank: harness_l: no predictions", page)
 
 
-def test_fewer_seeds_or_folds_are_named(tmp_path, capsys, made_up):
+def test_fewer_seeds_or_folds_are_named(tmp_path, capsys, fake_results):
     exp = tmp_path / "exp" / "mini"
     for seed in (0, 1):
-        made_up.add(exp, "asr", "harness_l", seed=seed)
+        fake_results.add(exp, "asr", "harness_l", seed=seed)
         for fold in (0, 1):
-            made_up.add(exp, "ser", "harness_l", seed=seed, fold=fold)
-    made_up.add(exp, "asr", "fbank")
+            fake_results.add(exp, "ser", "harness_l", seed=seed, fold=fold)
+    fake_results.add(exp, "asr", "fbank")
     for seed, fold in ((0, 0), (0, 1), (1, 0)):
-        made_up.add(exp, "ser", "fbank", seed=seed, fold=fold)
+        fake_results.add(exp, "ser", "fbank", seed=seed, fold=fold)
     report.build(exp, "mini")
     shown = capsys.readouterr().out
     assert "fbank: ASR lacks seed 1 that others have" in shown
@@ -273,20 +275,20 @@ def test_fewer_seeds_or_folds_are_named(tmp_path, capsys, made_up):
     assert {c["task"] for c in found} == {"asr"} and {c["seeds"] for c in found} == {"0"}
 
 
-def test_predictions_that_contradict_the_results_are_refused(tmp_path, made_up):
+def test_predictions_that_contradict_the_results_are_refused(tmp_path, fake_results):
     exp = tmp_path / "exp" / "mini"
-    run = made_up.add(exp, "asr", "harness_l")
-    predictions = made_up.predict("asr", made_up.ERRORS["harness_l"], 0, None)
+    run = fake_results.add(exp, "asr", "harness_l")
+    predictions = fake_results.predict("asr", fake_results.ERRORS["harness_l"], 0, None)
     write_predictions(run / "predictions.csv", predictions[:-1])
     with pytest.raises(DownstreamError, match=r"cer .*results\.csv"):
         report.build(exp, "mini")
 
 
-def test_broken_or_absent_results_are_named(tmp_path, made_up):
+def test_broken_or_absent_results_are_named(tmp_path, fake_results):
     exp = tmp_path / "exp" / "mini"
     with pytest.raises(DownstreamError, match=r"results\.csv: no results"):
         report.build(exp, "mini")
-    made_up.add(exp, "did", "fbank")
+    fake_results.add(exp, "did", "fbank")
     with pytest.raises(DownstreamError, match="`nope`.*mini"):
         report.build(exp, "nope")
     assert not (exp / "RESULTS.md").exists()
@@ -296,9 +298,9 @@ def test_broken_or_absent_results_are_named(tmp_path, made_up):
         report.build(exp, "mini")
 
 
-def test_a_run_directory_relative_to_the_root_is_found(tmp_path, made_up):
+def test_a_run_directory_relative_to_the_root_is_found(tmp_path, fake_results):
     exp = tmp_path / "exp" / "mini"
-    run = made_up.add(exp, "did", "fbank")
+    run = fake_results.add(exp, "did", "fbank")
     rows = list(csv.DictReader(open(exp / "results.csv", encoding="utf-8")))
     (exp / "results.csv").unlink()
     upsert(exp / "results.csv", [row | {"run_dir": str(run.relative_to(tmp_path))} for row in rows])

@@ -12,10 +12,10 @@ from downstream.report.contents import gather
 from downstream.report.rows import is_test, read_rows
 
 
-def test_broken_files_of_a_run_are_named(tmp_path, made_up):
+def test_broken_files_of_a_run_are_named(tmp_path, fake_results):
     folder = tmp_path / "exp" / "mini"
-    run = made_up.add(folder, "asr", "harness_l")
-    made_up.add_details(run, "harness_l", "cer")
+    run = fake_results.add(folder, "asr", "harness_l")
+    fake_results.add_details(run, "harness_l", "cer")
     rows = [row for row in read_rows(folder / "results.csv") if is_test(row.split)]
     found = runs.read_runs(rows, folder)[0]
     assert found.curve.steps == [20, 40] and found.curve.dev == [0.2, 0.4], "only the chosen learning rate"
