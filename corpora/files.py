@@ -175,6 +175,12 @@ def sha256_json(obj: Any) -> str:
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
+def hash_fraction(key: str, seed: int, purpose: str = "split") -> float:
+    """Seeded number in [0, 1) from the hash of a key. `purpose` separates draws that share key and seed."""
+    digest = hashlib.sha256(f"{purpose}/{seed}/{key}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
 def tree_fingerprint(folder: Path) -> str:
     """SHA-256 of the relative names and the sizes of all files under `folder`, in hexadecimal; no content is read."""
     folder = Path(folder)

@@ -16,6 +16,8 @@ _VOWEL_MARKS = re.compile("[\u064b-\u0652]")
 _ALL_MARKS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u08d3-\u08ff]")
 _QURAN_MARKS = re.compile("[\u0610-\u061a\u0653-\u065f\u0670\u06d6-\u06ed\u08d3-\u08ff]")
 _TATWEEL = "\u0640"
+# Everything but the consonants that have one spelling.
+_WEAK = re.compile("[^\u0628\u0629\u062a-\u0647]|\u0640")
 # In Quran spelling a hamza may sit above a tatweel (with vowel marks between the two) where others write a ya.
 _HAMZA_ON_TATWEEL = re.compile("\u0640([\u064b-\u0652]*)\u0654")
 
@@ -121,6 +123,14 @@ def from_quran(text: str) -> str:
 def bare(text: str) -> str:
     """The text without diacritics; letters stay as they are."""
     return _ALL_MARKS.sub("", unicodedata.normalize("NFC", text))
+
+
+def text_key(text: str) -> str:
+    """Consonant skeleton of an Arabic text: texts that differ only in a vowel, a hamza or a pause mark have one key.
+
+    The key is coarser than every text profile, so splits that share no key share no text under any profile.
+    """
+    return _WEAK.sub("", normalise(text, "none", quran=True).replace("ة", "ه"))
 
 
 def printable(text: str) -> str:

@@ -1,7 +1,7 @@
-"""What the corpora for dialect identification share: splits whose programmes are apart, counts by dialect.
+"""Write the splits of a dialect corpus: programmes in one split only, counts by dialect against the published ones.
 
-The speaker of an utterance is unknown in all of them. Its programme (a broadcast, a video) stands in for the speaker:
-utterance ids start with it, and no programme is on both sides of a test.
+The speakers are unknown in all of these corpora. The programme of an utterance (a broadcast, a video) stands in for
+the speaker: utterance ids begin with it, and training holds no programme of dev or test.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from corpora.datadir import Utterance
+from corpora.datasets._options import check_choice
 from corpora.files import CorpusError, read_json, write_json
 from corpora.prepare.ids import name_utterances
 from corpora.prepare.preparation import Item, Preparation
@@ -31,15 +32,14 @@ def write_splits(
     shared: str = "drop",
     published: Mapping[str, Mapping[str, int]] | None = None,
 ) -> dict[str, list[Utterance]]:
-    """Write the data directories of every split with `utt2dialect`; their utterances.
+    """Write the data directories of every split with `utt2dialect`; return their utterances.
 
-    items: their `speaker` is the programme, their `utt_id` the publisher's.  shared: what becomes of a programme of
-    test that is also in dev or train, or one of dev in train: "drop" leaves it out of train (of dev), "keep" leaves
-    the splits as they are published, "refuse" raises.  published: utterances of each split by dialect; the difference
-    is logged and stands in summary.json. Raises CorpusError as `Preparation.write` does.
+    items: `speaker` is the programme, `utt_id` the publisher's id.  shared: treatment of a programme that is in two
+    splits: "drop" leaves it out of the earlier one of train, dev, test; "keep" leaves the splits as published;
+    "refuse" raises.  published: utterances of each split by dialect; the difference is logged and written to
+    summary.json. Raises CorpusError as `Preparation.write` does.
     """
-    if shared not in SHARED:
-        raise CorpusError(f"{work.info.name}: shared={shared!r}: expected one of {', '.join(SHARED)}")
+    check_choice("shared", shared, SHARED)
     consistent = {split: _consistent(work, own) for split, own in items.items()}
     apart, common = _apart(work, consistent, shared)
     names = name_utterances((item.speaker, item.utt_id) for own in apart.values() for item in own)
@@ -64,43 +64,41 @@ def write_splits(
 
 
 def differences(found: Mapping[str, int], published: Mapping[str, int]) -> dict[str, int]:
-    """What was found minus what is published, by label, where they are not equal."""
+    """Found minus published count, by label, without the labels whose counts are equal."""
     gaps = {label: found.get(label, 0) - published.get(label, 0) for label in sorted(found.keys() | published.keys())}
     return {label: gap for label, gap in gaps.items() if gap}
 
 
 def check_dialect(where: str, dialect: str, known: Sequence[str]) -> str:
-    """The dialect; raises CorpusError, with the place, unless it is a known one."""
+    """Return the dialect; raise CorpusError, with the place, for an unknown one."""
     if dialect not in known:
         raise CorpusError(f"{where}: expected one of {' '.join(known)}, found the dialect {dialect!r}")
     return dialect
 
 
 class CorpusFiles:
-    """Finds listed paths inside a corpus, whatever stands in front of the corpus's own part of them."""
+    """Find the files of a list inside the corpus folder, although the list has the paths of another machine."""
 
-    def __init__(self, work: Preparation):
-        self._folder = work.corpus_dir
+    def __init__(self, corpus_dir: Path, *folders: Path):
+        """folders: further folders, inside the corpus, that the listed paths may begin in."""
+        self._corpus_dir = corpus_dir
+        self._folders = (corpus_dir, *folders)
         self._found: dict[str, str | None] = {}
 
     def find(self, entry: str) -> str | None:
-        """The path inside the corpus, without a placeholder or another machine's folder; None where it is not."""
+        """The path inside the corpus, without a placeholder or another machine's folder; None for a missing file."""
         if entry not in self._found:
             parts = PurePosixPath(entry.strip().replace("\\", "/")).parts
-            inside = (PurePosixPath(*parts[cut:]) for cut in range(len(parts)))
-            self._found[entry] = next(
-                (
-                    path.as_posix()
-                    for path in inside
-                    if not path.is_absolute() and ".." not in path.parts and (self._folder / path).is_file()
-                ),
-                None,
-            )
+            inside = [PurePosixPath(*parts[cut:]) for cut in range(len(parts))]
+            inside = [path for path in inside if not path.is_absolute() and ".." not in path.parts]
+            files = (folder / path for path in inside for folder in self._folders if (folder / path).is_file())
+            file = next(files, None)
+            self._found[entry] = file.relative_to(self._corpus_dir).as_posix() if file else None
         return self._found[entry]
 
 
 def _consistent(work: Preparation, items: Sequence[Item]) -> list[Item]:
-    """Without the utterances that are there with several dialects; one that is there twice is used once."""
+    """Leave out utterances that have several dialects; use a repeated utterance once."""
     listed: dict[str, list[Item]] = defaultdict(list)
     for item in items:
         listed[item.utt_id].append(item)
@@ -118,7 +116,7 @@ def _consistent(work: Preparation, items: Sequence[Item]) -> list[Item]:
 def _apart(
     work: Preparation, items: Mapping[str, list[Item]], shared: str
 ) -> tuple[dict[str, list[Item]], dict[str, int]]:
-    """The splits without the programmes of a later split, and how many utterances that concerns in each."""
+    """The splits without the programmes of a later split, and the number of such utterances in each."""
     result, common = dict(items), {}
     order = [split for split in SPLITS if split in items]
     for place, split in enumerate(order):
@@ -128,8 +126,9 @@ def _apart(
             continue
         common[split] = len(own)
         message = (
-            f"{work.info.name}: {len(own)} utterances of {split} are of {len({item.speaker for item in own})} "
-            f"programmes that are also in {' or '.join(order[place + 1 :])}, as {own[0].speaker} ({own[0].where})"
+            f"{work.info.name}: {len(own)} utterances of {split} belong to {len({item.speaker for item in own})} "
+            f"programmes that are also in {' or '.join(order[place + 1 :])}, for instance to {own[0].speaker} "
+            f"({own[0].where})"
         )
         if shared == "refuse":
             raise CorpusError(f"{message}; shared=drop leaves them out of {split}")

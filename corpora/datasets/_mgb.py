@@ -1,4 +1,4 @@
-"""What the corpora of the MGB challenges share: utterance ids, Buckwalter text, scored sets, several references."""
+"""Read the MGB corpora: utterance ids, Buckwalter text, scored sets, several references for one utterance."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from corpora.datasets._options import check_choice
+from corpora.fetch import unpack_once
 from corpora.files import CorpusError, write_text
 from corpora.machine import parallel
 from corpora.prepare.preparation import Item, Preparation
@@ -14,12 +16,12 @@ from corpora.prepare.readers import Segment, read_lines, read_segments, seconds
 from corpora.text import from_buckwalter, normalise, printable
 
 SCRIPTS = ("auto", "utf8", "bw")
-_LATIN = "@@LAT@@"  # marks a word in Latin letters, which is not Buckwalter
+_LATIN = "@@LAT@@"  # marks a word in Latin letters that is not Buckwalter
 _ID = re.compile(r"(?P<recording>.+)_spk-(?P<speaker>\d+)_seg-(?P<start>\d+):(?P<end>\d+)")
 _WHO = re.compile(r".*_speaker(?P<number>\d+)(_align)?")
 _ARABIC = re.compile("[\u0600-\u06ff]")
 
-# How the publisher, Lhotse, Kaldi and ESPnet call the files of a scored set, with and without overlapping speech.
+# Names of the files of a scored set in the forms of the publisher, Lhotse, Kaldi and ESPnet.
 _TEXTS = ("text.non_overlap_speech", "text.verbatim.nonoverlap", "text.overlap_speech", "text.all", "text")
 _SEGMENTS = ("segments.non_overlap_speech", "segments.overlap_speech", "segments.all", "segments")
 _CLEAN = (
@@ -33,17 +35,17 @@ _OVERLAP = ("overlap_speech", "overlap_speech.lst", "text.overlap_speech", "segm
 
 
 def arabic_words(words: Iterable[str], *, buckwalter: bool) -> str:
-    """Words in Arabic letters; those that carry @@LAT@@ lose the mark and stay Latin."""
+    """Words in Arabic letters. Words with the mark @@LAT@@ lose it and stay Latin."""
     return " ".join(
         word.replace(_LATIN, "") if _LATIN in word or not buckwalter else from_buckwalter(word) for word in words
     )
 
 
 def read_texts(path: Path, script: str = "auto", drop: Collection[str] = ()) -> dict[str, tuple[str, str]]:
-    """utterance id -> (`<file>:<line>`, text in Arabic letters) of a Kaldi text file.
+    """Utterance id -> (`<file>:<line>`, text in Arabic letters) of a Kaldi text file.
 
-    script: utf8, bw (Buckwalter), or auto: Buckwalter unless the file has a letter in Arabic script.  drop:
-    words that stand for what is not known. Raises CorpusError for an id that is there twice.
+    script: utf8, bw (Buckwalter), or auto: Buckwalter unless the file has a letter in Arabic script.  drop: marks of
+    unintelligible words. Raises CorpusError for an id that is listed twice.
     """
     lines = list(read_lines(path))
     if script == "auto":
@@ -52,16 +54,25 @@ def read_texts(path: Path, script: str = "auto", drop: Collection[str] = ()) -> 
     for where, line in lines:
         utt_id, *words = line.split()
         if utt_id in texts:
-            raise CorpusError(f"{where}: utterance {utt_id} is there already, in {texts[utt_id][0]}")
+            raise CorpusError(f"{where}: utterance {utt_id} is listed twice, first in {texts[utt_id][0]}")
         words = [word for word in words if word not in drop]
         texts[utt_id] = where, arabic_words(words, buckwalter=script == "bw")
     return texts
 
 
 def check_script(script: str) -> None:
-    """Raises CorpusError for a script that is not one of SCRIPTS."""
-    if script not in SCRIPTS:
-        raise CorpusError(f"script {script!r} is not one of {', '.join(SCRIPTS)}")
+    """Raise CorpusError for a script that is not one of SCRIPTS."""
+    check_choice("script", script, SCRIPTS)
+
+
+def unpacked(corpus_dir: Path, out_dir: Path, splits: Sequence[str]) -> Path:
+    """The folder of the unpacked splits. Archives `<split>.tar.gz` are unpacked once, into `<out_dir>/unpacked`."""
+    archives = [path for split in splits if (path := corpus_dir / f"{split}.tar.gz").is_file()]
+    if not archives or any((corpus_dir / split).is_dir() for split in splits):
+        return corpus_dir
+    for archive in archives:
+        unpack_once(archive, out_dir / "unpacked" / archive.name.removesuffix(".tar.gz"), strip=1)
+    return out_dir / "unpacked"
 
 
 def training_items(
@@ -74,7 +85,7 @@ def training_items(
     max_wmer: float,
     jobs: int,
 ) -> Iterator[Item]:
-    """The aligned segments of all transcripts whose WMER is at most `max_wmer` %; the others are excluded.
+    """The aligned segments of all transcripts with a WMER of at most `max_wmer` %. The others are excluded.
 
     wav_folder: the folder of `<transcript's name>.wav` inside the corpus. Ids have the form of the scored sets:
     `<recording>_spk-0001_seg-0001671:0002252`, times in centiseconds.
@@ -104,10 +115,10 @@ def training_items(
 
 
 def add_scored_set(work: Preparation, name: str, folder: Path, *, script: str) -> None:
-    """Add the set `name` (speech of one at a time) and, where the folder tells which it is, `<name>_overlap`.
+    """Add the set `name` (one speaker at a time) and, if the folder lists overlapping speech, `<name>_overlap`.
 
-    Times come from `segments*`, else from the ids. Raises CorpusError for a folder whose files do not tell which
-    utterances overlap, or tell two things of one.
+    Times come from `segments*`, else from the ids. Raises CorpusError for a folder that does not list the overlapping
+    utterances, or lists an utterance as both.
     """
     texts: dict[str, tuple[str, str]] = {}
     for file in _present(folder, _TEXTS):
@@ -132,10 +143,10 @@ def add_scored_set(work: Preparation, name: str, folder: Path, *, script: str) -
 
 
 def recordings_as_speakers(items: Sequence[Item]) -> list[Item]:
-    """The items of a corpus that does not name speakers, each recording one, where ids then sort as Kaldi wants.
+    """The items of a corpus without speakers, with the recording as the speaker.
 
-    With recordings "vlog_1" and "vlog_10" they do not: "vlog_10_0" comes before "vlog_1_0". Then every utterance is
-    its own speaker.
+    Kaldi needs ids that sort like their speakers. With recordings "vlog_1" and "vlog_10" they do not: "vlog_10_0"
+    comes before "vlog_1_0". Then every utterance is its own speaker.
     """
     recordings = [Path(item.source).stem for item in sorted(items, key=lambda item: item.utt_id)]
     prefixed = all(item.utt_id.startswith(Path(item.source).stem) for item in items)
@@ -158,10 +169,9 @@ def first_texts(annotators: Iterable[Mapping[str, tuple[str, str]]], profile: st
 
 
 def write_references(data_dir: Path, references: Mapping[str, Mapping[str, tuple[str, str]]], profile: str) -> None:
-    """Write `text_<annotator>` for every annotator: the utterances of `<data_dir>/text` that he has transcribed.
+    """Write `text_<annotator>` for every annotator, for multi-reference error rates, in the text profile of the set.
 
-    For multi-reference error rates. In the text profile of the set; an utterance without words for an annotator is
-    not in his file.
+    A file holds those utterances of `<data_dir>/text` that the annotator has transcribed with words.
     """
     kept = [line.split(" ", 1)[0] for line in (data_dir / "text").read_text(encoding="utf-8").splitlines()]
     for annotator, texts in references.items():
@@ -185,12 +195,12 @@ def _present(folder: Path, names: Iterable[str]) -> list[Path]:
 
 
 def _ids(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """The first word of every line of the files that are there, and where it stands."""
+    """First word -> place of every line of the existing files."""
     return {line.split()[0]: where for file in _present(folder, names) for where, line in read_lines(file)}
 
 
 def _segments(folder: Path) -> dict[str, tuple[str, float, float]]:
-    """utterance id -> (recording, start, end) of the Kaldi segments files that are there."""
+    """Utterance id -> (recording, start, end) of the existing Kaldi segments files."""
     segments = {}
     for file in _present(folder, _SEGMENTS):
         for where, line in read_lines(file):
@@ -224,7 +234,7 @@ def _scored_item(
 
 
 class _Recordings:
-    """Where the recordings of a scored set lie: `wav/<recording>.wav`, else the file that wav.scp names."""
+    """Find the recordings of a scored set: `wav/<recording>.wav`, else the file in wav.scp."""
 
     def __init__(self, corpus_dir: Path, folder: Path):
         self._corpus_dir = corpus_dir
@@ -236,7 +246,7 @@ class _Recordings:
                 self._listed[recording] = where, entry.strip()
 
     def source(self, recording: str) -> str:
-        """Path of a recording inside the corpus. Raises CorpusError where only a command in wav.scp would make it."""
+        """Path of a recording inside the corpus. Raises CorpusError for a recording that is a command in wav.scp."""
         usual = self._folder / "wav" / f"{recording}.wav"
         where, entry = self._listed.get(recording, ("", ""))
         if not usual.is_file() and entry:
@@ -244,7 +254,7 @@ class _Recordings:
                 raise CorpusError(
                     f"{where}: {recording} is a command, not a file; pipes are refused. Put its audio at {usual}"
                 )
-            # The publisher's own paths do not hold here; the file's name does.
+            # wav.scp has the paths of the publisher's machine, so the file is found by its name.
             for path in (self._folder / entry, self._folder / "wav" / Path(entry).name):
                 if path.is_file() and path.resolve().is_relative_to(self._corpus_dir.resolve()):
                     usual = path

@@ -1,13 +1,15 @@
 """ADI-17: seventeen Arabic dialects from YouTube (MGB-5, about 3,000 h), for dialect identification.
 
-Each split comes in one of three forms, and the splits of a copy may come in different ones:
+Each split of a copy has one of three forms:
 
-    <corpus>/<split>/{segments,utt2lang[,wav.scp]}      Kaldi; the audio that wav.scp names, or <split>/**/<id>.wav
+    <corpus>/[data/]<split>/{segments,utt2lang[,wav.scp]}   Kaldi; audio as in wav.scp, or <split>/**/<video>.wav
+    <corpus>/[data/]<split>_segments/utt2lang               Kaldi: the labels of the segments
     <corpus>/train_segments/<DIALECT>/**/<utterance>.wav
-    <corpus>/{dev,test}_segments/<utterance>.wav        and adi17_official_{dev,test}_label.txt: "<utterance> <dialect>"
+    <corpus>/{dev,test}_segments/<utterance>.wav            and adi17_official_{dev,test}_label.txt
 
-An utterance id is `<YouTube id>_<start>-<end>` in centiseconds; its video is its programme. The label lists may begin
-with a header line.
+A label list reads "<utterance> <dialect>" and may begin with a header line. `<split>/utt2lang` is keyed by video: its
+labels hold for all segments of a video and are used for those that `<split>_segments/utt2lang` does not have. An
+utterance id is `<YouTube id>_<start>-<end>` in centiseconds; the video is the programme.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from corpora.datasets._dialect import AUDIO, SPLITS, CorpusFiles, check_dialect, write_splits
+from corpora.datasets._options import compile_pattern
 from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_lines, seconds
@@ -54,21 +57,20 @@ def prepare(
     utterance: str = UTTERANCE,
     labels: str = "adi17_official_{split}_label.txt",
 ) -> None:
-    """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split that is in none of the forms is not written.
+    """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split that has none of the forms is not written.
 
     utterance: regular expression of an utterance id with the group `programme` (and `start`, `end` in centiseconds).
-    labels: name of a label list.  shared: see `corpora.datasets._dialect.write_splits`.
+    labels: name of a label list.  shared: treatment of a programme that is in two splits: drop, keep or refuse.
     Raises CorpusError for a folder of another layout or an unknown dialect, with file and line; TooManyBadFiles.
     """
-    pattern = re.compile(utterance)
-    if "programme" not in pattern.groupindex:
-        raise CorpusError(f"{INFO.name}: utterance={utterance!r} has no group (?P<programme>...)")
+    pattern = compile_pattern("utterance", utterance, "programme")
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
     items: dict[str, list[Item]] = {}
     for split in SPLITS:
         folder, listed = corpus_dir / f"{split}_segments", corpus_dir / labels.format(split=split)
-        if (corpus_dir / split / "segments").is_file():
-            items[split] = _kaldi(work, corpus_dir / split, pattern)
+        kaldi = next((own for own in (corpus_dir / split, corpus_dir / "data" / split) if _is_kaldi(own)), None)
+        if kaldi:
+            items[split] = _kaldi(work, kaldi, pattern)
         elif folder.is_dir() and split == "train" and not listed.is_file():
             items[split] = _folders(work, folder, pattern)
         elif folder.is_dir():
@@ -79,7 +81,7 @@ def prepare(
 
 
 def read_labels(path: Path, known: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """utterance id -> (dialect, place) of a list "<utterance> <dialect>" with or without a header line.
+    """Utterance id -> (dialect, place) of a list "<utterance> <dialect>" with or without a header line.
 
     Raises CorpusError, with the line, for another number of fields, an unknown dialect, an id with two dialects.
     """
@@ -105,7 +107,7 @@ def _add(
     pattern: re.Pattern[str],
     item: Item,
 ) -> None:
-    """Append an item with the programme that its id names; an id of another form is counted as bad."""
+    """Append an item with the programme of its id; an id of another form counts as bad."""
     found = pattern.fullmatch(item.utt_id)
     if found:
         items.append(replace(item, speaker=found["programme"]))
@@ -114,7 +116,7 @@ def _add(
 
 
 def _folders(work: Preparation, folder: Path, pattern: re.Pattern[str]) -> list[Item]:
-    """Utterances below folders that are named after dialects."""
+    """Utterances in the folders of the dialects."""
     unknown = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in DIALECTS)
     if unknown:
         raise CorpusError(f"{folder / unknown[0]}: expected folders {' '.join(DIALECTS)}, found {', '.join(unknown)}")
@@ -129,7 +131,7 @@ def _folders(work: Preparation, folder: Path, pattern: re.Pattern[str]) -> list[
 
 
 def _labelled(work: Preparation, folder: Path, listed: Path, pattern: re.Pattern[str]) -> list[Item]:
-    """Utterances that a list labels; a file that is not listed is counted as bad, as is one that is not there."""
+    """Utterances of a label list; an unlisted file and a missing file count as bad."""
     labels = read_labels(listed, DIALECTS)
     files = {path.stem: path.relative_to(work.corpus_dir).as_posix() for path in _audio_below(folder)}
     for utt_id in sorted(files.keys() - labels.keys()):
@@ -142,8 +144,12 @@ def _labelled(work: Preparation, folder: Path, listed: Path, pattern: re.Pattern
 
 
 def _kaldi(work: Preparation, folder: Path, pattern: re.Pattern[str]) -> list[Item]:
-    """Utterances of a Kaldi directory; recordings stay whole."""
-    labels = read_labels(folder / "utt2lang", DIALECTS)
+    """Utterances of a Kaldi directory as segments of their recordings, labelled by segment, else by video."""
+    lists = [folder.with_name(f"{folder.name}_segments") / "utt2lang", folder / "utt2lang"]
+    by_segment, by_video = (read_labels(path, DIALECTS) if path.is_file() else {} for path in lists)
+    labels = by_video | by_segment
+    if not labels:
+        raise CorpusError(f"{folder}: expected the labels in {' or '.join(map(str, lists))}; found neither file")
     audio = _recordings(work, folder)
     items: list[Item] = []
     for where, line in read_lines(folder / "segments"):
@@ -152,22 +158,23 @@ def _kaldi(work: Preparation, folder: Path, pattern: re.Pattern[str]) -> list[It
             raise CorpusError(f"{where}: expected '<utterance> <recording> <start> <end>', found {line!r}")
         utt_id, recording = fields[:2]
         start, end = (seconds(where, field) for field in fields[2:])
-        if utt_id not in labels:
-            raise CorpusError(f"{where}: {utt_id} has no dialect in {folder / 'utt2lang'}")
+        label = labels.get(utt_id) or by_video.get(recording)
+        if label is None:
+            raise CorpusError(f"{where}: {utt_id} has no dialect in {' or '.join(map(str, lists))}")
         if recording not in audio:
             work.bad(where, f"no audio of recording {recording}")
             continue
-        item = Item(utt_id, "", audio[recording], where, start=start, end=end, dialect=labels[utt_id][0])
+        item = Item(utt_id, "", audio[recording], where, start=start, end=end, dialect=label[0])
         _add(work, items, pattern, item)
     return items
 
 
 def _recordings(work: Preparation, folder: Path) -> dict[str, str]:
-    """Recording id -> path inside the corpus: as wav.scp has it, else the files below the folder, by their stems."""
+    """Recording id -> path inside the corpus, from wav.scp, or from the names of the files below the folder."""
     scp = folder / "wav.scp"
     if not scp.is_file():
         return {path.stem: path.relative_to(work.corpus_dir).as_posix() for path in _audio_below(folder)}
-    files, found = CorpusFiles(work), {}
+    files, found = CorpusFiles(work.corpus_dir, folder.parent), {}
     for where, line in read_lines(scp):
         recording, _, entry = line.partition(" ")
         if not entry.strip():
@@ -178,6 +185,10 @@ def _recordings(work: Preparation, folder: Path) -> dict[str, str]:
         if place is not None:
             found[recording] = place
     return found
+
+
+def _is_kaldi(folder: Path) -> bool:
+    return (folder / "segments").is_file()
 
 
 def _audio_below(folder: Path) -> list[Path]:

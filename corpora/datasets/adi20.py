@@ -3,7 +3,8 @@
     <corpus>/{train,dev,test}.csv     ID,wav,dialect,duration,start,end      start and end in samples at 16 kHz
     <corpus>/...                      the audio that the lists name
 
-The publisher's lists begin paths with a placeholder; it is dropped, as is another machine's folder.
+The publisher's paths begin with a placeholder, which is dropped, as is another machine's folder. An ID may end in the
+times of a segment or in `_split_<n>`, one part of a long recording; the programme is the ID without them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from corpora.audio import SAMPLE_RATE
 from corpora.datasets._dialect import SPLITS, CorpusFiles, check_dialect, write_splits
+from corpora.datasets._options import compile_pattern
 from corpora.datasets.adi17 import DIALECTS as ADI17_DIALECTS
 from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
@@ -26,12 +28,12 @@ INFO = CorpusInfo(
     hours=None,
     licence="that of each source; the lists alone are given out",
     access="form",
-    by_hand="lists and sources as github.com/elyadata/ADI-20 tells: ADI-17, ADI-5 (MSA), Tunisian corpora, YouTube",
+    by_hand="lists and sources of github.com/elyadata/ADI-20: ADI-17, ADI-5 (MSA), Tunisian corpora, YouTube",
     layout="{train,dev,test}.csv with ID,wav,dialect,duration,start,end, and the audio that they name",
 )
 DIALECTS = (*ADI17_DIALECTS, "TUN", "BAH", "MSA")
 COLUMNS = ("ID", "wav", "dialect", "start", "end")
-PROGRAMME = r"(?P<programme>.+?)(?:_\d+-\d+)?"
+PROGRAMME = r"(?P<programme>.+?)(?:_\d+-\d+)?(?:_split_\d+)?"
 
 
 def prepare(
@@ -46,13 +48,12 @@ def prepare(
 ) -> None:
     """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split whose list is not there is not written.
 
-    lists: name of a split's list, as "adi20_{split}.csv".  dialects: the labels.
-    programme: regular expression of an ID with the group `programme`.  shared: see `_dialect.write_splits`.
+    lists: name of a split's list, for instance "adi20_{split}.csv".  dialects: the labels.
+    programme: regular expression of an ID with the group `programme`.  shared: treatment of a programme that is in two
+    splits: drop, keep or refuse.
     Raises CorpusError with file and line for a list of another form; TooManyBadFiles.
     """
-    pattern = re.compile(programme)
-    if "programme" not in pattern.groupindex:
-        raise CorpusError(f"{INFO.name}: programme={programme!r} has no group (?P<programme>...)")
+    pattern = compile_pattern("programme", programme, "programme")
     paths = {split: corpus_dir / lists.format(split=split) for split in SPLITS}
     if not any(path.is_file() for path in paths.values()):
         raise corpus_error(corpus_dir, INFO, ", ".join(path.name for path in paths.values()))
@@ -63,7 +64,7 @@ def prepare(
 
 def _read(work: Preparation, path: Path, dialects: tuple[str, ...], pattern: re.Pattern[str]) -> list[Item]:
     items = []
-    files = CorpusFiles(work)
+    files = CorpusFiles(work.corpus_dir)
     for row in read_rows(path, COLUMNS):
         dialect = check_dialect(row.where, row["dialect"], dialects)
         start, end = (_samples(row.where, name, row[name]) for name in ("start", "end"))
@@ -80,7 +81,7 @@ def _read(work: Preparation, path: Path, dialects: tuple[str, ...], pattern: re.
 
 
 def _samples(where: str, name: str, value: str) -> int:
-    """A number of samples; pandas writes whole numbers as 16000.0 where a column holds a gap."""
+    """A number of samples; pandas writes 16000.0 for whole numbers in a column with a gap."""
     try:
         number = float(value)
     except ValueError:

@@ -1,11 +1,12 @@
 """ADI-5: five Arabic dialects of broadcast news (MGB-3, VarDial), for dialect identification.
 
-    <corpus>/{train,dev,test}/wav/{EGY,GLF,LAV,MSA,NOR}/*.wav
-        train  EGY000001.wav                     the programme is not given
+    <corpus>/{train,dev,test}/[wav/]{EGY,GLF,LAV,MSA,NOR}/*.wav
+        train  EGY000001.wav                     the programme is unknown
         dev    <md5>__<start>_<end>.wav          the programme is the hash
         test   <md5>_<M|F>_<number>_<start>_<end>.wav
 
-The splits are the publisher's. Only dev and test name their programmes; train is held apart from them by content.
+The splits are the publisher's. Only dev and test name their programmes; of equal recordings in train and in dev or
+test, the one in train is left out.
 """
 
 from __future__ import annotations
@@ -48,16 +49,17 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, shared: str = "dr
     """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split whose folder is not there is not written.
 
     The label is the folder; a training file whose name says another dialect is left out.
-    shared: what becomes of a programme in two splits (`corpora.datasets._dialect.write_splits`): drop, keep or refuse.
+    shared: treatment of a programme that is in two splits: drop (from the earlier of train, dev, test), keep or refuse.
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
     """
-    present = [split for split in SPLITS if (corpus_dir / split / "wav").is_dir()]
-    if not present:
+    folders = {split: _folder(corpus_dir / split) for split in SPLITS}
+    folders = {split: folder.relative_to(corpus_dir).as_posix() for split, folder in folders.items() if folder}
+    if not folders:
         raise corpus_error(corpus_dir, INFO)
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
-    items: dict[str, list[Item]] = {split: [] for split in present}
-    for split in present:
-        listing = list_audio(corpus_dir, f"{split}/wav/*/*.wav", _FILE[split], info=INFO)
+    items: dict[str, list[Item]] = {split: [] for split in folders}
+    for split, place in folders.items():
+        listing = list_audio(corpus_dir, f"{place}/*/*.wav", _FILE[split], info=INFO)
         for source in listing.odd:
             work.bad(source, f"expected a name like {_FILE[split].pattern}")
         for source in listing.named:
@@ -68,3 +70,8 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, shared: str = "dr
                 continue
             items[split].append(Item(Path(name).stem, parts["programme"], source, source, dialect=folder))
     write_splits(work, items, shared=shared, published=PUBLISHED)
+
+
+def _folder(split: Path) -> Path | None:
+    """The folder with the dialects: `wav/` of a split, or the split itself."""
+    return next((folder for folder in (split / "wav", split) if any((folder / d).is_dir() for d in DIALECTS)), None)

@@ -3,8 +3,8 @@
     <corpus>/[data/]1sec_segmented_part<k>/[...]/V<video>_<turn> (<unit>).wav
     <corpus>/[data/]ANAD.csv        columns "name" (a file, with a stray character behind it) and "Emotion "
 
-Units that lie side by side in a call sound alike, so whole videos are held out. Which emotions a video holds decides
-how many folds there can be; the layout is not confirmed, so patterns and names are options.
+Neighbouring units of a call sound alike, so whole videos are held out. The emotions of the videos limit the number of
+folds. The layout is not confirmed, so patterns and names are options.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import logging
 import re
 from pathlib import Path
 
-from corpora.datasets._emotion import Label, check_groups, distinct_clips, emotion_of, find_files, plain
-from corpora.datasets._folds import write_folds
+from corpora.datasets._emotion import Label, emotion_of, find_files, plain, write_corpus
+from corpora.datasets._options import compile_pattern
 from corpora.files import BadFileTally, CorpusError
 from corpora.prepare.readers import read_rows
 from corpora.registry import CorpusInfo, corpus_error
@@ -53,34 +53,31 @@ def prepare(
 ) -> None:
     """Write `<out_dir>/fold<k>/{train,dev,test}` for k = 1..folds; each video is tested in exactly one fold.
 
-    file: regular expression of a unit's name, whatever its case, with the group `video`.  table: the list of labels,
-    anywhere below the corpus, with the columns name_column and emotion_column.  emotions: those that are used.
+    files: glob of the units.  file: regular expression of a unit's name in either case, with the group `video`.
+    table: name of the list of labels, anywhere below the corpus, with the columns name_column and emotion_column.
+    emotions: the labels to use.
     Raises CorpusError with file and line for a list of another form, and for too few videos of an emotion.
     """
-    pattern = re.compile(file, re.IGNORECASE)
-    check_groups(INFO, pattern, ("video",))
+    pattern = compile_pattern("file", file, "video", flags=re.IGNORECASE)
     lists = sorted(corpus_dir.rglob(table)) if corpus_dir.is_dir() else []
     if not lists:
         raise corpus_error(corpus_dir, INFO, f"a list of labels {table}")
-    listing = find_files(INFO, corpus_dir, files, pattern)
     by_name: dict[str, str] = {}
-    for source in listing.named:  # the publisher's parts hold some units twice
+    for source in find_files(INFO, corpus_dir, files, pattern).named:  # the publisher's parts hold some units twice
         by_name.setdefault(source.rsplit("/", 1)[-1].lower(), source)
-    labels, tally = _read_labels(lists[0], by_name, pattern, (name_column, emotion_column), emotions)
+    labels, tally = _read_table(lists[0], by_name, pattern, (name_column, emotion_column), emotions)
     unlisted = len(by_name) - len({Path(source).name.lower() for source in labels})
     if unlisted:
         _log.warning("%s: %d units have no label that is used and are left out", INFO.name, unlisted)
-    clips = distinct_clips(
-        INFO, corpus_dir, labels, out_dir / "audio" / INFO.name, tally=tally, jobs=jobs, speaker_word="video"
+    write_corpus(
+        INFO, corpus_dir, out_dir, labels, tally, folds=folds, seed=seed, jobs=jobs, least=1, speaker_word="video"
     )
-    write_folds(INFO.name, clips, out_dir, folds=folds, seed=seed, least=1, speaker_word="video")
-    tally.write(out_dir / "skipped.tsv")
 
 
-def _read_labels(
+def _read_table(
     path: Path, files: dict[str, str], pattern: re.Pattern[str], columns: tuple[str, str], emotions: tuple[str, ...]
 ) -> tuple[dict[str, Label], BadFileTally]:
-    """Labels by path inside the corpus, of the files (by name in lower case) that the list names."""
+    """Labels by path inside the corpus. files: path by name in lower case."""
     labels: dict[str, Label] = {}
     tally = BadFileTally(0)
     for row in read_rows(path, columns):
@@ -96,7 +93,7 @@ def _read_labels(
         if source is None:
             tally.skip(path.parent / found[0], f"{where}: no such file")
         elif source in labels and labels[source].emotion != emotion:
-            raise CorpusError(f"{where}: {found[0]} is {emotion} here and {labels[source].emotion} before")
+            raise CorpusError(f"{where}: {found[0]} is {emotion} here and {labels[source].emotion} in an earlier line")
         elif emotion in emotions:
             labels[source] = Label(found["video"].upper(), emotion, plain(Path(source).stem))
     return labels, tally

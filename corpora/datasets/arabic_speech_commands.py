@@ -4,12 +4,11 @@
     <corpus>/{train,val,test}.csv        file,class: the official splits, disjoint by speaker
     <corpus>/keywords.tsv                keyword <tab> Arabic word (optional: the publisher's table is built in)
 
-`prepare` strings the keywords of one speaker into connected utterances of 1-5 words, a small ASR corpus.
+`prepare` joins the keywords of one speaker into connected utterances of 1-5 words: a small ASR corpus.
 """
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 from collections import defaultdict
@@ -20,6 +19,7 @@ from corpora.datadir import write_datadir
 from corpora.fetch import GITHUB, fetch_repository, make_once
 from corpora.files import BadFileTally, CorpusError, write_text
 from corpora.prepare.preparation import compare_count
+from corpora.prepare.readers import read_rows
 from corpora.prepare.sources import check_isolation, read_recordings, safe_relative, write_sources
 from corpora.prepare.word_strings import Word, plan_strings, render_strings, string_sources
 from corpora.registry import CorpusInfo, corpus_error
@@ -38,9 +38,10 @@ INFO = CorpusInfo(
 )
 REPOSITORY = "abdulkaderghandoura/arabic-speech-commands-dataset/archive/HEAD.tar.gz"
 SPLITS = {"train": "train.csv", "dev": "val.csv", "test": "test.csv"}
+COLUMNS = ("file", "class")
 TEXT_PROFILE = "mgb"
 WORDS_PER_STRING = (1, 5)
-PASSES = {"train": 2, "dev": 1, "test": 1}  # training words are heard in two orders, scored ones once
+PASSES = {"train": 2, "dev": 1, "test": 1}  # training words are used in two orders, scored words once
 
 KEYWORDS = {
     "zero": "صفر", "one": "واحد", "two": "اثنان", "three": "ثلاثة", "four": "أربعة", "five": "خمسة",
@@ -59,6 +60,8 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Row:
+    """One line of a list: path inside the corpus, keyword, speaker."""
+
     source: str
     keyword: str
     speaker: str
@@ -69,15 +72,15 @@ def read_words(
 ) -> tuple[dict[str, list[Word]], BadFileTally]:
     """The recordings of each official split ("train", "dev", "test") with their Arabic word, normalised.
 
-    Rows whose file is missing, unreadable or oddly named go to the tally. A training recording whose audio is also
-    in dev or test is left out. Raises CorpusError when the layout is another one or a speaker is in two splits,
-    TooManyBadFiles past the limit of bad files.
+    Rows with a missing, unreadable or wrongly named file go to the tally. A training recording with the audio of a dev
+    or test recording is left out. Raises CorpusError for another layout or a speaker in two splits, TooManyBadFiles
+    past the limit of bad files.
     """
     tally = BadFileTally(check_layout(corpus_dir))
     table = read_keywords(corpus_dir)
     words: dict[str, list[Word]] = {}
     for split, name in SPLITS.items():
-        rows = {row.source: row for row in _read_rows(corpus_dir, corpus_dir / name, table, tally)}
+        rows = {row.source: row for row in _read_list(corpus_dir, corpus_dir / name, table, tally)}
         recordings = read_recordings(
             corpus_dir, sorted(rows), audio_dir, tally=tally, jobs=jobs, label=f"{INFO.name} {split}"
         )
@@ -91,7 +94,7 @@ def read_words(
     copies = [word for word in words["train"] if word.recording.sha256 in held_out]
     if copies:
         _log.warning(
-            "%s: %d training recordings are also in dev or test under another name, left out: %s",
+            "%s: %d training recordings have the audio of a dev or test recording and are left out: %s",
             INFO.name, len(copies), ", ".join(word.recording.source for word in copies[:5]),
         )  # fmt: skip
         words["train"] = [word for word in words["train"] if word.recording.sha256 not in held_out]
@@ -101,7 +104,7 @@ def read_words(
 def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, text_profile: str = TEXT_PROFILE) -> None:
     """Write `<out_dir>/{train,dev,test}`: strings of 1-5 keywords of one speaker, split as published.
 
-    A split whose list names no recording, as in a part of the corpus, is not written.
+    A split with an empty list, as in a part of the corpus, is not written.
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad recordings.
     """
     words, tally = read_words(corpus_dir, out_dir / "audio" / INFO.name, jobs=jobs, text_profile=text_profile)
@@ -128,55 +131,41 @@ def download(root: Path, *, host: str = GITHUB) -> Path:
 
 
 def check_layout(corpus_dir: Path) -> int:
-    """Number of recordings that the three lists name; raises CorpusError unless it is laid out as published."""
+    """Number of recordings in the three lists; raises CorpusError for a folder of another layout."""
     missing = [name for name in SPLITS.values() if not (corpus_dir / name).is_file()]
     if missing or not (corpus_dir / "dataset").is_dir():
         raise corpus_error(corpus_dir, INFO)
-    total = sum(len(_read_csv(corpus_dir / name)) for name in SPLITS.values())
+    total = sum(1 for name in SPLITS.values() for _ in read_rows(corpus_dir / name, COLUMNS, header=None))
     if not total:
-        raise CorpusError(f"{corpus_dir}: {', '.join(SPLITS.values())} name no recording")
+        raise CorpusError(f"{corpus_dir}: {', '.join(SPLITS.values())} list no recording")
     return total
 
 
 def read_keywords(corpus_dir: Path) -> dict[str, str]:
-    """Keyword -> Arabic word, from the corpus's keywords.tsv where there is one, else from the built-in table."""
+    """Keyword -> Arabic word, from the corpus's keywords.tsv, or from the built-in table if there is no such file."""
     path = corpus_dir / "keywords.tsv"
     if not path.exists():
         return KEYWORDS
-    table = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if not line.strip():
-            continue
-        keyword, tab, word = line.rstrip("\r").partition("\t")
-        if not tab or not word.strip():
-            raise CorpusError(f"{path}:{number}: expected '<keyword><tab><Arabic word>', found {line!r}")
-        table[keyword.strip()] = word.strip()
-    return table
+    rows = list(read_rows(path, ("keyword", "word"), delimiter="\t", quoted=False, header=False))
+    if empty := [row.where for row in rows if not row["word"]]:
+        raise CorpusError(f"{empty[0]}: expected '<keyword><tab><Arabic word>', found no word")
+    return {row["keyword"]: row["word"] for row in rows}
 
 
-def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
-    """(line number, fields) of a published list, with or without its header line, with LF or CRLF."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        rows = [(reader.line_num, [field.strip() for field in row]) for row in reader]
-    return [(number, row) for number, row in rows if any(row) and row[:2] != ["file", "class"]]
-
-
-def _read_rows(corpus_dir: Path, path: Path, table: dict[str, str], tally: BadFileTally) -> list[_Row]:
+def _read_list(corpus_dir: Path, path: Path, table: dict[str, str], tally: BadFileTally) -> list[_Row]:
     rows = []
-    for number, fields in _read_csv(path):
-        if len(fields) < 2:
-            raise CorpusError(f"{path}:{number}: expected 'file,class', found {','.join(fields)!r}")
-        source, keyword = safe_relative(fields[0]), fields[1]
+    for row in read_rows(path, COLUMNS, header=None):
+        where = row.where.removeprefix(f"{path.parent}/")
+        source, keyword = safe_relative(row["file"]), row["class"]
         found = _FILE.fullmatch(Path(source).name) if source else None
         if source is None:
-            tally.skip(fields[0], f"{path.name}:{number}: the path leaves the corpus folder")
+            tally.skip(row["file"], f"{where}: the path leaves the corpus folder")
         elif not found:
-            tally.skip(corpus_dir / source, f"{path.name}:{number}: expected <speaker>_NO_<round>.wav")
+            tally.skip(corpus_dir / source, f"{where}: expected <speaker>_NO_<round>.wav")
         elif keyword not in table:
-            tally.skip(corpus_dir / source, f"{path.name}:{number}: no Arabic word for the class {keyword!r}")
+            tally.skip(corpus_dir / source, f"{where}: no Arabic word for the class {keyword!r}")
         elif not (corpus_dir / source).is_file():
-            tally.skip(corpus_dir / source, f"{path.name}:{number}: no such file")
+            tally.skip(corpus_dir / source, f"{where}: no such file")
         else:
             rows.append(_Row(source, keyword, found["speaker"]))
     return rows

@@ -3,7 +3,8 @@
     <corpus>/arabic-speech-corpus/{wav/*.wav, lab/, orthographic-transcript.txt, phonetic-transcipt.txt}
     <corpus>/arabic-speech-corpus/test set/{wav/*.wav, orthographic-transcript.txt}
 
-Lines read `"x.wav" "text"` in Buckwalter. The publisher spells `phonetic-transcipt.txt` so, but not in the test set.
+A line reads `"x.wav" "text"` in Buckwalter. `phonetic-transcipt.txt` is the publisher's spelling; the test set has the
+usual one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from corpora.datasets._options import check_choice
 from corpora.files import CorpusError
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
@@ -49,13 +51,12 @@ def prepare(
     text_profile: str = "leaderboard",
     transcript: str = "orthographic",
 ) -> None:
-    """Write `<out_dir>/{train,test}`; with text_profile=none the text keeps its vowel marks.
+    """Write `<out_dir>/{train,test}`. With text_profile=none the text keeps its vowel marks.
 
     transcript: orthographic (Arabic letters), or phonetic (the publisher's symbols, in no text profile).
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
-    if transcript not in TRANSCRIPTS:
-        raise CorpusError(f"transcript {transcript!r} is not one of {', '.join(TRANSCRIPTS)}")
+    check_choice("transcript", transcript, TRANSCRIPTS)
     root = corpus_dir / "arabic-speech-corpus"
     root = root if root.is_dir() else corpus_dir
     if not (root / "wav").is_dir():

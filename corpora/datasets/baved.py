@@ -2,9 +2,8 @@
 
     <corpus>/<word 0-6>/<speaker>-<m|f>-<age>-<word>-<emotion 0-2>-<record>.wav
 
-The file name is right where the folder disagrees with it. The publisher gives no split: `prepare` makes seeded folds,
-disjoint by speaker. Two speaker numbers that share a recording are one person, and a recording that is there twice is
-used once.
+The file name is right where the folder disagrees with it. No split is published: the folds are seeded and
+speaker-disjoint. Two speaker numbers that share a recording are one speaker, and equal recordings are used once.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from corpora.datasets._emotion import Clip, Label, distinct_clips
-from corpora.datasets._folds import FOLDS, write_folds
+from corpora.datasets._emotion import FOLDS, Clip, Label, distinct_clips, read_labels, write_corpus
 from corpora.fetch import GITHUB, fetch_repository, make_once
 from corpora.files import BadFileTally
 from corpora.prepare.sources import Listing, list_audio
@@ -33,21 +31,11 @@ INFO = CorpusInfo(
 EMOTIONS = ("low", "neutral", "high")
 REPOSITORY = "40uf411/Basic-Arabic-Vocal-Emotions-Dataset/archive/HEAD.tar.gz"
 
-_FILE = re.compile(
+_FILES = "[0-9]/*.wav"
+_NAME = re.compile(
     r"(?P<speaker>\d+)-(?P<gender>[mf])-(?P<age>\d+)-(?P<word>\d)-(?P<emotion>[0-2])-(?P<record>\d+)\.wav",
     re.IGNORECASE,
 )
-
-
-def read_clips(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[list[Clip], BadFileTally]:
-    """All distinct recordings, labelled from their file names, and the tally of those that are left out.
-
-    Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
-    """
-    listing = check_layout(corpus_dir)
-    tally = listing.tally(corpus_dir, INFO.layout)
-    labels = {source: _label(source) for source in listing.named}
-    return distinct_clips(INFO, corpus_dir, labels, audio_dir, tally=tally, jobs=jobs), tally
 
 
 def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, folds: int = FOLDS) -> None:
@@ -55,9 +43,17 @@ def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, fo
 
     Raises CorpusError for a folder of another layout or with too few speakers, TooManyBadFiles past the limit.
     """
-    clips, tally = read_clips(corpus_dir, out_dir / "audio" / INFO.name, jobs=jobs)
-    write_folds(INFO.name, clips, out_dir, folds=folds, seed=seed)
-    tally.write(out_dir / "skipped.tsv")
+    labels, tally = _labels(corpus_dir)
+    write_corpus(INFO, corpus_dir, out_dir, labels, tally, folds=folds, seed=seed, jobs=jobs)
+
+
+def read_clips(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[list[Clip], BadFileTally]:
+    """All distinct recordings with the labels of their file names, and the tally of the files that were left out.
+
+    Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
+    """
+    labels, tally = _labels(corpus_dir)
+    return distinct_clips(INFO, corpus_dir, labels, audio_dir, tally=tally, jobs=jobs), tally
 
 
 def download(root: Path, *, host: str = GITHUB) -> Path:
@@ -68,12 +64,14 @@ def download(root: Path, *, host: str = GITHUB) -> Path:
 
 
 def check_layout(corpus_dir: Path) -> Listing:
-    """The recordings of a corpus folder; raises CorpusError unless it is laid out as published."""
-    return list_audio(corpus_dir, "[0-9]/*.wav", _FILE, info=INFO)
+    """The recordings of a corpus folder; raises CorpusError for a folder of another layout."""
+    return list_audio(corpus_dir, _FILES, _NAME, info=INFO)
 
 
-def _label(source: str) -> Label:
-    """What a file's name says."""
-    found = _FILE.fullmatch(Path(source).name)
-    speaker, word, emotion, record = (int(found[name]) for name in ("speaker", "word", "emotion", "record"))
+def _labels(corpus_dir: Path) -> tuple[dict[str, Label], BadFileTally]:
+    return read_labels(INFO, corpus_dir, _FILES, _NAME, EMOTIONS, _label)
+
+
+def _label(source: str, parts: re.Match[str]) -> Label:
+    speaker, word, emotion, record = (int(parts[name]) for name in ("speaker", "word", "emotion", "record"))
     return Label(f"baved{speaker:03d}", EMOTIONS[emotion], f"{speaker:03d}-w{word}-e{emotion}-r{record:04d}")

@@ -3,14 +3,15 @@
     <corpus>/callhome/arabic/{train,devtest,evltest}/*.sph
     <corpus>/callhome_arabic_trans_970711/transcrp/{train,devtest,evaltest}/roman/*.txt
 
-A line reads `19.33 21.18 B: text`; a turn may go on in the next line. A is the first channel, B the second. The speech
-folder says evltest where the transcripts say evaltest.
+A line reads `19.33 21.18 B: text`; a turn may continue in the next line. A is the first channel, B the second. The
+speech has the folder evltest, the transcripts evaltest. Names may be in upper case, as on the publisher's disc
+(CALLHOME/ARABIC/TRAIN/AR_4001.SPH), and lie in a folder of their LDC number.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from corpora.files import CorpusError
@@ -30,18 +31,21 @@ INFO = CorpusInfo(
     layout="callhome/arabic/{train,devtest,evltest}/*.sph and "
     "callhome_arabic_trans_970711/transcrp/{train,devtest,evaltest}/roman/*.txt",
 )
-# Our name, and what the folders of speech and of transcripts are called.
+# Our name of a split, and the folders of its speech and of its transcripts.
 SPLITS = {
     "train": (("train",), ("train",)),
     "dev": (("devtest",), ("devtest",)),
     "test": (("evltest", "evaltest"), ("evaltest", "evltest")),
 }
-_SUFFIXES = (".wav", ".flac", ".sph", ".SPH", ".WAV")  # a converted file goes before the SPHERE file beside it
+_SUFFIXES = (".wav", ".flac", ".sph")  # in either case; a converted file is preferred to the SPHERE file beside it
 
 _TURN = re.compile(r"(?P<start>\d+(\.\d+)?)\s+(?P<end>\d+(\.\d+)?)\s+(?P<side>[AB])(?P<number>\d*):\s*(?P<text>.*)")
-_SOUND = re.compile(r"\{[^{}]*\}|\[\[[^][]*\]\]|\[[^][]*\]")  # {laugh}, [noise], [[comment]]
-_LANGUAGE = re.compile(r"<(?:[A-Z][A-Za-z]*)\s+([^<>]*)>")  # <English okay>
-_MARKS = re.compile(r"\(\(|\)\)|//|\*\*|[+&%~@#]|--")
+_SOUND = re.compile(  # {laugh}, [noise], [[comment]], <laugh>...</laugh>, <background>...</background>
+    r"\{[^{}]*\}|\[\[[^][]*\]\]|\[[^][]*\]|<(laugh|background)>[^<]*</\1>", re.IGNORECASE
+)
+_LANGUAGE = re.compile(r"<(?!/|foreign\b)(?:[A-Za-z]+)\s+([^<>]*)>")  # <English okay>
+_ELEMENT = re.compile(r"</?[A-Za-z][^<>]*>")  # <foreign lang="English">, <lname>, <breath/>
+_MARKS = re.compile(r"\(\(|\)\)|\(\)|//|\*\*|[+&%~@#<>¿]|--")
 
 
 def prepare(
@@ -54,26 +58,28 @@ def prepare(
     transcripts: str = "callhome_arabic_trans_970711/transcrp",
     script: str = "roman",
 ) -> None:
-    """Write `<out_dir>/{train,dev,test}`, those that are there; the text stays romanised.
+    """Write those of `<out_dir>/{train,dev,test}` that the corpus has; the text stays romanised.
 
     speech, transcripts: folders inside the corpus.  script: the folder of the transcripts' form.
-    Raises CorpusError for another layout, TooManyBadFiles past the limit, as when the SPHERE files are still packed.
+    Raises CorpusError for another layout, TooManyBadFiles past the limit, for instance for packed SPHERE files.
     """
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs, text_profile=text_profile)
     found = False
     for split, (spoken, written) in SPLITS.items():
-        folder = _first(corpus_dir / transcripts, written)
-        audio = _first(corpus_dir / speech, spoken)
+        folder = _first(corpus_dir, transcripts, written)
+        audio = _first(corpus_dir, speech, spoken)
         if folder is None and audio is None:
             continue
         if folder is None or audio is None:
             lacking = f"{transcripts}/{written[0]}" if folder is None else f"{speech}/{spoken[0]}"
             raise CorpusError(f"{corpus_dir}: the {split} set lacks its folder {lacking}")
-        files = sorted((folder / script).glob("*.txt"))
+        form = find_folder(folder, script)
+        files = sorted(path for path in form.iterdir() if path.suffix.lower() == ".txt") if form else []
         if not files:
             raise CorpusError(f"{folder / script}: expected *.txt; found none")
         found = True
-        items = [item for file in files for item in _items(work, file, audio)]
+        recordings = _recordings(audio)
+        items = [item for file in files for item in _items(work, file, audio, recordings)]
         work.add(split, items)
     if not found:
         raise corpus_error(corpus_dir, INFO)
@@ -81,18 +87,40 @@ def prepare(
 
 
 def clean(text: str) -> str:
-    """A turn without marks of sounds, comments, foreign words, names, fillers and unclear speech; the words stay."""
-    text = _SOUND.sub(" ", text)
-    text = _LANGUAGE.sub(r"\1", text)
-    return " ".join(_MARKS.sub(" ", text).split())
+    """The words of a turn, without marks of sounds, comments, foreign words, names, fillers and unclear speech."""
+    for pattern, replacement in ((_SOUND, " "), (_LANGUAGE, r"\1"), (_ELEMENT, " "), (_SOUND, " "), (_MARKS, " ")):
+        text = pattern.sub(replacement, text)
+    return " ".join(text.split())
 
 
-def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
+def find_folder(folder: Path, path: str) -> Path | None:
+    """A folder below another one, whatever the case of its name; None if there is none."""
+    for part in path.split("/"):
+        found = [entry for entry in folder.iterdir() if entry.name.lower() == part.lower() and entry.is_dir()]
+        if not found:
+            return None
+        folder = min(found, key=lambda entry: (entry.name != part, entry.name))
+    return folder
+
+
+def _first(corpus_dir: Path, path: str, names: tuple[str, ...]) -> Path | None:
+    """The first folder `<path>/<name>` in the corpus or in one of its folders (LDC97S45, LDC97T19)."""
+    if not corpus_dir.is_dir():
+        return None
+    places = [corpus_dir, *sorted(entry for entry in corpus_dir.iterdir() if entry.is_dir())]
+    found = (find_folder(place, f"{path}/{name}") for place in places for name in names)
+    return next((folder for folder in found if folder), None)
+
+
+def _recordings(audio: Path) -> dict[str, Path]:
+    """Recordings by name in lower case."""
+    files = [path for path in audio.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")]
+    files.sort(key=lambda path: (-_SUFFIXES.index(path.suffix.lower()), path.name))
+    return {path.stem.lower(): path for path in files}
 
 
 def _turns(path: Path) -> Iterator[tuple[str, str]]:
-    """(place, text) of every turn, its further lines joined; comments begin with #."""
+    """(place, text) of every turn, with its continuation lines. Comments begin with #."""
     place, turn = "", ""
     for where, line in read_lines(path):
         if line.startswith("#"):
@@ -107,9 +135,8 @@ def _turns(path: Path) -> Iterator[tuple[str, str]]:
         yield place, turn
 
 
-def _items(work: Preparation, path: Path, audio: Path) -> Iterator[Item]:
-    recording = next((file for suffix in _SUFFIXES if (file := audio / (path.stem + suffix)).is_file()), None)
-    file = recording or audio / f"{path.stem}.sph"
+def _items(work: Preparation, path: Path, audio: Path, recordings: Mapping[str, Path]) -> Iterator[Item]:
+    file = recordings.get(path.stem.lower(), audio / f"{path.stem}.sph")
     source = file.relative_to(work.corpus_dir).as_posix()
     for where, line in _turns(path):
         turn = _TURN.fullmatch(line)

@@ -2,8 +2,8 @@
 
     <corpus>/<Country>/{validation,test}-*.parquet        audio, seg_id, transcription, gender, duration
 
-The recordings lie inside the Parquet files and are stored under `<out_dir>/unpacked`. Speakers are not named: every
-utterance counts as its own.
+The recordings are stored inside the Parquet files and are written to `<out_dir>/unpacked`. The speakers are unknown:
+every utterance is its own speaker.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ INFO = CorpusInfo(
     by_hand="accept the terms of the data set UBC-NLP/Casablanca on Hugging Face, then fetch its Parquet files",
     layout="<Country>/{validation,test}-*.parquet (audio, seg_id, transcription, gender, duration)",
 )
-# Countries as the folders are called, and the labels that ADI-17 has for them.
+# Names of the folders, and the labels of ADI-17.
 COUNTRIES = {
     "Algeria": "ALG",
     "Egypt": "EGY",
@@ -46,7 +46,7 @@ SPLITS = {"dev": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class Clip:
-    """One row: its place, country, text, and its recording as a path inside the folder that they are stored in."""
+    """One row: place, country, id, text, and the path of its recording inside the audio folder."""
 
     where: str
     country: str
@@ -68,7 +68,7 @@ def read_clips(
     tally: BadFileTally,
     text_column: str = "transcription",
 ) -> Iterator[Clip]:
-    """The rows of a split ("dev" or "test"), their recordings stored as files in `audio_dir`; bad ones go to `tally`.
+    """The rows of a split ("dev" or "test"), with their recordings written to `audio_dir`. Bad rows go to `tally`.
 
     Raises CorpusError for a Parquet file that is damaged or lacks a column, and for a country without files.
     """
@@ -100,9 +100,9 @@ def prepare(
     countries: tuple[str, ...] = tuple(COUNTRIES),
     text_column: str = "transcription",
 ) -> None:
-    """Write `<out_dir>/{dev,test}` of all countries, and `<out_dir>/{dev,test}_<label>` of each, as it is scored.
+    """Write `<out_dir>/{dev,test}` of all countries, and `<out_dir>/{dev,test}_<label>` of each, for its score.
 
-    countries: those that are wanted, as the folders are called. There is no training set.
+    countries: names of the folders to use. There is no training set.
     Raises CorpusError for another layout or an unknown country, TooManyBadFiles past the limit of bad rows.
     """
     if unknown := [country for country in countries if country not in COUNTRIES]:

@@ -2,7 +2,8 @@
 
     <corpus>/cv-corpus-*/ar/{clips/*.mp3, train.tsv, dev.tsv, test.tsv, validated.tsv, invalidated.tsv, other.tsv}
 
-The lists are tab-separated without quoting: a sentence may begin with a quotation mark.
+The lists are tab-separated without quoting: a sentence may begin with a quotation mark. A delta release holds only the
+clips that are new since the release before, and is refused: its lists are no corpus on their own.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from corpora.files import CorpusError
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_rows
@@ -29,7 +31,7 @@ INFO = CorpusInfo(
 PUBLISHED_VERSION = "18.0"  # of the published counts
 SPLITS = ("train", "dev", "test")
 COLUMNS = ("client_id", "path", "sentence")
-_CLIENT_DIGITS = 16  # of 128: enough to tell a hundred thousand speakers apart
+_CLIENT_DIGITS = 16  # of 128: enough to distinguish a hundred thousand speakers
 
 
 def prepare(
@@ -42,10 +44,15 @@ def prepare(
 ) -> None:
     """Write `<out_dir>/<split>` for every list of `splits`.
 
-    splits: also validated, other, invalidated; clips that are in dev or test as well are left out of them.
+    splits: also validated, other and invalidated, which lose the clips of dev and test.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     root = _root(corpus_dir)
+    if _is_delta(root):
+        raise CorpusError(
+            f"{root}: a delta release, which lacks the clips of earlier releases; fetch the whole release, "
+            f"cv-corpus-<version>-ar.tar.gz"
+        )
     work = Preparation(INFO, root, out_dir, jobs=jobs, text_profile=text_profile)
     for split in splits:
         work.add(split, _items(work, root / f"{split}.tsv"))
@@ -54,16 +61,21 @@ def prepare(
 
 
 def _root(corpus_dir: Path) -> Path:
-    """The folder with the lists: the one given, its `ar`, or `ar` in the newest release below it."""
-    releases = sorted(corpus_dir.glob("cv-corpus-*/ar"), key=_version, reverse=True)
+    """The folder with the lists: the given one, its `ar`, or `ar` in the newest release below it."""
+    releases = sorted(corpus_dir.glob("cv-corpus-*/ar"), key=lambda path: (not _is_delta(path), _version(path)))[::-1]
     for folder in (corpus_dir, corpus_dir / "ar", *releases):
         if (folder / "clips").is_dir():
             return folder
     raise corpus_error(corpus_dir, INFO)
 
 
+def _is_delta(folder: Path) -> bool:
+    """Whether the folder belongs to a delta release: cv-corpus-20.0-delta-2024-12-06/ar."""
+    return "-delta-" in f"{folder.resolve().parent.name}-"
+
+
 def _version(folder: Path) -> tuple[int, ...]:
-    """Numbers in the name of a release: 9.0 is older than 18.0."""
+    """The numbers of a release, to compare releases: 9.0 is older than 18.0."""
     number = folder.parent.name.removeprefix("cv-corpus-").split("-")[0]
     return tuple(int(part) for part in number.split(".") if part.isdecimal())
 

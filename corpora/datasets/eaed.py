@@ -2,8 +2,8 @@
 
     <corpus>/<series>/<actor>/<Actor>_<emotion>_ NN.wav      the space is the publisher's
 
-An actor who plays in two series is one speaker: the name in the file counts, not the folder. No split is published:
-seeded folds, disjoint by speaker.
+An actor who plays in two series is one speaker: the speaker is read from the file name, not from the folder. No split
+is published: the folds are seeded and speaker-disjoint.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from corpora.datasets._emotion import distinct_clips, labelled_files, plain
-from corpora.datasets._folds import FOLDS, write_folds
+from corpora.datasets._emotion import FOLDS, plain, read_labels, write_corpus
+from corpora.datasets._options import compile_pattern
 from corpora.registry import CorpusInfo
 
 INFO = CorpusInfo(
@@ -44,17 +44,14 @@ def prepare(
 ) -> None:
     """Write `<out_dir>/fold<k>/{train,dev,test}` for k = 1..folds; each actor is tested in exactly one fold.
 
-    files: where the recordings are.  file: regular expression of a file's name, whatever its case, with the groups
-    `speaker` and `emotion`.  emotions: those that are used.
+    files: glob of the recordings.  file: regular expression of a file's name in either case, with the groups `speaker`
+    and `emotion`.  emotions: the labels to use.
     Raises CorpusError for a folder of another layout or with too few actors, TooManyBadFiles past the limit.
     """
-    pattern = re.compile(file, re.IGNORECASE)
-    found, tally = labelled_files(INFO, corpus_dir, files, pattern, emotions)
+    pattern = compile_pattern("file", file, "speaker", "emotion", flags=re.IGNORECASE)
+    found, tally = read_labels(INFO, corpus_dir, files, pattern, emotions)
     labels = {}
     for source, label in found.items():
-        series = plain(source.split("/")[0]) if "/" in source else ""
-        # numbers start again in every series
+        series = plain(source.split("/")[0]) if "/" in source else ""  # numbers begin again in every series
         labels[source] = replace(label, speaker=label.speaker.lower(), rest=f"{series}-{label.rest}".strip("-"))
-    clips = distinct_clips(INFO, corpus_dir, labels, out_dir / "audio" / INFO.name, tally=tally, jobs=jobs)
-    write_folds(INFO.name, clips, out_dir, folds=folds, seed=seed)
-    tally.write(out_dir / "skipped.tsv")
+    write_corpus(INFO, corpus_dir, out_dir, labels, tally, folds=folds, seed=seed, jobs=jobs)

@@ -1,9 +1,9 @@
-"""EveryAyah: Quran recitation, one MP3 a verse, with the Uthmani text.
+"""EveryAyah: Quran recitation, one MP3 for each verse, with the Uthmani text.
 
     <corpus>/<reciter>/SSSAAA.mp3     surah and ayah, three digits each
     <corpus>/quran.json               {"<surah>": [{"chapter", "verse", "text"}, ...]}   (CC BY-SA 4.0)
 
-Refrains repeat: splits are disjoint by text, not by verse, and with several reciters by reciter too.
+Refrains repeat, so the splits are disjoint by text, and with several reciters by reciter too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from corpora.datadir import Utterance, write_datadir
 from corpora.fetch import GITHUB, fetch, fetch_repository, make_once
-from corpora.files import BadFileTally, CorpusError, lock_file, read_json
+from corpora.files import BadFileTally, CorpusError, hash_fraction, lock_file, read_json
 from corpora.prepare.sources import (
     Listing,
     Provenance,
@@ -29,16 +29,16 @@ from corpora.prepare.sources import (
     write_sources,
 )
 from corpora.registry import CorpusInfo, corpus_error
-from corpora.text import normalise
+from corpora.text import normalise, text_key
 
 INFO = CorpusInfo(
     name="everyayah",
-    title="EveryAyah: recitation of the Quran, one file a verse",
+    title="EveryAyah: recitation of the Quran, one file for each verse",
     tasks=("asr", "ssl"),
     hours=None,
     licence="recordings: none stated by the publisher; text (quran-json): CC BY-SA 4.0",
     access="open",
-    by_hand="further reciters: folders of MP3 files from everyayah.com, put beside the first",
+    by_hand="further reciters: folders of MP3 files from everyayah.com, beside the first",
     layout="quran.json and <reciter>/SSSAAA.mp3 (surah, ayah)",
 )
 REPOSITORY = "quranstatic/yasser-salama-hadr-gapless-2/archive/HEAD.tar.gz"  # one recitation
@@ -51,13 +51,12 @@ SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}
 
 _VERSE = re.compile(r"(\d{3})(\d{3})\.mp3", re.IGNORECASE)
 _BIT_RATE = re.compile(r"[_-]?(\d+kbps)$", re.IGNORECASE)
-_WEAK = re.compile("[^\u0628\u0629\u062a-\u0647]|\u0640")  # all but the consonants that have one spelling
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Verse:
-    """A recited verse: its split, its normalised text, and the key under which equal texts stay together."""
+    """A recited verse: its split, its normalised text, and the key that equal texts share."""
 
     utt_id: str
     speaker: str
@@ -83,9 +82,9 @@ class Verse:
 def read_verses(
     corpus_dir: Path, audio_dir: Path, *, seed: int = 0, jobs: int = 1, text_profile: str = TEXT_PROFILE
 ) -> tuple[list[Verse], BadFileTally]:
-    """All verses with text and audio, each with its split, and the tally of the files that are left out.
+    """All verses with text and audio, each with its split, and the tally of the files that were left out.
 
-    The MP3s are converted into `audio_dir`. `SSS000.mp3`, the formula before a surah, is no verse and is passed over.
+    The MP3s are converted into `audio_dir`. `SSS000.mp3`, the formula before a surah, is not a verse and not used.
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
     """
     listing = check_layout(corpus_dir)
@@ -112,14 +111,14 @@ def read_verses(
         verses.append(Verse(_utt_id(source), speaker, split, wanted[source], key, recording))
     if unused:
         _log.info(
-            "%s: %d verses left out, since their reciter and their text belong to different splits",
+            "%s: %d verses left out: their reciter and their text belong to different splits",
             INFO.name, unused.total(),
         )  # fmt: skip
     return verses, tally
 
 
 def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, text_profile: str = TEXT_PROFILE) -> None:
-    """Write `<out_dir>/{train,dev,test}`, about 80/10/10 of the distinct texts; a split that gets none is not written.
+    """Write `<out_dir>/{train,dev,test}`, about 80/10/10 % of the distinct texts; an empty split is not written.
 
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad recordings.
     """
@@ -152,35 +151,20 @@ def download(root: Path, *, host: str = GITHUB, quran_sha256: str | None = QURAN
 
 
 def check_layout(corpus_dir: Path) -> Listing:
-    """The recordings of a corpus folder; raises CorpusError unless it is laid out as published."""
+    """The recordings of a corpus folder; raises CorpusError for a folder of another layout."""
     if not (corpus_dir / "quran.json").is_file():
         raise corpus_error(corpus_dir, INFO)
     return list_audio(corpus_dir, "*/*.mp3", _VERSE, info=INFO)
 
 
-def text_key(text: str) -> str:
-    """Consonant skeleton of a verse: texts that differ only in how a vowel, a hamza or a pause is written agree.
-
-    Coarser than every text profile, so that splits made with it are disjoint under each of them.
-    """
-    bare = normalise(text, "none", quran=True)
-    return _WEAK.sub("", bare.replace("ة", "ه"))
-
-
 def split_of(key: str, seed: int) -> str:
-    """Split of a text, from its key and the seed alone: the same whichever other verses are there."""
+    """Split of a text. It depends on the key and the seed alone, not on the other verses of the corpus."""
     place = hash_fraction(key, seed)
     for split, share in SHARES.items():
         if place < share:
             return split
         place -= share
     return "test"
-
-
-def hash_fraction(key: str, seed: int, purpose: str = "split") -> float:
-    """A number in [0, 1) drawn from a hash of a key, a seed and what it is for."""
-    digest = hashlib.sha256(f"{purpose}/{seed}/{key}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def _read_texts(path: Path) -> dict[tuple[int, int], str]:
@@ -197,7 +181,7 @@ def _read_texts(path: Path) -> dict[tuple[int, int], str]:
 
 
 def _speaker(source: str) -> str:
-    """Reciter of a source. Folders of one reciter at several bit rates are one speaker."""
+    """Reciter of a file. Folders of one reciter at several bit rates are one speaker."""
     reciter = _BIT_RATE.sub("", source.split("/")[0])
     return "everyayah_" + re.sub(r"[^0-9A-Za-z_.]", "_", reciter)
 

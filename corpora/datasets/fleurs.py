@@ -1,9 +1,9 @@
 """FLEURS, ar_eg: sentences of Wikipedia read aloud by Egyptians (CC BY 4.0).
 
     <corpus>/ar_eg/{train,dev,test}/*.wav and metadata/ar_eg/{train,dev,test}.tsv
-    or, as on the publisher's page,  ar_eg/audio/{train,dev,test}.tar.gz and ar_eg/{train,dev,test}.tsv
+    or, in a snapshot of the hub,  [data/]ar_eg/audio/{train,dev,test}.tar.gz and [data/]ar_eg/{train,dev,test}.tsv
 
-Seven tab-separated columns without a header. Speakers are not named: every utterance counts as its own.
+A list has seven tab-separated columns without a header. The speakers are unknown: every utterance is its own speaker.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from corpora.datasets._options import check_choice
 from corpora.fetch import unpack_once
-from corpora.files import CorpusError
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_rows
@@ -42,13 +42,14 @@ def prepare(
     text_column: str = "raw",
     language: str = "ar_eg",
 ) -> None:
-    """Write `<out_dir>/{train,dev,test}`, those that are there.
+    """Write those of `<out_dir>/{train,dev,test}` that the corpus has.
 
     Archives are unpacked into `<out_dir>/unpacked`.  text_column: raw or normalised.  language: the configuration.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
-    if text_column not in ("raw", "normalised"):
-        raise CorpusError(f"text_column {text_column!r} is neither raw nor normalised")
+    check_choice("text_column", text_column, ("raw", "normalised"))
+    if (corpus_dir / "data" / language).is_dir():  # the root of a snapshot of the hub
+        corpus_dir = corpus_dir / "data"
     lists = {split: own for split in SPLITS if (own := _list(corpus_dir, language, split))}
     if not lists:
         raise corpus_error(corpus_dir, INFO)
@@ -65,7 +66,7 @@ def _list(corpus_dir: Path, language: str, split: str) -> Path | None:
 
 
 def _audio(corpus_dir: Path, out_dir: Path, language: str, splits: list[str]) -> tuple[Path, dict[str, str]]:
-    """The folder that all recordings lie in, and each split's folder inside it."""
+    """The folder that holds all recordings, and each split's folder inside it."""
     for parent in (corpus_dir / language, corpus_dir / language / "audio", corpus_dir / "audio", corpus_dir):
         if all((parent / split).is_dir() for split in splits):
             return corpus_dir, {split: (parent / split).relative_to(corpus_dir).as_posix() for split in splits}

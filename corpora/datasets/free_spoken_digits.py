@@ -1,6 +1,6 @@
 """Free Spoken Digits: English digits at 8 kHz (CC BY-SA 4.0).
 
-<corpus>/recordings/<digit>_<speaker>_<index>.wav      test = index 0-4, training = the rest
+<corpus>/recordings/<digit>_<speaker>_<index>.wav      index 0-4: test, from 5: train
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ _FILE = re.compile(r"(?P<digit>\d)_(?P<speaker>[^_]+)_(?P<index>\d+)\.wav", re.I
 
 
 def read_words(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[dict[str, list[Word]], BadFileTally]:
-    """The digits of the "train" (index 5 and up) and "test" (0-4) part, and the tally of those that are left out.
+    """The digits of "train" (index from 5) and "test" (0-4), and the tally of the files that were left out.
 
-    Converted to 16 kHz into `audio_dir`. A training recording with the audio of a test recording is left out.
+    Recordings are converted to 16 kHz in `audio_dir`. A training recording with the audio of a test recording is left
+    out.
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
     """
     words: dict[str, list[Word]] = {"train": [], "test": []}
@@ -57,7 +58,7 @@ def read_words(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[dic
 
 
 def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1) -> None:
-    """Write `<out_dir>/{train,test}`, one utterance a digit; the split is the publisher's, `seed` changes nothing.
+    """Write `<out_dir>/{train,test}`, one utterance for each digit. The split is the publisher's: `seed` is not used.
 
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad recordings.
     """
@@ -94,5 +95,5 @@ def download(root: Path, *, host: str = GITHUB) -> Path:
 
 
 def check_layout(corpus_dir: Path) -> Listing:
-    """The recordings of a corpus folder; raises CorpusError unless it is laid out as published."""
+    """The recordings of a corpus folder; raises CorpusError for a folder of another layout."""
     return list_audio(corpus_dir, "recordings/*.wav", _FILE, info=INFO)

@@ -2,12 +2,13 @@
 
     <corpus>/**/<recording>.{wav,flac} and <corpus>/**/*.tdf
 
-A table has three lines before its 13 columns. The publisher gives no split: recordings that `test_list` or `dev_list`
-name go there, the others train.
+A table has three lines before its 13 columns. LDC publishes no split: `test_list` and `dev_list` name the recordings of
+test and dev, and the other recordings are train. A recording that is in two LDC parts is used once.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,21 +21,32 @@ from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="gale",
-    title="GALE Phase 2 Arabic broadcast conversations and news (LDC)",
+    title="GALE Arabic broadcast conversations and news, phases 2 to 4 (LDC)",
     tasks=("asr", "ssl"),
     hours=None,
     licence="LDC",
     access="paid",
-    by_hand="order speech LDC2013S02, LDC2013S07, LDC2014S07 and transcripts LDC2013T04, LDC2013T17, LDC2014T17",
+    by_hand="order speech and transcripts of the LDC: phase 2 LDC2013S02 LDC2013T17, LDC2013S07 LDC2013T04, LDC2014S07 "
+    "LDC2014T17, LDC2015S01 LDC2015T01; phase 3 LDC2015S11 LDC2015T16, LDC2016S01 LDC2016T06, LDC2016S07 LDC2016T17, "
+    "LDC2017S02 LDC2017T04; phase 4 LDC2017S15 LDC2017T12, LDC2018S05 LDC2018T14",
     layout="**/<recording>.wav or .flac, and **/*.tdf",
 )
 COLUMNS = (
     "recording", "channel", "start", "end", "speaker", "gender", "dialect", "text", "section", "turn", "segment",
     "section_type", "su_type",
 )  # fmt: skip
+# The test recordings of phase 2 in Kaldi's recipe (egs/gale_arabic/s5d/local/test/test_p2), which Lhotse uses too.
+TEST_PHASE2 = (
+    *(f"ALAM_WITHEVENT_ARB_{day}" for day in ("20070116_205800", "20070206_205801", "20070213_205800")),
+    *(f"ALAM_WITHEVENT_ARB_{day}" for day in ("20070227_205800", "20070306_205800", "20070313_205800")),
+    *(f"ARABIYA_FROMIRAQ_ARB_{day}" for day in ("20070216_175800", "20070223_175801")),
+    *(f"ARABIYA_FROMIRAQ_ARB_{day}" for day in ("20070302_175801", "20070309_175800")),
+)
+PHASE2 = Path("phase2")  # the value of test_list for this list
 _HEADER_LINES = 3
 _NO_SPEAKER = "no speaker"
 _TAG = re.compile(r"<[^<>]*>")
+_log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -46,9 +58,10 @@ def prepare(
     test_list: Path | None = None,
     dev_list: Path | None = None,
 ) -> None:
-    """Write `<out_dir>/train`, and `dev` and `test` where their lists are given.
+    """Write `<out_dir>/train`, and `dev` and `test` if their lists are given.
 
-    test_list, dev_list: text files with the name of a recording a line, with or without its suffix.
+    test_list, dev_list: text files with one recording on each line, with or without its suffix. test_list=phase2: the
+    ten recordings that Kaldi's and Lhotse's recipes test on.
     Raises CorpusError for another layout or a listed recording that has no transcript, TooManyBadFiles past the limit.
     """
     tables = sorted(path for path in corpus_dir.rglob("*.tdf") if not path.name.startswith("."))
@@ -57,15 +70,20 @@ def prepare(
         raise corpus_error(corpus_dir, INFO)
     chosen = {split: _read_list(path) for split, path in (("dev", dev_list), ("test", test_list)) if path}
     if both := sorted(chosen.get("dev", {}).keys() & chosen.get("test", {}).keys()):
-        raise CorpusError(f"{chosen['dev'][both[0]]}: {both[0]} is in the test list too, {chosen['test'][both[0]]}")
+        raise CorpusError(f"{chosen['dev'][both[0]]}: {both[0]} is also in the test list, {chosen['test'][both[0]]}")
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs, text_profile=text_profile)
     items: dict[str, list[Item]] = {split: [] for split in ("train", *chosen)}
-    seen = set()
+    seen: set[str] = set()
+    first: dict[str, tuple[Path, str]] = {}  # table and line of every utterance
     for table in tables:
         for recording, item in _items(work, table, sources):
             seen.add(recording)
             split = next((name for name, own in chosen.items() if recording in own), "train")
-            items[split].append(item)
+            other, where = first.setdefault(item.utt_id, (table, item.where))
+            if other != table:
+                work.exclude(split, item.utt_id, item.where, f"the same segment is in {where}")
+            else:
+                items[split].append(item)
     for own in chosen.values():
         if unknown := [recording for recording in own if recording not in seen]:
             raise CorpusError(f"{own[unknown[0]]}: no transcript names the recording {unknown[0]}")
@@ -75,29 +93,31 @@ def prepare(
 
 
 def _name(recording: str) -> str:
-    """A recording's name without suffix and without the asterisk that some tables put before it."""
+    """A recording's name without its suffix and without the asterisk of some tables."""
     name = recording.replace("*", "").strip().rsplit("/", 1)[-1]
     return re.sub(r"\.(sph|wav|flac)$", "", name, flags=re.IGNORECASE)
 
 
 def _recordings(corpus_dir: Path) -> dict[str, str]:
+    """Path inside the corpus by name. Of two recordings of one name, which LDC parts share, the first path is used."""
     sources: dict[str, str] = {}
     for path in sorted(corpus_dir.rglob("*")):
         if path.suffix.lower() not in (".wav", ".flac") or path.name.startswith("."):
             continue
         source = path.relative_to(corpus_dir).as_posix()
-        if path.stem in sources:
-            raise CorpusError(f"{path}: a recording of this name is there twice, also as {sources[path.stem]}")
-        sources[path.stem] = source
+        if sources.setdefault(path.stem, source) != source:
+            _log.warning("gale: %s is in two places; %s is used, %s is not", path.stem, sources[path.stem], source)
     return sources
 
 
 def _read_list(path: Path) -> dict[str, str]:
+    if path == PHASE2:
+        return dict.fromkeys(TEST_PHASE2, "the test list of phase 2")
     return {_name(line): where for where, line in read_lines(path)}
 
 
 def _items(work: Preparation, table: Path, sources: Mapping[str, str]) -> Iterator[tuple[str, Item]]:
-    """(recording, item) of every line that has a speaker."""
+    """(recording, item) of every line with a speaker."""
     for number, (where, line) in enumerate(read_lines(table, strip=False, empty=True)):
         if number < _HEADER_LINES or not line.strip():
             continue

@@ -3,8 +3,8 @@
     <corpus>/GigaSpeech.json            {"audios": [{"aid", "path", "segments": [...], ...}]}
     <corpus>/audio/**/*.opus
 
-Speakers are not given for most recordings: a recording then is its own speaker. Segments without words (<SIL>, <MUSIC>,
-<NOISE>, <OTHER>) are left out, and marks of punctuation leave the text.
+Most recordings have no speaker; such a recording is its own speaker. Segments without words (<SIL>, <MUSIC>, <NOISE>,
+<OTHER>) are left out, and the marks of punctuation are removed from the text.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from corpora.datasets._options import check_choice
 from corpora.files import CorpusError
 from corpora.prepare.lhotse import read_manifests, write_manifests
 from corpora.prepare.preparation import Preparation
@@ -36,11 +37,10 @@ _TAG = re.compile(r"<[A-Z_]+>")
 def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, subset: str = "XL") -> None:
     """Write `<out_dir>/{train,dev,test}` with `segments`, text in lower case.
 
-    subset: the training set, XL, L, M, S or XS.
+    subset: the training set: XL, L, M, S or XS.
     Raises CorpusError for a folder of another layout and, with its place, for JSON that cannot be read.
     """
-    if subset not in SUBSETS:
-        raise CorpusError(f"{INFO.name}: subset={subset}: expected one of {', '.join(SUBSETS)}")
+    check_choice("subset", subset, SUBSETS)
     if not (corpus_dir / "GigaSpeech.json").is_file():
         raise corpus_error(corpus_dir, INFO)
     from lhotse.recipes.gigaspeech import prepare_gigaspeech
@@ -49,7 +49,7 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, subset: str = "XL
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
     sets = {subset: "train", "DEV": "dev", "TEST": "test"}
     out_dir.mkdir(parents=True, exist_ok=True)
-    # Lhotse takes a list that a killed run left half written for a whole one, so its lists do not outlive this call.
+    # Lhotse reuses a list that a killed run has written in part, so its lists are deleted after this call.
     with TemporaryDirectory(dir=out_dir, prefix=".lhotse-") as folder:
         manifests = read_manifests(work, lambda: prepare_gigaspeech(corpus_dir, folder, dataset_parts=list(sets)))
         write_manifests(work, manifests, sets, clean=clean)
@@ -63,15 +63,15 @@ def clean(text: str) -> str:
 def _check_json(path: Path) -> None:
     """Raise CorpusError, with the place, for a damaged list.
 
-    All of it is read, a bit at a time, as it has gigabytes: Lhotse reads it in a thread whose errors nobody hears, and
-    would take what stands before the damage for the whole corpus.
+    Lhotse reads the list in a thread and loses that thread's errors: it would take the part before the damage for the
+    whole corpus. So all of the list, some gigabytes, is read here as a stream.
     """
     import ijson
 
     with path.open("rb") as file:
         try:
             if not sum(1 for _ in ijson.items(file, "audios.item.aid")):
-                raise CorpusError(f"{path}: expected an object with the list `audios`, found none in it")
+                raise CorpusError(f"{path}: expected an object with the list `audios`, found none")
         except ijson.JSONError as error:
             reason = " ".join(str(error).split())
             raise CorpusError(f"{path}: damaged JSON near byte {file.tell()}: {reason}") from error

@@ -2,7 +2,7 @@
 
     <corpus>/<part>/<speaker>/<chapter>/{<speaker>-<chapter>.trans.txt,<speaker>-<chapter>-NNNN.flac}
 
-A data directory is named as its part is: train-clean-100, dev-other, ...
+A data directory has the name of its part: train-clean-100, dev-other, ...
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INFO = CorpusInfo(
     hours=960,
     licence="CC BY 4.0",
     access="open",
-    by_hand="OpenSLR 12 (Mini LibriSpeech: OpenSLR 31); name the folder LibriSpeech that the archives unpack into",
+    by_hand="OpenSLR 12 (Mini LibriSpeech: OpenSLR 31); give the folder LibriSpeech of the unpacked archives",
     layout="<part>/<speaker>/<chapter>/{*.trans.txt,*.flac}",
     languages=("en",),
     published={
@@ -35,7 +35,7 @@ INFO = CorpusInfo(
 def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, parts: tuple[str, ...] = ()) -> None:
     """Write `<out_dir>/<part>`, text in lower case.
 
-    parts: those that are prepared; none named: all that are there.
+    parts: the parts to prepare; without them, all parts of the corpus folder.
     Raises CorpusError with file and line for a transcript of another form, TooManyBadFiles past the limit.
     """
     unknown = sorted(set(parts) - set(INFO.published))
@@ -56,7 +56,7 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, parts: tuple[str,
 
 
 def _check_transcripts(folder: Path) -> int:
-    """Lines of all transcripts of a part; CorpusError for one that is not `<speaker>-<chapter>-NNNN TEXT`."""
+    """Number of transcript lines of a part; CorpusError for a line that is not `<speaker>-<chapter>-NNNN TEXT`."""
     count = 0
     for path in sorted(folder.rglob("*.trans.txt")):
         chapter = path.name.removesuffix(".trans.txt")

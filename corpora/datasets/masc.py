@@ -3,8 +3,8 @@
     <corpus>/audios/<video>.wav, subtitles/<video>.ar.vtt
     <corpus>/subsets/{clean,noisy}_train.csv, subsets/{clean,noisy}_{dev,test}_meta.csv
 
-A video's cues are its utterances and the video is the speaker. The lists may have a header; without one the order of
-the columns is not confirmed, so it is an option.
+The cues of a video are its utterances, and the video is the speaker. A list may have a header. The order of the columns
+in a list without a header is not confirmed, so it is an option.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ COLUMNS = (
     "video_id", "category", "video_duration", "channel_id", "country", "dialect", "gender", "transcript_duration"
 )  # fmt: skip
 
-_NUMBER = re.compile(r"^\s*\d+\]\s*")  # some subtitles number their lines
+_NUMBER = re.compile(r"^\s*\d+\]\s*")  # some subtitles have line numbers
 
 
 def prepare(
@@ -50,9 +50,9 @@ def prepare(
     columns: tuple[str, ...] = COLUMNS,
     subtitles: str = "subtitles/{video}.ar.vtt",
 ) -> None:
-    """Write `<out_dir>/{clean,noisy}_{train,dev,test}`, those whose lists are there.
+    """Write those of `<out_dir>/{clean,noisy}_{train,dev,test}` that the corpus has lists for.
 
-    columns: the order in lists without a header; video_id and dialect are used.  subtitles: where a video's are.
+    columns: their order in a list without a header; video_id and dialect are used.  subtitles: path for each video.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines, subtitles or recordings.
     """
     root = corpus_dir / "masc" if (corpus_dir / "masc").is_dir() else corpus_dir

@@ -2,16 +2,17 @@
 
     <corpus>/train/wav/<GUID>.wav, train/xml/{utf8,bw}/<GUID>.xml
     <corpus>/{dev,test}/wav/<GUID>.wav and the texts, segments and id lists of the publisher, Lhotse, Kaldi or ESPnet
+    or, as downloaded, <corpus>/{train,dev,test}.tar.gz
 
-The metric is the word error rate on dev and test, speech of one speaker at a time; where two speak at once is in
-dev_overlap and test_overlap.
+The metric is the word error rate on dev and test, which hold the speech of one speaker at a time. dev_overlap and
+test_overlap hold overlapping speech.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from corpora.datasets._mgb import add_scored_set, check_script, training_items
+from corpora.datasets._mgb import add_scored_set, check_script, training_items, unpacked
 from corpora.files import CorpusError
 from corpora.prepare.preparation import Preparation
 from corpora.registry import CorpusInfo, corpus_error
@@ -24,9 +25,11 @@ INFO = CorpusInfo(
     licence="the publisher's, for research",
     access="form",
     by_hand="fill in the form at arabicspeech.org/mgb2, then fetch train, dev and test",
-    layout="train/wav/<GUID>.wav, train/xml/utf8/<GUID>.xml (or bw/), {dev,test}/wav/ with text and segments",
+    layout="train/wav/<GUID>.wav, train/xml/utf8/<GUID>.xml (or bw/), {dev,test}/wav/ with text and segments, or the "
+    "same in {train,dev,test}.tar.gz",
     published={"train": 375103, "dev": 5002, "dev_overlap": 840, "test": 5365, "test_overlap": 290},
 )
+SPLITS = ("train", "dev", "test")
 MAX_WMER = 80.0
 
 
@@ -39,14 +42,16 @@ def prepare(
     max_wmer: float = MAX_WMER,
     script: str = "auto",
 ) -> None:
-    """Write `<out_dir>/{train,dev,dev_overlap,test,test_overlap}`, those whose folders are there.
+    """Write those of `<out_dir>/{train,dev,dev_overlap,test,test_overlap}` that the corpus has.
 
-    max_wmer: training segments whose captions match worse (%) are excluded; the published count is that of 80.
-    script: utf8, bw (Buckwalter), or auto: what is there, UTF-8 first.
+    Archives (`<split>.tar.gz`, as downloaded) are unpacked into `<out_dir>/unpacked`.
+    max_wmer: training segments with a higher word matching error rate (%) are excluded; the published count is for 80.
+    script: utf8, bw (Buckwalter), or auto: UTF-8 if the corpus has it, else Buckwalter.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     check_script(script)
-    folders = {name: corpus_dir / name for name in ("train", "dev", "test") if (corpus_dir / name).is_dir()}
+    corpus_dir = unpacked(corpus_dir, out_dir, SPLITS)
+    folders = {name: corpus_dir / name for name in SPLITS if (corpus_dir / name).is_dir()}
     if not folders:
         raise corpus_error(corpus_dir, INFO)
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs, text_profile=text_profile)
@@ -61,7 +66,7 @@ def prepare(
 
 
 def _transcripts(folder: Path, script: str) -> tuple[str, list[Path]]:
-    """The script of the transcripts that are used, and their files."""
+    """The script of the transcripts to use, and their files."""
     names = ("utf8", "bw") if script == "auto" else (script,)
     for name in names:
         files = sorted((folder / name).glob("*.xml"))

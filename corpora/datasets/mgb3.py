@@ -3,8 +3,8 @@
     <corpus>/wav/<genre>_NN_first_12min.wav
     <corpus>/{adapt,dev,test}/{Alaa,Ali,Mohamed,Omar}/text_noverlap      ids end in start and end, in seconds
 
-The metric is the multi-reference word error rate: besides `text` (the first annotator who has the utterance), every set
-holds `text_<annotator>`.
+The metric is the multi-reference word error rate: besides `text` (by the first annotator who has words for the
+utterance), every set holds `text_<annotator>`. Dev and test are scored on the utterances that all annotators have.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ INFO = CorpusInfo(
     layout="wav/<genre>_NN_first_12min.wav, {adapt,dev,test}/{Alaa,Ali,Mohamed,Omar}/text_noverlap",
 )
 SPLITS = ("adapt", "dev", "test")
+SCORED = ("dev", "test")
 ANNOTATORS = ("Alaa", "Ali", "Mohamed", "Omar")
 
 _ID = re.compile(r"(?P<recording>.+)_(?P<start>\d+(\.\d+)?)_(?P<end>\d+(\.\d+)?)")
@@ -43,9 +44,9 @@ def prepare(
     annotators: tuple[str, ...] = ANNOTATORS,
     text_file: str = "text_noverlap",
 ) -> None:
-    """Write `<out_dir>/{adapt,dev,test}`, those whose folders are there, each with `text_<annotator>`.
+    """Write those of `<out_dir>/{adapt,dev,test}` that the corpus has, each with `text_<annotator>`.
 
-    annotators: in the order in which `text` prefers them.  script: utf8, bw (Buckwalter) or auto.
+    annotators: in the order of preference for `text`.  script: utf8, bw (Buckwalter) or auto.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     check_script(script)
@@ -63,9 +64,26 @@ def prepare(
             raise CorpusError(f"{root / split}: expected {'|'.join(annotators)}/{text_file}; found {found}")
         texts = {name: read_texts(file, script) for name, file in files.items()}
         references[split] = texts
-        work.add(split, recordings_as_speakers(_items(work, first_texts(texts.values(), text_profile))))
+        chosen = first_texts(texts.values(), text_profile)
+        if split in SCORED:
+            chosen = _in_all(work, split, texts, chosen)
+        work.add(split, recordings_as_speakers(_items(work, chosen)))
     for split in work.write():
         write_references(out_dir / split, references[split], text_profile)
+
+
+def _in_all(
+    work: Preparation, split: str, texts: dict[str, dict[str, tuple[str, str]]], chosen: dict[str, tuple[str, str]]
+) -> dict[str, tuple[str, str]]:
+    """The utterances that every annotator has; the others are excluded, with the first annotator who lacks them."""
+    kept = {}
+    for utt_id, (where, text) in chosen.items():
+        lacking = [name for name, own in texts.items() if utt_id not in own]
+        if lacking:
+            work.exclude(split, utt_id, where, f"not scored: {lacking[0]} has not transcribed it")
+        else:
+            kept[utt_id] = where, text
+    return kept
 
 
 def _items(work: Preparation, texts: dict[str, tuple[str, str]]) -> list[Item]:

@@ -2,21 +2,31 @@
 
     <corpus>/DB/{train,dev,test}.tar.gz, or unpacked: DB/<split>/{<split>.txt.bw, <split>.segments.bw, *.wav}
 
-Texts are Buckwalter; the word UNK stands for what nobody understood and is deleted. How the files of the four
-annotators are called is not confirmed, so the pattern is an option; every file that fits is one annotator. The metric
-is the multi-reference word error rate: besides `text`, every set with several references holds `text_<annotator>`.
+Texts are Buckwalter; the word UNK marks unintelligible speech and is deleted. The publisher pools the segmentations of
+the four annotators in one pair of files, so a stretch of audio is listed up to four times. In dev and test, the lines
+of one stretch become one utterance with several references. A copy with one text file for each annotator is read too
+(option `texts`). The metric is the multi-reference word error rate: every set with several references holds
+`text_<annotator>` besides `text`.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
-from corpora.datasets._mgb import check_script, first_texts, read_texts, recordings_as_speakers, write_references
-from corpora.fetch import unpack_once
+from corpora.datasets._mgb import (
+    check_script,
+    first_texts,
+    read_texts,
+    recordings_as_speakers,
+    unpacked,
+    write_references,
+)
 from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_lines, seconds
 from corpora.registry import CorpusInfo, corpus_error
+from corpora.text import normalise, printable
 
 INFO = CorpusInfo(
     name="mgb5",
@@ -29,6 +39,7 @@ INFO = CorpusInfo(
     layout="DB/{train,dev,test}.tar.gz, each with <split>/<split>.txt.bw, <split>/<split>.segments.bw and *.wav",
 )
 SPLITS = ("train", "dev", "test")
+SCORED = ("dev", "test")
 UNKNOWN = "UNK"
 
 
@@ -42,51 +53,57 @@ def prepare(
     texts: str = "{split}.txt*.bw",
     segments: str = "{split}.segments.bw",
 ) -> None:
-    """Write `<out_dir>/{train,dev,test}`, those that are there, each with `text_<annotator>` where there are several.
+    """Write those of `<out_dir>/{train,dev,test}` that the corpus has, with `text_<annotator>` for several references.
 
-    Archives are unpacked into `<out_dir>/unpacked`.  texts, segments: names of the files; `texts` is a pattern, and
-    what its star stands for names the annotator.  script: bw (Buckwalter), utf8 or auto.
+    Archives are unpacked into `<out_dir>/unpacked`.  texts, segments: names of the files. `texts` is a pattern; the
+    text in place of its star is the annotator.  script: bw (Buckwalter), utf8 or auto.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     check_script(script)
-    root = _unpacked(corpus_dir, out_dir)
+    root = unpacked(corpus_dir / "DB" if (corpus_dir / "DB").is_dir() else corpus_dir, out_dir, SPLITS)
+    splits = [split for split in SPLITS if (root / split).is_dir()]
+    if not splits:
+        raise corpus_error(corpus_dir, INFO)
     work = Preparation(INFO, root, out_dir, jobs=jobs, text_profile=text_profile)
     references = {}
-    for split in SPLITS:
-        if not (root / split).is_dir():
-            continue
-        files = sorted((root / split).glob(texts.format(split=split)))
-        listed = root / split / segments.format(split=split)
+    for split in splits:
+        pattern, listed = texts.format(split=split), root / split / segments.format(split=split)
+        files = sorted((root / split).glob(pattern))
         if not files or not listed.is_file():
             found = ", ".join(sorted(path.name for path in (root / split).iterdir())[:8]) or "nothing"
-            expected = f"{texts.format(split=split)} and {listed.name}"
-            raise CorpusError(f"{root / split}: expected {expected}; found {found} (--set texts=, --set segments=)")
-        references[split] = {
-            _annotator(file, texts.format(split=split)): read_texts(file, script, drop=(UNKNOWN,)) for file in files
-        }
-        chosen = first_texts(references[split].values(), text_profile)
-        work.add(split, recordings_as_speakers(_items(work, root, split, listed, chosen)))
+            raise CorpusError(
+                f"{root / split}: expected {pattern} and {listed.name}; found {found} (--set texts=, --set segments=)"
+            )
+        own = {_annotator(file, pattern): read_texts(file, script, drop=(UNKNOWN,)) for file in files}
+        items = _items(work, root, split, listed, first_texts(own.values(), text_profile))
+        if len(files) == 1 and split in SCORED:
+            items, own = _pool(items, text_profile)
+        references[split] = own
+        work.add(split, recordings_as_speakers(items))
     for split in work.write():
         if len(references[split]) > 1:
             write_references(out_dir / split, references[split], text_profile)
 
 
-def _unpacked(corpus_dir: Path, out_dir: Path) -> Path:
-    """The folder of the unpacked sets; archives are unpacked once."""
-    root = corpus_dir / "DB" if (corpus_dir / "DB").is_dir() else corpus_dir
-    if any((root / split).is_dir() for split in SPLITS):
-        return root
-    archives = [root / f"{split}.tar.gz" for split in SPLITS if (root / f"{split}.tar.gz").is_file()]
-    if not archives:
-        raise corpus_error(corpus_dir, INFO)
-    for archive in archives:
-        split = archive.name.removesuffix(".tar.gz")
-        unpack_once(archive, out_dir / "unpacked" / split, strip=1)
-    return out_dir / "unpacked"
+def _pool(items: list[Item], profile: str) -> tuple[list[Item], dict[str, dict[str, tuple[str, str]]]]:
+    """One item for each stretch of audio, and the references of all: "1" to "4", in the order of the list.
+
+    The item is the first one with words in the text profile.
+    """
+    stretches: dict[object, list[Item]] = defaultdict(list)
+    for item in items:
+        stretches[item.source, item.start, item.end].append(item)
+    kept, references = [], defaultdict(dict)
+    for own in stretches.values():
+        worded = [item for item in own if normalise(printable(item.text), profile)]
+        kept.append((worded or own)[0])
+        for number, item in enumerate(worded, 1):
+            references[str(number)][kept[-1].utt_id] = item.where, item.text
+    return kept, references
 
 
 def _annotator(file: Path, pattern: str) -> str:
-    """What the star of the pattern stands for, "1" where it is nothing."""
+    """The part of a file's name in place of the pattern's star, or "1" if that part is empty."""
     head, _, tail = pattern.partition("*")
     return file.name[len(head) :].removesuffix(tail).strip(".") or "1"
 
@@ -95,7 +112,7 @@ def _items(work: Preparation, root: Path, split: str, listed: Path, texts: dict[
     wavs: dict[str, str] = {}
     for path in sorted((root / split).rglob("*.wav")):
         if path.stem in wavs:
-            raise CorpusError(f"{path}: a recording of this name is there twice, also as {root / wavs[path.stem]}")
+            raise CorpusError(f"{path}: two recordings have this name, the other one is {root / wavs[path.stem]}")
         wavs[path.stem] = path.relative_to(root).as_posix()
     items = []
     for where, line in read_lines(listed):

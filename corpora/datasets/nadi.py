@@ -3,9 +3,9 @@
     <corpus>/<Country>/{validation,test}-*.parquet                           Casablanca: the folder is the label
     <corpus>/[data/]{train,adaptation,validation,dev,test}-*.parquet         NADI 2025: a column is the label
 
-Casablanca has no training part: its validation part is divided into train and dev here, seeded. The programme of an
-utterance is read from its id by a configurable pattern; neither publisher documents one, so the default takes every
-utterance as its own.
+Casablanca has no training part, so its validation part is divided into train and dev with a seed. Neither publisher
+documents the programme of an utterance: by default every utterance is its own programme, and an option reads it from
+the id.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from corpora.datasets._dialect import check_dialect, write_splits
-from corpora.datasets.everyayah import hash_fraction
-from corpora.files import CorpusError
+from corpora.datasets._options import compile_pattern
+from corpora.files import CorpusError, hash_fraction
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_parquet, store_audio
 from corpora.registry import CorpusInfo, corpus_error
@@ -35,7 +35,7 @@ INFO = CorpusInfo(
     layout="<Country>/{validation,test}-*.parquet, or {train,validation,test}-*.parquet with a country column",
 )
 SPLIT_OF = {"train": "train", "adaptation": "train", "validation": "dev", "valid": "dev", "dev": "dev", "test": "test"}
-DEV_SHARE = 0.2  # of the validation part, where there is no training part
+DEV_SHARE = 0.2  # of the validation part, in a corpus without a training part
 
 _FILE = re.compile(r"(?P<part>[a-z]+)(?:-\d+-of-\d+)?(?:-[0-9a-f]+)?\.parquet", re.IGNORECASE)
 
@@ -54,14 +54,12 @@ def prepare(
 ) -> None:
     """Write `<out_dir>/{train,dev,test}` with `utt2dialect`, and the clips as files below `<out_dir>/audio`.
 
-    country_column: the label, where no folder is.  id_column: the utterance's id; rows are numbered where there is no
-    such column.  programme: regular expression of an id with the group `programme`.  countries: the labels.
-    shared: see `corpora.datasets._dialect.write_splits`.  seed: of the division of the validation part.
+    country_column: the label, where the folder does not state it.  id_column: the utterance's id; without that column
+    rows are numbered.  programme: regular expression of an id with the group `programme`.  countries: the labels.
+    shared: treatment of a programme that is in two splits: drop, keep or refuse.  seed: divides the validation part.
     Raises CorpusError for a folder of another layout, with file and row for a row that cannot be used.
     """
-    pattern = re.compile(programme)
-    if "programme" not in pattern.groupindex:
-        raise CorpusError(f"{INFO.name}: programme={programme!r} has no group (?P<programme>...)")
+    pattern = compile_pattern("programme", programme, "programme")
     files = _files(corpus_dir, countries)
     clips = out_dir / "audio" / "clips"
     work = Preparation(INFO, clips, out_dir, jobs=jobs)  # the clips in the Parquet files are its recordings
@@ -90,7 +88,7 @@ def prepare(
 
 
 def _files(corpus_dir: Path, countries: tuple[str, ...]) -> list[tuple[Path, str, str]]:
-    """(file, part, country or "") of every Parquet file that is named as published."""
+    """(file, part, country or "") of every Parquet file. Raises CorpusError for another name than the published one."""
     found = []
     for path in sorted(corpus_dir.glob("*/*.parquet")) + sorted(corpus_dir.glob("*.parquet")):
         match = _FILE.fullmatch(path.name)
@@ -107,13 +105,13 @@ def _files(corpus_dir: Path, countries: tuple[str, ...]) -> list[tuple[Path, str
 
 
 def _utt_id(value: object, path: Path, number: int) -> str:
-    """The row's id with only characters that a file name may hold; its number where it has none."""
+    """The row's id in characters that a file name may hold; the row's number if it has no id."""
     name = str(value).strip() if value is not None else ""
     return re.sub(r"[^\w.-]", "_", name) if name.strip(".") else f"{path.stem}-{number:06d}"
 
 
 def _divide(items: dict[str, list[Item]], seed: int) -> Iterator[tuple[str, list[Item]]]:
-    """Train and dev out of dev by a hash of the programme, so that neither order nor other utterances matter."""
+    """Divide dev into train and dev by a hash of the programme, which depends on no other utterance."""
     held = [hash_fraction(item.speaker, seed, INFO.name) < DEV_SHARE for item in items.get("dev", ())]
     if held:
         yield "train", [item for item, dev in zip(items["dev"], held, strict=True) if not dev]

@@ -1,10 +1,12 @@
 """QASR: about 2,000 hours of Al Jazeera broadcasts in Arabic with aligned captions, in the XML of MGB-2.
 
-    <corpus>/wav/<recording>.wav                                  the training recordings
     <corpus>/release/train_20210109/xml/<recording>.xml
     <corpus>/release/{dev,test}/{wav/,text.verbatim.nonoverlap}   times come from the ids
+    <corpus>/wav/<recording>.wav                                  the training recordings
 
-Known from one third-party script: the release's folder, the text's name and the training folder are options.
+As downloaded, `release/` is in a folder `mgb2.1` (qasr_annotation_v1.0/mgb2.1/release), and so is `wav/`
+(alt/arabic-speech-web/mgb2.1/wav): both are found at any depth below the corpus. Names are known from third-party
+scripts, so they are options.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ INFO = CorpusInfo(
 )
 
 
+MAX_WMER = 80.0
+
+
 def prepare(
     corpus_dir: Path,
     out_dir: Path,
@@ -36,20 +41,21 @@ def prepare(
     jobs: int = 1,
     text_profile: str = "mgb",
     script: str = "auto",
-    max_wmer: float = float("inf"),
+    max_wmer: float = MAX_WMER,
     release: str = "release",
     train_folder: str = "train_20210109",
     wav_folder: str = "wav",
 ) -> None:
-    """Write `<out_dir>/{train,dev,test}`, those whose folders are there.
+    """Write those of `<out_dir>/{train,dev,test}` that the corpus has.
 
     script: utf8, bw (Buckwalter), or auto: Buckwalter where a transcript has no letter in Arabic script.
-    max_wmer: training segments whose captions match worse (%) are excluded; the published count is that of all.
-    release, train_folder, wav_folder: names in the layout, which nobody has confirmed.
+    max_wmer: training segments with a higher word matching error rate (%) are excluded; the published count is for 80.
+    release, train_folder, wav_folder: names in the layout.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     check_script(script)
-    folders = {name: corpus_dir / release / name for name in (train_folder, "dev", "test")}
+    root = _below(corpus_dir, release)
+    folders = {name: root / name for name in (train_folder, "dev", "test")} if root else {}
     folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
     if not folders:
         raise corpus_error(corpus_dir, INFO, f"{release}/{{{train_folder},dev,test}}/")
@@ -58,10 +64,16 @@ def prepare(
         files = sorted((folders[train_folder] / "xml").glob("*.xml"))
         if not files:
             raise CorpusError(f"{folders[train_folder] / 'xml'}: expected <recording>.xml; found none")
-        items = training_items(work, "train", files, wav_folder, script=script, max_wmer=max_wmer, jobs=jobs)
+        wavs = (_below(corpus_dir, wav_folder) or corpus_dir / wav_folder).relative_to(corpus_dir).as_posix()
+        items = training_items(work, "train", files, wavs, script=script, max_wmer=max_wmer, jobs=jobs)
         work.add("train", items)
     for name in ("dev", "test"):
         if name in folders:
             add_scored_set(work, name, folders[name], script=script)
-    whole = max_wmer == float("inf")
-    work.write({name: count for name, count in INFO.published.items() if name != "train" or whole})
+    work.write({name: count for name, count in INFO.published.items() if name != "train" or max_wmer == MAX_WMER})
+
+
+def _below(corpus_dir: Path, name: str) -> Path | None:
+    """The folder of a name in the corpus folder, or in a folder `mgb2.1` at any depth below it; None if neither is."""
+    places = (corpus_dir, *sorted(corpus_dir.glob("**/mgb2.1")))
+    return next((place / name for place in places if (place / name).is_dir()), None)

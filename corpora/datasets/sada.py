@@ -2,8 +2,8 @@
 
     <corpus>/{train,valid,test}.csv and the recordings, at the path of the column FileName
 
-Known from one third-party script: the names of the lists and of the columns are options. What nobody understood is
-tagged "غير واضح"; such a line cannot be scored (142 of the 6,189 of test) and is excluded, with its number.
+Names of lists and columns are known from one third-party script, so they are options. Unintelligible speech is tagged
+"غير واضح", in most lines without the space. A tagged line cannot be scored (142 of the 6,189 of test) and is excluded.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def prepare(
     dialect_column: str = "SpeakerDialect",
     unclear: str = UNCLEAR,
 ) -> None:
-    """Write `<out_dir>/{train,dev,test}`, those whose lists are there.
+    """Write those of `<out_dir>/{train,dev,test}` that the corpus has lists for.
 
-    lists: names of the training, dev and test list.  unclear: the tag of speech that nobody understood.
+    lists: names of the training, dev and test list.  unclear: the tag of unintelligible speech, with or without spaces.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     files = dict(zip(("train", "dev", "test"), (corpus_dir / f"{name}.csv" for name in lists), strict=True))
@@ -66,11 +66,15 @@ def _items(
         end = seconds(row.where, row["SegmentEnd"], work.bad)
         if start is None or end is None:
             continue
-        # Speakers are numbered within a programme: two programmes' "1" are two people.
+        # Numbers of speakers begin again in every programme.
         speaker = f"sada_{safe_id(row['FileName'])}_{safe_id(row['Speaker'] or 'unknown')}"
         utt_id = f"{speaker}-{safe_id(row['SegmentID'])}"
-        if unclear and unclear in row[text_column]:
+        if unclear and _joined(unclear) in _joined(row[text_column]):
             work.exclude(split, utt_id, row.where, f"cannot be scored: {unclear}")
             continue
         dialect = "_".join(row[dialect_column].split()) or "unknown"
         yield Item(utt_id, speaker, row["FileName"], row.where, row[text_column], start, end, dialect=dialect)
+
+
+def _joined(text: str) -> str:
+    return "".join(text.split())

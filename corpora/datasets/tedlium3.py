@@ -22,7 +22,7 @@ INFO = CorpusInfo(
     hours=452,
     licence="CC BY-NC-ND 3.0",
     access="open",
-    by_hand="OpenSLR 51; name the folder TEDLIUM_release-3 that the archive unpacks into",
+    by_hand="OpenSLR 51; give the folder TEDLIUM_release-3 of the unpacked archive",
     layout="legacy/{train,dev,test}/{sph,stm}",
     languages=("en",),
     published={"dev": 507, "test": 1155},
@@ -34,9 +34,9 @@ _MARKS = re.compile(r"<unk>|\[NOISE\]|\{\w+\}|\(\d+\)", re.IGNORECASE)
 def prepare(
     corpus_dir: Path, out_dir: Path, *, jobs: int = 1, parts: tuple[str, ...] = ("train", "dev", "test")
 ) -> None:
-    """Write `<out_dir>/{train,dev,test}` with `segments`; unknown words and noises leave the text, and clitics join.
+    """Write `<out_dir>/{train,dev,test}` with `segments`, without unknown words and noises, with joined clitics.
 
-    parts: those that are prepared, where they are there. A talk is taken as a speaker.
+    parts: the parts to prepare, if the corpus has them. A talk is a speaker.
     Raises CorpusError with file and line for an STM line of another form, TooManyBadFiles past the limit.
     """
     chosen = [part for part in parts if (corpus_dir / "legacy" / part / "stm").is_dir()]
@@ -56,7 +56,7 @@ def clean(text: str) -> str:
 
 
 def _check_stm(folder: Path) -> int:
-    """Lines that are scored in the STM files of a folder; CorpusError for a line of another form."""
+    """Number of scored lines in the STM files of a folder; CorpusError for a line of another form."""
     count = 0
     for path in sorted(folder.glob("*.stm")):
         for where, line in read_lines(path):

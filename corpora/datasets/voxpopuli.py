@@ -34,9 +34,9 @@ SPLITS = ("train", "dev", "test")
 
 
 def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, language: str = "en") -> None:
-    """Write `<out_dir>/{train,dev,test}` with `segments`, normalised text.
+    """Write `<out_dir>/{train,dev,test}` with `segments` and normalised text.
 
-    language: of the transcribed part, as the publisher abbreviates it.
+    language: of the transcribed part, in the publisher's abbreviation.
     Raises CorpusError with file and line for a list of another form, TooManyBadFiles past the limit.
     """
     name = f"asr_{language}.tsv.gz"
@@ -48,7 +48,7 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, language: str = "
     listed = _check_list(lists[0])
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
     out_dir.mkdir(parents=True, exist_ok=True)
-    # Lhotse fetches the list from the network unless it finds it in its own output folder.
+    # Lhotse fetches the list from the network unless its output folder holds it.
     with TemporaryDirectory(dir=out_dir, prefix=".lhotse-") as folder:
         shutil.copy(lists[0], Path(folder) / name)
         manifests = read_manifests(work, lambda: prepare_voxpopuli(corpus_dir, folder, task="asr", lang=language))

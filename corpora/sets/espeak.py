@@ -1,13 +1,13 @@
-"""Arabic and English speech from eSpeak NG: many voices, prosody in numbers, the same bytes for the same request.
+"""Synthesise Arabic and English speech with eSpeak NG: many voices, numeric prosody, reproducible bytes.
 
-The library keeps state from one utterance to the next (flutter, gain control, noise), so that what it says depends
-on what it said before. Here every utterance is spoken by a fork of a process that has spoken nothing yet:
+The library keeps state between utterances (flutter, gain control, noise), so its output depends on its earlier output.
+Here every utterance is synthesised in a fork of a process in one fixed state:
 
     synthesise() --request (JSON line)--> python -m corpora.sets.espeak --fork--> speak, resample, write
                  <--reply (JSON line)----
 
-`espeakng-loader` brings the library and its voices as a wheel. A voice is a text file in eSpeak's own format.
-What eSpeak cannot do: Arabic emphatics are hardly distinct, and zah is spoken exactly as thal.
+The wheel `espeakng-loader` has the library and its voices. A voice is a text file in eSpeak's own format. Limits of
+eSpeak: Arabic emphatics are hardly distinct, and zah sounds exactly like thal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ import soxr
 from tqdm import tqdm
 
 from corpora.audio import SAMPLE_RATE, encode_audio
+from corpora.files import CorpusError
 
+SERVER = (sys.executable, "-m", "corpora.sets.espeak")
 _SYNCHRONOUS = 2  # audio goes to the callback, in the calling thread
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
 _UTF8, _PHONEMES = 1, 0x100
@@ -43,10 +45,6 @@ _LANGUAGES = {
     "ar": ("language ar", "phonemes ar", "stressRule 4"),
     "en": ("language en", "tunes s1 c1 q1 e1"),
 }
-
-
-class SynthesisError(RuntimeError):
-    """Speech that could not be made; the message names the utterance or says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Prosody:
-    """How an utterance departs from its voice: factors for rate and pitch range, semitones, dB."""
+    """Change of an utterance against its voice: factors of rate and pitch range, pitch in semitones, gain in dB."""
 
     rate: float = 1.0
     pitch: float = 0.0
@@ -83,7 +81,7 @@ class Prosody:
 
 @dataclass(frozen=True)
 class Request:
-    """One utterance to be written to `path`.
+    """One utterance to synthesise into the file `path`.
 
     sounds: pairs of a regular expression and its replacement, applied in turn to eSpeak's phonemes of the text (for
     instance ("q", "?") for qaf as a glottal stop); seed: of the noise and of the pauses before and after.
@@ -97,10 +95,12 @@ class Request:
     seed: int = 0
 
 
-def synthesise(requests: Sequence[Request], *, jobs: int = 1, title: str = "speech") -> None:
-    """Write every request as a 16 kHz 16-bit WAV, in `jobs` processes; the bytes do not depend on order or `jobs`.
+def synthesise(
+    requests: Sequence[Request], *, jobs: int = 1, title: str = "speech", server: Sequence[str] = SERVER
+) -> None:
+    """Write every request as a 16 kHz 16-bit WAV, in `jobs` processes. The bytes do not depend on order or `jobs`.
 
-    Raises SynthesisError with the first utterance that failed.
+    server: command of one such process. Raises CorpusError with the first utterance that failed.
     """
     pending: SimpleQueue[Request] = SimpleQueue()
     for request in requests:
@@ -108,17 +108,17 @@ def synthesise(requests: Sequence[Request], *, jobs: int = 1, title: str = "spee
     failures: list[str] = []
 
     def drive(bar: tqdm) -> None:
-        with _start_server() as server:
+        with _start(server) as process:
             while not failures:
                 try:
                     request = pending.get_nowait()
                 except Empty:
                     break
-                problem = _ask(server, request)
+                problem = _ask(process, request)
                 if problem:
                     failures.append(f"{request.path.name}: {problem}")
                 bar.update()
-            server.stdin.close()
+            process.stdin.close()
 
     workers = max(1, min(jobs, len(requests)))
     with (
@@ -128,11 +128,11 @@ def synthesise(requests: Sequence[Request], *, jobs: int = 1, title: str = "spee
         for future in [pool.submit(drive, bar) for _ in range(workers)]:
             future.result()
     if failures:
-        raise SynthesisError(failures[0])
+        raise CorpusError(failures[0])
 
 
 def _ask(server: subprocess.Popen, request: Request) -> str:
-    """Have one request rendered; an empty string, or what went wrong."""
+    """Have one request rendered; return an empty string or the error."""
     try:
         server.stdin.write(_to_json(request) + "\n")
         server.stdin.flush()
@@ -142,13 +142,13 @@ def _ask(server: subprocess.Popen, request: Request) -> str:
     return json.loads(reply)["error"] if reply else "the speech process died"
 
 
-def _start_server() -> subprocess.Popen:
+def _start(command: Sequence[str]) -> subprocess.Popen:
     root = Path(__file__).resolve().parents[2]
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
-    # A fork is safe only without threads, so numerical libraries must not start any.
+    # A fork is safe only in a process without threads, which numerical libraries would start.
     environment = {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "corpora.sets.espeak"],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
@@ -170,24 +170,24 @@ def _from_json(line: str) -> Request:
 
 
 def serve() -> None:
-    """Answer requests, one JSON line each, from standard input until it ends."""
+    """Answer requests from standard input, one JSON line each, until its end."""
     with tempfile.TemporaryDirectory(prefix="harness-speech-") as folder:
         # eSpeak cuts paths at about 160 characters; short relative ones always fit.
         os.chdir(folder)
         try:
             espeak = Espeak()
-            # Always the same first words: every fork then starts from one state, with libraries loaded and set up.
+            # The same first words in every process: then every fork starts from one state, with all libraries loaded.
             encode_audio(render(espeak, Request(Path(), "مرحبا", Voice("ar", 100, 150, (100,) * 5))))
             for line in sys.stdin:
                 print(json.dumps({"error": _render_in_fork(espeak, _from_json(line))}), flush=True)
-        except SynthesisError as error:
+        except CorpusError as error:
             print(json.dumps({"error": str(error)}), flush=True)
         finally:
             os.chdir("/")
 
 
 def _render_in_fork(espeak: Espeak, request: Request) -> str:
-    """Render one request in a child; an empty string, or what went wrong."""
+    """Render one request in a child process; return an empty string or the error."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -207,7 +207,7 @@ def _render_in_fork(espeak: Espeak, request: Request) -> str:
 
 
 class Espeak:
-    """The eSpeak NG library of this process, which holds one instance only and changes the current folder's `voice`."""
+    """The eSpeak NG library of this process, which allows one instance and writes `voice` into the current folder."""
 
     def __init__(self) -> None:
         try:
@@ -216,12 +216,12 @@ class Espeak:
             self._library = ctypes.CDLL(espeakng_loader.get_library_path())
             data = Path(espeakng_loader.get_data_path())
         except (ImportError, OSError) as error:
-            raise SynthesisError(f"eSpeak NG cannot be loaded ({error}): pip install espeakng-loader") from error
+            raise CorpusError(f"eSpeak NG cannot be loaded ({error}): pip install espeakng-loader") from error
         if not Path("espeak-ng-data").exists():
             Path("espeak-ng-data").symlink_to(data, target_is_directory=True)
         self.sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, b".", 0)
         if self.sample_rate <= 0:
-            raise SynthesisError(f"eSpeak NG does not accept its data folder {data}")
+            raise CorpusError(f"eSpeak NG does not accept its data folder {data}")
         self._library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         self._library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
         self._blocks: list[np.ndarray] = []
@@ -235,17 +235,17 @@ class Espeak:
         return 0
 
     def set_voice(self, voice: Voice, prosody: Prosody) -> None:
-        """Choose the speaker and how it speaks from now on."""
+        """Set the speaker and the prosody of the next utterances."""
         Path("voice").write_text(_voice_file(voice, prosody), encoding="ascii")
         if self._library.espeak_ng_SetVoiceByFile(b"./voice") != 0:
-            raise SynthesisError(f"eSpeak NG does not accept the voice {voice}")
+            raise CorpusError(f"eSpeak NG does not accept the voice {voice}")
         rate = min(450, max(80, round(voice.rate * prosody.rate)))
         span = min(99, max(0, round(50 * prosody.range)))
         for parameter, value in ((_RATE, rate), (_VOLUME, 100), (_PITCH, 50), (_RANGE, span)):
             self._library.espeak_SetParameter(parameter, value, 0)
 
     def phonemes(self, text: str) -> str:
-        """eSpeak's phoneme mnemonics of a text in the language of the voice, words parted by spaces."""
+        """eSpeak's phoneme mnemonics of a text in the language of the voice, with spaces between words."""
         rest = ctypes.c_char_p(spelling(text).encode("utf-8"))
         clauses = []
         while rest.value:
@@ -253,7 +253,7 @@ class Espeak:
         return " ".join(clauses).strip()
 
     def speak(self, text: str, sounds: Sequence[tuple[str, str]] = ()) -> np.ndarray:
-        """Samples (n,) in [-1, 1] at `sample_rate` of a text, with phonemes replaced as `sounds` says."""
+        """Samples (n,) of a text in [-1, 1] at `sample_rate`. sounds: replacements of phonemes, as in Request."""
         text, flags = spelling(text), _UTF8
         if sounds:
             spoken = self.phonemes(text)
@@ -267,14 +267,15 @@ class Espeak:
         self._library.espeak_Synchronize()
         samples = np.concatenate([*self._blocks, np.zeros(1, np.int16)]).astype(np.float32) / 32768.0
         if status != 0 or np.abs(samples).max() < 0.01:
-            raise SynthesisError(f"eSpeak NG says nothing for {text!r} (status {status})")
+            raise CorpusError(f"eSpeak NG gives no sound for {text!r} (status {status})")
         return samples
 
 
 def spelling(text: str) -> str:
-    """Arabic text as eSpeak 1.52 reads it right: it drops a vowel mark that comes before a shadda.
+    """Arabic text in a form that eSpeak 1.52 reads correctly.
 
-    Unicode's canonical order puts them so. Here a doubled letter is written twice, and once after the article.
+    In Unicode's canonical order a vowel mark precedes a shadda, and eSpeak drops such a mark. So a doubled letter is
+    written twice here, and once after the article.
     """
     text = _MARK_BEFORE_SHADDA.sub("\u0651\\1", text)
     text = _SUN_LETTER.sub("\\1", text)
@@ -283,7 +284,7 @@ def spelling(text: str) -> str:
 
 def _voice_file(voice: Voice, prosody: Prosody) -> str:
     if voice.language not in _LANGUAGES:
-        raise SynthesisError(f"language {voice.language!r} is not one of {', '.join(_LANGUAGES)}")
+        raise CorpusError(f"language {voice.language!r} is not one of {', '.join(_LANGUAGES)}")
     shift = 2.0 ** (prosody.pitch / 12.0)
     lines = [
         f"name {voice.language}",
@@ -303,13 +304,13 @@ def render(espeak: Espeak, request: Request) -> np.ndarray:
     espeak.set_voice(voice, prosody)
     speech = espeak.speak(request.text, request.sounds)
     speech = soxr.resample(speech, espeak.sample_rate, SAMPLE_RATE, quality="HQ")
-    # Two taps are enough for a darker or brighter voice.
+    # A filter of two taps makes the voice darker or brighter.
     speech[1:] += voice.darkness * speech[:-1]
     speech *= 10.0 ** ((voice.gain_db + prosody.gain_db) / 20.0) / (1.0 + abs(voice.darkness))
     random = np.random.default_rng(request.seed)
     before, after = random.integers(round(0.05 * SAMPLE_RATE), round(0.2 * SAMPLE_RATE), size=2)
     samples = random.standard_normal(before + len(speech) + after, dtype=np.float32)
-    # Rooms hum more than they hiss: neighbouring samples agree in part.
+    # Room noise is low-frequency, so neighbouring samples are correlated.
     samples[1:] += 0.7 * samples[:-1]
     samples *= 10.0 ** (voice.noise_db / 20.0)
     samples[before : before + len(speech)] += speech

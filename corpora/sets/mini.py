@@ -1,4 +1,4 @@
-"""The synthetic mini corpus: unlabelled Arabic and English speech, and small ASR, emotion and dialect sets.
+"""Synthesise the mini corpus: unlabelled Arabic and English speech, and small ASR, emotion and dialect sets.
 
     <out>/ssl/{train,dev}          utt2lang; no text
     <out>/asr/{train,dev,test}     text: strings of 2-5 words
@@ -6,8 +6,8 @@
     <out>/did/{train,dev,test}     utt2dialect: pronunciation and words
     <out>/audio/<set>/<split>/<utterance>.wav
 
-A speaker is a synthetic voice, and belongs to one split of one set. Emotions and dialects overlap on purpose, so that
-no classifier can be perfect. This corpus shows that the machinery works; it says nothing about real speech.
+A speaker is a synthetic voice and belongs to one split of one set. Emotions and dialects overlap on purpose, so that
+no classifier can be perfect. This corpus tests the software; its results say nothing about real speech.
 """
 
 from __future__ import annotations
@@ -23,18 +23,88 @@ from corpora.audio import SAMPLE_RATE, audio_info
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.files import CorpusError, atomic_dir, read_json, sha256_json, write_json
 from corpora.sets.espeak import Prosody, Request, Voice, synthesise
-from corpora.sets.mini_text import (
-    DIALECTS,
-    PHRASES,
-    PRONUNCIATIONS,
-    STANDARD,
-    dialect_sentence,
-    english_sentence,
-    word_string,
-)
 from corpora.text import bare
 
 _log = logging.getLogger(__name__)
+
+STANDARD = "standard"
+DIALECTS = ("EGY", "GLF", "LAV", "NOR")
+
+# Vocabulary of the ASR set in pausal form. Texts carry diacritics, which eSpeak needs; transcripts have none.
+WORDS = (
+    "وَاحِد اِثْنَان ثَلَاثَة أَرْبَعَة خَمْسَة سِتَّة سَبْعَة ثَمَانِيَة تِسْعَة عَشَرَة "
+    "نَعَم يَمِين يَسَار فَوْق تَحْت أَمَام قِف اِبْدَأ اِفْتَح أَغْلِق بَيْت كِتَاب قَلَم شَمْس قَمَر مَاء نُور طَرِيق"
+).split()
+
+# Every phrase is spoken in every emotion, so that the words do not reveal the emotion.
+PHRASES = (
+    "البَابُ مَفْتُوح",
+    "وَصَلَتِ الرِّسَالَة",
+    "سَأَعُودُ غَدًا",
+    "هَذَا كِتَابِي",
+    "أَيْنَ القَلَم",
+    "جَاءَ الضَّيْف",
+    "الطَّعَامُ جَاهِز",
+    "نَحْنُ فِي البَيْت",
+    "لَمْ أَسْمَعْ شَيْئًا",
+    "السَّيَّارَةُ هُنَا",
+    "اِنْتَهَى الدَّرْس",
+    "كَمِ السَّاعَة",
+)
+
+# Dialects share these words and differ in how they pronounce qaf, jim, tha, thal and zah.
+_NOUNS = (
+    "القَلْب القَمَر القَلَم القِطَار الطَّرِيق السُّوق الجَمَل الجَبَل الجَار المَسْجِد الثَّوْب الثَّلْج "
+    "الذَّهَب الظُّهْر البَيْت البَاب الوَلَد الكَلَام الرَّجُل المَدِينَة"
+).split()
+_ADJECTIVES = "جَدِيد قَدِيم قَرِيب جَمِيل ثَقِيل كَبِير صَغِير رَخِيص ثَانِي أَزْرَق".split()
+
+# Words that differ between dialects: the standard form, then the dialects in the order of DIALECTS.
+_OWN_WORDS = {
+    "want": "أُرِيد عَايِز أَبْغَى بِدِّي بْغِيت",
+    "now": "الآن دِلْوَقْتِي الحِين هَلَّأ دَابَا",
+    "very": "جِدًّا أَوِي وَايِد كْتِير بَزَّاف",
+    "what": "مَاذَا إِيه شِنُو شُو آش",
+    "here": "هُنَا هِنَا هْنِي هُون هْنَا",
+    "not": "لَيْسَ مِش مُو مَانُو مَاشِي",
+    "so": "هَكَذَا كِدَه جِذِي هَيْك هَكَّا",
+    "see": "أَرَى بَشُوف أَشُوف عَمْشُوف كَنْشُوف",
+}
+_OWN = {meaning: dict(zip((STANDARD, *DIALECTS), words.split(), strict=True)) for meaning, words in _OWN_WORDS.items()}
+_FRAMES = (
+    "want NOUN ADJECTIVE now here",
+    "NOUN here ADJECTIVE very",
+    "NOUN now not ADJECTIVE so",
+    "see NOUN ADJECTIVE here now",
+    "what NOUN ADJECTIVE here",
+    "so NOUN not NOUN now",
+    "see NOUN here not NOUN",
+    "want NOUN so not ADJECTIVE",
+)
+
+# Rules on eSpeak's phonemes: "q" qaf, "?" glottal stop, "dZ" jim, "Z;" its nearest to French j, "T" tha, "D" thal,
+# "Z" zah, "dH" dad, "@" schwa, "," and "'" stress.
+_ZAH = r"(?<!d)Z(?!;)"
+_SHORT_VOWEL = r"(?<![aiu])[aiu](?![:.aiu])"
+_SHORT_VOWEL_OF_FIRST_SYLLABLE = r"(^| )(Z;|[a-zA-Z?])'?[aiu](?=[a-zA-Z][,']?[aiu]:)"
+PRONUNCIATIONS: dict[str, tuple[tuple[str, str], ...]] = {
+    "EGY": (("q", "?"), ("dZ", "g"), ("T", "t"), (_ZAH, "z"), ("D", "d")),
+    "GLF": (("q", "g"), ("dZ", "j"), ("dH", "D"), ("k", "tS")),
+    "LAV": (
+        *(("q", "?"), ("dZ", "Z;"), ("T", "t"), (_ZAH, "z"), ("D", "d")),
+        *(("a:", "e:"), (r"a[ht](?= |$)", "e")),
+    ),
+    "NOR": (
+        *(("q", "g"), ("dZ", "Z;"), ("T", "t"), (_ZAH, "d"), ("D", "d")),
+        *((_SHORT_VOWEL_OF_FIRST_SYLLABLE, r"\1\2"), (_SHORT_VOWEL, "@")),
+    ),
+}
+
+_SUBJECTS = "my brother|the old teacher|her friend|the doctor|a young man|our neighbour|someone|the girl|his father"
+_VERBS = "bought|found|forgot|opened|carried|painted|cleaned|wanted|sold|described"
+_OBJECTS = "a blue chair|the letter|seven books|the wooden door|fresh bread|a small boat|her keys|the yellow map"
+_PLACES = "in the garden|near the station|after lunch|on Monday|before the rain|at the market|by the river|last night"
+ENGLISH = tuple(tuple(part.split("|")) for part in (_SUBJECTS, _VERBS, _OBJECTS, _PLACES))
 
 EMOTIONS = {
     "neutral": Prosody(),
@@ -53,7 +123,7 @@ class Size:
     fewest: int = 2
 
 
-# Dialect speakers are dealt to the dialects in turn, unlabelled ones to languages: hence the multiples of 4 and 2.
+# Speakers are assigned to the four dialects, or to the two languages, in turn: hence the multiples of 4 and 2.
 SIZES = {
     "ssl": {"train": Size(34, 400, 4), "dev": Size(6, 36, 4)},
     "asr": {"train": Size(16, 300), "dev": Size(4, 40), "test": Size(8, 96)},
@@ -64,7 +134,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Planned:
-    """An utterance before it is spoken; the path of its request is relative to the set's audio folder."""
+    """An utterance before the synthesis. The path of its request is relative to the set's audio folder."""
 
     utt_id: str
     speaker: str
@@ -76,10 +146,10 @@ class Planned:
 
 
 def prepare(out_dir: Path, *, seed: int = 0, scale: float = 1.0, jobs: int = 1) -> None:
-    """Speak the corpus and write its data directories below `out_dir`; sets that are complete stay as they are.
+    """Synthesise the corpus and write its data directories below `out_dir`. Complete sets are not written again.
 
-    scale: factor for the number of speakers and utterances; every split keeps every class and two speakers or more.
-    jobs: processes. The bytes depend on `seed` and `scale` alone. Raises SynthesisError if eSpeak fails.
+    scale: factor for the number of speakers and utterances; every split keeps every class and at least two speakers.
+    jobs: processes. The bytes depend on `seed` and `scale` alone. Raises CorpusError if eSpeak fails.
     """
     out_dir = Path(out_dir)
     if scale <= 0:
@@ -97,9 +167,9 @@ def prepare(out_dir: Path, *, seed: int = 0, scale: float = 1.0, jobs: int = 1) 
 
 
 def plan(seed: int, scale: float) -> dict[str, dict[str, list[Planned]]]:
-    """Who says what and how, for every set and split, before anything is spoken.
+    """Texts, voices and prosody of every set and split, before the synthesis.
 
-    What dev and test splits say is drawn first: neither ASR training nor unlabelled speech holds a text of theirs.
+    The texts of dev and test are drawn first: neither ASR training nor unlabelled speech holds one of them.
     """
     sets: dict[str, dict[str, list[Planned]]] = {"ssl": {}, "asr": {}, "ser": {}, "did": {}}
     held_out: set[str] = set()
@@ -158,7 +228,7 @@ def _voice(draw: random.Random, language: str) -> Voice:
 
 
 def _prosody(draw: random.Random, emotion: str, strength: float) -> Prosody:
-    """An emotion as one speaker shows it now: its mean, times the speaker's strength, plus chance."""
+    """Prosody of an emotion: its mean, scaled by the speaker's strength, plus random variation."""
     mean = EMOTIONS[emotion]
     return Prosody(
         rate=round(mean.rate**strength * 2 ** draw.gauss(0, 0.10), 3),
@@ -195,7 +265,7 @@ def _plan_asr(split: str, seed: int, scale: float, held_out: set[str]) -> Iterat
     for speaker in _speakers("asr", split, seed, scale):
         draw, voice = speaker.draw, _voice(speaker.draw, "ar")
         for number in range(speaker.utterances):
-            text = _draw_other(held_out, word_string, draw, 2, 5)
+            text = draw_other(held_out, word_string, draw, 2, 5)
             prosody = _prosody(draw, "neutral", 1.0)
             yield _planned(speaker, number, split, seed, voice, text, prosody)
 
@@ -238,22 +308,48 @@ def _plan_ssl(split: str, seed: int, scale: float, held_out: set[str]) -> Iterat
                 if language == "en":
                     texts.append(english_sentence(draw))
                 elif draw.random() < 0.5:
-                    texts.append(_draw_other(held_out, word_string, draw, 2, 5))
+                    texts.append(draw_other(held_out, word_string, draw, 2, 5))
                 else:
-                    texts.append(_draw_other(held_out, dialect_sentence, draw, sounds or STANDARD, 1.0))
+                    texts.append(draw_other(held_out, dialect_sentence, draw, sounds or STANDARD, 1.0))
             prosody = _prosody(draw, draw.choice(list(EMOTIONS)), 1.0)
             yield _planned(speaker, number, split, seed, voice, " ".join(texts), prosody, sounds=sounds)
 
 
-def _draw_other(held_out: set[str], sentence: Callable[..., str], *arguments: object) -> str:
-    """Draw a sentence until one comes that no dev or test split says."""
+def draw_other(held_out: set[str], sentence: Callable[..., str], *arguments: object) -> str:
+    """Draw sentences until one is not in the held-out texts."""
     while bare(text := sentence(*arguments)) in held_out:
         pass
     return text
 
 
+def word_string(draw: random.Random, shortest: int, longest: int) -> str:
+    """Between `shortest` and `longest` words of the ASR vocabulary, no word twice in a row."""
+    words: list[str] = []
+    for _ in range(draw.randint(shortest, longest)):
+        words.append(draw.choice([word for word in WORDS if word not in words[-1:]]))
+    return " ".join(words)
+
+
+def dialect_sentence(draw: random.Random, dialect: str, share: float) -> str:
+    """A sentence in which a dialect's own word replaces the standard word with probability `share`."""
+    words = []
+    for slot in draw.choice(_FRAMES).split():
+        if slot == "NOUN":
+            words.append(draw.choice(_NOUNS))
+        elif slot == "ADJECTIVE":
+            words.append(draw.choice(_ADJECTIVES))
+        else:
+            words.append(_OWN[slot][dialect if draw.random() < share else STANDARD])
+    return " ".join(words)
+
+
+def english_sentence(draw: random.Random) -> str:
+    """Subject, verb, object and place."""
+    return " ".join(draw.choice(part) for part in ENGLISH)
+
+
 def _speak(audio_dir: Path, splits: dict[str, list[Planned]], jobs: int) -> None:
-    """Make the audio of a set, unless what is there was made by the same plan and is complete."""
+    """Synthesise the audio of a set, unless it is complete and of the same plan."""
     requests = [item.request for planned in splits.values() for item in planned]
     fingerprint = sha256_json([asdict(replace(request, path=request.path.as_posix())) for request in requests])
     record = audio_dir / "plan.json"

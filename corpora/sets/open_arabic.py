@@ -1,4 +1,4 @@
-"""The `open_arabic` recipe's data: four public corpora, one bilingual self-supervised set, ASR and SER.
+"""Data of the recipe `open_arabic`: self-supervised, ASR, SER and probe sets from four public corpora.
 
     <out>/ssl/{train,dev}                               keywords, verses and English digits; utt2lang ar|en; train
                                                         also at other speeds
@@ -7,10 +7,14 @@
     <out>/traits/{speaker,language}/{train,test}        single words, for `python -m downstream traits`
     <out>/{summary.json,skipped.tsv}                    hours of every set; files that were left out, with reasons
 
-The self-supervised data holds nothing of any task's dev or test: it is drawn from the training speakers of Arabic
-Speech Commands, the training texts of EveryAyah and the training part of Free Spoken Digits; BAVED, which is scored
-by folds, stays out. `prepare` proves it by file and by content before it ends. The trait sets are no task: most of
-their recordings are in the self-supervised set too, without speaker or language for a label.
+The self-supervised data shares nothing with the dev and test sets of any task: it comes from the training speakers of
+Arabic Speech Commands, the training texts of EveryAyah and the training part of Free Spoken Digits. BAVED is scored by
+folds and not used. `prepare` checks this by file and by content.
+
+The trait sets probe which information a representation holds besides the words. Speaker identification: all speakers
+of the keywords; train and test share no word. Language identification: Arabic keywords against English digits; train
+and test share no speaker. The two corpora also differ in room, microphone and gaps, which a probe may use. Most
+recordings of the trait sets are in the self-supervised set too, but without labels.
 """
 
 from __future__ import annotations
@@ -25,18 +29,17 @@ from pathlib import Path
 from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.datasets import arabic_speech_commands, baved, everyayah, free_spoken_digits
-from corpora.datasets._emotion import Clip
-from corpora.datasets._folds import FOLDS, write_folds
+from corpora.datasets._emotion import FOLDS, Clip, write_folds
 from corpora.datasets.everyayah import Verse
-from corpora.files import BadFileTally, CorpusError, write_json, write_text
+from corpora.files import BadFileTally, CorpusError, hash_fraction, write_json, write_text
 from corpora.prepare.sources import Provenance, check_isolation, write_sources
 from corpora.prepare.word_strings import Word, plan_strings, render_strings, string_sources
 from corpora.sets.speed import check_factor, perturb, perturbed_sources, prefix
-from corpora.sets.traits import language_sets, speaker_sets, write_sets
 
 CORPORA = (arabic_speech_commands, baved, everyayah, free_spoken_digits)
 TEXT_PROFILE = "mgb"
 SSL_DEV_SHARE = 0.04
+TRAIT_TEST_SHARE = 1 / 3  # of the words, or of the speakers
 # Longer than the ASR strings: a masked span of 200 ms needs words around it.
 SSL_WORDS_PER_STRING = (3, 8)
 
@@ -56,16 +59,16 @@ def prepare(
     """Write all data directories of the recipe.
 
     sources: the corpus folders, keyed ARABIC_SPEECH_COMMANDS, BAVED, EVERYAYAH, FREE_SPOKEN_DIGITS.
-    ssl_speeds: the self-supervised training set once more at each of these speeds (`corpora.sets.speed`).
-    Raises CorpusError for a folder that is not named or of another layout, TooManyBadFiles past the limit of bad
-    files in one corpus, LeakError if a scored recording were in the self-supervised data.
+    ssl_speeds: further speeds at which the self-supervised training set is repeated (`corpora.sets.speed`).
+    Raises CorpusError for a missing folder or one of another layout, TooManyBadFiles past the limit of bad files in
+    one corpus, CorpusError for a scored recording in the self-supervised data.
     """
     for speed in ssl_speeds:
         check_factor(speed)
     missing = [corpus.INFO.variable for corpus in CORPORA if not sources.get(corpus.INFO.variable)]
     if missing:
         raise CorpusError(
-            f"no folder is named for {', '.join(missing)}: set {'= and '.join(missing)}= in egs/open_arabic/db.sh (or "
+            f"no folder is given for {', '.join(missing)}: set {'= and '.join(missing)}= in egs/open_arabic/db.sh (or "
             f"in the environment) to the folder that holds the corpus, or to 'downloads' to fetch it"
         )
     folder = {corpus.INFO.name: Path(sources[corpus.INFO.variable]) for corpus in CORPORA}
@@ -89,8 +92,8 @@ def prepare(
     check_isolation([out_dir / "ssl/train", out_dir / "ssl/dev", out_dir / "asr/train"], scored)
     traits = write_traits(out_dir, keywords, digits, seed)
     _write_skipped(out_dir, [keyword_tally, verse_tally, digit_tally, clip_tally])
-    told = {"seed": seed, "text_profile": text_profile, "folds": folds, "sets": summary, "traits": traits}
-    write_json(out_dir / "summary.json", told)
+    settings = {"seed": seed, "text_profile": text_profile, "folds": folds}
+    write_json(out_dir / "summary.json", {**settings, "sets": summary, "traits": traits})
     for name, entry in summary.items():
         _log.info("%-22s %5d utterances  %3d speakers  %.3f h", name, *list(entry.values())[:3])
 
@@ -98,14 +101,66 @@ def prepare(
 def write_traits(
     out_dir: Path, keywords: Mapping[str, Sequence[Word]], digits: Mapping[str, Sequence[Word]], seed: int
 ) -> dict[str, dict[str, int]]:
-    """Speaker identification on the keywords, Arabic against English digits; recordings of every set."""
+    """Write the trait sets; return the number of recordings of every set.
+
+    A set with fewer than two classes in train or test, as in a part of a corpus, is not written and has no numbers.
+    """
     arabic = [word for own in keywords.values() for word in own]
     english = [word for own in digits.values() for word in own]
-    sets = {
-        "speaker": speaker_sets(arabic, "ar", seed=seed),
-        "language": language_sets({"ar": arabic, "en": english}, seed=seed),
-    }
-    return {name: write_sets(out_dir / "traits", name, own) for name, own in sets.items()}
+    sizes: dict[str, dict[str, int]] = {}
+    for name, sets in (("speaker", _speaker_sets(arabic, seed)), ("language", _language_sets(arabic, english, seed))):
+        classes = [{word.speaker if name == "speaker" else language for word, language in own} for own in sets.values()]
+        sizes[name] = {}
+        if all(len(own) > 1 for own in classes):
+            for split, own in sets.items():
+                write_datadir(out_dir / "traits" / name / split, _word_utterances(own))
+                sizes[name][split] = len(own)
+    return sizes
+
+
+def _speaker_sets(words: Sequence[Word], seed: int) -> dict[str, list[tuple[Word, str]]]:
+    """Words with their language, train and test by word; only speakers who are in both."""
+    held = set(_held_out(sorted({word.text for word in words if word.text is not None}), seed, "words"))
+    train = [word for word in words if word.text is not None and word.text not in held]
+    test = [word for word in words if word.text in held]
+    both = {word.speaker for word in train} & {word.speaker for word in test}
+    sets = {"train": train, "test": test}
+    return {split: [(word, "ar") for word in own if word.speaker in both] for split, own in sets.items()}
+
+
+def _language_sets(arabic: Sequence[Word], english: Sequence[Word], seed: int) -> dict[str, list[tuple[Word, str]]]:
+    """Words with their language, train and test by speaker."""
+    sets: dict[str, list[tuple[Word, str]]] = {"train": [], "test": []}
+    for language, own in (("ar", arabic), ("en", english)):
+        held = set(_held_out(sorted({word.speaker for word in own}), seed, language))
+        for word in own:
+            sets["test" if word.speaker in held else "train"].append((word, language))
+    return sets
+
+
+def _held_out(items: list[str], seed: int, name: str) -> list[str]:
+    """TRAIT_TEST_SHARE of the items, at least one, drawn with a seed."""
+    random.Random(f"{seed}/traits/{name}").shuffle(items)
+    return items[: max(1, round(TRAIT_TEST_SHARE * len(items)))]
+
+
+def _word_utterances(words: Sequence[tuple[Word, str]]) -> list[Utterance]:
+    """One utterance for each word, numbered by speaker."""
+    count: Counter[str] = Counter()
+    utterances = []
+    for word, language in sorted(words, key=lambda item: (item[0].speaker, item[0].recording.source)):
+        count[word.speaker] += 1
+        utterances.append(
+            Utterance(
+                utt_id=f"{word.speaker}-w{count[word.speaker]:05d}",
+                speaker=word.speaker,
+                audio=word.recording.path,
+                samples=word.recording.samples,
+                text=word.text,
+                language=language,
+            )
+        )
+    return utterances
 
 
 @dataclass
@@ -122,7 +177,7 @@ class _Set:
 def _write_asr(
     out_dir: Path, keywords: Mapping[str, list[Word]], verses: Mapping[str, list[Verse]], seed: int, jobs: int
 ) -> dict[str, dict]:
-    """Keyword strings and verses together in train and dev, apart in the two test sets."""
+    """Keyword strings and verses: together in train and dev, as two test sets."""
     strings = {}
     for split, words in keywords.items():
         plan = plan_strings(
@@ -155,7 +210,7 @@ def _write_ssl(
     seed: int,
     jobs: int,
 ) -> dict[str, dict]:
-    """Unlabelled speech of both languages; dev = other recordings and other texts of the same training part."""
+    """Unlabelled speech of both languages. Dev has other recordings and texts of the same training part."""
     sets = {"train": _Set(), "dev": _Set()}
     for corpus, language, words in (
         (arabic_speech_commands.INFO.name, "ar", keywords),
@@ -167,7 +222,7 @@ def _write_ssl(
             utterances = render_strings(plan, folder, jobs=jobs, language=language)
             sets[split] += _Set(utterances, string_sources(plan, corpus))
     for verse in verses:
-        held = everyayah.hash_fraction(verse.key, seed, "ssl") < SSL_DEV_SHARE
+        held = hash_fraction(verse.key, seed, "ssl") < SSL_DEV_SHARE
         sets["dev" if held else "train"] += _verse_set([verse])
     original = sets["train"]
     for speed in speeds:
@@ -207,9 +262,9 @@ def _verse_set(verses: Sequence[Verse]) -> _Set:
 
 
 def _write(path: Path, own: _Set) -> dict:
-    """Write a data directory with its sources; its line of the summary."""
+    """Write a data directory with its sources; return its entry of the summary."""
     if not own.utterances:
-        raise CorpusError(f"{path}: no utterances: the corpora hold too few files for this set")
+        raise CorpusError(f"{path}: no utterances: the corpora have too few files for this set")
     write_datadir(path, own.utterances)
     write_sources(path, own.sources)
     return _describe(own.utterances)

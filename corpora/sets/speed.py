@@ -1,6 +1,6 @@
-"""Speed perturbation: the same speech faster or slower, which moves pitch and formants with it, as other speakers.
+"""Speed perturbation: resample speech to other speeds, which shifts pitch and formants, as further speakers.
 
-Source: Ko et al. 2015, "Audio augmentation for speech recognition"; names as Kaldi's `perturb_data_dir_speed.sh` gives.
+Source: Ko et al. 2015, "Audio augmentation for speech recognition"; ids as in Kaldi's `perturb_data_dir_speed.sh`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from corpora.files import sha256_json
 from corpora.machine import parallel
 from corpora.prepare.sources import Provenance
 
-_FORMAT = 1  # raise when the samples of a perturbed utterance change, so that files of an older form are not reused
+_FORMAT = 1  # raise it when the perturbed samples change: files of an older format are then not reused
 
 
 def prefix(factor: float) -> str:
-    """What utterance and speaker ids at a speed start with: `sp0.9-`."""
+    """Prefix of utterance and speaker ids at a speed: `sp0.9-`."""
     return f"sp{factor:g}-"
 
 
 def perturb(utterances: Sequence[Utterance], factor: float, audio_dir: Path, *, jobs: int = 1) -> list[Utterance]:
     """The utterances at `factor` times their speed (1.1: a tenth faster and higher), written under `audio_dir`.
 
-    Ids and speakers carry `prefix(factor)`: a perturbed voice counts as another speaker. What an interrupted run left
-    is kept, what another set of utterances left is removed. Raises ValueError for a factor outside 0.5 to 2.
+    Ids and speakers begin with `prefix(factor)`: a perturbed voice counts as another speaker. Files of an interrupted
+    run are reused, files of another set of utterances are removed. Raises ValueError for a factor outside 0.5 to 2.
     """
     check_factor(factor)
     plan = [[u.utt_id, u.start, u.samples, str(u.audio), u.audio.stat().st_mtime_ns] for u in utterances]
@@ -56,18 +56,18 @@ def perturb(utterances: Sequence[Utterance], factor: float, audio_dir: Path, *, 
 
 
 def perturbed_sources(sources: Sequence[Provenance], factor: float) -> list[Provenance]:
-    """The recordings of perturbed utterances: those of the originals."""
+    """The recordings of perturbed utterances, which are those of the originals."""
     return [replace(row, utt_id=prefix(factor) + row.utt_id) for row in sources]
 
 
 def check_factor(factor: float) -> None:
-    """Raises ValueError for a speed that is not between 0.5 and 2; such a voice is no longer one."""
+    """Raise ValueError for a speed outside 0.5 to 2, which no longer sounds like a voice."""
     if not 0.5 <= factor <= 2:
         raise ValueError(f"speed {factor}: expected a factor between 0.5 and 2, for instance 0.9 or 1.1")
 
 
 def _render(task: tuple[Utterance, Path, float]) -> int:
-    """Write one utterance unless it is there already; its length in samples."""
+    """Write one utterance unless its file exists; return its length in samples."""
     u, path, factor = task
     if not path.exists():
         samples = read_utterance(u)

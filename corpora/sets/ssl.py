@@ -1,14 +1,14 @@
-"""One self-supervised set out of many corpora and languages, without anything that is scored later.
+"""Join prepared corpora of several languages into one self-supervised set without held-out data.
 
     python -m corpora ssl --out data/bilingual --from data/mgb2/train --from data/librispeech/train-clean-100
                           --from data/swahili/train:sw --held-out data/mgb2/dev --held-out data/mgb2/test
 
     <out>/ssl/{train,dev}       utt2lang, no text; long utterances as several segments of one recording
-    <out>/summary.json          hours by language and corpus; what was left out, by reason
+    <out>/summary.json          hours by language and corpus; number of utterances left out, by reason
     <out>/excluded.tsv          utterances that were left out, each with its reason
 
-Left out is what a held-out data directory holds: the recording (by file and by content), its speakers, its texts. Dev
-is drawn so that no recording and no text is on both sides:
+An utterance is left out if a held-out data directory has its recording (by file or by content), its speaker or its
+text. Train and dev share no recording and no text:
 
     utterances  -- shared recording, shared text -->  groups  -- seeded, by language -->  train | dev
 """
@@ -23,13 +23,14 @@ from pathlib import Path
 
 from corpora.audio import MIN_SAMPLES, SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir, write_datadir
-from corpora.datasets.everyayah import hash_fraction, text_key
-from corpora.files import CorpusError, write_json, write_text
+from corpora.files import CorpusError, hash_fraction, write_json, write_text
+from corpora.prepare.groups import connected
 from corpora.prepare.ids import name_utterances, safe_id
 from corpora.prepare.sources import Provenance, check_isolation, read_sources, write_sources
+from corpora.text import text_key
 
 DEV_SHARE = 0.01
-MIN_TEXT_WORDS = 3  # shorter texts are vocabulary: a command that is tested may well be heard in training
+MIN_TEXT_WORDS = 3  # shorter texts are vocabulary: a tested command may also be in training
 
 _log = logging.getLogger(__name__)
 
@@ -52,9 +53,9 @@ class Member:
             yield row.sha256
 
     def text(self, least: int) -> str | None:
-        """What is said, as it is compared; None where that is unknown or of fewer than `least` words.
+        """The text as a key for comparison; None for no text or for fewer than `least` words.
 
-        Arabic by its consonants alone, other scripts by their letters and digits without regard to case.
+        Arabic is compared by its consonants, other scripts by their letters and digits without regard to case.
         """
         words = self.utterance.text or ""
         if len(words.split()) < least:
@@ -77,13 +78,14 @@ def prepare(
 ) -> None:
     """Write `<out_dir>/ssl/{train,dev}`.
 
-    sets: data directories with `sources.tsv`, each as `DIR` or `DIR:LANGUAGE` where it has no utt2lang.  held_out:
-    directories of what is scored.  max_seconds: longer utterances are cut into equal segments.  min_seconds: shorter
-    ones are left out.  dev_share: of the utterances of each language.  min_text_words: a held-out text of fewer words
-    is no reason to leave an utterance out.  held_out_speakers: whether the other utterances of held-out speakers are
-    left out too; not where a corpus is scored on the speakers that it is trained on, as one with a single reciter is.
-    Raises CorpusError for directories that cannot be used and for a language that is one group, LeakError if anything
-    held out were in the result.
+    sets: data directories with `sources.tsv`, each as `DIR`, or as `DIR:LANGUAGE` for one without utt2lang.
+    held_out: data directories that are scored.  max_seconds: longer utterances are cut into equal segments.
+    min_seconds: shorter utterances are left out.  dev_share: of the utterances of each language.  min_text_words:
+    a held-out text of fewer words does not exclude an utterance.  held_out_speakers: leave out the other utterances of
+    held-out speakers too. Set it to False for a corpus that is trained and scored on the same speakers, for instance on
+    one reciter.
+    Raises CorpusError for unusable directories, for a language that is one group, and for held-out recordings in the
+    result.
     """
     if not sets:
         raise CorpusError("ssl: no data directory is named (--from)")
@@ -133,7 +135,7 @@ def parse_set(entry: str) -> tuple[Path, str | None]:
 
 
 def _read(path: Path, language: str | None, *, scored: bool = False) -> Iterator[Member]:
-    """The utterances of a data directory; of a scored one the language is not needed."""
+    """The utterances of a data directory. A scored one needs no language."""
     rows: dict[str, list[Provenance]] = defaultdict(list)
     for row in read_sources(path):
         rows[row.utt_id].append(row)
@@ -142,14 +144,14 @@ def _read(path: Path, language: str | None, *, scored: bool = False) -> Iterator
             raise CorpusError(f"{path / 'sources.tsv'}: {utterance.utt_id} is missing; prepare the corpus again")
         own = language or utterance.language
         if own is None and not scored:
-            raise CorpusError(f"{path}: no utt2lang; name the language behind the folder, as {path}:ar")
+            raise CorpusError(f"{path}: no utt2lang; write the language behind the folder: {path}:ar")
         yield Member(utterance, tuple(rows[utterance.utt_id]), own or "")
 
 
 def _exclude(
     members: Iterable[Member], scored: Sequence[Member], min_text_words: int, min_seconds: float, by_speaker: bool
 ) -> tuple[list[Member], list[tuple[Member, str]]]:
-    """The members that may be trained on, and the others with the reason for each."""
+    """The members to train on, and the others with their reasons."""
     recordings = {key for member in scored for key in member.recordings()}
     speakers = {(member.corpus, member.utterance.speaker) for member in scored if by_speaker}
     texts = {text for member in scored if (text := member.text(min_text_words))}
@@ -176,22 +178,22 @@ def _exclude(
     if not kept:
         each = ", ".join(f"{reason}: {count}" for reason, count in Counter(reason for _, reason in excluded).items())
         raise CorpusError(
-            f"ssl: nothing is left to train on ({each}); where training and held-out sets share speakers on purpose, "
+            f"ssl: nothing is left to train on ({each}). If training and held-out sets share speakers on purpose, "
             f"give --keep-speakers"
         )
     return kept, excluded
 
 
 def _divide(members: Sequence[Member], dev_share: float, min_text_words: int, seed: int) -> dict[str, list[Member]]:
-    """Train and dev: whole groups, in the order of a seeded hash, until a language has its share."""
+    """Divide whole groups into train and dev: dev takes groups in the order of a seeded hash up to its share."""
     groups = _groups(members, min_text_words)
     by_language: dict[str, list[list[Member]]] = defaultdict(list)
     for group in groups:
         languages = {member.language for member in group}
         if len(languages) > 1:
             raise CorpusError(
-                f"ssl: {group[0].utterance.utt_id} and others share recordings or texts and are given as "
-                f"{' and '.join(sorted(languages))}; name one language for them"
+                f"ssl: {group[0].utterance.utt_id} and others share recordings or texts and have the languages "
+                f"{' and '.join(sorted(languages))}; give them one language"
             )
         by_language[group[0].language].append(group)
     parts: dict[str, list[Member]] = {"train": [], "dev": []}
@@ -205,11 +207,11 @@ def _divide(members: Sequence[Member], dev_share: float, min_text_words: int, se
                 chosen.append(group)
                 count += len(group)
         if not chosen and len(own) > 1:
-            chosen = [min(own, key=len)]  # a few large recordings: the smallest is the nearest that there is
+            chosen = [min(own, key=len)]  # a few large recordings: the smallest is nearest to the share
         if not chosen:
             raise CorpusError(
-                f"ssl: all {total} utterances of {language} are one group by recording and text: there is no dev part "
-                f"that training does not hold; give more recordings, or another min_text_words"
+                f"ssl: all {total} utterances of {language} are one group by recording and text, so no dev part is "
+                f"separate from training; give more recordings, or another min_text_words"
             )
         taken = set(map(id, chosen))
         for group in own:
@@ -218,24 +220,14 @@ def _divide(members: Sequence[Member], dev_share: float, min_text_words: int, se
 
 
 def _groups(members: Sequence[Member], min_text_words: int) -> list[list[Member]]:
-    """Members that are connected by recordings or texts that they share."""
-    parent = list(range(len(members)))
-
-    def find(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = parent[parent[place]]
-            place = parent[place]
-        return place
-
-    first: dict[object, int] = {}
-    for place, member in enumerate(members):
+    """Groups of members that share recordings or texts, directly or through other members."""
+    keys = []
+    for member in members:
         text = member.text(min_text_words)
-        for key in (*member.recordings(), *([("text", text)] if text else [])):
-            other = first.setdefault(key, place)
-            parent[find(place)] = find(other)
+        keys.append([*member.recordings(), *([("text", text)] if text else [])])
     groups: dict[int, list[Member]] = defaultdict(list)
-    for place, member in enumerate(members):
-        groups[find(place)].append(member)
+    for member, group in zip(members, connected(keys), strict=True):
+        groups[group].append(member)
     return list(groups.values())
 
 
@@ -244,7 +236,7 @@ def _key(member: Member) -> str:
 
 
 def _ids(member: Member) -> tuple[str, str]:
-    """Speaker and utterance, told apart between corpora."""
+    """Speaker and utterance, unique among corpora."""
     corpus = safe_id(member.corpus)
     return f"{corpus}_{member.utterance.speaker}", f"{corpus}_{member.utterance.utt_id}"
 
@@ -252,7 +244,7 @@ def _ids(member: Member) -> tuple[str, str]:
 def _write(
     path: Path, members: Sequence[Member], names: Mapping[tuple[str, str], tuple[str, str]], longest: int
 ) -> dict[str, object]:
-    """Write a data directory with its sources; its line of the summary."""
+    """Write a data directory with its sources; return its entry of the summary."""
     utterances, sources = [], []
     languages, corpora = Counter(), Counter()
     for member in members:
@@ -274,7 +266,7 @@ def _write(
 
 
 def _pieces(utterance: Utterance, longest: int) -> Iterator[Utterance]:
-    """The utterance, or equal parts of it of at most `longest` samples; no sample is lost."""
+    """The utterance, or equal parts of at most `longest` samples that together hold every sample."""
     count = -(-utterance.samples // longest)
     if count == 1:
         yield utterance

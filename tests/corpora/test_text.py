@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpora.datadir import check_line
-from corpora.text import PROFILES, bare, from_buckwalter, from_quran, normalise, printable, to_buckwalter
+from corpora.text import PROFILES, bare, from_buckwalter, from_quran, normalise, printable, text_key, to_buckwalter
 
 LETTERS = "ءآأؤإئابةتثجحخدذرزسشصضطظعغفقكلمنهوىي"
 MARKS = "\u064b\u064c\u064d\u064e\u064f\u0650\u0651\u0652\u0670"
@@ -126,3 +126,10 @@ def test_printable_text_is_what_a_data_directory_may_hold(text: str) -> None:
 @given(st.text(alphabet=LETTERS + MARKS + "ٱپچڤگژـ 0123.،", max_size=40))
 def test_buckwalter_round_trip(text: str) -> None:
     assert from_buckwalter(to_buckwalter(text)) == text
+
+
+def test_spellings_of_one_text_have_one_key():
+    assert text_key("ٱلۡعَٰلَمِينَ") == text_key("العالمين")
+    assert text_key("كـَلَّا سَيَعۡلَمُونَ") == text_key("كلا سيعلمون")
+    assert text_key("ٱلرَّحۡمَٰنُ") != text_key("ٱلرَّحِيمُ")
+    assert text_key("شَيۡـٔٗا") == text_key("شيئا")

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from corpora.audio import read_audio
-from corpora.datadir import read_datadir, validate_datadir
+from corpora.datadir import read_datadir
 from corpora.datasets import arabic_speech_commands
 from corpora.files import CorpusError, TooManyBadFiles
 from corpora.prepare.sources import Recording, read_sources
@@ -39,7 +39,6 @@ def _spoken(data_dir: Path) -> dict[str, list[str]]:
 def test_strings_hold_one_to_five_words_of_one_speaker_with_their_text(prepared, corpus_trees):
     _, out = prepared
     for split in ("train", "dev", "test"):
-        assert validate_datadir(out / split) == []
         spoken = _spoken(out / split)
         utterances = read_datadir(out / split)
         assert set(spoken) == {utterance.utt_id for utterance in utterances}
@@ -92,14 +91,6 @@ def test_strings_follow_the_seed_and_survive_interruption(prepared, corpus_trees
     assert (tmp_path / "again/train/text").read_bytes() == (tmp_path / "other/train/text").read_bytes()
 
 
-def test_a_speaker_in_two_lists_is_refused(corpus_trees, tmp_path):
-    corpus = corpus_trees.arabic_speech_commands(tmp_path, rounds=1)
-    with (corpus / "val.csv").open("a") as file:
-        file.write("\ndataset/up/00000003_NO_01.wav,up\n")
-    with pytest.raises(CorpusError, match="speaker asc00000003 is in dev and test"):
-        arabic_speech_commands.prepare(corpus, tmp_path / "out")
-
-
 def test_a_few_bad_recordings_are_listed_and_many_stop_the_stage(corpus_trees, tmp_path):
     corpus = corpus_trees.arabic_speech_commands(tmp_path / "corpus", rounds=4)
     truncated = corpus / "dataset/yes/00000001_NO_01.wav"
@@ -149,23 +140,6 @@ def test_without_a_table_the_publishers_words_are_used(corpus_trees, tmp_path):
     words, _ = arabic_speech_commands.read_words(corpus, tmp_path / "audio", text_profile="none")
     assert {word.text for word in words["train"]} == {"نعم", "تكبير", "أعلى", "خمسة"}
     assert len(arabic_speech_commands.KEYWORDS) == 40
-    (corpus / "keywords.tsv").write_text("yes نعم\n")
-    with pytest.raises(CorpusError, match=r"keywords.tsv:1: expected"):
-        arabic_speech_commands.read_words(corpus, tmp_path / "audio")
-
-
-@pytest.mark.parametrize("state", ["missing", "empty", "other"])
-def test_a_folder_of_another_layout_says_what_to_do(state, tmp_path):
-    corpus = tmp_path / "corpus"
-    if state != "missing":
-        corpus.mkdir()
-    if state == "other":
-        (corpus / "something").mkdir()
-    with pytest.raises(CorpusError) as error:
-        arabic_speech_commands.prepare(corpus, tmp_path / "out")
-    message = str(error.value)
-    assert "dataset/<keyword>/" in message and "ARABIC_SPEECH_COMMANDS=" in message and "db.sh" in message
-    assert {"missing": "no such folder", "empty": "an empty folder", "other": "something/"}[state] in message
 
 
 def test_speech_is_found_and_pauses_are_short():
@@ -210,8 +184,8 @@ def test_a_part_of_the_corpus_with_test_speakers_alone(corpus_trees, tmp_path):
         (corpus / name).write_bytes(b"file,class\r\n")
     arabic_speech_commands.prepare(corpus, tmp_path / "out")
     assert len(_spoken(tmp_path / "out/test")) > 0 and not (tmp_path / "out/train").exists()
-    (corpus / "test.csv").write_bytes(b"")
-    with pytest.raises(CorpusError, match="name no recording"):
+    (corpus / "test.csv").write_bytes(b"file,class\n")
+    with pytest.raises(CorpusError, match="train.csv, val.csv, test.csv"):
         arabic_speech_commands.prepare(corpus, tmp_path / "out2")
 
 

@@ -124,7 +124,7 @@ def test_gigaspeech(tmp_path):
     assert "POD1_S0000001" in (tmp_path / "out/excluded.tsv").read_text()  # music alone
     assert len(read_datadir(tmp_path / "out/dev")) == 2
     assert not list((tmp_path / "out").glob(".lhotse-*"))
-    with pytest.raises(CorpusError, match="subset=XXL: expected one of XL"):
+    with pytest.raises(CorpusError, match="subset=.*XXL"):
         gigaspeech.prepare(corpus, tmp_path / "out", subset="XXL")
     path = corpus / "GigaSpeech.json"
     path.write_text(path.read_text()[:-200])

@@ -8,9 +8,9 @@ import pytest
 import soundfile
 
 from corpora.audio import read_audio
-from corpora.datadir import read_datadir, validate_datadir
+from corpora.datadir import read_datadir
 from corpora.datasets import free_spoken_digits
-from corpora.files import CorpusError, TooManyBadFiles
+from corpora.files import TooManyBadFiles
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 
@@ -19,10 +19,8 @@ def test_digits_are_converted_and_split_by_index(corpus_trees, tmp_path):
     corpus = corpus_trees.free_spoken_digits(tmp_path / "corpus")
     free_spoken_digits.prepare(corpus, tmp_path / "out")
     for split, indices in (("train", {"5", "6"}), ("test", {"0", "4"})):
-        assert validate_datadir(tmp_path / "out" / split) == []
         utterances = read_datadir(tmp_path / "out" / split)
         assert {utterance.utt_id.split("_")[-1] for utterance in utterances} == indices
-        assert {utterance.language for utterance in utterances} == {"en"}
         for utterance in utterances:
             digit = int(utterance.utt_id.split("-")[1][0])
             assert utterance.text == free_spoken_digits.DIGITS[digit]
@@ -49,9 +47,7 @@ def test_a_copy_of_a_test_digit_does_not_train(corpus_trees, tmp_path):
     assert "recordings/3_theo_9.wav" not in {word.recording.source for word in words["train"]}
 
 
-def test_errors(corpus_trees, tmp_path):
-    with pytest.raises(CorpusError, match=r"recordings/<digit>.*FREE_SPOKEN_DIGITS="):
-        free_spoken_digits.prepare(tmp_path, tmp_path / "out")
+def test_many_bad_recordings_stop_the_stage(corpus_trees, tmp_path):
     corpus = corpus_trees.free_spoken_digits(tmp_path / "corpus")
     for path in sorted((corpus / "recordings").iterdir())[:8]:
         path.write_bytes(path.read_bytes()[:50])

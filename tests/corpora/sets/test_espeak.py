@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +13,8 @@ import numpy as np
 import pytest
 
 from corpora.audio import SAMPLE_RATE, read_audio
-from corpora.sets import espeak as synthesis
-from corpora.sets.espeak import Espeak, Prosody, Request, SynthesisError, Voice, render, spelling, synthesise
+from corpora.files import CorpusError
+from corpora.sets.espeak import Espeak, Prosody, Request, Voice, render, spelling, synthesise
 
 VOICE = Voice("ar", 90.0, 130.0, (100,) * 5, noise_db=-90.0)
 HIGH = Voice("ar", 180.0, 260.0, (115,) * 5, breath=2, flutter=5, noise_db=-90.0)
@@ -152,19 +151,19 @@ def test_a_vowel_beside_a_shadda_is_spoken_in_either_order(espeak: Espeak, word:
 def test_english_and_arabic_are_spoken_by_their_own_rules(espeak: Espeak) -> None:
     espeak.set_voice(replace(VOICE, language="en"), Prosody())
     assert espeak.phonemes("hello world") == "h@l'oU w'3:ld"
-    with pytest.raises(SynthesisError, match="language 'fr' is not one of ar, en"):
+    with pytest.raises(CorpusError, match="'fr'.*ar, en"):
         espeak.set_voice(replace(VOICE, language="fr"), Prosody())
 
 
 def test_silence_is_an_error(espeak: Espeak) -> None:
     espeak.set_voice(VOICE, Prosody())
-    with pytest.raises(SynthesisError, match="says nothing for ''"):
+    with pytest.raises(CorpusError, match="''"):
         espeak.speak("")
 
 
 def test_failed_utterance_is_named_and_the_rest_is_not_waited_for(tmp_path: Path) -> None:
     good, bad, *rest = requests(tmp_path, SOME[0], replace(SOME[0], text=""), *[SOME[0]] * 20)
-    with pytest.raises(SynthesisError, match=r"1\.wav: SynthesisError: eSpeak NG says nothing"):
+    with pytest.raises(CorpusError, match=r"1\.wav: .*''"):
         synthesise([good, bad, *rest])
     assert good.path.exists() and not rest[-1].path.exists()
 
@@ -174,26 +173,22 @@ def test_refused_write_is_named(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10000, before[1]))
     try:
-        with pytest.raises(SynthesisError, match=rf"0\.wav: OSError: .*{errno.EFBIG}"):
+        with pytest.raises(CorpusError, match=rf"0\.wav: OSError: .*{errno.EFBIG}"):
             synthesise(requests(tmp_path, SOME[0]))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_process_that_dies_is_an_error_and_not_a_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dead() -> subprocess.Popen:
-        command = [sys.executable, "-c", "import os; os._exit(3)"]
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
-
-    monkeypatch.setattr(synthesis, "_start_server", dead)
-    with pytest.raises(SynthesisError, match=r"\d\.wav: the speech process died"):
-        synthesise(requests(tmp_path, *SOME), jobs=2)
+def test_process_that_dies_is_an_error_and_not_a_wait(tmp_path: Path) -> None:
+    dead = [sys.executable, "-c", "import os; os._exit(3)"]
+    with pytest.raises(CorpusError, match=r"\d\.wav: "):
+        synthesise(requests(tmp_path, *SOME), jobs=2, server=dead)
 
 
 def test_missing_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "espeakng_loader.py").write_text("raise ImportError('no such wheel')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(SynthesisError, match="no such wheel.*pip install espeakng-loader"):
+    with pytest.raises(CorpusError, match="no such wheel.*pip install espeakng-loader"):
         synthesise(requests(tmp_path, SOME[0]))
 
 

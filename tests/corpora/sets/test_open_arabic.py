@@ -14,10 +14,10 @@ import soundfile
 from corpora.audio import load_any
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import everyayah
-from corpora.datasets._folds import FOLDS
 from corpora.files import CorpusError
 from corpora.prepare.sources import Provenance, check_isolation, read_sources, write_sources
 from corpora.sets import open_arabic
+from corpora.text import text_key
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 
@@ -45,7 +45,7 @@ def _content(sources: dict[str, Path], row: Provenance) -> str:
     return hashlib.sha256(load_any(path).tobytes()).hexdigest()
 
 
-def _check_isolation_anew(sources: dict[str, Path], out: Path) -> None:
+def _check_isolation_again(sources: dict[str, Path], out: Path) -> None:
     trained = {(row.corpus, row.source) for name in ("ssl/train", "ssl/dev") for row in read_sources(out / name)}
     contents = {_content(sources, row) for name in ("ssl/train", "ssl/dev") for row in read_sources(out / name)}
     assert {corpus for corpus, _ in trained} == {"arabic_speech_commands", "everyayah", "free_spoken_digits"}
@@ -71,7 +71,7 @@ def test_every_set_is_valid_and_summarised(prepared):
 
 
 def test_nothing_scored_is_in_the_self_supervised_data(prepared):
-    _check_isolation_anew(*prepared)
+    _check_isolation_again(*prepared)
 
 
 def test_no_digit_of_the_test_part_and_no_emotion_is_pre_trained_on(prepared):
@@ -105,7 +105,7 @@ def test_ssl_dev_is_apart_from_ssl_train_and_uses_training_speakers(prepared):
 def test_other_speeds_are_added_to_ssl_train_alone_and_leak_nothing(prepared, tmp_path):
     sources, plain = prepared
     open_arabic.prepare(tmp_path / "out", sources=sources, seed=1, ssl_speeds=[0.9, 1.1])
-    _check_isolation_anew(sources, tmp_path / "out")
+    _check_isolation_again(sources, tmp_path / "out")
     before, after = (read_datadir(out / "ssl/train") for out in (plain, tmp_path / "out"))
     expected = {(f"{at}{u.utt_id}", f"{at}{u.speaker}") for u in before for at in ("", "sp0.9-", "sp1.1-")}
     assert {(u.utt_id, u.speaker) for u in after} == expected
@@ -125,7 +125,7 @@ def test_asr_splits_share_no_speaker_of_keywords_and_no_verse_text(prepared):
                 speakers[utterance.speaker].add(split)
                 assert split != "test_quran"
             else:
-                texts[everyayah.text_key(utterance.text)].add(split)
+                texts[text_key(utterance.text)].add(split)
                 assert split != "test_keywords"
     assert all(len(own) == 1 for own in speakers.values()) and len(speakers) == 7
     assert all(len(own) == 1 for own in texts.values())
@@ -157,7 +157,7 @@ def test_a_leak_is_found_by_name_and_by_content(prepared, tmp_path):
         with pytest.raises(CorpusError, match=scored[0].source):
             check_isolation([tmp_path / "ssl"], [out / "asr/test_keywords"])
     (tmp_path / "test/sources.tsv").write_text("utt_id\tcorpus\tsource\tsha256\nu\tv\n")
-    with pytest.raises(CorpusError, match="sources.tsv:2: expected 4"):
+    with pytest.raises(CorpusError, match="sources.tsv:2"):
         check_isolation([out / "ssl/train"], [tmp_path / "test"])
 
 
@@ -168,7 +168,7 @@ def test_the_same_audio_under_a_scored_and_a_training_name_stops_the_stage(corpu
     pick = {split: next(verse for verse in verses if verse.split == split) for split in ("train", "test")}
     folder = sources["EVERYAYAH"]
     shutil.copy(folder / pick["test"].recording.source, folder / pick["train"].recording.source)
-    with pytest.raises(CorpusError, match=r"everyayah/a_reciter/\d{6}.mp3, which trains a model as"):
+    with pytest.raises(CorpusError, match=r"everyayah/a_reciter/\d{6}.mp3"):
         open_arabic.prepare(tmp_path / "out", sources=sources, seed=1)
 
 
@@ -187,7 +187,7 @@ def test_bad_files_of_all_corpora_are_listed(corpus_trees, tmp_path):
 
 
 def test_corpora_that_are_not_named_or_not_there(corpus_trees, tmp_path):
-    with pytest.raises(CorpusError, match=r"no folder is named for BAVED, EVERYAYAH: set BAVED= and EVERYAYAH= in"):
+    with pytest.raises(CorpusError, match="BAVED, EVERYAYAH: set BAVED= and EVERYAYAH="):
         open_arabic.prepare(
             tmp_path / "out", sources={"ARABIC_SPEECH_COMMANDS": tmp_path, "FREE_SPOKEN_DIGITS": tmp_path}
         )
@@ -196,6 +196,7 @@ def test_corpora_that_are_not_named_or_not_there(corpus_trees, tmp_path):
         open_arabic.prepare(tmp_path / "out", sources=sources)
 
 
+@pytest.mark.slow
 def test_real_speech_in_part(real_speech, tmp_path):
     """Every speaker and every fifth file or so of the real corpora."""
     sources = {}
@@ -221,7 +222,7 @@ def test_real_speech_in_part(real_speech, tmp_path):
         (commands / name).write_bytes("".join([header, *kept]).encode())
     out = tmp_path / "out"
     open_arabic.prepare(out, sources=sources)
-    _check_isolation_anew(sources, out)
+    _check_isolation_again(sources, out)
     assert (out / "skipped.tsv").read_text() == "path\treason\n"
     refrain = [
         split
@@ -231,7 +232,6 @@ def test_real_speech_in_part(real_speech, tmp_path):
     ]
     assert len(refrain) == 3 and len(set(refrain)) == 1
     assert sum(len(read_sources(out / f"ser/fold1/{split}")) for split in ("train", "dev", "test")) > 300
-    assert FOLDS == 5
 
 
 def test_trait_sets_are_apart_by_word_and_by_speaker(prepared):

@@ -103,7 +103,7 @@ def test_short_texts_are_vocabulary(tmp_path, write_clip):
     train, test = corpus.add("train", 20, text="نعم"), corpus.add("test", 2, text="نعم")
     ssl.prepare(tmp_path / "out", sets=[str(train)], held_out=[str(test)], dev_share=0.1)
     assert read_json(tmp_path / "out/summary.json")["excluded"] == {}
-    with pytest.raises(CorpusError, match="nothing is left to train on"):
+    with pytest.raises(CorpusError, match="its text is held out: 20"):
         ssl.prepare(tmp_path / "out", sets=[str(train)], held_out=[str(test)], dev_share=0.1, min_text_words=1)
 
 
@@ -145,16 +145,16 @@ def test_recordings_and_texts_are_on_one_side(tmp_path, write_clip):
 def test_what_cannot_be_built(tmp_path, write_clip):
     corpus = _Corpus(tmp_path, "one", "ar", write_clip)
     corpus.add("train", 6, text="the same words always")
-    with pytest.raises(CorpusError, match="all 6 utterances of ar are one group by recording and text"):
+    with pytest.raises(CorpusError, match="all 6 utterances of ar"):
         ssl.prepare(tmp_path / "out", sets=[str(tmp_path / "one/train")])
     plain = _Corpus(tmp_path, "plain", None, write_clip)
     plain.add("train", 6)
-    with pytest.raises(CorpusError, match=r"plain/train: no utt2lang; name the language behind the folder"):
+    with pytest.raises(CorpusError, match="plain/train: no utt2lang"):
         ssl.prepare(tmp_path / "out", sets=[str(tmp_path / "plain/train")])
     (tmp_path / "plain/train/sources.tsv").write_text("utt_id\tcorpus\tsource\tsha256\nx\ty\n")
-    with pytest.raises(CorpusError, match=r"sources.tsv:2: expected 4 tab-separated fields"):
+    with pytest.raises(CorpusError, match="sources.tsv:2"):
         ssl.prepare(tmp_path / "out", sets=[f"{tmp_path / 'plain/train'}:ar"])
-    with pytest.raises(CorpusError, match="max_seconds=0.5: expected at least"):
+    with pytest.raises(CorpusError, match="max_seconds=0.5"):
         ssl.prepare(tmp_path / "out", sets=[str(tmp_path / "one/train")], max_seconds=0.5)
 
 
@@ -165,4 +165,4 @@ def test_command_line(tmp_path, write_clip, capsys):
     assert main([*arguments, "--dev-share", "0.1", "--max-seconds", "1"]) == 0
     assert main(["validate", str(tmp_path / "out")]) == 0
     assert main(["ssl", "--out", str(tmp_path / "out")]) == 2
-    assert "corpora: error: ssl: no data directory is named (--from)" in capsys.readouterr().err
+    assert "(--from)" in capsys.readouterr().err
