@@ -5,7 +5,7 @@ Each split of a copy has one of three forms:
     <corpus>/[data/]<split>/{segments,utt2lang[,wav.scp]}   Kaldi; audio as in wav.scp, or <split>/**/<video>.wav
     <corpus>/[data/]<split>_segments/utt2lang               Kaldi: the labels of the segments
     <corpus>/train_segments/<DIALECT>/**/<utterance>.wav
-    <corpus>/{dev,test}_segments/<utterance>.wav            and adi17_official_{dev,test}_label.txt
+    <corpus>/{dev,test}_segments/<utterance>.wav            and adi17_official_{dev,test}_label.txt, or utt2lang there
 
 A label list reads "<utterance> <dialect>" and may begin with a header line. `<split>/utt2lang` is keyed by video: its
 labels hold for all segments of a video and are used for those that `<split>_segments/utt2lang` does not have. An
@@ -74,7 +74,8 @@ def prepare(
         elif folder.is_dir() and split == "train" and not listed.is_file():
             items[split] = _folders(work, folder, pattern)
         elif folder.is_dir():
-            items[split] = _labelled(work, folder, listed, pattern)
+            own = folder / "utt2lang"
+            items[split] = _labelled(work, folder, own if own.is_file() and not listed.is_file() else listed, pattern)
     if not items:
         raise corpus_error(corpus_dir, INFO)
     write_splits(work, items, shared=shared)

@@ -73,7 +73,7 @@ def prepare(
         if folder is None or audio is None:
             lacking = f"{transcripts}/{written[0]}" if folder is None else f"{speech}/{spoken[0]}"
             raise CorpusError(f"{corpus_dir}: the {split} set lacks its folder {lacking}")
-        form = find_folder(folder, script)
+        form = _find_folder(folder, script)
         files = sorted(path for path in form.iterdir() if path.suffix.lower() == ".txt") if form else []
         if not files:
             raise CorpusError(f"{folder / script}: expected *.txt; found none")
@@ -93,7 +93,7 @@ def clean(text: str) -> str:
     return " ".join(text.split())
 
 
-def find_folder(folder: Path, path: str) -> Path | None:
+def _find_folder(folder: Path, path: str) -> Path | None:
     """A folder below another one, whatever the case of its name; None if there is none."""
     for part in path.split("/"):
         found = [entry for entry in folder.iterdir() if entry.name.lower() == part.lower() and entry.is_dir()]
@@ -108,7 +108,7 @@ def _first(corpus_dir: Path, path: str, names: tuple[str, ...]) -> Path | None:
     if not corpus_dir.is_dir():
         return None
     places = [corpus_dir, *sorted(entry for entry in corpus_dir.iterdir() if entry.is_dir())]
-    found = (find_folder(place, f"{path}/{name}") for place in places for name in names)
+    found = (_find_folder(place, f"{path}/{name}") for place in places for name in names)
     return next((folder for folder in found if folder), None)
 
 

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +13,7 @@ from tempfile import TemporaryDirectory
 from corpora.files import CorpusError
 from corpora.prepare.lhotse import read_manifests, write_manifests
 from corpora.prepare.preparation import Preparation
-from corpora.prepare.readers import seconds
+from corpora.prepare.readers import read_rows, seconds
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -56,26 +54,12 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, language: str = "
 
 
 def _check_list(path: Path) -> dict[str, int]:
-    """Lines of each split; CorpusError for a list that is damaged, lacks a column, or holds what is no time."""
+    """Number of lines of each split; CorpusError for a damaged list, a missing column or a wrong time."""
     count = dict.fromkeys(SPLITS, 0)
-    number = 0
-    try:
-        with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, delimiter="|")
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                found = ", ".join(reader.fieldnames or ()) or "an empty file"
-                raise CorpusError(f"{path}:1: expected the columns {', '.join(COLUMNS)}; found {found}")
-            for row in reader:
-                number = reader.line_num
-                where = f"{path}:{number}"
-                if None in row or None in row.values():
-                    raise CorpusError(f"{where}: expected {len(reader.fieldnames)} fields")
-                if row["split"] in count:
-                    start, end = (seconds(where, row[column]) for column in ("start_time", "end_time"))
-                    if not start < end:
-                        raise CorpusError(f"{where}: from {start:g} to {end:g} s holds no audio")
-                    count[row["split"]] += 1
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"{path}:{number + 1}: cannot be read: {error}") from error
+    for row in read_rows(path, COLUMNS, delimiter="|"):
+        if row["split"] in count:
+            start, end = (seconds(row.where, row[column]) for column in ("start_time", "end_time"))
+            if not start < end:
+                raise CorpusError(f"{row.where}: from {start:g} to {end:g} s holds no audio")
+            count[row["split"]] += 1
     return count

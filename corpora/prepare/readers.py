@@ -6,8 +6,10 @@ Every row, line, cue and segment comes with its place, `<file>:<line>`, for mess
 from __future__ import annotations
 
 import csv
+import gzip
 import html
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +52,7 @@ def read_rows(
     required: Sequence[str] | None = None,
     bad: Bad | None = None,
 ) -> Iterator[Row]:
-    """The rows of a list in UTF-8, with or without byte order mark, LF or CRLF; empty lines are skipped.
+    """The rows of a list in UTF-8, plain or gzipped, with or without byte order mark, LF or CRLF, without empty lines.
 
     columns: the expected columns. With a header (True) the file may have others as well, in any order. Without one
     (False) the file has exactly these, in this order. None: the first line is a header if it holds one of their names.
@@ -63,7 +65,8 @@ def read_rows(
     if not path.is_file():
         raise CorpusError(f"{path}: no such file; expected a list with the columns {', '.join(columns)}")
     names = None if header or header is None else list(columns)
-    with path.open(encoding="utf-8-sig", newline="" if quoted else "\n") as file:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8-sig", newline="" if quoted else "\n") as file:
         for number, fields in _records(path, file, delimiter, quoted):
             where = f"{path}:{number}"
             fields = [field.strip() for field in fields]
@@ -298,7 +301,7 @@ def _records(path: Path, file: TextIO, delimiter: str, quoted: bool) -> Iterator
         else:
             for number, line in enumerate(file, 1):
                 yield number, line.rstrip("\r\n").split(delimiter)
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise CorpusError(f"{path}:{number + 1}: cannot be read as UTF-8 text in columns: {error}") from error
 
 

@@ -60,8 +60,8 @@ def prepare(
 
     sources: the corpus folders, keyed ARABIC_SPEECH_COMMANDS, BAVED, EVERYAYAH, FREE_SPOKEN_DIGITS.
     ssl_speeds: further speeds at which the self-supervised training set is repeated (`corpora.sets.speed`).
-    Raises CorpusError for a missing folder or one of another layout, TooManyBadFiles past the limit of bad files in
-    one corpus, CorpusError for a scored recording in the self-supervised data.
+    Raises CorpusError for a missing folder or one of another layout and for a scored recording in the self-supervised
+    data, TooManyBadFiles past the limit of bad files in one corpus.
     """
     for speed in ssl_speeds:
         check_factor(speed)

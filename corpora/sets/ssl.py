@@ -84,7 +84,7 @@ def prepare(
     a held-out text of fewer words does not exclude an utterance.  held_out_speakers: leave out the other utterances of
     held-out speakers too. Set it to False for a corpus that is trained and scored on the same speakers, for instance on
     one reciter.
-    Raises CorpusError for unusable directories, for a language that is one group, and for held-out recordings in the
+    Raises CorpusError for unusable directories and for a language that is one group, and for held-out recordings in the
     result.
     """
     if not sets:

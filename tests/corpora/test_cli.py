@@ -50,7 +50,7 @@ def test_a_corpus_is_prepared_and_validated(corpus_trees, tmp_path, capsys):
 def test_open_arabic_gets_its_folders_from_the_environment(corpus_trees, tmp_path, monkeypatch, capsys):
     for corpus in open_arabic.CORPORA:
         monkeypatch.delenv(corpus.INFO.variable, raising=False)
-    assert "ARABIC_SPEECH_COMMANDS" in _error(capsys, ["open_arabic", "--out", "x"])
+    assert "for ARABIC_SPEECH_COMMANDS, BAVED" in _error(capsys, ["open_arabic", "--out", "x"])
     for corpus in open_arabic.CORPORA:
         folder = getattr(corpus_trees, corpus.INFO.name)(tmp_path / corpus.INFO.name)
         monkeypatch.setenv(corpus.INFO.variable, str(folder))

@@ -141,7 +141,7 @@ CASES = {
         {"train": 3, "dev": 2, "dev_overlap": 1},
         [
             ("train/xml/utf8/*.xml", ' starttime="0.5"', "", ".xml:15: .*starttime"),
-            ("train/xml/utf8/*.xml", "</transcript>", "", r".xml:\d+: .*XML"),
+            ("train/xml/utf8/*.xml", "</transcript>", "", r"AB.xml:\d+: .*XML"),
             (
                 "train/xml/utf8/*.xml",
                 '<?xml version="1.0" encoding="utf-8"?>',

@@ -131,6 +131,9 @@ def test_adi17_lists_without_header_and_videos_of_test(tree, made, write_clip, t
     adi17.prepare(corpus, tmp_path / "out")
     assert [u.dialect for u in read_datadir(tmp_path / "out/dev")] == ["EGY", "YEM"]
     assert read_datadir(tmp_path / "out/dev")[0].utt_id == "zz9ZZ-zz_zz_000000-000020"  # the official id
+    (corpus / "adi17_official_dev_label.txt").rename(corpus / "dev_segments/utt2lang")
+    adi17.prepare(corpus, tmp_path / "out")
+    assert [u.dialect for u in read_datadir(tmp_path / "out/dev")] == ["EGY", "YEM"]
     assert {u.speaker for u in read_datadir(tmp_path / "out/train")} == set(made.videos[:2])
     (corpus / "train_segments/XXX").mkdir()
     with pytest.raises(CorpusError, match="XXX: .*ALG"):
