@@ -24,7 +24,8 @@ import torch
 from tqdm import tqdm
 
 from bench.common import hardware, print_table
-from corpora.audio import SAMPLE_RATE, read_audio, write_audio
+from corpora.audio import SAMPLE_RATE, write_audio
+from corpora.datadir import read_utterance
 from downstream.answers import PredictError
 from downstream.predict import Predictor, find_upstream, read_head
 from downstream.probe.data import Item, load_task
@@ -135,7 +136,7 @@ def _split(states: Sequence[np.ndarray], frames: Sequence[int], wanted: Sequence
 
 
 def _wave(item: Item) -> np.ndarray:
-    return read_audio(item.audio, item.start or 0, item.end)
+    return read_utterance(item)
 
 
 def _recording(item: Item, split: str, folder: Path) -> Recording:

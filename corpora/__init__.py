@@ -1,4 +1,4 @@
-"""What goes in: audio, Kaldi data directories, Arabic text, one module per public corpus, and synthetic speech.
+"""Training and test data: audio, Kaldi data directories, Arabic text, public corpora and synthetic speech.
 
-Nothing here imports torch, S3PRL or ESPnet.
+No module here imports torch, S3PRL or ESPnet.
 """

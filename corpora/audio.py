@@ -1,4 +1,4 @@
-"""Audio files as 16 kHz mono float32 arrays, read and written through soundfile."""
+"""Read, convert, hash and write audio files; arrays are 16 kHz mono float32."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ import numpy as np
 import soundfile
 import soxr
 
-from corpora.files import atomic_file
+from corpora.files import CorpusError, atomic_file
 
-SAMPLE_RATE = 16000
+SAMPLE_RATE = 16000  # Hz, of all audio that is trained on or scored
+MIN_SAMPLES = 400  # one window of 25 ms: shorter audio has no frame
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf")
 
-# Programs that write to a pipe cannot know the length beforehand and leave a placeholder of about 2 or 4 GiB.
+# Programs that write to a pipe do not know the length beforehand; they write a placeholder of about 2 or 4 GiB.
 _UNKNOWN_RIFF_SIZE = 0x7FFFF000
 _LONGEST_OGG_PAGE = 27 + 255 + 255 * 255
-_BLOCK_SECONDS = 60  # what a long recording holds in memory
+BLOCK_SECONDS = 60  # of a long recording in memory at a time
 _LARGEST_WAV = 0x7FFFF000 // 2  # samples of 16 bits
 
 
-class AudioError(ValueError):
-    """An audio file that cannot be used as it is; the message names it and says what to do."""
+class AudioError(CorpusError):
+    """An audio file that cannot be read, or is of another form; callers leave the file out and count it."""
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of an audio file says: samples per channel, sampling rate in Hz, channels."""
+    """Header of an audio file: samples per channel, sampling rate in Hz, number of channels."""
 
     samples: int
     sample_rate: int
@@ -39,7 +41,7 @@ class AudioInfo:
 
 
 def audio_info(path: Path) -> AudioInfo:
-    """Read the header of an audio file; AudioError if there is none that can be read."""
+    """Read the header of an audio file. Raises AudioError."""
     with _open(Path(path)) as file:
         return AudioInfo(file.frames, file.samplerate, file.channels)
 
@@ -56,7 +58,7 @@ def read_audio(path: Path, start: int = 0, end: int | None = None) -> np.ndarray
 
 
 def decode_audio(content: bytes, name: str) -> np.ndarray:
-    """The same for the bytes of a whole file; `name` stands for the path in messages."""
+    """Read a whole file from its bytes, as `read_audio` does; messages show `name` in place of a path."""
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             return _read_mono(name, file, 0, None)
@@ -65,9 +67,9 @@ def decode_audio(content: bytes, name: str) -> np.ndarray:
 
 
 def load_any(path: Path) -> np.ndarray:
-    """Read a file of any format that soundfile knows, any rate and channels, as 16 kHz mono float32 (n,).
+    """Read a file of any format that soundfile reads, any rate and any channels, as 16 kHz mono float32 (n,).
 
-    Channels are averaged; another rate is converted by soxr (high quality). Raises AudioError for a file that is
+    Channels are averaged; other rates are converted by soxr (high quality). Raises AudioError for a file that is
     unreadable, truncated or empty, and for samples that are not finite.
     """
     path = Path(path)
@@ -82,10 +84,10 @@ def load_any(path: Path) -> np.ndarray:
 
 
 def convert_audio(source: Path, target: Path, channel: int | None = None) -> int:
-    """Write `source` as a 16 kHz mono 16-bit WAV, a minute at a time; the number of samples.
+    """Write `source` as a 16 kHz mono 16-bit WAV, a minute at a time; returns the number of samples.
 
-    channel: which one to take; None averages all. Raises AudioError as `load_any` does, and for a channel that is not
-    there; then nothing is written.
+    channel: the one to take, from 0; None averages all channels. Raises AudioError as `load_any` does, and for a
+    channel that the file does not have; then nothing is written.
     """
     source = Path(source)
     with _open(source) as file:
@@ -112,7 +114,7 @@ def convert_audio(source: Path, target: Path, channel: int | None = None) -> int
 
 
 def hash_audio(path: Path) -> tuple[int, str]:
-    """Samples of a mono file, and the SHA-256 of them as 16-bit integers: equal for a WAV and its copy in FLAC."""
+    """Number of samples of a mono file, and SHA-256 of the 16-bit samples: equal for a WAV and its copy in FLAC."""
     path = Path(path)
     digest, count = hashlib.sha256(), 0
     with _open(path) as file:
@@ -122,16 +124,16 @@ def hash_audio(path: Path) -> tuple[int, str]:
     return count, digest.hexdigest()
 
 
-def stream_any(path: Path) -> Iterator[np.ndarray]:
-    """The samples of `load_any` in blocks of about a minute, float32 (n,): audio of any length in bounded memory.
+def stream_any(path: Path, block_seconds: int = BLOCK_SECONDS) -> Iterator[np.ndarray]:
+    """The samples of `load_any` in blocks of about `block_seconds`, float32 (n,), so that memory stays bounded.
 
-    Raises what `load_any` raises, at the block where it shows.
+    Raises AudioError as `load_any` does, at the first bad block.
     """
     path = Path(path)
     with _open(path) as file:
         rate, given = file.samplerate, 0
         resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
-        for block, last in _blocks(path, file):
+        for block, last in _blocks(path, file, block_seconds):
             samples = block.mean(axis=1, dtype=np.float32)
             if resampler is not None:
                 samples = resampler.resample_chunk(samples, last=last)
@@ -145,7 +147,7 @@ def stream_any(path: Path) -> Iterator[np.ndarray]:
 def write_audio(path: Path, samples: np.ndarray) -> None:
     """Write 16 kHz mono samples (n,) in [-1, 1], clipped, as 16-bit PCM; FLAC if the suffix is .flac, else WAV.
 
-    The file appears whole or not at all. Raises AudioError for what `read_audio` would refuse later.
+    The file is written whole or not at all. Raises AudioError for samples that `read_audio` would refuse.
     """
     path = Path(path)
     try:
@@ -157,10 +159,10 @@ def write_audio(path: Path, samples: np.ndarray) -> None:
 
 
 def encode_audio(samples: np.ndarray, container: str = "WAV", subtype: str = "PCM_16") -> bytes:
-    """The bytes of a 16 kHz mono file, 16-bit unless `subtype` says otherwise; samples (n,) are clipped to [-1, 1].
+    """The bytes of a 16 kHz mono file, 16-bit unless `subtype` differs; samples (n,) are clipped to [-1, 1].
 
-    Encoding in memory leaves the writing to Python, which reports a full disk; libsndfile does not.
-    Raises AudioError for samples of another shape, none at all, and such that are not finite.
+    Encoded in memory, since Python reports a full disk when it writes the bytes and libsndfile does not.
+    Raises AudioError for samples of another shape, for no samples, and for samples that are not finite.
     """
     samples = np.asarray(samples)
     if samples.ndim != 1:
@@ -211,7 +213,7 @@ def _open(path: Path) -> soundfile.SoundFile:
 
 
 def _refuse_truncated_wav(path: Path) -> None:
-    """libsndfile silently shortens a WAV file whose header promises more than the file holds; refuse it instead."""
+    """Refuse a WAV file whose header states more samples than the file holds; libsndfile would silently shorten it."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(12)
@@ -229,7 +231,7 @@ def _refuse_truncated_wav(path: Path) -> None:
 
 
 def _refuse_truncated_ogg(path: Path) -> None:
-    """The same for Ogg (Vorbis, Opus): its last page must be complete."""
+    """Refuse an Ogg file (Vorbis, Opus) whose last page is not complete."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         if file.read(4) != b"OggS":
@@ -243,7 +245,7 @@ def _refuse_truncated_ogg(path: Path) -> None:
 
 
 def _refuse_shorten(path: Path) -> None:
-    """SPHERE files of the LDC are often packed with shorten, which libsndfile cannot unpack."""
+    """Refuse SPHERE files (LDC) packed with shorten, which libsndfile cannot unpack."""
     with open(path, "rb") as file:
         head = file.read(1024)
     if head.startswith(b"NIST_1A") and b"shorten" in head.partition(b"end_head")[0]:
@@ -253,10 +255,12 @@ def _refuse_shorten(path: Path) -> None:
         )
 
 
-def _blocks(path: Path, file: soundfile.SoundFile) -> Iterator[tuple[np.ndarray, bool]]:
-    """All samples of a file as finite float32 (n, channels), a minute at a time, each with whether it is the last."""
-    size, total = _BLOCK_SECONDS * file.samplerate, file.frames
-    # soundfile seeks to where it stands after every read, and in MP3 and Opus libsndfile then goes on elsewhere.
+def _blocks(
+    path: Path, file: soundfile.SoundFile, block_seconds: int = BLOCK_SECONDS
+) -> Iterator[tuple[np.ndarray, bool]]:
+    """Pairs (block, last): all samples of a file as finite float32 (n, channels)."""
+    size, total = block_seconds * file.samplerate, file.frames
+    # soundfile seeks to its current position after every read; in MP3 and Opus libsndfile then continues elsewhere.
     file.seekable = lambda: False
     for start in range(0, max(total, 1), size):
         stop = min(start + size, total)
@@ -264,7 +268,7 @@ def _blocks(path: Path, file: soundfile.SoundFile) -> Iterator[tuple[np.ndarray,
 
 
 def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None, *, seek: bool = True) -> np.ndarray:
-    """Samples start:end as finite float32 (n, channels); without `seek` the file stands at `start` already."""
+    """Samples start:end as finite float32 (n, channels); without `seek` the file must be at `start`."""
     total = file.frames
     if total == 0:
         raise AudioError(f"{path}: no samples")

@@ -1,4 +1,4 @@
-"""Batches of items of like length whose padded size is bounded, and random items up to a bound."""
+"""Batches of items of similar length with a bounded padded size, and random items up to a total length."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def length_batches(lengths: Sequence[int], limit: float, rng: np.random.Generator | None = None) -> list[list[int]]:
-    """Indices in batches; a batch's items times its longest item never exceed `limit`, unless one item alone does.
+    """Indices in batches. The number of items times the longest item never exceeds `limit`, except for a single item.
 
-    With a generator, lengths are jittered by a tenth before sorting, so that each call mixes other neighbours at
-    little cost in padding, and the batches are shuffled. Without one, shortest first; equal lengths give equal batches.
-    Lhotse's dynamic bucketing bounds the sum of durations and lets a long item that comes last go over; the memory
-    of a step has to be known beforehand.
+    With a generator, lengths are jittered by a tenth before sorting, so that each call mixes other items at little cost
+    in padding, and the batches are shuffled. Without one, the shortest come first and equal lengths give equal batches.
+    Not Lhotse's dynamic bucketing: it bounds the sum of durations and lets a last long item exceed the bound, while the
+    memory of a step must be known in advance.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     jitter = np.ones(len(sizes)) if rng is None else rng.uniform(0.9, 1.1, len(sizes))
@@ -31,7 +31,7 @@ def length_batches(lengths: Sequence[int], limit: float, rng: np.random.Generato
 
 
 def random_share(lengths: Sequence[int], limit: float, rng: np.random.Generator) -> list[int]:
-    """Indices of random items whose lengths add up to at most `limit`, at least one item if there is any."""
+    """Indices of random items whose lengths sum to at most `limit`; at least one item if there are any."""
     chosen: list[int] = []
     for index in rng.permutation(len(lengths)).tolist():
         limit -= lengths[index]

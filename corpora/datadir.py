@@ -1,4 +1,4 @@
-"""Kaldi data directories: one reader, one writer, one validator.
+"""Kaldi data directories: one reader, one writer, one validator, and one reader of an utterance's audio.
 
     train/
       wav.scp          utt_id (or recording id, with segments) and the path of the audio; paths may hold spaces
@@ -13,24 +13,24 @@ Relative paths in wav.scp count from the folder where commands run, as in Kaldi 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from corpora.audio import SAMPLE_RATE, AudioError, audio_info
-from corpora.files import atomic_dir
-from corpora.tables import Table, check_line, compare_ids, read_table
+import numpy as np
+
+from corpora.audio import SAMPLE_RATE, AudioError, audio_info, read_audio
+from corpora.files import CorpusError, atomic_dir, sha256_json
 
 _LABEL_FILES = {"text": "text", "utt2lang": "language", "utt2dialect": "dialect", "utt2emotion": "emotion"}
-
-
-class DataDirError(ValueError):
-    """A data directory that breaks the form; the message names file, line and, for a character, its code point."""
+_CONTROL_NAMES = {"\r": "CARRIAGE RETURN", "\t": "TAB"}
+_allowed: set[str] = set()  # characters already checked: tables hold millions of the same hundred
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One utterance: samples `start` to `end` of the file `audio`, or all of it when both are None.
+    """One utterance: samples `start` to `end` of the file `audio`, or the whole file when both are None.
 
     `samples` is its exact length at 16 kHz; `start` and `end` are in samples at 16 kHz.
     """
@@ -48,10 +48,10 @@ class Utterance:
 
 
 def write_datadir(path: Path, utterances: Iterable[Utterance]) -> None:
-    """Write a data directory, whole or not at all, replacing one that exists.
+    """Write a data directory, whole or not at all; it replaces an existing one.
 
-    Absolute audio paths stay so; a relative one stays relative when it lies inside the current folder. Raises
-    DataDirError for whatever `validate_datadir` would report, except audio that is missing.
+    Absolute audio paths stay absolute; a relative path stays relative if it lies inside the current folder. Raises
+    CorpusError for every problem that `validate_datadir` would report, except missing audio.
     """
     path = Path(path)
     ordered = sorted(utterances, key=lambda utterance: utterance.utt_id)
@@ -64,7 +64,7 @@ def write_datadir(path: Path, utterances: Iterable[Utterance]) -> None:
             problems += check_line(f"{file}:{number}", f"{key} {value}")
     _raise_first(problems)
     if path.is_dir() and any(path.iterdir()) and not (path / "utt2spk").exists():
-        raise DataDirError(f"{path} holds files and is no data directory (no utt2spk): not replaced; remove it first")
+        raise CorpusError(f"{path} holds files and is no data directory (no utt2spk): not replaced; remove it first")
     with atomic_dir(path) as temporary:
         for name, rows in tables.items():
             content = "".join(f"{key} {value}\n" for key, value in rows)
@@ -72,9 +72,9 @@ def write_datadir(path: Path, utterances: Iterable[Utterance]) -> None:
 
 
 def read_datadir(path: Path) -> list[Utterance]:
-    """Read and check a data directory; utterances come in the order of their ids.
+    """Read and check a data directory; utterances are sorted by id.
 
-    Without `utt2num_samples` the lengths are read from the audio headers. Raises DataDirError with the first problem.
+    Without `utt2num_samples` the lengths are read from the audio headers. Raises CorpusError with the first problem.
     """
     utterances, problems = _load(Path(path))
     _raise_first(problems)
@@ -82,14 +82,137 @@ def read_datadir(path: Path) -> list[Utterance]:
 
 
 def validate_datadir(path: Path) -> list[str]:
-    """All problems of a data directory, each naming file and line; empty if there is none."""
+    """All problems of a data directory, each with file, line and, for a character, its code point."""
     return _load(Path(path))[1]
+
+
+def read_utterance(utterance: Utterance) -> np.ndarray:
+    """Samples (T,) of an utterance as float32 at 16 kHz.
+
+    Any object with `audio`, `samples`, `start` and `end` may stand for the utterance. Raises AudioError if the audio
+    cannot be read or does not have the length of the data directory.
+    """
+    end = utterance.end if utterance.start is None else utterance.start + utterance.samples
+    wav = read_audio(utterance.audio, utterance.start or 0, end)
+    if len(wav) != utterance.samples:
+        raise AudioError(
+            f"{utterance.audio}: {len(wav)} samples, but the data directory says {utterance.samples}; "
+            "prepare the corpus again"
+        )
+    return wav
+
+
+def can_be_read(utterance: Utterance) -> bool:
+    """Whether `read_utterance` succeeds."""
+    try:
+        read_utterance(utterance)
+    except AudioError:
+        return False
+    return True
+
+
+def audio_sha256(utterances: Sequence[Utterance]) -> str:
+    """Fingerprint of the audio: ids, lengths, and the sizes and modification times of the files, which are not read.
+
+    Copies of the files have other times, so this is no identity of the audio itself.
+    """
+    stats = {path: path.stat() for path in {u.audio for u in utterances}}
+    rows = []
+    for u in utterances:
+        stat = stats[u.audio]
+        rows.append([u.utt_id, u.samples, u.start or 0, stat.st_size, stat.st_mtime_ns])
+    return sha256_json(rows)
+
+
+class Table(dict[str, str]):
+    """id -> value in the order of the file, with the line of each id."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self.file = file
+        self.lines: dict[str, int] = {}
+
+    def where(self, key: str) -> str:
+        """`<file>:<line>` of an id."""
+        return f"{self.file}:{self.lines[key]}"
+
+
+def read_table(file: Path, problems: list[str], what: str = "value", *, one_word: bool = False) -> Table:
+    """Read a Kaldi table (id, space, value); append each problem, with file and line, to `problems`.
+
+    what: noun for a value, used in messages.  one_word: values hold no space.
+    """
+    table = Table(file)
+    try:
+        content = file.read_bytes()
+        lines = content.decode("utf-8").split("\n")
+    except FileNotFoundError:
+        problems.append(f"{file}: no such file")
+        return table
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        problems.append(f"{file}:{line}: not UTF-8 (byte 0x{content[error.start]:02X})")
+        return table
+    if lines.pop() != "":
+        problems.append(f"{file}: the last line does not end with a line feed; the file may be cut off")
+        return table
+    if not lines:
+        problems.append(f"{file}: empty file")
+    previous = ""
+    for number, line in enumerate(lines, start=1):
+        where = f"{file}:{number}"
+        wrong = check_line(where, line)
+        if wrong:
+            problems += wrong
+            continue
+        key, _, value = line.partition(" ")
+        value = value.strip(" ")
+        if not key:
+            problems.append(f"{where}: no id at the start of the line")
+        elif not value:
+            problems.append(f"{where}: empty {what} of {key}")
+        elif one_word and " " in value:
+            problems.append(f"{where}: {what} {value!r} of {key} is not one word")
+        elif key in table:
+            problems.append(f"{where}: id {key} is there twice, first in line {table.lines[key]}")
+        elif key < previous:
+            problems.append(f"{where}: id {key} comes after {previous}; sort bytewise (LC_ALL=C sort)")
+        if key not in table:
+            table[key] = value
+            table.lines[key] = number
+        previous = max(previous, key)
+    return table
+
+
+def check_line(where: str, line: str) -> list[str]:
+    """Name the first character that a table must not hold: controls, format marks, white space other than U+0020."""
+    if line.isascii() and line.isprintable() or set(line) <= _allowed:
+        return []
+    for column, character in enumerate(line, start=1):
+        category = unicodedata.category(character)
+        if category in ("Cc", "Cf", "Cs", "Zl", "Zp") or (category == "Zs" and character != " "):
+            name = unicodedata.name(character, _CONTROL_NAMES.get(character, "control character"))
+            return [f"{where}: forbidden character U+{ord(character):04X} ({name}) in column {column}; remove it"]
+    _allowed.update(line)
+    return []
+
+
+def compare_ids(table: Table, expected: Mapping[str, object], source: str = "utt2spk") -> list[str]:
+    """Problems where the ids of a table differ from `expected`, the ids of the file `source`."""
+    missing = sorted(expected.keys() - table.keys())
+    extra = sorted(table.keys() - expected.keys())
+    problems = []
+    if missing:
+        problems.append(f"{table.file}: {len(missing)} of the ids in {source} are missing, as {missing[0]}")
+    if extra:
+        problems.append(f"{table.where(extra[0])}: {len(extra)} ids are not in {source}, as {extra[0]}")
+    return problems
 
 
 def _raise_first(problems: list[str]) -> None:
     if problems:
         more = f" (and {len(problems) - 1} more; `python -m corpora validate` lists them)" if len(problems) > 1 else ""
-        raise DataDirError(problems[0] + more)
+        raise CorpusError(problems[0] + more)
 
 
 def _seconds(samples: int) -> str:
@@ -98,12 +221,12 @@ def _seconds(samples: int) -> str:
 
 
 def _tables(path: Path, ordered: list[Utterance]) -> dict[str, list[tuple[str, str]]]:
-    """The rows of every file, checked for what only the records can tell."""
+    """The rows of every file; raises CorpusError for problems that the rows no longer show."""
     if not ordered:
-        raise DataDirError(f"{path}: no utterances to write")
+        raise CorpusError(f"{path}: no utterances to write")
     for previous, current in zip(ordered, ordered[1:], strict=False):
         if previous.utt_id == current.utt_id:
-            raise DataDirError(f"{path}: utterance id {current.utt_id} is given twice")
+            raise CorpusError(f"{path}: utterance id {current.utt_id} is given twice")
     segmented = any(u.start is not None or u.end is not None for u in ordered)
     recordings = _recording_ids(ordered) if segmented else {}
     speakers: dict[str, list[str]] = {}
@@ -125,15 +248,15 @@ def _tables(path: Path, ordered: list[Utterance]) -> dict[str, list[tuple[str, s
         if len(missing) == len(rows):
             continue
         if missing:
-            raise DataDirError(
+            raise CorpusError(
                 f"{path / name}: {len(missing)} of {len(rows)} utterances have no {field}, as {missing[0]}"
             )
         rows = [(utt_id, value.strip(" ")) for utt_id, value in rows]
         for utt_id, value in rows:
             if not value:
-                raise DataDirError(f"{path / name}: empty {'transcript' if name == 'text' else field} of {utt_id}")
+                raise CorpusError(f"{path / name}: empty {'transcript' if name == 'text' else field} of {utt_id}")
             if name != "text" and " " in value:
-                raise DataDirError(f"{path / name}: {field} {value!r} of {utt_id} is not one word")
+                raise CorpusError(f"{path / name}: {field} {value!r} of {utt_id} is not one word")
         tables[name] = rows
     tables["utt2dur"] = [(u.utt_id, _seconds(u.samples)) for u in ordered]
     tables["utt2num_samples"] = [(u.utt_id, str(u.samples)) for u in ordered]
@@ -142,11 +265,11 @@ def _tables(path: Path, ordered: list[Utterance]) -> dict[str, list[tuple[str, s
 
 def _check_length(path: Path, utterance: Utterance) -> None:
     if utterance.samples <= 0:
-        raise DataDirError(f"{path}: utterance {utterance.utt_id} has {utterance.samples} samples")
+        raise CorpusError(f"{path}: utterance {utterance.utt_id} has {utterance.samples} samples")
     if utterance.end is not None:
         length = utterance.end - (utterance.start or 0)
         if length != utterance.samples:
-            raise DataDirError(
+            raise CorpusError(
                 f"{path}: utterance {utterance.utt_id} runs from sample {utterance.start or 0} to {utterance.end}, "
                 f"but its length is given as {utterance.samples}"
             )
@@ -157,14 +280,14 @@ def _audio_entry(path: Path, audio: Path) -> str:
         audio = audio.resolve()
     entry = str(audio)
     if entry != entry.strip() or entry.startswith("|") or entry.endswith("|"):
-        raise DataDirError(
+        raise CorpusError(
             f"{path / 'wav.scp'}: audio path {entry!r} begins or ends with white space or a pipe; rename it"
         )
     return entry
 
 
 def _recording_ids(ordered: list[Utterance]) -> dict[Path, str]:
-    """An id for every audio file: its stem with other characters replaced, numbered where stems repeat."""
+    """An id for every audio file: its stem, made safe, with a number where stems repeat."""
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for audio in sorted({u.audio for u in ordered}):
@@ -183,7 +306,7 @@ def _segment_entry(utterance: Utterance, recording: str) -> str:
 
 
 def _check_ids(entries: Iterable[tuple[str, str, str]]) -> list[str]:
-    """Entries (place, utterance, speaker): one word each, speaker id first, in the order of speakers too."""
+    """Problems of entries (place, utterance, speaker): one word each, speaker id first, speakers sorted as well."""
     problems = []
     previous = ""
     for where, utt_id, speaker in entries:
@@ -264,7 +387,7 @@ def _check_audio(scp: Table) -> list[str]:
 def _spans(
     path: Path, speakers: Table, scp: Table, problems: list[str]
 ) -> dict[str, tuple[str, int | None, int | None]]:
-    """Recording id, first and last sample of every utterance (None: the whole file)."""
+    """Recording id, first sample and end of every utterance (None: the whole file)."""
     file = path / "segments"
     if not file.exists():
         problems += compare_ids(scp, speakers)
@@ -296,7 +419,7 @@ def _lengths(
     spans: Mapping[str, tuple[str, int | None, int | None]],
     problems: list[str],
 ) -> dict[str, int]:
-    """Length of every utterance in samples: as listed, else from the segments, else from the audio headers."""
+    """Length of every utterance in samples: from `utt2num_samples`, else from segments, else from audio headers."""
     if problems:
         return {}
     file = path / "utt2num_samples"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and a count of the bad ones among those that are read."""
+"""Write files whole or not at all, lock and hash them, and count the unreadable ones of a set."""
 
 from __future__ import annotations
 
@@ -10,28 +10,33 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
+_ONE_FIELD = str.maketrans("\t\r\n", "   ")
 
 
-class TooManyBadFiles(RuntimeError):
-    """More files of a set are unusable than the stage may silently leave out."""
+class CorpusError(ValueError):
+    """Input that cannot be used: a corpus, a data directory, a file, an option; the message names it and the remedy."""
+
+
+class TooManyBadFiles(CorpusError):
+    """Too many files of a set cannot be read."""
 
 
 def _temporary_name(path: Path) -> Path:
-    # Process id and host let a later run recognise what a killed one left behind.
+    # By process id and host a later run recognises the leftovers of a killed one.
     mark = f"{os.getpid()}-{uuid.uuid4().hex[:8]}-{socket.gethostname()}"
     return path.with_name(f".{path.stem}.tmp-{mark}{path.suffix}")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete temporary files and folders for `path` whose process on this host is gone (killed before it cleaned up).
+    """Delete the temporary files and folders of `path` that killed processes of this host have left.
 
-    `atomic_dir` calls it; `atomic_file` does not, for it would list a folder of thousands of files at each of them.
+    `atomic_dir` calls this function. `atomic_file` does not: it would list a folder of thousands of files for each one.
     """
     mark = re.escape(f".{path.stem}.tmp-"), re.escape(f"-{socket.gethostname()}{path.suffix}")
     pattern = re.compile(rf"{mark[0]}(\d+)-[0-9a-f]{{8}}{mark[1]}")
@@ -64,9 +69,9 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; what was written there takes its name on success and is removed on error.
+    """Yield a temporary path beside `path`. The file written there is renamed to `path` on success, removed on error.
 
-    The temporary file has the suffix of `path`, so that writers which look at it choose the same format.
+    It has the suffix of `path`, since some writers choose the format by the suffix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,10 +88,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`; on success it replaces `path`, on error it is removed.
+    """Yield an empty temporary folder beside `path`. On success it replaces `path`, on error it is removed.
 
-    A `path` that exists is moved aside first and deleted last, so a complete folder is under its name at any time but
-    for the instant between two renames.
+    An existing `path` is renamed first and deleted last: a complete folder has this name at any time, except for the
+    instant between two renames.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,29 +119,49 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock `.<name>.lock` beside `path`, which one process of this machine at a time can hold.
+
+    The system releases it when the process ends, however it ends. Raises filelock.Timeout when another process still
+    holds it after `timeout` seconds; by default the wait has no limit.
+    """
+    from filelock import FileLock  # takes 0.1 s to import
+
+    lock = lock_file(path)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock, timeout=timeout):
+        yield
+
+
+def lock_file(path: Path) -> Path:
+    """The file that `locked(path)` locks."""
+    return path.with_name(f".{path.name}.lock")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write `text` atomically as UTF-8 with its line ends as they are (LF)."""
+    """Write `text` atomically as UTF-8; line ends stay as they are (LF)."""
     with atomic_file(path) as temporary:
         temporary.write_bytes(text.encode("utf-8"))
 
 
 def write_json(path: Path, obj: Any) -> None:
-    """Write `obj` atomically as indented UTF-8 JSON, keys in their own order."""
+    """Write `obj` atomically as indented UTF-8 JSON; keys keep their order."""
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a ValueError names the file and the place of what is wrong."""
+    """Read a JSON file. Raises CorpusError with line and column where it is not valid JSON in UTF-8."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON, line {error.lineno} column {error.colno}: {error.msg}") from error
+        raise CorpusError(f"{path}: not valid JSON, line {error.lineno} column {error.colno}: {error.msg}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}") from error
+        raise CorpusError(f"{path}: not UTF-8 at byte {error.start}") from error
 
 
 def sha256_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's content."""
+    """SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -145,13 +170,13 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_json(obj: Any) -> str:
-    """Hexadecimal SHA-256 of an object's JSON form, independent of the order of keys."""
+    """SHA-256 of an object as JSON, in hexadecimal, independent of the order of keys."""
     canonical = json.dumps(obj, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
 def tree_fingerprint(folder: Path) -> str:
-    """Hexadecimal SHA-256 of the relative names and sizes of all files under `folder` (content is not read)."""
+    """SHA-256 of the relative names and the sizes of all files under `folder`, in hexadecimal; no content is read."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder")
@@ -161,46 +186,50 @@ def tree_fingerprint(folder: Path) -> str:
             file = Path(parent, name)
             try:
                 size = file.stat().st_size
-            except FileNotFoundError:  # a link to nothing: whoever needs it will say so
+            except FileNotFoundError:  # a dangling link; reading it fails with a clear message
                 size = -1
             entries.append([file.relative_to(folder).as_posix(), size])
     return sha256_json(sorted(entries))
 
 
 class BadFileTally:
-    """Counts files of a set that had to be left out, and stops the stage when they are too many.
+    """Count the unreadable files of a set, and stop when there are too many.
 
-    A share above `limit` does so, but a single bad file only where it is the only file.
+    `check` raises above the share `limit`. A single bad file is tolerated unless it is the only file of the set.
     """
 
     def __init__(self, total: int, limit: float = 0.05, *, what: str = "files"):
-        """what: the name of the things counted, for messages."""
+        """what: plural noun for the counted things, used in messages."""
         self.total = total
         self.limit = limit
         self.what = what
         self.skipped: list[tuple[Path, str]] = []
 
     def skip(self, path: Path, reason: object) -> None:
-        """Count `path` as left out and log why."""
+        """Count `path` as left out, and log the reason."""
         self.skipped.append((Path(path), " ".join(str(reason).split())))
         logger.warning("left out %s: %s", path, self.skipped[-1][1])
 
     def check(self) -> None:
-        """Raise TooManyBadFiles if the share of files left out lies above the limit."""
+        """Raise TooManyBadFiles if the share of files left out is above the limit."""
         count = len(self.skipped)
-        too_many = count >= 2 and count > self.limit * self.total
-        if count and (too_many or count >= self.total):
+        if not count:
+            return
+        if count >= self.total or (count >= 2 and count > self.limit * self.total):
             path, reason = self.skipped[0]
             raise TooManyBadFiles(
-                f"{count} of {self.total} {self.what} cannot be used (limit {self.limit:.0%}); "
-                f"the first is {path}: {reason}. Check that the corpus is complete, or repair or remove these "
-                f"{self.what}."
+                f"{count} of {self.total} {self.what} cannot be used (limit {self.limit:.0%}); the first is {path}: "
+                f"{reason}. Check that the corpus is complete, or repair or remove these {self.what}."
             )
-        if count:
-            logger.warning("left out %d of %d %s", count, self.total, self.what)
+        logger.warning("left out %d of %d %s", count, self.total, self.what)
 
     def write(self, path: Path, *others: BadFileTally) -> None:
-        """Write the list of files left out as TSV (path, reason), with those of other tallies after it."""
-        skipped = [entry for tally in (self, *others) for entry in tally.skipped]
-        rows = (f"{file}\t{reason}\n" for file, reason in skipped)
-        write_text(path, "path\treason\n" + "".join(rows))
+        """Write the files left out as TSV (path, reason), first those of this tally, then those of `others`."""
+        rows = [entry for tally in (self, *others) for entry in tally.skipped]
+        write_tsv(path, ("path", "reason"), rows)
+
+
+def write_tsv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a tab-separated table atomically; a tab or line end inside a field becomes a space."""
+    lines = ("\t".join(str(field).translate(_ONE_FIELD) for field in row) for row in (header, *rows))
+    write_text(path, "".join(f"{line}\n" for line in lines))

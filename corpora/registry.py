@@ -1,20 +1,20 @@
-"""Which corpora can be prepared, and what has to be known about each before it is."""
+"""The corpora that can be prepared: their facts, their options, and where to get them."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from corpora.files import CorpusError
 from corpora.schema import nearest
 
-# One name a line: `corpora/datasets/<name>.py` holds `INFO` and `prepare`. Imported only when it is used or listed.
+# One name a line: `corpora/datasets/<name>.py` holds `INFO` and `prepare`. A module is imported when it is used.
 ASR = (
     "arabic_speech_commands",
     "arabic_speech_corpus",
@@ -56,13 +56,12 @@ MODULES: tuple[str, ...] = (*ASR, *DIALECT_ID, *EMOTION, *ENGLISH)
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """What a corpus is, how it is obtained, and what its folder looks like.
+    """Facts about a corpus.
 
-    name: the module's name.  tasks: what it is used for (asr, ssl, ser, did).  hours: as published, None where nobody
-    says.  access: open, form, or paid.  by_hand: what is fetched by hand, and from where; empty where `downloads`
-    fetches all of it.  layout: the files that are expected, on one line.  recordings: audio files as the publisher
-    counts them.  published: likewise the utterances of every set of data that `prepare` writes; a set without a
-    published count is not named.
+    name: name of the module.  tasks: asr, ssl, ser, did.  hours: as published, None where no number is published.
+    access: open, form, or paid.  by_hand: how to get the parts that `download` does not fetch, empty if it fetches
+    everything.  layout: expected files, on one line.  recordings: published number of audio files.  published:
+    published number of utterances of each set that `prepare` writes; a set without a published number is not listed.
     """
 
     name: str
@@ -83,72 +82,63 @@ class CorpusInfo:
         return self.name.upper()
 
 
-class OptionError(ValueError):
-    """An option of a corpus that does not exist, or a value that it cannot take."""
-
-
 def load(name: str) -> ModuleType:
-    """The module of a corpus; KeyError when there is none of that name."""
+    """The module of a corpus. Raises KeyError for an unknown name."""
     if name not in MODULES:
         raise KeyError(name)
     return importlib.import_module(f"corpora.datasets.{name}")
 
 
 def options(module: ModuleType) -> dict[str, inspect.Parameter]:
-    """What `prepare` of a module takes beyond the folders, by name."""
+    """The options of a corpus: keyword arguments of its `prepare`, by name."""
     parameters = inspect.signature(module.prepare).parameters
     return {name: own for name, own in parameters.items() if own.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def parse_options(module: ModuleType, settings: typing.Iterable[str]) -> dict[str, Any]:
+def parse_options(module: ModuleType, settings: Iterable[str]) -> dict[str, Any]:
     """Keyword arguments of `prepare` from `key=value` strings, converted as its annotations say.
 
-    A tuple is written with commas, a truth value as true or false, None as an empty value. Raises OptionError.
+    A tuple is written with commas, a truth value as true or false, None as an empty value. Raises CorpusError.
     """
+    from pydantic import TypeAdapter, ValidationError  # takes 0.2 s to import
+
     known = options(module)
     hints = typing.get_type_hints(module.prepare)
     values = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise OptionError(f"--set {setting}: expected key=value")
+            raise CorpusError(f"--set {setting}: expected key=value")
         if key not in known:
-            raise OptionError(
+            raise CorpusError(
                 f"--set {setting}: {module.INFO.name} has no option {key!r}{nearest(key, known)}; it takes "
                 f"{', '.join(known)}"
             )
         try:
-            values[key] = _parse(hints[key], text)
-        except ValueError as error:
-            raise OptionError(f"--set {setting}: {error}") from None
+            values[key] = TypeAdapter(hints[key]).validate_python(_plain_value(hints[key], text))
+        except ValidationError as error:
+            raise CorpusError(f"--set {setting}: {error.errors()[0]['msg']}") from None
     return values
 
 
-def _parse(hint: Any, text: str) -> Any:
-    parts = typing.get_args(hint)
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if not text and type(None) in parts:
-            return None
-        return _parse(next(part for part in parts if part is not type(None)), text)
-    if typing.get_origin(hint) is tuple:
-        return tuple(_parse(parts[0], part.strip()) for part in text.split(",") if part.strip())
-    if hint is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"expected true or false, found {text!r}")
-        return text.lower() == "true"
-    if hint in (int, float):
-        try:
-            return hint(text)
-        except ValueError:
-            raise ValueError(f"expected a number, found {text!r}") from None
-    return hint(text) if hint in (str, Path) else text
+def _plain_value(hint: Any, text: str) -> str | list[str] | None:
+    """The text of an option in the form that its type is made from."""
+    types = (hint, *typing.get_args(hint))
+    if not text and type(None) in types:
+        return None
+    if any(typing.get_origin(own) is tuple for own in types):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
+
+
+def can_be_fetched(name: str) -> bool:
+    """Whether the corpus is known and has a `download` function."""
+    return name in MODULES and hasattr(load(name), "download")
 
 
 def how_to_get(info: CorpusInfo) -> str:
-    """How a corpus is obtained: `downloads` where we can fetch it, by hand, or both."""
-    from corpora.download import DOWNLOADS  # it loads the modules that it fetches
-
-    fetched = f"--corpus downloads (or {info.variable}=downloads) fetches it" if info.name in DOWNLOADS else ""
+    """How to get a corpus: with `downloads`, by hand, or both."""
+    fetched = f"--corpus downloads (or {info.variable}=downloads) fetches it" if can_be_fetched(info.name) else ""
     return "; ".join(filter(None, [fetched, info.by_hand]))
 
 
@@ -161,4 +151,23 @@ def describe(info: CorpusInfo) -> str:
         f"    get it: {how_to_get(info)}\n"
         f"    layout: {info.layout}\n"
         f"    variable: {info.variable}"
+    )
+
+
+def corpus_error(corpus_dir: Path, info: CorpusInfo, expected: str = "") -> CorpusError:
+    """The error for a folder that is missing, empty or of another layout: expected, found, and what to do.
+
+    expected: the missing part, where only a part of the layout is missing.
+    """
+    if not corpus_dir.exists():
+        found = "nothing: there is no such folder"
+    elif not corpus_dir.is_dir():
+        found = "a file"
+    else:
+        names = sorted(entry.name + "/" * entry.is_dir() for entry in corpus_dir.iterdir())
+        found = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+        found = found or "an empty folder"
+    return CorpusError(
+        f"{corpus_dir}: expected {expected or info.layout}; found {found}. Name the folder that holds the corpus "
+        f"(--corpus, or {info.variable}= in the recipe's db.sh or in the environment). Get it: {how_to_get(info)}"
     )

@@ -1,28 +1,27 @@
-"""Plain dataclasses from what YAML or `key=value` gives; keys and types are checked, errors name the nearest key."""
+"""Check keys and types of configurations read from YAML or `key=value`; errors name the nearest known key."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import types
-import typing
+import json
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from corpora.files import CorpusError
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 T = TypeVar("T")
-# Below, a suggestion has nothing to do with what was meant.
-_ALIKE = 0.6
-
-
-class RecordError(ValueError):
-    """A configuration that cannot be used; the message names the place, the key, and what is known."""
+_ALIKE = 0.6  # a suggestion below this similarity would mislead
 
 
 def nearest(name: str, known: Iterable[str], mark: str = "") -> str:
-    """`; the nearest known one is ...` for an error message, empty where nothing is near; `mark` stands before the
-    name.
+    """`; the nearest known one is ...` for an error message, or an empty string where no known name is similar.
 
-    Of dotted names the last parts must be alike, too: what they have in common before that says nothing.
+    mark: written before the name, such as `--`. Of dotted names the last parts must be similar as well, since related
+    keys have the same first parts.
     """
 
     def last(text: str) -> str:
@@ -36,58 +35,63 @@ def nearest(name: str, known: Iterable[str], mark: str = "") -> str:
 
 
 def check_keys(mapping: Any, known: Iterable[str], where: str, prefix: str) -> None:
-    """Raise RecordError for what is not a mapping, or for its first unknown key."""
+    """Raise CorpusError if `mapping` is not a mapping or has an unknown key."""
     known = list(known)
     if not isinstance(mapping, dict):
-        raise RecordError(f"{where}: {f'`{prefix}`' if prefix else 'it'} must be a mapping with {', '.join(known)}")
+        raise CorpusError(f"{where}: {f'`{prefix}`' if prefix else 'it'} must be a mapping with {', '.join(known)}")
     for key in mapping:
         if key not in known:
             full = f"{prefix}.{key}" if prefix else str(key)
-            raise RecordError(f"{where}: unknown key `{full}`{nearest(key, known)} (known: {', '.join(known)})")
+            raise CorpusError(f"{where}: unknown key `{full}`{nearest(key, known)} (known: {', '.join(known)})")
 
 
 def record(cls: type[T], mapping: Any, where: str, prefix: str = "") -> T:
-    """A dataclass from a mapping. Raises RecordError for unknown or missing keys and wrong types, and locates what the
-    dataclass itself refuses; `where` names the file, `prefix` the section within it."""
-    hints = typing.get_type_hints(cls)
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    check_keys(mapping, [f.name for f in fields], where, prefix)
-    dot = f"{prefix}." if prefix else ""
-    for f in fields:
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and f.name not in mapping:
-            raise RecordError(f"{where}: `{dot}{f.name}` is missing")
-    values = {key: convert(hints[key], value, where, f"{dot}{key}") for key, value in mapping.items()}
-    try:
-        return cls(**values)
-    except (ValueError, TypeError) as error:
-        raise RecordError(f"{where}: `{prefix or cls.__name__}`: {error}") from error
+    """Make a dataclass (pydantic's or the standard library's) from a mapping, with strict types.
+
+    An int is accepted for a float, a list for a tuple; nothing else is converted. where: the file, for messages.
+    prefix: the section inside the file. Raises CorpusError for unknown or missing keys, for wrong types, and for
+    values that the dataclass itself refuses.
+    """
+    check_keys(mapping, [field.name for field in dataclasses.fields(cls)], where, prefix)  # type: ignore[arg-type]
+    return _validate(cls, mapping, where, prefix, cls.__name__)
 
 
 def convert(hint: Any, value: Any, where: str, key: str) -> Any:
-    """The value as the annotation wants it: an int may stand for a float, nothing else is bent. Raises RecordError."""
-    if hint is Any:
-        return value
-    origin, parameters = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        for option in parameters:
-            if _fits(option, value):
-                return convert(option, value, where, key)
-    elif _fits(hint, value):
-        if origin is list:
-            return [convert(parameters[0], item, where, f"{key}[{i}]") for i, item in enumerate(value)]
-        if hint is float:
-            return float(value)
-        return value
-    wanted = hint.__name__ if isinstance(hint, type) and origin is None else str(hint)
-    raise RecordError(f"{where}: `{key}` must be {wanted}, not `{value}` ({type(value).__name__})")
+    """Check one value against a type, with the rules of `record`. Raises CorpusError."""
+    return _validate(hint, value, where, key, key)
 
 
-def _fits(hint: Any, value: Any) -> bool:
-    if hint in (None, type(None)):
-        return value is None
-    if hint is bool or isinstance(value, bool):
-        return hint is bool and isinstance(value, bool)
-    if hint is float:
-        return isinstance(value, int | float)
-    return isinstance(value, typing.get_origin(hint) or hint)
+def _validate(hint: Any, value: Any, where: str, key: str, name: str) -> Any:
+    from pydantic import TypeAdapter, ValidationError  # takes 0.2 s to import
+
+    try:
+        # Strict JSON: unlike strict Python objects it accepts a mapping for a dataclass, and a list for a tuple.
+        return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        raise CorpusError(f"{where}: {_describe(error, value, key, name)}") from None
+
+
+def _describe(error: ValidationError, value: Any, key: str, name: str) -> str:
+    """The first problem, with its key and the value found."""
+    entries = error.errors(include_url=False)
+    first = entries[0]
+    place, found = _locate(first["loc"], value, key)
+    if first["type"] == "missing":
+        return f"`{place}{'.' if place else ''}{first['loc'][-1]}` is missing"
+    if first["type"] == "value_error":
+        return f"`{place or name}`: {first['ctx']['error']}"
+    # A union reports one problem for each of its types.
+    reasons = dict.fromkeys(entry["msg"] for entry in entries if _locate(entry["loc"], value, key)[0] == place)
+    wanted = " or ".join(reason.removeprefix("Input should be ") for reason in reasons).replace("array", "list")
+    return f"`{place or name}` must be {wanted}, not `{found}` ({type(found).__name__})"
+
+
+def _locate(steps: Iterable[int | str], value: Any, key: str) -> tuple[str, Any]:
+    """Follow pydantic's location into `value`: (dotted key, value there). It ends with names of types in a union."""
+    for step in steps:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            break
+        key = f"{key}[{step}]" if isinstance(step, int) else f"{key}.{step}" if key else str(step)
+    return key, value

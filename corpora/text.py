@@ -1,4 +1,4 @@
-"""Arabic text: the profiles in which it is scored, Quran spelling, Buckwalter's transliteration.
+"""Arabic text: profiles of normalisation for scoring, Quran spelling, Buckwalter's transliteration.
 
 A profile is recorded with every error rate, since the rate depends on it. No profile turns a mark into a space, so
 diacritised and bare text have the same words. White space becomes single spaces in every profile.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 # fatha, damma, kasra, their tanwin, shadda, sukun
 _VOWEL_MARKS = re.compile("[\u064b-\u0652]")
-# everything that is written above or below a letter, Quranic marks and the small letters among them
+# all marks above or below a letter, with Quranic marks and small letters
 _ALL_MARKS = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed\u08d3-\u08ff]")
 _QURAN_MARKS = re.compile("[\u0610-\u061a\u0653-\u065f\u0670\u06d6-\u06ed\u08d3-\u08ff]")
 _TATWEEL = "\u0640"
@@ -45,12 +45,12 @@ _FROM_BUCKWALTER = str.maketrans({latin: arabic for arabic, latin in _BUCKWALTER
 
 
 class _Without(dict[int, int | str | None]):
-    """A translation table that deletes characters by Unicode category, filled as they are met: texts hold millions."""
+    """A translation table that deletes characters by Unicode category; it is filled at first use of each character."""
 
     def __init__(self, categories: tuple[str, ...], keep: str = "", *, spaces: bool = False):
         super().__init__((ord(character), character) for character in keep)
         self._categories = categories
-        self._spaces = spaces  # every white space becomes U+0020
+        self._spaces = spaces  # all white space becomes U+0020
 
     def __missing__(self, code: int) -> int | str | None:
         character = chr(code)
@@ -89,14 +89,14 @@ PROFILES: tuple[str, ...] = ("none", *_STEPS)
 
 
 def normalise(text: str, profile: str, *, quran: bool = False) -> str:
-    """Bring a text into the form in which a profile scores it.
+    """Normalise a text for scoring under a profile.
 
     "none" keeps the text. "mgb" (MGB-2): teh marbuta as heh, alef, alef maksura and hamza unified, no diacritics,
     punctuation or hesitations (words that begin with #), six numerals in standard spelling. "leaderboard" (Open
     Universal Arabic ASR): no punctuation, vowel marks or hamza, alef unified, ASCII digits. "artst": no diacritics,
     punctuation or symbols but @ and %, ASCII digits, lower case.
 
-    quran: first bring Quran spelling nearer to the usual one, as `from_quran` does. Raises ValueError for an unknown
+    quran: convert Quran spelling first, as `from_quran` does. Raises ValueError for an unknown
     profile.
     """
     if profile not in PROFILES:
@@ -110,7 +110,7 @@ def normalise(text: str, profile: str, *, quran: bool = False) -> str:
 
 
 def from_quran(text: str) -> str:
-    """Quran spelling with the letters and vowel marks of ordinary text.
+    """Quran spelling converted to the letters and vowel marks of ordinary text.
 
     Alef wasla becomes alef; dagger alef, small high letters, pause and recitation marks and tatweel disappear.
     """
@@ -119,17 +119,17 @@ def from_quran(text: str) -> str:
 
 
 def bare(text: str) -> str:
-    """The text without diacritics, its letters as they are."""
+    """The text without diacritics; letters stay as they are."""
     return _ALL_MARKS.sub("", unicodedata.normalize("NFC", text))
 
 
 def printable(text: str) -> str:
-    """The text as a data directory may hold it: no format or control characters, every white space U+0020."""
+    """The text as data directories allow it: no format or control characters, all white space U+0020."""
     return text.translate(_PRINTABLE)
 
 
 def _without_invisible(text: str) -> str:
-    """Remove format characters (joiners, direction marks, byte order mark), which are no letters and split no words."""
+    """Remove format characters (joiners, direction marks, byte order mark), which neither spell nor separate words."""
     return text.translate(_NO_FORMAT)
 
 

@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from corpora.datadir import DataDirError
-from corpora.files import TooManyBadFiles
+from corpora.files import CorpusError, TooManyBadFiles
 from corpora.schema import nearest
 from downstream import answers
 from downstream.grid import run as benchmark
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except benchmark.BenchmarkError as error:
         print(f"downstream: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, DataDirError, TooManyBadFiles) as error:
+    except (ValueError, OSError, CorpusError, TooManyBadFiles) as error:
         print(f"downstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

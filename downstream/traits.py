@@ -26,9 +26,8 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from corpora.batches import length_batches
-from corpora.datadir import Utterance, read_datadir
+from corpora.datadir import Utterance, read_datadir, read_utterance
 from corpora.files import atomic_file, write_text
-from corpora.source_audio import read_utterance
 from downstream.report.text import Table, number, percent, signed
 from downstream.score import stats
 from upstream.model.encoder import encode

@@ -13,9 +13,8 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from corpora.datadir import Utterance
-from corpora.files import read_json, write_json
+from corpora.files import CorpusError, read_json, write_json
 from corpora.prepare.ids import name_utterances
-from corpora.prepare.ingest import CorpusError
 from corpora.prepare.preparation import Item, Preparation
 
 SPLITS = ("train", "dev", "test")

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corpora.datadir import Utterance
-from corpora.files import BadFileTally
-from corpora.prepare.ingest import CorpusError, Listing, Recording, ingest, list_audio
+from corpora.files import BadFileTally, CorpusError
 from corpora.prepare.preparation import compare_count
-from corpora.prepare.sources import Provenance
+from corpora.prepare.sources import Listing, Provenance, Recording, list_audio, read_recordings
 from corpora.registry import CorpusInfo
 
 # How file names and lists abbreviate emotions: the first letters, which no two of these share.
@@ -74,7 +73,7 @@ def distinct_clips(
     names; a recording with two emotions is left out. Ids are `<speaker>-<rest>`. The number of files is compared with
     the published one. Raises TooManyBadFiles past the limit of bad files.
     """
-    recordings = ingest(corpus_dir, sorted(labels), audio_dir, tally=tally, jobs=jobs, label=info.name)
+    recordings = read_recordings(corpus_dir, sorted(labels), audio_dir, tally=tally, jobs=jobs, label=info.name)
     compare_count(info.name, "recordings", len(recordings), info.recordings)
     by_audio: dict[str, list[str]] = defaultdict(list)
     for source, recording in recordings.items():

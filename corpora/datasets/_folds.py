@@ -15,8 +15,7 @@ from pathlib import Path
 
 from corpora.datadir import write_datadir
 from corpora.datasets._emotion import Clip
-from corpora.files import write_json
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError, write_json
 from corpora.prepare.sources import check_isolation, write_sources
 
 FOLDS = 5

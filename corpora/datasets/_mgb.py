@@ -7,11 +7,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from corpora.files import write_text
-from corpora.prepare.columns import read_lines, seconds
-from corpora.prepare.ingest import CorpusError, parallel
-from corpora.prepare.mgb_xml import Segment, read_segments
+from corpora.files import CorpusError, write_text
+from corpora.machine import parallel
 from corpora.prepare.preparation import Item, Preparation
+from corpora.prepare.readers import Segment, read_lines, read_segments, seconds
 from corpora.text import from_buckwalter, normalise, printable
 
 SCRIPTS = ("auto", "utf8", "bw")

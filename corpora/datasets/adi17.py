@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from corpora.datasets._dialect import AUDIO, SPLITS, CorpusFiles, check_dialect, write_splits
-from corpora.prepare.columns import read_lines, seconds
-from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
-from corpora.registry import CorpusInfo
+from corpora.prepare.readers import read_lines, seconds
+from corpora.registry import CorpusInfo, corpus_error
 
 DIALECTS = tuple("ALG EGY IRA JOR KSA KUW LEB LIB MAU MOR OMA PAL QAT SUD SYR UAE YEM".split())
 INFO = CorpusInfo(

@@ -14,10 +14,10 @@ from pathlib import Path
 from corpora.audio import SAMPLE_RATE
 from corpora.datasets._dialect import SPLITS, CorpusFiles, check_dialect, write_splits
 from corpora.datasets.adi17 import DIALECTS as ADI17_DIALECTS
-from corpora.prepare.columns import read_rows
-from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
-from corpora.registry import CorpusInfo
+from corpora.prepare.readers import read_rows
+from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="adi20",

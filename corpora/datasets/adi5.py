@@ -14,9 +14,9 @@ import re
 from pathlib import Path
 
 from corpora.datasets._dialect import SPLITS, write_splits
-from corpora.prepare.ingest import corpus_error, list_audio
 from corpora.prepare.preparation import Item, Preparation
-from corpora.registry import CorpusInfo
+from corpora.prepare.sources import list_audio
+from corpora.registry import CorpusInfo, corpus_error
 
 DIALECTS = ("EGY", "GLF", "LAV", "MSA", "NOR")
 PUBLISHED = {

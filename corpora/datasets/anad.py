@@ -15,10 +15,9 @@ from pathlib import Path
 
 from corpora.datasets._emotion import Label, check_groups, distinct_clips, emotion_of, find_files, plain
 from corpora.datasets._folds import write_folds
-from corpora.files import BadFileTally
-from corpora.prepare.columns import read_rows
-from corpora.prepare.ingest import CorpusError, corpus_error
-from corpora.registry import CorpusInfo
+from corpora.files import BadFileTally, CorpusError
+from corpora.prepare.readers import read_rows
+from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="anad",

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corpora.datadir import write_datadir
-from corpora.files import BadFileTally
-from corpora.prepare.ingest import CorpusError, corpus_error, ingest, safe_relative
+from corpora.fetch import GITHUB, fetch_repository, make_once
+from corpora.files import BadFileTally, CorpusError, write_text
 from corpora.prepare.preparation import compare_count
-from corpora.prepare.sources import check_isolation, write_sources
+from corpora.prepare.sources import check_isolation, read_recordings, safe_relative, write_sources
 from corpora.prepare.word_strings import Word, plan_strings, render_strings, string_sources
-from corpora.registry import CorpusInfo
+from corpora.registry import CorpusInfo, corpus_error
 from corpora.text import normalise
 
 INFO = CorpusInfo(
@@ -36,6 +36,7 @@ INFO = CorpusInfo(
     layout="dataset/<keyword>/<speaker>_NO_<round>.wav and train.csv, val.csv, test.csv",
     recordings=12000,
 )
+REPOSITORY = "abdulkaderghandoura/arabic-speech-commands-dataset/archive/HEAD.tar.gz"
 SPLITS = {"train": "train.csv", "dev": "val.csv", "test": "test.csv"}
 TEXT_PROFILE = "mgb"
 WORDS_PER_STRING = (1, 5)
@@ -77,7 +78,9 @@ def read_words(
     words: dict[str, list[Word]] = {}
     for split, name in SPLITS.items():
         rows = {row.source: row for row in _read_rows(corpus_dir, corpus_dir / name, table, tally)}
-        recordings = ingest(corpus_dir, sorted(rows), audio_dir, tally=tally, jobs=jobs, label=f"{INFO.name} {split}")
+        recordings = read_recordings(
+            corpus_dir, sorted(rows), audio_dir, tally=tally, jobs=jobs, label=f"{INFO.name} {split}"
+        )
         words[split] = [
             Word(recording, f"asc{rows[source].speaker}", normalise(table[rows[source].keyword], text_profile))
             for source, recording in recordings.items()
@@ -112,6 +115,16 @@ def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, te
     if "train" in splits:
         check_isolation([out_dir / "train"], [out_dir / split for split in splits if split != "train"])
     tally.write(out_dir / "skipped.tsv")
+
+
+def download(root: Path, *, host: str = GITHUB) -> Path:
+    """Fetch the corpus into `<root>/arabic_speech_commands`, and write the table of its Arabic words."""
+
+    def fill(folder: Path) -> None:
+        fetch_repository(f"{host}/{REPOSITORY}", folder, root)
+        write_text(folder / "keywords.tsv", "".join(f"{keyword}\t{word}\n" for keyword, word in KEYWORDS.items()))
+
+    return make_once(root / INFO.name, fill, check_layout)
 
 
 def check_layout(corpus_dir: Path) -> int:

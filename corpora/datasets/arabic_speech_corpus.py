@@ -12,11 +12,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from corpora.prepare.columns import read_lines
-from corpora.prepare.ingest import CorpusError, corpus_error, safe_relative
+from corpora.files import CorpusError
+from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
-from corpora.registry import CorpusInfo
-from corpora.tables import safe_id
+from corpora.prepare.readers import read_lines
+from corpora.prepare.sources import safe_relative
+from corpora.registry import CorpusInfo, corpus_error
 from corpora.text import from_buckwalter
 
 INFO = CorpusInfo(

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from corpora.datasets._emotion import Clip, Label, distinct_clips
 from corpora.datasets._folds import FOLDS, write_folds
+from corpora.fetch import GITHUB, fetch_repository, make_once
 from corpora.files import BadFileTally
-from corpora.prepare.ingest import Listing, list_audio
+from corpora.prepare.sources import Listing, list_audio
 from corpora.registry import CorpusInfo
 
 INFO = CorpusInfo(
@@ -30,6 +31,7 @@ INFO = CorpusInfo(
     recordings=1935,
 )
 EMOTIONS = ("low", "neutral", "high")
+REPOSITORY = "40uf411/Basic-Arabic-Vocal-Emotions-Dataset/archive/HEAD.tar.gz"
 
 _FILE = re.compile(
     r"(?P<speaker>\d+)-(?P<gender>[mf])-(?P<age>\d+)-(?P<word>\d)-(?P<emotion>[0-2])-(?P<record>\d+)\.wav",
@@ -56,6 +58,13 @@ def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, fo
     clips, tally = read_clips(corpus_dir, out_dir / "audio" / INFO.name, jobs=jobs)
     write_folds(INFO.name, clips, out_dir, folds=folds, seed=seed)
     tally.write(out_dir / "skipped.tsv")
+
+
+def download(root: Path, *, host: str = GITHUB) -> Path:
+    """Fetch the corpus into `<root>/baved`. Its publisher states no licence: use it, do not pass it on."""
+    return make_once(
+        root / INFO.name, lambda folder: fetch_repository(f"{host}/{REPOSITORY}", folder, root), check_layout
+    )
 
 
 def check_layout(corpus_dir: Path) -> Listing:

@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from corpora.prepare.columns import read_lines
-from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.files import CorpusError
+from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
-from corpora.registry import CorpusInfo
-from corpora.tables import safe_id
+from corpora.prepare.readers import read_lines
+from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="callhome_egyptian",

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from corpora.files import BadFileTally
-from corpora.prepare.ingest import CorpusError, corpus_error
-from corpora.prepare.parquet import read_parquet, store_audio
+from corpora.files import BadFileTally, CorpusError
+from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
-from corpora.registry import CorpusInfo
-from corpora.tables import safe_id
+from corpora.prepare.readers import read_parquet, store_audio
+from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="casablanca",

@@ -11,15 +11,24 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from corpora.datadir import Utterance, write_datadir
-from corpora.files import BadFileTally, read_json
-from corpora.prepare.ingest import CorpusError, Listing, Recording, corpus_error, ingest, list_audio
-from corpora.prepare.sources import Provenance, check_isolation, write_sources
-from corpora.registry import CorpusInfo
+from corpora.fetch import GITHUB, fetch, fetch_repository, make_once
+from corpora.files import BadFileTally, CorpusError, lock_file, read_json
+from corpora.prepare.sources import (
+    Listing,
+    Provenance,
+    Recording,
+    check_isolation,
+    list_audio,
+    read_recordings,
+    write_sources,
+)
+from corpora.registry import CorpusInfo, corpus_error
 from corpora.text import normalise
 
 INFO = CorpusInfo(
@@ -32,6 +41,11 @@ INFO = CorpusInfo(
     by_hand="further reciters: folders of MP3 files from everyayah.com, put beside the first",
     layout="quran.json and <reciter>/SSSAAA.mp3 (surah, ayah)",
 )
+REPOSITORY = "quranstatic/yasser-salama-hadr-gapless-2/archive/HEAD.tar.gz"  # one recitation
+RECITER = "yasser_salama"
+# The text of the Quran, at one commit.
+QURAN = "risan/quran-json/raw/9051fd00c68a29b221a958c1cdf1c9fa7c9cc8c7/data/quran.json"
+QURAN_SHA256 = "bd74e2cefe800e2600baa4a6056d1e83a83c771f6ff525064cb08bdccbf128bf"
 TEXT_PROFILE = "mgb"
 SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}
 
@@ -85,7 +99,7 @@ def read_verses(
             wanted[source] = text
         elif ayah > 0:
             tally.skip(corpus_dir / source, f"quran.json has no text for surah {surah}, ayah {ayah}")
-    recordings = ingest(corpus_dir, list(wanted), audio_dir, tally=tally, jobs=jobs, label=INFO.name)
+    recordings = read_recordings(corpus_dir, list(wanted), audio_dir, tally=tally, jobs=jobs, label=INFO.name)
     tally.check()
     reciters = _split_reciters({_speaker(source) for source in recordings}, seed)
     verses, unused = [], Counter()
@@ -119,6 +133,22 @@ def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, te
     if "train" in splits:
         check_isolation([out_dir / "train"], [out_dir / split for split in splits if split != "train"])
     tally.write(out_dir / "skipped.tsv")
+
+
+def download(root: Path, *, host: str = GITHUB, quran_sha256: str | None = QURAN_SHA256) -> Path:
+    """Fetch one recitation and the text of the Quran into `<root>/everyayah`."""
+
+    def fill(folder: Path) -> None:
+        repository = folder / ".repository"
+        fetch_repository(f"{host}/{REPOSITORY}", repository, root)
+        if not (repository / "audio").is_dir():
+            raise CorpusError(f"{host}/{REPOSITORY}: expected a folder audio/ with one MP3 per verse")
+        (repository / "audio").rename(folder / RECITER)
+        shutil.rmtree(repository)
+        fetch(f"{host}/{QURAN}", folder / "quran.json", quran_sha256)
+        lock_file(folder / "quran.json").unlink()
+
+    return make_once(root / INFO.name, fill, check_layout)
 
 
 def check_layout(corpus_dir: Path) -> Listing:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from corpora.prepare.columns import read_rows
-from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.fetch import unpack_once
+from corpora.files import CorpusError
+from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
-from corpora.registry import CorpusInfo
-from corpora.tables import safe_id
+from corpora.prepare.readers import read_rows
+from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="fleurs",
@@ -65,8 +66,6 @@ def _list(corpus_dir: Path, language: str, split: str) -> Path | None:
 
 def _audio(corpus_dir: Path, out_dir: Path, language: str, splits: list[str]) -> tuple[Path, dict[str, str]]:
     """The folder that all recordings lie in, and each split's folder inside it."""
-    from corpora.download import unpack_once  # it knows every corpus that can be fetched, so it is not imported above
-
     for parent in (corpus_dir / language, corpus_dir / language / "audio", corpus_dir / "audio", corpus_dir):
         if all((parent / split).is_dir() for split in splits):
             return corpus_dir, {split: (parent / split).relative_to(corpus_dir).as_posix() for split in splits}

@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 
 from corpora.datadir import Utterance, write_datadir
+from corpora.fetch import GITHUB, fetch_repository, make_once
 from corpora.files import BadFileTally
-from corpora.prepare.ingest import Listing, ingest, list_audio
 from corpora.prepare.preparation import compare_count
-from corpora.prepare.sources import Provenance, write_sources
+from corpora.prepare.sources import Listing, Provenance, list_audio, read_recordings, write_sources
 from corpora.prepare.word_strings import Word
 from corpora.registry import CorpusInfo
 
@@ -28,6 +28,7 @@ INFO = CorpusInfo(
     languages=("en",),
     recordings=3000,
 )
+REPOSITORY = "Jakobovski/free-spoken-digit-dataset/archive/HEAD.tar.gz"
 TEST_INDICES = range(5)
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -43,7 +44,7 @@ def read_words(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[dic
     words: dict[str, list[Word]] = {"train": [], "test": []}
     listing = check_layout(corpus_dir)
     tally = listing.tally(corpus_dir, INFO.layout)
-    recordings = ingest(corpus_dir, listing.named, audio_dir, tally=tally, jobs=jobs, label=INFO.name)
+    recordings = read_recordings(corpus_dir, listing.named, audio_dir, tally=tally, jobs=jobs, label=INFO.name)
     tally.check()
     for source, recording in recordings.items():
         parts = _FILE.fullmatch(Path(source).name)
@@ -83,6 +84,13 @@ def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1) ->
             [Provenance(utt_id, INFO.name, word.recording.source, word.recording.sha256) for utt_id, word in named],
         )
     tally.write(out_dir / "skipped.tsv")
+
+
+def download(root: Path, *, host: str = GITHUB) -> Path:
+    """Fetch the corpus into `<root>/free_spoken_digits`."""
+    return make_once(
+        root / INFO.name, lambda folder: fetch_repository(f"{host}/{REPOSITORY}", folder, root), check_layout
+    )
 
 
 def check_layout(corpus_dir: Path) -> Listing:

@@ -13,10 +13,10 @@ import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from corpora.prepare.from_lhotse import read_manifests, write_manifests
-from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.files import CorpusError
+from corpora.prepare.lhotse import read_manifests, write_manifests
 from corpora.prepare.preparation import Preparation
-from corpora.registry import CorpusInfo
+from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="gigaspeech",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from corpora.datasets._emotion import Label, check_groups, distinct_clips, find_files, plain
 from corpora.datasets._folds import FOLDS, write_folds
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError
 from corpora.registry import CorpusInfo
 
 INFO = CorpusInfo(

@@ -13,13 +13,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from corpora.files import BadFileTally
-from corpora.prepare.columns import read_rows
-from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.files import BadFileTally, CorpusError
+from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
-from corpora.prepare.subtitles import read_cues
-from corpora.registry import CorpusInfo
-from corpora.tables import safe_id
+from corpora.prepare.readers import read_cues, read_rows
+from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="masc",

@@ -13,9 +13,9 @@ import re
 from pathlib import Path
 
 from corpora.datasets._mgb import check_script, first_texts, read_texts, recordings_as_speakers, write_references
-from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
-from corpora.registry import CorpusInfo
+from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="mgb3",

@@ -12,10 +12,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from corpora.datasets._mgb import check_script, first_texts, read_texts, recordings_as_speakers, write_references
-from corpora.prepare.columns import read_lines, seconds
-from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.fetch import unpack_once
+from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
-from corpora.registry import CorpusInfo
+from corpora.prepare.readers import read_lines, seconds
+from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="mgb5",
@@ -72,8 +73,6 @@ def prepare(
 
 def _unpacked(corpus_dir: Path, out_dir: Path) -> Path:
     """The folder of the unpacked sets; archives are unpacked once."""
-    from corpora.download import unpack_once  # it knows every corpus that can be fetched, so it is not imported above
-
     root = corpus_dir / "DB" if (corpus_dir / "DB").is_dir() else corpus_dir
     if any((root / split).is_dir() for split in SPLITS):
         return root

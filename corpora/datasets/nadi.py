@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from corpora.datasets._dialect import check_dialect, write_splits
 from corpora.datasets.everyayah import hash_fraction
-from corpora.prepare.ingest import CorpusError, corpus_error
-from corpora.prepare.parquet import read_parquet, store_audio
+from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
-from corpora.registry import CorpusInfo
+from corpora.prepare.readers import read_parquet, store_audio
+from corpora.registry import CorpusInfo, corpus_error
 
 COUNTRIES = ("Algeria", "Egypt", "Jordan", "Mauritania", "Morocco", "Palestine", "UAE", "Yemen")
 INFO = CorpusInfo(

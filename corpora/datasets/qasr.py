@@ -12,9 +12,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from corpora.datasets._mgb import add_scored_set, check_script, training_items
-from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.files import CorpusError
 from corpora.prepare.preparation import Preparation
-from corpora.registry import CorpusInfo
+from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="qasr",

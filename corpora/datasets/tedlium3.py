@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from corpora.prepare.columns import read_lines, seconds
-from corpora.prepare.from_lhotse import read_manifests, write_manifests
-from corpora.prepare.ingest import CorpusError, corpus_error
+from corpora.files import CorpusError
+from corpora.prepare.lhotse import read_manifests, write_manifests
 from corpora.prepare.preparation import Preparation
-from corpora.registry import CorpusInfo
+from corpora.prepare.readers import read_lines, seconds
+from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
     name="tedlium3",

@@ -1,1 +1,1 @@
-"""From a publisher's files to data directories: readers, conversion, checks."""
+"""From a publisher's files to data directories: readers of lists, conversion of audio, ids, checks."""

@@ -1,4 +1,4 @@
-"""From the lines of a publisher's lists to data directories: the part that is the same for every corpus.
+"""From the lines of a publisher's lists to data directories: the steps that all corpora share.
 
 work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs, text_profile="mgb")
 for split in ("train", "dev", "test"):
@@ -7,9 +7,9 @@ work.write()
 
 <out>/<split>/            data directories, with sources.tsv
 <out>/summary.json        utterances, speakers and hours of each beside the published counts
-<out>/skipped.tsv         recordings and lines that cannot be used, with the reason; past 5 % nothing is written
-<out>/excluded.tsv        utterances that are sound and yet left out (no words, unclear, also in test)
-<out>/overlaps.tsv        segments that overlap another one of their recording; they stay
+<out>/skipped.tsv         recordings and lines that cannot be used, with the reason; above 5 % nothing is written
+<out>/excluded.tsv        sound utterances that are left out on purpose (no words, unclear, also in test)
+<out>/overlaps.tsv        segments that overlap another one of their recording; they are kept
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from corpora.audio import SAMPLE_RATE
+from corpora.audio import MIN_SAMPLES, SAMPLE_RATE
 from corpora.datadir import Utterance, write_datadir
-from corpora.files import BadFileTally, write_json, write_text
-from corpora.prepare.ingest import MIN_SAMPLES, CorpusError, Recording, ingest, safe_relative
-from corpora.prepare.sources import Provenance, write_sources
+from corpora.files import BadFileTally, CorpusError, write_json, write_tsv
+from corpora.prepare.sources import Provenance, Recording, read_recordings, safe_relative, write_sources
 from corpora.registry import CorpusInfo
 from corpora.text import normalise, printable
 
-_OVERRUN = 0.5  # seconds past the end of a recording that are put down to rounding and cut off
-_OVERLAP = 0.01  # seconds; publishers round times to this
+_OVERRUN = 0.5  # seconds past the end of a recording that count as rounding and are cut off
+_OVERLAP = 0.01  # seconds, to which publishers round times
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One utterance as a publisher's list gives it.
+    """One utterance of a publisher's list.
 
-    source: its recording, as a path inside the corpus folder.  where: file and line that name it.  start, end: in
+    source: its recording, as a path inside the corpus folder.  where: file and line of the list.  start, end: in
     seconds, None for the whole recording.  channel: of a recording with several, from 0; None averages them.
     """
 
@@ -56,7 +55,7 @@ class Item:
 
 
 class Preparation:
-    """Collects the items of every split, then reads the recordings and writes the data directories."""
+    """Collect the items of every split, then read the recordings and write the data directories."""
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class Preparation:
         text_profile: str = "none",
         skip_limit: float = 0.05,
     ):
-        """skip_limit: share of recordings, and of lines, that may be unusable."""
+        """skip_limit: tolerated share of unusable recordings, and of unusable lines."""
         self.info = info
         self.corpus_dir = Path(corpus_dir)
         self.out_dir = Path(out_dir)
@@ -84,9 +83,9 @@ class Preparation:
         self._shared: list[str] = []
 
     def add(self, split: str, items: Iterable[Item]) -> None:
-        """Take the items of a split; what has no words left in the text profile is excluded, with its line.
+        """Take the items of a split. Items without words in the text profile are excluded and listed with their line.
 
-        An item without a text (None) belongs to data that is not transcribed.
+        An item whose text is None belongs to data without transcripts.
         """
         own = self._items.setdefault(split, [])
         for item in items:
@@ -104,12 +103,12 @@ class Preparation:
             own.append(replace(item, source=source, text=text))
 
     def bad(self, where: str, reason: str) -> None:
-        """Count a line that cannot be used; past the limit `write` refuses the corpus."""
+        """Count a line that cannot be used; above the limit `write` refuses the corpus."""
         self._lines.total += 1
         self._lines.skip(Path(where), reason)
 
     def tally(self, what: str, total: int = 0) -> BadFileTally:
-        """A tally of other things (such as transcripts); `write` checks and lists it with the others."""
+        """A tally of other things, such as transcripts; `write` checks and lists it with the others."""
         self._others.append(BadFileTally(total, self._lines.limit, what=what))
         return self._others[-1]
 
@@ -120,12 +119,12 @@ class Preparation:
     def write(self, published: Mapping[str, int] | None = None) -> dict[str, list[Utterance]]:
         """Write everything; the utterances of each split.
 
-        published: counts to compare with, where those of `INFO` do not hold (another release, a part of the corpus).
-        Raises CorpusError when nothing is left, TooManyBadFiles past the limit of bad lines or recordings.
+        published: counts to compare with, if not those of `INFO` (for another release, or a part of the corpus).
+        Raises CorpusError when no utterance is left, TooManyBadFiles above the limit of bad lines or recordings.
         """
         for tally in (*self._others, self._lines):
             tally.check()
-        recordings = self._ingest()
+        recordings = self._recordings()
         self._files.check()
         splits = {split: self._utterances(split, items, recordings) for split, items in self._items.items()}
         self._lines.check()
@@ -137,16 +136,13 @@ class Preparation:
         for split, pairs in splits.items():
             written[split] = [utterance for utterance, _ in pairs]
             write_datadir(self.out_dir / split, written[split])
-            write_sources(
-                self.out_dir / split,
-                [Provenance(u.utt_id, self.info.name, source.source, source.sha256) for u, source in sorted(
-                    pairs, key=lambda pair: pair[0].utt_id)],
-            )  # fmt: skip
+            rows = [Provenance(u.utt_id, self.info.name, own.source, own.sha256) for u, own in pairs]
+            write_sources(self.out_dir / split, sorted(rows, key=lambda row: row.utt_id))
         self._report(written, self.info.published if published is None else published)
         return written
 
-    def _ingest(self) -> dict[tuple[str, int | None], Recording]:
-        """Every recording that is named and can be used; the others are tallied with the line that names them."""
+    def _recordings(self) -> dict[tuple[str, int | None], Recording]:
+        """The usable recordings of all items; the others are tallied with the line that names them."""
         named: dict[tuple[str, int | None], str] = {}
         for items in self._items.values():
             for item in items:
@@ -161,7 +157,7 @@ class Preparation:
                 else:
                     path = self.corpus_dir / source
                     self._files.skip(path, f"no such file, named by {named[source, channel]}")
-            made = ingest(
+            made = read_recordings(
                 self.corpus_dir,
                 sources,
                 self.out_dir / "audio" / ("" if channel is None else f"channel{channel}"),
@@ -176,7 +172,7 @@ class Preparation:
     def _utterances(
         self, split: str, items: list[Item], recordings: Mapping[tuple[str, int | None], Recording]
     ) -> list[tuple[Utterance, Recording]]:
-        """The utterances whose recording is there and whose times lie in it, each with its recording."""
+        """Pairs of utterance and recording, where the recording is usable and holds the times of the item."""
         taken: dict[str, Item] = {}
         pairs, spans = [], defaultdict(list)
         for item in items:
@@ -185,7 +181,7 @@ class Preparation:
                 continue
             if item.utt_id in taken:
                 first = taken[item.utt_id].where
-                self._lines.skip(Path(item.where), f"utterance id {item.utt_id} is there already, in {first}")
+                self._lines.skip(Path(item.where), f"utterance id {item.utt_id} is taken, by {first}")
                 continue
             span = self._span(split, item, recording)
             if span is None:
@@ -200,7 +196,7 @@ class Preparation:
         return pairs
 
     def _span(self, split: str, item: Item, recording: Recording) -> tuple[int | None, int | None] | None:
-        """First and last sample of an item, (None, None) for the whole recording, None when it cannot be used."""
+        """First sample and end of an item, (None, None) for the whole recording, None for an unusable item."""
         if item.start is None and item.end is None:
             return None, None
         start = round((item.start or 0) * SAMPLE_RATE)
@@ -215,9 +211,7 @@ class Preparation:
             self._clipped.append(f"{item.where}: {item.utt_id} ends at {item.end:g} s, {length}")
             end = recording.samples
         if start >= end:
-            self._lines.skip(
-                Path(item.where), f"{item.utt_id} runs from {item.start:g} to {item.end:g} s: that is no speech"
-            )
+            self._lines.skip(Path(item.where), f"{item.utt_id} runs from {item.start:g} to {item.end:g} s: no audio")
             return None
         if end - start < MIN_SAMPLES:
             self.exclude(split, item.utt_id, item.where, f"{end - start} samples at 16 kHz: shorter than one frame")
@@ -235,7 +229,7 @@ class Preparation:
                 latest = span
 
     def _hold_out(self, splits: dict[str, list[tuple[Utterance, Recording]]]) -> None:
-        """Take out of the other sets what a dev or test set holds too: the same stretch of the same audio."""
+        """Remove from the other sets every utterance that shares audio with an utterance of a dev or test set."""
         held, held_sources = defaultdict(list), set()
         for split, pairs in splits.items():
             if is_held_out(split):
@@ -262,8 +256,8 @@ class Preparation:
 
     def _report(self, written: Mapping[str, list[Utterance]], published: Mapping[str, int]) -> None:
         self._files.write(self.out_dir / "skipped.tsv", self._lines, *self._others)
-        _write_table(self.out_dir / "excluded.tsv", "split\tutt_id\twhere\treason", self._excluded)
-        _write_table(self.out_dir / "overlaps.tsv", "split\tutt_id\toverlaps\tseconds", self._overlaps)
+        write_tsv(self.out_dir / "excluded.tsv", ("split", "utt_id", "where", "reason"), self._excluded)
+        write_tsv(self.out_dir / "overlaps.tsv", ("split", "utt_id", "overlaps", "seconds"), self._overlaps)
         excluded: dict[str, int] = defaultdict(int)
         for split, *_ in self._excluded:
             excluded[split] += 1
@@ -278,7 +272,7 @@ class Preparation:
             }
         for split in sorted(published.keys() - written.keys()):
             count = published[split]
-            _log.warning("%s: the published set %s (%d utterances) is not here", self.info.name, split, count)
+            _log.warning("%s: the published set %s (%d utterances) is missing", self.info.name, split, count)
         if self._clipped:
             _log.warning(
                 "%d segments end up to %g s past their recording and are cut there, as %s",
@@ -311,12 +305,12 @@ class Preparation:
 
 
 def is_held_out(split: str) -> bool:
-    """Whether a set of this name is there to be scored."""
+    """Whether a set of this name is for development or test."""
     return "dev" in split or "test" in split
 
 
 def compare_count(corpus: str, name: str, found: int, published: int | None, excluded: int = 0) -> dict[str, int]:
-    """Log a count beside the published one, and return both for a summary; empty where nothing is published."""
+    """Log a count beside the published one; return both for a summary, nothing if no number is published."""
     if published is None:
         _log.info("%s, %s: %d", corpus, name, found)
         return {}
@@ -345,8 +339,3 @@ def _utterance(item: Item, recording: Recording, start: int | None, end: int | N
         dialect=item.dialect,
         emotion=item.emotion,
     )
-
-
-def _write_table(path: Path, header: str, rows: Iterable[tuple[str, ...]]) -> None:
-    lines = ["\t".join(" ".join(field.split()) for field in row) for row in rows]
-    write_text(path, "\n".join([header, *lines]) + "\n")

@@ -1,21 +1,47 @@
-"""Which recordings each utterance was made from, and the proof that a test recording is nowhere in training."""
+"""Source recordings of a corpus: find them, convert them to 16 kHz mono, and list which utterance uses which.
+
+<corpus>/...                 the publisher's audio in any format
+<out>/audio/...              converted copies, with a journal (ingested.jsonl) that lets an interrupted run resume
+<out>/<split>/sources.tsv    the recordings of every utterance, with the hash of their samples
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-from corpora.files import write_text
-from corpora.prepare.ingest import CorpusError
+from corpora.audio import MIN_SAMPLES, SAMPLE_RATE, AudioError, audio_info, convert_audio, hash_audio
+from corpora.files import BadFileTally, CorpusError, write_tsv
+from corpora.machine import parallel
+from corpora.registry import CorpusInfo, corpus_error
 
-NAME = "sources.tsv"
-_HEADER = "utt_id\tcorpus\tsource\tsha256"
+SOURCES = "sources.tsv"
+_COLUMNS = ("utt_id", "corpus", "source", "sha256")
+_LARGE = 2**28  # bytes of audio for which spawning processes is worth while, even for few files
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recording of a corpus, readable at 16 kHz mono.
+
+    source: path inside the corpus folder (POSIX).  path: the file to read, the source itself or its converted copy.
+    samples: length at 16 kHz.  sha256: hash of the 16-bit samples, equal for equal audio.
+    """
+
+    source: str
+    path: Path
+    samples: int
+    sha256: str
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """One recording that an utterance was made from.
+    """A row of sources.tsv: one recording that an utterance was made from.
 
     source: path inside the corpus folder.  sha256: hash of the recording's 16-bit samples at 16 kHz.
     """
@@ -26,37 +52,111 @@ class Provenance:
     sha256: str
 
 
-class LeakError(ValueError):
-    """A recording that is scored is also in the data that a model is trained on."""
+@dataclass(frozen=True)
+class Listing:
+    """Audio files of a corpus, as paths inside its folder: those with a published name, and those with another name."""
+
+    named: list[str]
+    odd: list[str]
+
+    def tally(self, corpus_dir: Path, expected: str) -> BadFileTally:
+        """A tally over all files that counts the oddly named ones as bad."""
+        tally = BadFileTally(len(self.named) + len(self.odd))
+        for source in self.odd:
+            tally.skip(corpus_dir / source, f"expected a name like {expected}")
+        return tally
+
+
+def list_audio(corpus_dir: Path, glob: str, name: re.Pattern[str], *, info: CorpusInfo) -> Listing:
+    """The files that match `glob`, except hidden ones, separated by whether their name matches the pattern `name`.
+
+    Raises CorpusError when no name matches.
+    """
+    found = sorted(
+        path.relative_to(corpus_dir).as_posix()
+        for path in corpus_dir.glob(glob)
+        if not path.name.startswith(".") and path.is_file()
+    )
+    named = [source for source in found if name.fullmatch(source.rsplit("/", 1)[-1])]
+    if not named:
+        raise corpus_error(corpus_dir, info)
+    return Listing(named, sorted(set(found) - set(named)))
+
+
+def safe_relative(name: str) -> str | None:
+    """A path from a publisher's list as a POSIX path inside the corpus; None if it leads out of the folder."""
+    path = PurePosixPath(name.strip().replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        return None
+    return path.as_posix()
+
+
+def read_recordings(
+    corpus_dir: Path,
+    sources: Sequence[str],
+    audio_dir: Path,
+    *,
+    tally: BadFileTally,
+    jobs: int = 1,
+    label: str = "audio",
+    channel: int | None = None,
+) -> dict[str, Recording]:
+    """Read every source completely: source -> Recording, without the bad ones.
+
+    16 kHz mono WAV and FLAC files stay in place; other files are converted into `audio_dir`.  sources: paths inside
+    `corpus_dir`.  channel: the one to take of several, from 0; None averages them. Finished sources are not read again
+    by a later run, unless their size or modification time has changed. Unreadable files and those under 400 samples
+    are counted in `tally`, which the caller checks.
+    """
+    journal = _Journal(audio_dir / "ingested.jsonl")
+    tasks = [_task(corpus_dir, audio_dir, source, channel) for source in sources]
+    pending = [task for task in tasks if not journal.holds(task)]
+    fewest = 2 if sum(task.stamp[1] for task in pending if task.stamp) > _LARGE else 64
+    bad: dict[str, str] = {}
+    if pending:
+        results = parallel(_read_one, pending, jobs=jobs, label=label, fewest=fewest)
+        with journal:
+            for task, result in zip(pending, results, strict=True):
+                if isinstance(result, str):
+                    bad[task.source] = result
+                else:
+                    journal.add(task, _Done(task.stamp, *result))
+    recordings: dict[str, Recording] = {}
+    for task in tasks:
+        if task.source in bad:
+            tally.skip(task.path, bad[task.source])
+        else:
+            done = journal.entries[task.source]
+            recordings[task.source] = Recording(task.source, task.file(done.native), done.samples, done.sha256)
+    return recordings
 
 
 def write_sources(data_dir: Path, rows: Iterable[Provenance]) -> None:
-    """Write `sources.tsv` into a data directory: one row per recording, in the order in which it is heard."""
-    lines = [_HEADER, *("\t".join((row.utt_id, row.corpus, row.source, row.sha256)) for row in rows)]
-    write_text(data_dir / NAME, "\n".join(lines) + "\n")
+    """Write `sources.tsv` into a data directory: one row per recording, an utterance's recordings in playback order."""
+    write_tsv(data_dir / SOURCES, _COLUMNS, [(row.utt_id, row.corpus, row.source, row.sha256) for row in rows])
 
 
 def read_sources(data_dir: Path) -> list[Provenance]:
-    """Read `sources.tsv`; raises CorpusError that names the line when it is missing or of another form."""
-    path = data_dir / NAME
+    """Read `sources.tsv`. Raises CorpusError, with the line, if it is missing or malformed."""
+    path = data_dir / SOURCES
     if not path.exists():
         raise CorpusError(f"{path}: missing; prepare the corpus again")
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    if lines[0] != _HEADER:
-        raise CorpusError(f"{path}:1: expected the header {_HEADER!r}, found {lines[0]!r}")
+    header, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    if header.split("\t") != list(_COLUMNS):
+        raise CorpusError(f"{path}:1: expected the columns {', '.join(_COLUMNS)}, found {header!r}")
     rows = []
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines, 2):
         fields = line.split("\t")
-        if len(fields) != 4:
+        if len(fields) != len(_COLUMNS):
             raise CorpusError(f"{path}:{number}: expected 4 tab-separated fields, found {len(fields)}")
         rows.append(Provenance(*fields))
     return rows
 
 
 def check_isolation(training: Iterable[Path], held_out: Iterable[Path]) -> None:
-    """Raise LeakError when a recording of a held-out data directory is in a training one.
+    """Raise CorpusError when a recording of a held-out data directory is also in a training one.
 
-    Compares by corpus and file and, since publishers store the same audio under two names, by content hash.
+    Recordings are compared by corpus and path and, since publishers store equal audio under two names, by hash.
     """
     where: dict[object, tuple[Path, Provenance]] = {}
     for folder in training:
@@ -66,7 +166,104 @@ def check_isolation(training: Iterable[Path], held_out: Iterable[Path]) -> None:
         for row in read_sources(folder):
             hit = where.get((row.corpus, row.source)) or where.get(row.sha256)
             if hit:
-                raise LeakError(
+                raise CorpusError(
                     f"{folder}: utterance {row.utt_id} uses {row.corpus}/{row.source}, which trains a model as "
                     f"{hit[1].corpus}/{hit[1].source} (utterance {hit[1].utt_id} of {hit[0]})"
                 )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A source to read. stamp: channel, bytes and modification time; empty if the file does not exist."""
+
+    source: str
+    path: Path
+    copy: Path
+    channel: int | None
+    stamp: list[int | None]
+
+    def file(self, native: bool) -> Path:
+        """The file to read; absolute, since data directories may move while the corpus stays."""
+        return Path(os.path.abspath(self.path)) if native else self.copy
+
+
+def _task(corpus_dir: Path, audio_dir: Path, source: str, channel: int | None) -> _Task:
+    path = corpus_dir / source
+    stat = path.stat() if path.is_file() else None
+    mark = "" if channel is None else f".{channel}"
+    stamp = [channel, stat.st_size, stat.st_mtime_ns] if stat else []
+    return _Task(source, path, audio_dir / f"{source}{mark}.wav", channel, stamp)
+
+
+class _Done(NamedTuple):
+    """A finished source in the journal. native: it is read in place."""
+
+    stamp: list[int | None]
+    native: bool
+    samples: int
+    sha256: str
+
+
+class _Journal:
+    """Finished sources of an audio folder: one JSON line each, appended as soon as the source is finished.
+
+    A killed run may leave an incomplete last line, which is ignored.
+    """
+
+    def __init__(self, file: Path):
+        self._file = file
+        self.entries: dict[str, _Done] = {}
+        content = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        self._torn = bool(content) and not content.endswith("\n")
+        for line in content.split("\n"):
+            try:
+                source, *done = json.loads(line)
+                self.entries[source] = _Done(*done)
+            except (ValueError, TypeError):
+                continue
+
+    def holds(self, task: _Task) -> bool:
+        done = self.entries.get(task.source)
+        return done is not None and done.stamp == task.stamp and task.file(done.native).is_file()
+
+    def add(self, task: _Task, done: _Done) -> None:
+        self.entries[task.source] = done
+        print(json.dumps([task.source, *done], ensure_ascii=False), file=self._out, flush=True)
+
+    def __enter__(self) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._out = open(self._file, "a", encoding="utf-8")
+        if self._torn:
+            self._out.write("\n")
+
+    def __exit__(self, *_: object) -> None:
+        self._out.close()
+
+
+def _read_one(task: _Task) -> tuple[bool, int, str] | str:
+    """(read in place, samples, hash) of a source, or the reason why it cannot be used."""
+    try:
+        native = task.channel is None and _is_native(task.path)
+        if not native:
+            count = convert_audio(task.path, task.copy, task.channel)
+            if count < MIN_SAMPLES:
+                task.copy.unlink()
+                return _too_short(count)
+        samples, digest = hash_audio(task.file(native))
+    except AudioError as error:
+        return str(error)
+    if samples < MIN_SAMPLES:
+        return _too_short(samples)
+    return native, samples, digest
+
+
+def _is_native(path: Path) -> bool:
+    """True for a mono 16 kHz WAV or FLAC."""
+    if path.suffix.lower() not in (".wav", ".flac"):
+        return False
+    info = audio_info(path)
+    return info.sample_rate == SAMPLE_RATE and info.channels == 1
+
+
+def _too_short(samples: int) -> str:
+    return f"{samples} samples ({1000 * samples / SAMPLE_RATE:.0f} ms) at 16 kHz: shorter than one frame of 25 ms"

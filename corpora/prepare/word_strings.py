@@ -1,7 +1,7 @@
-"""Connected utterances made by stringing single-word recordings of one speaker together.
+"""Connected utterances, concatenated from single-word recordings of one speaker.
 
-Isolated words teach neither an encoder nor a recogniser where a word ends. A string keeps each recording's speech
-and a little of its own background on both sides, in a seeded random order:
+From isolated words neither an encoder nor a recogniser learns word boundaries. A string of words keeps each recording's
+speech and a little of its own background on both sides, in a seeded random order:
 
     |..صفر..|~|..يمين..|~|..لا..|      "صفر يمين لا"        . background of the recording   ~ faint noise
 """
@@ -20,18 +20,18 @@ import numpy as np
 from corpora.audio import SAMPLE_RATE, audio_info, read_audio, write_audio
 from corpora.datadir import Utterance
 from corpora.files import sha256_json
-from corpora.prepare.ingest import Recording, parallel
-from corpora.prepare.sources import Provenance
+from corpora.machine import parallel
+from corpora.prepare.sources import Provenance, Recording
 
 _FRAME, _HOP = SAMPLE_RATE // 40, SAMPLE_RATE // 100  # 25 ms, 10 ms
 _EDGE_SECONDS = (0.03, 0.13)  # background kept on either side of a word; two edges make a pause of 60-260 ms
 _FADE = SAMPLE_RATE // 200  # 5 ms: no click where two recordings meet
-_FORMAT = 1  # raise when the samples of a string change, so that files of an older form are not reused
+_FORMAT = 1  # raise it when the samples of a string change, so that files of an older version are not reused
 
 
 @dataclass(frozen=True)
 class Word:
-    """A recording of one word, by whom, and what is said (None where the text is not used)."""
+    """A recording of one word, its speaker, and its text (None if the text is not used)."""
 
     recording: Recording
     speaker: str
@@ -40,7 +40,7 @@ class Word:
 
 @dataclass(frozen=True)
 class WordString:
-    """Words of one speaker, in the order in which they are heard."""
+    """Words of one speaker, in playback order."""
 
     utt_id: str
     speaker: str
@@ -80,10 +80,10 @@ def plan_strings(
 def render_strings(
     strings: Sequence[WordString], audio_dir: Path, *, jobs: int = 1, language: str | None = None
 ) -> list[Utterance]:
-    """Write each string as a 16 kHz WAV under `audio_dir` and return its utterances.
+    """Write each string as a 16 kHz WAV under `audio_dir` and return the utterances.
 
-    The files lie in a folder named after the hash of the whole plan (recordings' content, order, seeds): what an
-    interrupted run left there is kept, what another plan left beside it is removed once this one is complete.
+    The folder of the files is named by the hash of the whole plan (content of the recordings, order, seeds). Files of
+    an interrupted run are kept; folders of other plans are removed when this plan is complete.
     """
     plan = [[string.utt_id, string.seed, [word.recording.sha256 for word in string.words]] for string in strings]
     folder = audio_dir / sha256_json([_FORMAT, plan])[:12]
@@ -107,7 +107,7 @@ def render_strings(
 
 
 def string_sources(strings: Iterable[WordString], corpus: str) -> list[Provenance]:
-    """The recordings of each string, in the order in which they are heard."""
+    """The recordings of each string, in playback order."""
     return [
         Provenance(string.utt_id, corpus, word.recording.source, word.recording.sha256)
         for string in strings
@@ -132,7 +132,7 @@ def speech_bounds(samples: np.ndarray) -> tuple[int, int, float]:
 
 
 def join_words(recordings: Sequence[np.ndarray], seed: int) -> np.ndarray:
-    """Samples (n,) of the recordings' speech one after the other, with short random pauses between them."""
+    """Samples (n,): the speech of the recordings, with short random pauses between them."""
     draw = np.random.default_rng(seed)
     pieces = []
     for samples in recordings:
@@ -144,8 +144,8 @@ def join_words(recordings: Sequence[np.ndarray], seed: int) -> np.ndarray:
         if len(ramp):
             kept[: len(ramp)] *= ramp
             kept[-len(ramp) :] *= ramp[::-1]
-        # A recording that starts or ends within speech has no background of its own to give: make some as loud.
-        # Digital silence would be a sound that no microphone makes.
+        # A recording that starts or ends within speech lacks background: add noise of its level. Digital silence would
+        # be a sound that no microphone records.
         lacking = (before - (first - start), after - (end - last))
         lead, tail = (min(background, 0.003) * draw.standard_normal(length) for length in lacking)
         pieces += [lead.astype(np.float32), kept, tail.astype(np.float32)]
@@ -153,7 +153,7 @@ def join_words(recordings: Sequence[np.ndarray], seed: int) -> np.ndarray:
 
 
 def _render(task: tuple[WordString, Path]) -> int:
-    """Write one string unless it is there already; its length in samples."""
+    """Write one string unless its file exists; returns its length in samples."""
     string, path = task
     if not path.exists():
         samples = join_words([read_audio(word.recording.path) for word in string.words], string.seed)

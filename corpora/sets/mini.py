@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from corpora.audio import SAMPLE_RATE, audio_info
-from corpora.datadir import DataDirError, Utterance, read_datadir, write_datadir
-from corpora.files import atomic_dir, read_json, sha256_json, write_json
+from corpora.datadir import Utterance, read_datadir, write_datadir
+from corpora.files import CorpusError, atomic_dir, read_json, sha256_json, write_json
 from corpora.sets.espeak import Prosody, Request, Voice, synthesise
 from corpora.sets.mini_text import (
     DIALECTS,
@@ -285,5 +285,5 @@ def _utterance(item: Planned, audio_dir: Path, text: str | None) -> Utterance:
 def _is_written(path: Path, utterances: list[Utterance]) -> bool:
     try:
         return read_datadir(path) == utterances
-    except DataDirError:
+    except CorpusError:
         return False

@@ -28,8 +28,7 @@ from corpora.datasets import arabic_speech_commands, baved, everyayah, free_spok
 from corpora.datasets._emotion import Clip
 from corpora.datasets._folds import FOLDS, write_folds
 from corpora.datasets.everyayah import Verse
-from corpora.files import BadFileTally, write_json, write_text
-from corpora.prepare.ingest import CorpusError
+from corpora.files import BadFileTally, CorpusError, write_json, write_text
 from corpora.prepare.sources import Provenance, check_isolation, write_sources
 from corpora.prepare.word_strings import Word, plan_strings, render_strings, string_sources
 from corpora.sets.speed import check_factor, perturb, perturbed_sources, prefix

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import soxr
 
-from corpora.audio import SAMPLE_RATE, audio_info, read_audio, write_audio
-from corpora.datadir import Utterance
+from corpora.audio import SAMPLE_RATE, audio_info, write_audio
+from corpora.datadir import Utterance, read_utterance
 from corpora.files import sha256_json
-from corpora.prepare.ingest import parallel
+from corpora.machine import parallel
 from corpora.prepare.sources import Provenance
 
 _FORMAT = 1  # raise when the samples of a perturbed utterance change, so that files of an older form are not reused
@@ -70,6 +70,6 @@ def _render(task: tuple[Utterance, Path, float]) -> int:
     """Write one utterance unless it is there already; its length in samples."""
     u, path, factor = task
     if not path.exists():
-        samples = read_audio(u.audio, u.start or 0, u.end)
+        samples = read_utterance(u)
         write_audio(path, soxr.resample(samples, SAMPLE_RATE * factor, SAMPLE_RATE, quality="HQ"))
     return audio_info(path).samples

@@ -21,14 +21,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from corpora.audio import SAMPLE_RATE
+from corpora.audio import MIN_SAMPLES, SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.datasets.everyayah import hash_fraction, text_key
-from corpora.files import write_json, write_text
-from corpora.prepare.ids import name_utterances
-from corpora.prepare.ingest import MIN_SAMPLES, CorpusError
+from corpora.files import CorpusError, write_json, write_text
+from corpora.prepare.ids import name_utterances, safe_id
 from corpora.prepare.sources import Provenance, check_isolation, read_sources, write_sources
-from corpora.tables import safe_id
 
 DEV_SHARE = 0.01
 MIN_TEXT_WORDS = 3  # shorter texts are vocabulary: a command that is tested may well be heard in training

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from corpora.audio import SAMPLE_RATE, audio_info, read_audio, write_audio
-from corpora.datadir import DataDirError, Utterance, read_datadir, write_datadir
-from corpora.files import atomic_file
-from corpora.prepare.ingest import parallel
+from corpora.audio import SAMPLE_RATE, audio_info, write_audio
+from corpora.datadir import Utterance, read_datadir, read_utterance, write_datadir
+from corpora.files import CorpusError, atomic_file
+from corpora.machine import parallel
 from corpora.sets.speed import check_factor, perturb
 from downstream.score.metrics import tidy
 
@@ -47,7 +47,7 @@ class DumpConfig:
 def dump(data_dir: Path, out_dir: Path, config: DumpConfig, *, jobs: int = 1) -> Path:
     """Write `data_dir` as ESPnet reads it; audio is written only where there are segments or another speed.
 
-    Utterances without text, or outside the bounds, are left out, counted by reason and listed. Raises DataDirError
+    Utterances without text, or outside the bounds, are left out, counted by reason and listed. Raises CorpusError
     when nothing is left. Files that an interrupted run wrote are kept.
     """
     utterances = read_datadir(data_dir)
@@ -63,7 +63,7 @@ def dump(data_dir: Path, out_dir: Path, config: DumpConfig, *, jobs: int = 1) ->
     reasons = {u.utt_id: reason for u in kept if (reason := _unusable(u, config))}
     usable = [u for u in kept if u.utt_id not in reasons]
     if not usable:
-        raise DataDirError(
+        raise CorpusError(
             f"{data_dir}: none of the {len(kept)} utterances can be used; the first: {next(iter(reasons.items()))}"
         )
     write_datadir(out_dir, usable)
@@ -78,7 +78,7 @@ def dump(data_dir: Path, out_dir: Path, config: DumpConfig, *, jobs: int = 1) ->
 
 def _with_text(utterance: Utterance, profile: str, data_dir: Path) -> Utterance:
     if utterance.text is None:
-        raise DataDirError(f"{data_dir}: there is no `text`; ASR needs the words of every utterance")
+        raise CorpusError(f"{data_dir}: there is no `text`; ASR needs the words of every utterance")
     return replace(utterance, text=tidy(utterance.text, profile))
 
 
@@ -110,5 +110,4 @@ def _cut(task: tuple[Utterance, Path]) -> None:
     if path.exists() and audio_info(path).samples == utterance.samples:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    start = utterance.start or 0
-    write_audio(path, read_audio(utterance.audio, start, start + utterance.samples))
+    write_audio(path, read_utterance(utterance))

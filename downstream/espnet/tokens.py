@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from corpora.datadir import DataDirError, read_datadir
-from corpora.files import atomic_dir, read_json, write_json, write_text
+from corpora.datadir import read_datadir
+from corpora.files import CorpusError, atomic_dir, read_json, write_json, write_text
 
 BLANK, UNKNOWN, SENTENCE = "<blank>", "<unk>", "<sos/eos>"
 SPACE = "<space>"
@@ -144,7 +144,7 @@ def write_shapes(data_dir: Path, out_dir: Path, tokens: Tokens, samples_per_fram
     if left_out:
         log.info("%s: %d utterances left out, too few frames for their text", data_dir, len(left_out))
     if not speech:
-        raise DataDirError(f"{data_dir}: no utterance is left")
+        raise CorpusError(f"{data_dir}: no utterance is left")
     _write(out_dir, {"speech_shape": speech, "text_shape": text, "left_out.tsv": left_out})
     return out_dir
 

@@ -21,7 +21,8 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from corpora.audio import SAMPLE_RATE, AudioError, read_audio
+from corpora.audio import SAMPLE_RATE, AudioError
+from corpora.datadir import read_utterance
 from corpora.files import BadFileTally, atomic_dir, read_json, sha256_json, write_json
 from downstream.probe import locks as shards
 from downstream.probe.data import Item
@@ -307,7 +308,7 @@ def _write_shard(
     waves, kept, unreadable = [], [], {}
     for item in items:
         try:
-            wave = read_audio(item.audio, item.start or 0, item.end)
+            wave = read_utterance(item)
         except AudioError as error:
             unreadable[item.key] = f"{error} (utterance {item.utt_id})"
             tally.skip(item.audio, unreadable[item.key])

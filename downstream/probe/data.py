@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from corpora.audio import SAMPLE_RATE, AudioError, read_audio
-from corpora.datadir import Utterance, read_datadir
+from corpora.audio import SAMPLE_RATE, AudioError
+from corpora.datadir import Utterance, read_datadir, read_table, read_utterance
 from corpora.files import BadFileTally, read_json, sha256_file, sha256_json, write_json
-from corpora.prepare.sources import NAME as SOURCES
+from corpora.prepare.sources import SOURCES as SOURCES
 from corpora.prepare.sources import read_sources
-from corpora.tables import read_table
 from downstream.protocols import Protocol
 from downstream.score.metrics import tidy
 
@@ -129,7 +128,7 @@ def readable(data: TaskData, folder: Path) -> TaskData:
         bad = {}
         for key, item in items.items():
             try:
-                read_audio(item.audio, item.start or 0, item.end)
+                read_utterance(item)
             except AudioError as error:
                 bad[key] = f"{error} (utterance {item.utt_id})"
         write_json(path, bad)

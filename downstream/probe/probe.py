@@ -20,7 +20,8 @@ from s3prl.nn.upstream import Featurizer, S3PRLUpstream
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from corpora.audio import SAMPLE_RATE, read_audio
+from corpora.audio import SAMPLE_RATE
+from corpora.datadir import read_utterance
 from corpora.files import write_json
 from downstream.probe import finetune
 from downstream.probe.cache import Features, Info
@@ -144,7 +145,7 @@ class WaveDataset:
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         item = self.items[row]
-        wave = read_audio(item.audio, item.start or 0, item.end)
+        wave = read_utterance(item)
         if self.max_samples is not None and len(wave) > self.max_samples:
             start = int(torch.randint(len(wave) - self.max_samples + 1, ()))
             wave = wave[start : start + self.max_samples]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from corpora import registry
-from corpora.schema import RecordError as RecipeError
+from corpora.files import CorpusError as RecipeError
 from corpora.schema import check_keys, convert, nearest, record
 from egs.pipeline.graph import MADE_BY, GraphError, plan
 from upstream.config import S3PRL, InitConfig, PretrainConfig, RegressionConfig, TargetConfig

@@ -85,8 +85,6 @@ def prepare(recipe: Recipe, data: Path, jobs: int) -> None:
 
 
 def _sources_at_hand(recipe: Recipe) -> dict[str, Path]:
-    from corpora import download
-
     found = {}
     for variable, folder in source_folders(recipe).items():
         place = f"egs/{recipe.name}/{'ssl1/' * bool(recipe.corpora.prepare)}db.sh or the environment"
@@ -95,7 +93,7 @@ def _sources_at_hand(recipe: Recipe) -> dict[str, Path]:
                 f"{variable} is not set: name the corpus's folder in {place}, or write `downloads` to fetch it"
             )
         if os.environ[variable].strip() == "downloads":
-            folder = download.DOWNLOADS[variable.lower()](folder.parent)
+            folder = registry.load(variable.lower()).download(folder.parent)
         if not folder.is_dir():
             raise StageError(f"{variable}={folder}: no such folder; correct it in {place}")
         if not any(folder.iterdir()):

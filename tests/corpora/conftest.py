@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,6 +116,66 @@ def free_spoken_digits(root: Path) -> Path:
     return root
 
 
+class Server(ThreadingHTTPServer):
+    """Serves `files`. cut: number of answers to break off half-way.  ranges: whether it can resume from a byte."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files: dict[str, bytes] = {}
+        self.cut = 0
+        self.ranges = True
+        self.status = 200
+        self.asked: list[tuple[str, str | None]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        asked = self.headers.get("Range")
+        self.server.asked.append((self.path, asked))
+        content = self.server.files.get(self.path)
+        if content is None or self.server.status != 200:
+            self.send_error(404 if content is None else self.server.status)
+            return
+        tag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+        start = 0
+        if asked and self.server.ranges and self.headers.get("If-Range", tag) == tag:
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            if start >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        self.send_header("ETag", tag)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        body = content[start:]
+        if self.server.cut > 0:
+            self.server.cut -= 1
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.fixture(scope="session")
 def corpus_trees() -> SimpleNamespace:
     """Functions that write a small tree of a corpus into a folder and return the folder."""
@@ -146,15 +209,6 @@ def no_disk_sync() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda _: None)
         yield
-
-
-@pytest.fixture(scope="session")
-def real_speech() -> Path:
-    """The folder of unpacked real speech; tests that use it are skipped where there is none."""
-    folder = os.environ.get("HARNESS_REAL_SPEECH")
-    if not folder:
-        pytest.skip("HARNESS_REAL_SPEECH is not set: it names a folder with real speech")
-    return Path(folder)
 
 
 @pytest.fixture(scope="session")

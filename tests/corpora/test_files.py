@@ -53,8 +53,8 @@ def test_atomic_file_keeps_the_old_content_on_error(tmp_path: Path) -> None:
     assert target.read_text() == "old" and names(tmp_path) == ["results.csv"]
 
 
-def test_atomic_file_that_nobody_wrote_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nothing was written"), atomic_file(tmp_path / "a.txt"):
+def test_an_unwritten_atomic_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="a.txt"), atomic_file(tmp_path / "a.txt"):
         pass
     assert names(tmp_path) == []
 
@@ -79,7 +79,7 @@ def test_full_disk_in_a_folder_keeps_the_old_folder(tmp_path: Path, monkeypatch:
     assert (target / "weights").read_text() == "old" and names(tmp_path) == ["model"]
 
 
-def test_write_that_the_system_refuses_halfway_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_write_that_fails_halfway_keeps_the_old_file(tmp_path: Path) -> None:
     # A limit on the size of files: the kernel itself breaks off the write, as on a full disk.
     code = """
 import resource, sys
@@ -118,7 +118,7 @@ def test_atomic_dir_keeps_the_old_folder_on_error(tmp_path: Path) -> None:
     assert (target / "f").read_text() == "old" and names(tmp_path) == ["model"]
 
 
-def test_what_a_killed_process_left_is_removed_and_a_running_one_is_not_disturbed(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed_and_files_of_a_running_one_stay(tmp_path: Path) -> None:
     target = tmp_path / "units"
     code = """
 import sys, time
@@ -158,10 +158,10 @@ def test_text_is_utf8_with_line_feeds(tmp_path: Path) -> None:
 def test_broken_json_is_named(tmp_path: Path) -> None:
     path = tmp_path / "card.json"
     path.write_text('{"a": 1,\n "b" 2}')
-    with pytest.raises(ValueError, match=r"card\.json: not valid JSON, line 2 column 6"):
+    with pytest.raises(ValueError, match=r"card\.json: .*line 2 column 6"):
         read_json(path)
     path.write_bytes(b'{"a": "\xff"}')
-    with pytest.raises(ValueError, match=r"card\.json: not UTF-8 at byte 7"):
+    with pytest.raises(ValueError, match=r"card\.json: .*byte 7"):
         read_json(path)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpora.tables import check_line
+from corpora.datadir import check_line
 from corpora.text import PROFILES, bare, from_buckwalter, from_quran, normalise, printable, to_buckwalter
 
 LETTERS = "ءآأؤإئابةتثجحخدذرزسشصضطظعغفقكلمنهوىي"

@@ -98,7 +98,7 @@ def fetch(row: Baseline) -> Path:
     An interrupted download resumes. The last file written marks the folder as complete. Raises BaselineError without
     network, for a repository without safetensors, and for a wrong SHA-256.
     """
-    from corpora.download import locked
+    from corpora.files import locked
 
     folder = cache_folder(row.url)
     with locked(folder):

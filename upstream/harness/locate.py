@@ -89,7 +89,8 @@ def download(url: str, *, sha256sums: Mapping[str, str] | str | Path | None = No
     sums again, and the files that have changed. Raises UpstreamError if a sum is missing, and refuses a file that
     does not match its sum.
     """
-    from corpora.download import fetch, locked
+    from corpora.fetch import fetch
+    from corpora.files import locked
 
     base = url.rstrip("/")
     folder = cache_folder(base)

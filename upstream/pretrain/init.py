@@ -15,8 +15,7 @@ from transformers import HubertModel
 
 from corpora.audio import SAMPLE_RATE
 from corpora.batches import length_batches, random_share
-from corpora.datadir import Utterance
-from corpora.source_audio import read_utterance
+from corpora.datadir import Utterance, read_utterance
 from upstream.config import InitConfig
 from upstream.model.modeldir import load_model
 

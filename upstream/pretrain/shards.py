@@ -24,11 +24,10 @@ import numpy as np
 from tqdm import tqdm
 
 from corpora.audio import SAMPLE_RATE, AudioError, decode_audio, encode_audio
-from corpora.datadir import Utterance
+from corpora.datadir import Utterance, audio_sha256, can_be_read, read_utterance
 from corpora.files import BadFileTally, atomic_file, read_json, remove_leftovers, sha256_json, write_json
-from corpora.prepare.cuts import whole_cut
-from corpora.prepare.ingest import parallel
-from corpora.source_audio import audio_sha256, can_be_read, read_utterance
+from corpora.machine import parallel
+from corpora.prepare.lhotse import whole_cut
 from upstream.model.encoder import frame_count
 from upstream.pretrain.data import group_hours, group_of
 

@@ -27,9 +27,8 @@ from torch.utils.data import DataLoader
 from transformers import HubertModel
 
 from corpora.audio import SAMPLE_RATE, AudioError
-from corpora.datadir import Utterance, read_datadir
+from corpora.datadir import Utterance, read_datadir, read_utterance
 from corpora.files import read_json, sha256_json, write_json
-from corpora.source_audio import read_utterance
 from upstream.config import InitConfig, PretrainConfig, RegressionConfig
 from upstream.distributed import Place, adopt_slurm, place
 from upstream.model.card import lineage

@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 from corpora.audio import SAMPLE_RATE, AudioError
 from corpora.batches import length_batches
-from corpora.datadir import Utterance
+from corpora.datadir import Utterance, audio_sha256, can_be_read, read_utterance
 from corpora.files import BadFileTally, atomic_file, sha256_json
-from corpora.source_audio import audio_sha256, can_be_read, read_utterance
 from upstream.distributed import place, wait_for_all
 from upstream.model.encoder import frame_count
 from upstream.units.codebook import Codebook

@@ -16,9 +16,8 @@ import numpy as np
 
 from corpora.audio import SAMPLE_RATE
 from corpora.batches import random_share
-from corpora.datadir import Utterance, read_datadir
+from corpora.datadir import Utterance, audio_sha256, can_be_read, read_datadir
 from corpora.files import BadFileTally, write_json
-from corpora.source_audio import audio_sha256, can_be_read
 from upstream.config import TargetConfig
 from upstream.distributed import first_rank_first, place, process_group
 from upstream.model.encoder import frame_count

@@ -21,9 +21,8 @@ from tqdm import tqdm
 
 from corpora.audio import SAMPLE_RATE
 from corpora.batches import random_share
-from corpora.datadir import Utterance, read_datadir
+from corpora.datadir import Utterance, audio_sha256, read_datadir
 from corpora.files import atomic_file, read_json, write_json
-from corpora.source_audio import audio_sha256
 from upstream.model.encoder import frame_count
 from upstream.units.codebook import Codebook, check_pca
 from upstream.units.features import FRAME_RATE, MfccSource, Source, open_source

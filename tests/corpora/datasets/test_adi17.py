@@ -9,7 +9,7 @@ import soundfile
 
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import adi17
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError
 from corpora.prepare.sources import read_sources
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")

@@ -8,7 +8,7 @@ import pytest
 
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import adi20
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 HEADER = "ID,wav,dialect,duration,start,end"

@@ -9,8 +9,7 @@ import pytest
 
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import anad
-from corpora.files import read_json
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError, read_json
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 

@@ -13,9 +13,8 @@ import soundfile
 from corpora.audio import read_audio
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import arabic_speech_commands
-from corpora.files import TooManyBadFiles
-from corpora.prepare.ingest import CorpusError, Recording
-from corpora.prepare.sources import read_sources
+from corpora.files import CorpusError, TooManyBadFiles
+from corpora.prepare.sources import Recording, read_sources
 from corpora.prepare.word_strings import Word, join_words, plan_strings, render_strings, speech_bounds
 from corpora.text import normalise
 

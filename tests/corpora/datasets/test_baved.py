@@ -11,8 +11,7 @@ import pytest
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import _folds as folds
 from corpora.datasets import baved
-from corpora.files import TooManyBadFiles
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError, TooManyBadFiles
 from corpora.prepare.sources import read_sources
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")

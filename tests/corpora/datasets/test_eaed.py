@@ -8,7 +8,7 @@ import pytest
 
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import eaed
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 ACTORS = {

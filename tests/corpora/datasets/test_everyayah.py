@@ -12,8 +12,7 @@ import pytest
 from corpora.audio import read_audio
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import everyayah
-from corpora.files import TooManyBadFiles
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError, TooManyBadFiles
 from corpora.prepare.sources import read_sources
 from corpora.text import PROFILES, normalise
 

@@ -8,8 +8,7 @@ import pytest
 
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import eyase
-from corpora.files import TooManyBadFiles
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError, TooManyBadFiles
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 SPEAKERS = ("fm01", "fm02", "fm03", "sm01", "sm02", "sm03")

@@ -9,8 +9,8 @@ import pytest
 
 from corpora.datasets import _folds as folds
 from corpora.datasets._emotion import Clip
-from corpora.files import read_json
-from corpora.prepare.ingest import CorpusError, Recording
+from corpora.files import CorpusError, read_json
+from corpora.prepare.sources import Recording
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 

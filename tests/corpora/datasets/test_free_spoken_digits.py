@@ -10,8 +10,7 @@ import soundfile
 from corpora.audio import read_audio
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import free_spoken_digits
-from corpora.files import TooManyBadFiles
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError, TooManyBadFiles
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 

@@ -8,8 +8,7 @@ import pytest
 
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import masc
-from corpora.files import TooManyBadFiles
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError, TooManyBadFiles
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 

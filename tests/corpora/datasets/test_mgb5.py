@@ -10,9 +10,7 @@ import pytest
 
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import mgb5
-from corpora.download import ArchiveError
-from corpora.files import TooManyBadFiles
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError, TooManyBadFiles
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 
@@ -95,6 +93,6 @@ def test_an_archive_that_leaves_its_folder_is_refused(archives, tmp_path):
         member = tarfile.TarInfo("dev/../../evil")
         member.size = 1
         file.addfile(member, io.BytesIO(b"x"))
-    with pytest.raises(ArchiveError, match="leads out of the folder"):
+    with pytest.raises(CorpusError, match="leads out of the folder"):
         mgb5.prepare(archives, tmp_path / "out")
     assert not (tmp_path / "evil").exists() and not (tmp_path / "out/dev").exists()

@@ -13,7 +13,7 @@ import soundfile
 
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import nadi
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError
 
 FORMS = (16000, "WAV"), (44100, "FLAC")
 pytestmark = pytest.mark.usefixtures("no_disk_sync")

@@ -15,8 +15,8 @@ from corpora.audio import load_any
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.datasets import everyayah
 from corpora.datasets._folds import FOLDS
-from corpora.prepare.ingest import CorpusError
-from corpora.prepare.sources import LeakError, Provenance, check_isolation, read_sources, write_sources
+from corpora.files import CorpusError
+from corpora.prepare.sources import Provenance, check_isolation, read_sources, write_sources
 from corpora.sets import open_arabic
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
@@ -154,7 +154,7 @@ def test_a_leak_is_found_by_name_and_by_content(prepared, tmp_path):
     by_content = Provenance("u", "elsewhere", "copy.wav", scored[0].sha256)
     for leak in (by_name, by_content):
         write_sources(tmp_path / "ssl", [*rows, leak])
-        with pytest.raises(LeakError, match=scored[0].source):
+        with pytest.raises(CorpusError, match=scored[0].source):
             check_isolation([tmp_path / "ssl"], [out / "asr/test_keywords"])
     (tmp_path / "test/sources.tsv").write_text("utt_id\tcorpus\tsource\tsha256\nu\tv\n")
     with pytest.raises(CorpusError, match="sources.tsv:2: expected 4"):
@@ -168,7 +168,7 @@ def test_the_same_audio_under_a_scored_and_a_training_name_stops_the_stage(corpu
     pick = {split: next(verse for verse in verses if verse.split == split) for split in ("train", "test")}
     folder = sources["EVERYAYAH"]
     shutil.copy(folder / pick["test"].recording.source, folder / pick["train"].recording.source)
-    with pytest.raises(LeakError, match=r"everyayah/a_reciter/\d{6}.mp3, which trains a model as"):
+    with pytest.raises(CorpusError, match=r"everyayah/a_reciter/\d{6}.mp3, which trains a model as"):
         open_arabic.prepare(tmp_path / "out", sources=sources, seed=1)
 
 

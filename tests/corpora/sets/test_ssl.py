@@ -11,8 +11,7 @@ import pytest
 from corpora.__main__ import main
 from corpora.audio import hash_audio
 from corpora.datadir import Utterance, read_datadir, validate_datadir, write_datadir
-from corpora.files import read_json
-from corpora.prepare.ingest import CorpusError
+from corpora.files import CorpusError, read_json
 from corpora.prepare.sources import Provenance, read_sources, write_sources
 from corpora.sets import ssl
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from corpora.audio import write_audio
-from corpora.datadir import DataDirError, read_datadir, write_datadir
+from corpora.datadir import read_datadir, write_datadir
+from corpora.files import CorpusError
 from downstream.probe.data import TaskDataError, ctc_frames_needed, folds_of, load_task
 from downstream.protocols import load
 
@@ -150,7 +151,7 @@ def test_missing_audio_is_named(make_set: Callable[..., Path]):
     folder = make_set("ser", SIZES)
     audio = read_datadir(folder / "train")[0].audio
     audio.unlink()
-    with pytest.raises(DataDirError, match=audio.name):
+    with pytest.raises(CorpusError, match=audio.name):
         load_task(folder, load("ser", "light"))
 
 
@@ -239,5 +240,5 @@ def test_audio_that_cannot_be_read_is_found_once(
     kept = data.readable(loaded, tmp_path)
     assert kept.splits["train"] == [item for item in loaded.splits["train"] if item is not bad]
     assert kept.splits["test"] == loaded.splits["test"]
-    monkeypatch.setattr(data, "read_audio", None)
+    monkeypatch.setattr(data, "read_utterance", None)
     assert data.readable(loaded, tmp_path) == kept

@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,9 +27,9 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
         out_dir.mkdir(parents=True)
         (out_dir / "given").write_text(f"{sources[VARIABLE]} {seed} {jobs}")
 
-    module = types.ModuleType("corpora.probe")
+    module = types.ModuleType("corpora.sets.probe")
     module.prepare = note
-    monkeypatch.setitem(sys.modules, "corpora.probe", module)
+    monkeypatch.setitem(sys.modules, "corpora.sets.probe", module)
     monkeypatch.delenv(VARIABLE, raising=False)
     return dataclasses.replace(load_recipe("mini"), corpora=CorporaConfig("probe", [VARIABLE], {"seed": 3}))
 
@@ -60,15 +61,13 @@ def test_a_folder_that_is_not_at_hand_is_named(
 
 
 def test_downloads_fetches_from_the_publisher(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from corpora import download
-
     def fetch(root: Path) -> Path:
         (root / "fetched").mkdir(parents=True)
         (root / "fetched/a.wav").write_text("")
         return root / "fetched"
 
     monkeypatch.setattr("egs.pipeline.sources.DOWNLOADS", tmp_path / "downloads")
-    monkeypatch.setitem(download.DOWNLOADS, VARIABLE.lower(), fetch)
+    monkeypatch.setattr("corpora.registry.load", lambda name: SimpleNamespace(download=fetch))
     monkeypatch.setenv(VARIABLE, "downloads")
     prepare(recipe, tmp_path / "data", 1)
     assert (tmp_path / "data/given").read_text().startswith(str(tmp_path / "downloads/fetched"))

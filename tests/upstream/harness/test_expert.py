@@ -14,7 +14,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from corpora.download import DownloadError
+from corpora.files import CorpusError
 from upstream.errors import UpstreamError
 from upstream.harness import hubconf
 from upstream.harness.expert import UpstreamExpert
@@ -197,13 +197,13 @@ def test_url_is_downloaded_once_and_refreshed_when_it_changed(served, model_dir)
 
 def test_url_without_or_with_wrong_sums_is_refused(served):
     url, folder, _ = served
-    with pytest.raises(DownloadError, match="404"):
+    with pytest.raises(CorpusError, match="404"):
         hubconf.harness_url(url)
     sums = write_sums(folder)
     with pytest.raises(UpstreamError, match="README.md"):
         hubconf.harness_url(url, sha256sums={k: v for k, v in sums.items() if k != "README.md"})
     wrong = dict(sums, **{"model.safetensors": "0" * 64})
-    with pytest.raises(DownloadError, match="0000"):
+    with pytest.raises(CorpusError, match="0000"):
         hubconf.harness_url(url, sha256sums=wrong)
     assert not (cache_folder(url) / "model.safetensors").exists()
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from corpora import source_audio
+from corpora import datadir
 from corpora.audio import AudioError, read_audio, write_audio
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.files import TooManyBadFiles
@@ -209,7 +209,7 @@ def test_repaired_audio_costs_its_own_shard(data, tmp_path, monkeypatch):
         return read_audio(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(source_audio, "read_audio", unreachable)
+        patch.setattr(datadir, "read_audio", unreachable)
         assert sum(s["utterances"] for s in write_again().shards) == 29
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/train").iterdir()}
     info = write_again()

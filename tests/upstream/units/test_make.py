@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from corpora import source_audio
+from corpora import datadir
 from corpora.audio import AudioError, read_audio, write_audio
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.files import TooManyBadFiles
@@ -285,7 +285,7 @@ def test_after_an_outage_the_same_command_goes_on(own_corpus, tmp_path, monkeypa
         return read_audio(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(source_audio, "read_audio", unreachable)
+        patch.setattr(datadir, "read_audio", unreachable)
         for _ in range(2):
             with pytest.raises(TooManyBadFiles, match="3 of 40 .* no answer"):
                 run(own_corpus, tmp_path / "units", config)
@@ -309,7 +309,7 @@ def test_complete_units_say_that_left_out_audio_is_back(own_corpus, tmp_path, mo
         return read_audio(path, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(source_audio, "read_audio", unreachable)
+        patch.setattr(datadir, "read_audio", unreachable)
         for _ in range(2):
             assert run(own_corpus, tmp_path / "units").splits["train"].unreadable == 1
     assert "can be read now" not in caplog.text

@@ -1,14 +1,12 @@
-"""Fetch the public corpora from their publishers: locked, resumable, and unpacked with suspicion.
+"""Fetch files over HTTP, resumable, and unpack archives with checks.
 
-`fetch` gets one file, `extract` unpacks an archive, and each corpus has a function that puts both together into the
-folder layout that its preparer reads:
+A corpus that can be fetched has `download(root)`, built from `make_once` and `fetch_repository`:
 
     downloads/baved/...        python -m corpora baved --corpus downloads --out data/baved
 """
 
 from __future__ import annotations
 
-import fcntl
 import http.client
 import logging
 import os
@@ -28,11 +26,9 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from corpora.datasets import arabic_speech_commands, baved, everyayah, free_spoken_digits
-from corpora.files import atomic_dir, read_json, sha256_file, write_json, write_text
+from corpora.files import CorpusError, atomic_dir, lock_file, locked, read_json, sha256_file, write_json
 
 GITHUB = "https://github.com"
-TRIES = 4
 _BLOCK = 1 << 16
 _TIMEOUT = 30  # seconds without a byte
 _MAX_UNPACKED = 20 * 2**30  # bytes: far above any of these corpora, far below what fills a disk unnoticed
@@ -40,26 +36,20 @@ _MAX_UNPACKED = 20 * 2**30  # bytes: far above any of these corpora, far below w
 _log = logging.getLogger(__name__)
 
 
-class DownloadError(RuntimeError):
-    """A file could not be fetched; the message names the address and what to do."""
+def fetch(
+    url: str, dest: Path, sha256: str | None = None, *, tries: int = 4, sleep: Callable[[float], object] = time.sleep
+) -> Path:
+    """Fetch `url` into the file `dest`, unless it exists; return `dest`. Of several processes one fetches the file.
 
-
-class ArchiveError(ValueError):
-    """An archive holds what no corpus has any business to hold, or is damaged."""
-
-
-def fetch(url: str, dest: Path, sha256: str | None = None, *, tries: int = TRIES) -> Path:
-    """Fetch `url` into the file `dest`, once, however many processes ask at the same time; return `dest`.
-
-    What an interrupted transfer left (`.<name>.part`) is continued where the server allows it and still has the same
-    file (by its ETag or date). sha256: expected hash of the content, or None where the publisher names none.
-    Raises DownloadError after `tries` attempts, or when the content is not the expected one.
+    An interrupted transfer (`.<name>.part`) is resumed if the server allows it and its file is the same, by ETag or
+    date. sha256: expected hash of the content, None where the publisher names none.  sleep: waits between attempts.
+    Raises CorpusError after `tries` attempts, or when the content has another hash.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-        raise DownloadError(f"{url}: only http and https addresses are fetched")
+        raise CorpusError(f"{url}: only http and https addresses are fetched")
     dest.parent.mkdir(parents=True, exist_ok=True)
     with locked(dest):
-        if dest.exists():  # whoever held the lock before us has fetched it
+        if dest.exists():  # fetched by the process that held the lock before
             _check_sha256(dest, sha256, url)
             return dest
         part = dest.with_name(f".{dest.name}.part")
@@ -71,15 +61,15 @@ def fetch(url: str, dest: Path, sha256: str | None = None, *, tries: int = TRIES
                 if _is_local(error):
                     raise
                 if _is_refusal(error) or attempt == tries:
-                    raise DownloadError(
+                    raise CorpusError(
                         f"{url}: {error or type(error).__name__}. Check the network, or fetch the file by other means "
                         f"and put it at {dest}"
                     ) from error
                 _log.warning("%s: %s; attempt %d of %d", url, error, attempt + 1, tries)
-                time.sleep(min(2 ** (attempt - 1), 8) * 0.5)
+                sleep(min(2 ** (attempt - 1), 8) * 0.5)
         try:
             _check_sha256(part, sha256, url)
-        except DownloadError:
+        except CorpusError:
             part.unlink()
             raise
         os.replace(part, dest)
@@ -87,25 +77,12 @@ def fetch(url: str, dest: Path, sha256: str | None = None, *, tries: int = TRIES
     return dest
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `path` among the processes of this machine; released even when we are killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(_lock_file(path), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _lock_file(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
-
-
 def extract(archive: Path, dest: Path, *, strip: int = 0, max_bytes: int = _MAX_UNPACKED) -> None:
-    """Unpack a tar or zip archive into the empty or new folder `dest`, leaving out the first `strip` folders of names.
+    """Unpack a tar or zip archive into the empty or new folder `dest`, without the first `strip` folders of each name.
 
-    Only plain files and folders are written, without special permissions. Raises ArchiveError, before anything
-    reaches the disk, for absolute names, names with "..", devices, links that lead out of `dest`, and more than
-    `max_bytes`; links that stay inside are left out. No corpus here has any.
+    Only plain files and folders are written, without special permissions; links inside the folder are left out. Raises
+    CorpusError, before anything is written, for absolute names, names with "..", devices, links that lead out of
+    `dest`, and archives that unpack to more than `max_bytes`.
     """
     members = list(_members(archive))
     total = 0
@@ -113,7 +90,7 @@ def extract(archive: Path, dest: Path, *, strip: int = 0, max_bytes: int = _MAX_
         _refuse(archive, member)
         total += member.size
     if total > max_bytes:
-        raise ArchiveError(f"{archive}: unpacks to {total / 2**30:.1f} GiB, more than {max_bytes / 2**30:.1f}")
+        raise CorpusError(f"{archive}: unpacks to {total / 2**30:.1f} GiB, more than {max_bytes / 2**30:.1f}")
     dest.mkdir(parents=True, exist_ok=True)
     wanted = {member.name: member for member in members if member.kind == "file"}
     bar = tqdm(total=len(wanted), desc=f"unpack {archive.name}", unit="file", mininterval=0.5)
@@ -130,9 +107,9 @@ def extract(archive: Path, dest: Path, *, strip: int = 0, max_bytes: int = _MAX_
 
 
 def unpack_once(archive: Path, folder: Path, *, strip: int = 0) -> Path:
-    """Unpack an archive into `folder`, whole or not at all, unless that has been done; `folder`.
+    """Unpack an archive into `folder`, whole or not at all, unless that has been done; return `folder`.
 
-    It may fill nine tenths of the free disk. Raises ArchiveError as `extract` does.
+    It may fill nine tenths of the free disk. Raises CorpusError as `extract` does.
     """
     stat = archive.stat()
     stamp = [str(archive.resolve()), stat.st_size, stat.st_mtime_ns]
@@ -146,6 +123,37 @@ def unpack_once(archive: Path, folder: Path, *, strip: int = 0) -> Path:
     return folder
 
 
+def make_once(folder: Path, fill: Callable[[Path], None], check: Callable[[Path], object]) -> Path:
+    """Make a corpus folder, whole or not at all, unless it exists; return it. One process at a time does the work.
+
+    fill: writes the files into a temporary folder.  check: raises if that folder lacks files of the corpus.
+    """
+    with locked(folder):
+        if not folder.exists():
+            with atomic_dir(folder) as temporary:
+                fill(temporary)
+                check(temporary)
+    return folder
+
+
+def fetch_repository(url: str, folder: Path, root: Path) -> None:
+    """Fetch the archive of a repository and unpack its content into `folder`.
+
+    url: of a .tar.gz file, as https://<host>/<owner>/<repository>/... .  root: folder for the archive while it is
+    fetched, so that an interrupted transfer can be resumed; the archive is deleted afterwards.
+    """
+    owner, repository = urllib.parse.urlsplit(url).path.split("/")[1:3]
+    archive = root / f".{owner}-{repository}.tar.gz"
+    fetch(url, archive)
+    try:
+        extract(archive, folder, strip=1)
+    except CorpusError:
+        archive.unlink(missing_ok=True)  # it is damaged, and the next attempt must fetch it again
+        raise
+    archive.unlink()
+    lock_file(archive).unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class _Member:
     name: str
@@ -155,7 +163,7 @@ class _Member:
 
 
 def _members(archive: Path) -> Iterator[_Member]:
-    """What an archive says it holds, without unpacking any of it."""
+    """List an archive without unpacking it. Raises CorpusError for a damaged archive."""
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
@@ -183,12 +191,12 @@ def _members(archive: Path) -> Iterator[_Member]:
                     else:
                         yield _Member(info.name, "other", 0)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ArchiveError(f"{archive}: damaged or no archive ({error}); delete it and fetch it again") from error
+        raise CorpusError(f"{archive}: damaged or no archive ({error}); delete it and fetch it again") from error
 
 
 @contextmanager
 def _contents(archive: Path) -> Iterator[Iterator[tuple[str, BinaryIO]]]:
-    """Name and content of every plain file of an archive, in its own order."""
+    """Pairs (name, content) of the plain files of an archive, in its order."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
             yield ((info.filename, file.open(info)) for info in file.infolist() if not info.is_dir())
@@ -198,23 +206,23 @@ def _contents(archive: Path) -> Iterator[Iterator[tuple[str, BinaryIO]]]:
 
 
 def _refuse(archive: Path, member: _Member) -> None:
-    """Raise ArchiveError for a member that would write, or lead, outside the folder that it is unpacked into."""
+    """Raise CorpusError for a member that would be written, or would lead, outside the folder."""
     for what, name in (("name", member.name), ("link", member.link)):
         if name.startswith("/") or "\\" in name or "\0" in name or (len(name) > 1 and name[1] == ":"):
-            raise ArchiveError(f"{archive}: {what} {name!r} is absolute or not portable; nothing was unpacked")
+            raise CorpusError(f"{archive}: {what} {name!r} is absolute or not portable; nothing was unpacked")
         depth = 0
         for part in PurePosixPath(name).parts:
             depth += -1 if part == ".." else 1
             if depth < 0 or (what == "name" and part == ".."):
-                raise ArchiveError(f"{archive}: {what} {name!r} leads out of the folder; nothing was unpacked")
+                raise CorpusError(f"{archive}: {what} {name!r} leads out of the folder; nothing was unpacked")
     if member.kind == "link" and "//" in member.link:
-        raise ArchiveError(f"{archive}: link {member.name!r} leads to an absolute path; nothing was unpacked")
+        raise CorpusError(f"{archive}: link {member.name!r} leads to an absolute path; nothing was unpacked")
     if member.kind == "other":
-        raise ArchiveError(f"{archive}: {member.name!r} is a device or pipe; nothing was unpacked")
+        raise CorpusError(f"{archive}: {member.name!r} is a device or pipe; nothing was unpacked")
 
 
 def _transfer(url: str, part: Path) -> None:
-    """Bring `part` to the whole content of `url`, continuing from what it already holds where that is safe."""
+    """Fetch `url` into `part`; resume where `part` ends if the server's file is unchanged."""
     have = part.stat().st_size if part.exists() else 0
     validator = _validator(part)
     headers = {"User-Agent": "harness-toolkit", "Accept-Encoding": "identity"}
@@ -224,17 +232,17 @@ def _transfer(url: str, part: Path) -> None:
         response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=_TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            part.unlink()  # what is there is longer than the file: begin again
+            part.unlink()  # longer than the server's file: start again
         raise
     with response:
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             part.unlink()
-            raise OSError(f"the server answered another range than asked for ({have}-)")
+            raise OSError(f"the server sent another range than the requested one ({have}-)")
         start = have if resumed else 0
         if not resumed:
             validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            # A weak ETag does not promise equal bytes
+            # A weak ETag does not guarantee equal bytes
             write_json(_validator_file(part), None if (validator or "").startswith("W/") else validator)
         length = response.headers.get("Content-Length")
         expected = start + int(length) if length is not None else None
@@ -263,12 +271,12 @@ def _validator(part: Path) -> str | None:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """True for an answer that another attempt will not change."""
+    """True for an answer that will be the same at the next attempt."""
     return isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 416, 429)
 
 
 def _is_local(error: Exception) -> bool:
-    """True for what happened on this machine, such as a full disk."""
+    """True for an error of this machine, such as a full disk."""
     network = (ConnectionError, TimeoutError, urllib.error.URLError)
     return isinstance(error, OSError) and error.errno is not None and not isinstance(error, network)
 
@@ -278,97 +286,6 @@ def _check_sha256(path: Path, expected: str | None, url: str) -> None:
         return
     found = sha256_file(path)
     if found != expected:
-        raise DownloadError(
+        raise CorpusError(
             f"{url}: the content has SHA-256 {found}, expected {expected}; delete {path} if it is there and try again"
         )
-
-
-# Repositories and their state: HEAD where any state of the corpus will do, a commit where one file is meant.
-_COMMANDS = "abdulkaderghandoura/arabic-speech-commands-dataset/archive/HEAD.tar.gz"
-_BAVED = "40uf411/Basic-Arabic-Vocal-Emotions-Dataset/archive/HEAD.tar.gz"
-_DIGITS = "Jakobovski/free-spoken-digit-dataset/archive/HEAD.tar.gz"
-_RECITATION = "quranstatic/yasser-salama-hadr-gapless-2/archive/HEAD.tar.gz"
-_RECITER = "yasser_salama"
-_QURAN = "risan/quran-json/raw/9051fd00c68a29b221a958c1cdf1c9fa7c9cc8c7/data/quran.json"
-_QURAN_SHA256 = "bd74e2cefe800e2600baa4a6056d1e83a83c771f6ff525064cb08bdccbf128bf"
-
-
-def download_arabic_speech_commands(root: Path, *, host: str = GITHUB) -> Path:
-    """Fetch Arabic Speech Commands into `<root>/arabic_speech_commands`, with the table of its Arabic words."""
-
-    def fill(folder: Path) -> None:
-        _unpack_repository(f"{host}/{_COMMANDS}", folder, root)
-        table = "".join(f"{keyword}\t{word}\n" for keyword, word in arabic_speech_commands.KEYWORDS.items())
-        write_text(folder / "keywords.tsv", table)
-
-    return _once(root / arabic_speech_commands.INFO.name, fill, arabic_speech_commands.check_layout)
-
-
-def download_baved(root: Path, *, host: str = GITHUB) -> Path:
-    """Fetch BAVED into `<root>/baved`. Its publisher states no licence: use it, do not pass it on."""
-    return _once(
-        root / baved.INFO.name,
-        lambda folder: _unpack_repository(f"{host}/{_BAVED}", folder, root),
-        baved.check_layout,
-    )
-
-
-def download_everyayah(root: Path, *, host: str = GITHUB, quran_sha256: str | None = _QURAN_SHA256) -> Path:
-    """Fetch one recitation and the text of the Quran into `<root>/everyayah`."""
-
-    def fill(folder: Path) -> None:
-        repository = folder / ".repository"
-        _unpack_repository(f"{host}/{_RECITATION}", repository, root)
-        if not (repository / "audio").is_dir():
-            raise DownloadError(f"{host}/{_RECITATION}: expected a folder audio/ with one MP3 a verse")
-        (repository / "audio").rename(folder / _RECITER)
-        shutil.rmtree(repository)
-        fetch(f"{host}/{_QURAN}", folder / "quran.json", quran_sha256)
-        _lock_file(folder / "quran.json").unlink()
-
-    return _once(root / everyayah.INFO.name, fill, everyayah.check_layout)
-
-
-def download_free_spoken_digits(root: Path, *, host: str = GITHUB) -> Path:
-    """Fetch Free Spoken Digits into `<root>/free_spoken_digits`."""
-    return _once(
-        root / free_spoken_digits.INFO.name,
-        lambda folder: _unpack_repository(f"{host}/{_DIGITS}", folder, root),
-        free_spoken_digits.check_layout,
-    )
-
-
-DOWNLOADS: dict[str, Callable[..., Path]] = {
-    arabic_speech_commands.INFO.name: download_arabic_speech_commands,
-    baved.INFO.name: download_baved,
-    everyayah.INFO.name: download_everyayah,
-    free_spoken_digits.INFO.name: download_free_spoken_digits,
-}
-
-
-def _once(folder: Path, fill: Callable[[Path], None], check_layout: Callable[[Path], None]) -> Path:
-    """Make a corpus folder with `fill`, whole or not at all, unless it is there; one process at a time."""
-    with locked(folder):
-        if not folder.exists():
-            with atomic_dir(folder) as temporary:
-                fill(temporary)
-                check_layout(temporary)
-    return folder
-
-
-def _unpack_repository(url: str, folder: Path, root: Path) -> None:
-    """Unpack the archive of a repository, which holds everything in one folder, into `folder`.
-
-    The archive lies in `root` while it is fetched, so that an interrupted transfer can go on, and is deleted once it
-    is unpacked.
-    """
-    owner, repository = urllib.parse.urlsplit(url).path.split("/")[1:3]
-    archive = root / f".{owner}-{repository}.tar.gz"
-    fetch(url, archive)
-    try:
-        extract(archive, folder, strip=1)
-    except ArchiveError:
-        archive.unlink(missing_ok=True)  # a damaged archive must not be met again by the next attempt
-        raise
-    archive.unlink()
-    _lock_file(archive).unlink(missing_ok=True)

@@ -1,8 +1,10 @@
-"""Lhotse's recipes as a source of data directories: its parsing, our reader's sample counts.
+"""Lhotse: prepare corpora through its recipes, and write our data directories as its cuts.
 
     recordings, supervisions  ->  items (recording inside the corpus, speaker, times, text)  ->  Preparation
+    utterances                ->  cuts, exact to the sample
 
-Lhotse's durations are never used for whole recordings: they are read from headers, or taken from lists.
+Lengths always come from our own reader: Lhotse's recipes take them from headers or lists, and its Kaldi import rounds
+them to a millisecond and runs a wav.scp entry that ends in a pipe as a command (`read_datadir` refuses such entries).
 """
 
 from __future__ import annotations
@@ -15,35 +17,36 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from corpora.audio import SAMPLE_RATE, audio_info
 from corpora.datadir import Utterance
+from corpora.files import CorpusError
 from corpora.prepare.ids import name_utterances
-from corpora.prepare.ingest import CorpusError
 from corpora.prepare.preparation import Item, Preparation
 
 if TYPE_CHECKING:
-    from lhotse import Recording, SupervisionSegment
+    from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
 Manifests = Mapping[str, Mapping[str, Any]]
 Clean = Callable[[str], str]
 
 _UNKNOWN_SPEAKERS = ("", "none", "n/a", "unknown")
-_EDGE = 0.002  # seconds; Lhotse rounds, so a segment that ends so near to its recording's end is all of it
+_EDGE = 0.002  # seconds: Lhotse rounds times, so a segment that ends this near to the end covers its recording
 
 _log = logging.getLogger(__name__)
 
 
 def read_manifests(work: Preparation, recipe: Callable[[], Manifests]) -> Manifests:
-    """What a recipe of Lhotse makes of a corpus folder: {part: {"recordings": ..., "supervisions": ...}}.
+    """Run a recipe of Lhotse on a corpus folder: {part: {"recordings": ..., "supervisions": ...}}.
 
-    Audio headers are read with libsndfile alone: Lhotse's own choice starts other programs by name for some formats.
-    Raises CorpusError, with Lhotse's reason, for whatever the recipe stops at.
+    Audio headers are read with libsndfile only: for some formats Lhotse's default starts other programs. Raises
+    CorpusError, with Lhotse's reason, if the recipe fails.
     """
     try:
         with _libsndfile():
             return recipe()
     except ImportError as error:
         raise CorpusError(f"{work.info.name}: {error} (requirements.txt has all of them)") from error
-    except Exception as error:  # recipes assert, and let out whatever their parsers raise
+    except Exception as error:  # recipes use assert, and do not catch the errors of their parsers
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CorpusError(
             f"{work.corpus_dir}: expected {work.info.layout}; Lhotse's recipe for {work.info.name} stopped: {reason}"
@@ -59,11 +62,11 @@ def write_manifests(
     clean: Clean = str.strip,
     listed: Mapping[str, int] | None = None,
 ) -> dict[str, list[Utterance]]:
-    """Write a data directory for every part that is in `sets`, under the name that it gives; their utterances.
+    """Write a data directory for every part in `sets` (part -> name of the set); returns the utterances by set.
 
-    clean: from Lhotse's text to ours; empty: the utterance is left out.  listed: lines of every part in the
-    publisher's lists; those that Lhotse drops without a word are reported.
-    Raises CorpusError for recordings that are no plain files inside the corpus, as `Preparation.write` does too.
+    clean: turns Lhotse's text into ours; an utterance with an empty text is left out.  listed: number of lines of each
+    part in the publisher's lists; lines that Lhotse drops silently are reported. Raises CorpusError for recordings that
+    are not plain files inside the corpus, and as `Preparation.write` does.
     """
     items: dict[str, list[Item]] = {}
     for part, name in sets.items():
@@ -76,12 +79,27 @@ def write_manifests(
         if lost > 0:
             _log.warning("%s %s: %d of the listed utterances have no audio or no time", work.info.name, part, lost)
             for _ in range(lost):
-                work.bad(f"{work.corpus_dir}:{part}", "listed, but dropped by Lhotse: no audio, or outside of it")
+                work.bad(f"{work.corpus_dir}:{part}", "listed, but dropped by Lhotse: no audio, or times outside of it")
     names = name_utterances((item.speaker, item.utt_id) for own in items.values() for item in own)
     for name, own in items.items():
         renamed = (names[item.speaker, item.utt_id] for item in own)
         work.add(name, [replace(i, utt_id=u, speaker=s) for i, (u, s) in zip(own, renamed, strict=True)])
     return work.write()
+
+
+def cut_set(utterances: Iterable[Utterance]) -> CutSet:
+    """A CutSet with one cut per utterance, in their order. Of audio with segments the header is read."""
+    from lhotse import CutSet
+
+    return CutSet.from_cuts(_cuts(utterances))
+
+
+def whole_cut(utterance: Utterance) -> MonoCut:
+    """The cut of an utterance that is its whole recording. The audio is stored elsewhere, as Lhotse's Shar does."""
+    from lhotse import AudioSource
+
+    placeholder = AudioSource("shar", [0], "")
+    return _cut(utterance, _cut_recording(utterance.utt_id, placeholder, utterance.samples), 0)
 
 
 def _items(
@@ -94,10 +112,10 @@ def _items(
     clean: Clean,
 ) -> Iterator[Item]:
     supervisions = list(supervisions)
-    heard = Counter(own.recording_id for own in supervisions)
+    segments = Counter(own.recording_id for own in supervisions)
     for own in supervisions:
         recording = recordings[own.recording_id]
-        whole = heard[recording.id] == 1 and own.start <= _EDGE and own.end >= recording.duration - _EDGE
+        whole = segments[recording.id] == 1 and own.start <= _EDGE and own.end >= recording.duration - _EDGE
         speaker = str(own.speaker or "").strip()
         yield Item(
             utt_id=own.id,
@@ -112,12 +130,12 @@ def _items(
 
 
 def _source(work: Preparation, recording: Recording) -> str:
-    """The path of a recording inside the corpus; CorpusError unless it is one plain file with one channel."""
+    """Path of a recording inside the corpus. Raises CorpusError unless it is one plain file with one channel."""
     where = f"{work.info.name}: recording {recording.id}"
     if recording.transforms:
         raise CorpusError(
-            f"{where} has transforms ({', '.join(map(_kind, recording.transforms))}): only audio as it is stored can "
-            f"be prepared; write the changed audio to files first"
+            f"{where} has transforms ({', '.join(map(_kind, recording.transforms))}): only stored audio can be "
+            f"prepared; write the transformed audio to files first"
         )
     if len(recording.sources) != 1 or recording.sources[0].type != "file":
         kinds = ", ".join(source.type for source in recording.sources)
@@ -137,7 +155,7 @@ def _kind(transform: object) -> str:
 
 @contextmanager
 def _libsndfile() -> Iterator[None]:
-    """Let Lhotse read with libsndfile, and give its own choice back whatever happens."""
+    """Make Lhotse read with libsndfile, and restore its previous backend afterwards."""
     from lhotse.audio.backend import LibsndfileBackend, get_current_audio_backend, set_current_audio_backend
 
     before = get_current_audio_backend()
@@ -146,3 +164,44 @@ def _libsndfile() -> Iterator[None]:
         yield
     finally:
         set_current_audio_backend(before)
+
+
+def _cuts(utterances: Iterable[Utterance]) -> Iterator[MonoCut]:
+    from lhotse import AudioSource
+
+    for u in utterances:
+        source = AudioSource("file", [0], str(u.audio))
+        if u.start is None:
+            yield _cut(u, _cut_recording(u.utt_id, source, u.samples), 0)
+        else:
+            yield _cut(u, _cut_recording(u.audio.stem, source, audio_info(u.audio).samples), u.start)
+
+
+def _cut_recording(name: str, source: Any, samples: int) -> Recording:
+    from lhotse import Recording
+
+    return Recording(name, [source], SAMPLE_RATE, samples, samples / SAMPLE_RATE)
+
+
+def _cut(utterance: Utterance, recording: Recording, first: int) -> MonoCut:
+    from lhotse import MonoCut
+
+    start, duration = first / SAMPLE_RATE, utterance.samples / SAMPLE_RATE
+    supervision = _supervision(utterance, duration)
+    return MonoCut(utterance.utt_id, start, duration, 0, [supervision], recording=recording)
+
+
+def _supervision(utterance: Utterance, duration: float) -> SupervisionSegment:
+    from lhotse import SupervisionSegment
+
+    labels = {name: getattr(utterance, name) for name in ("dialect", "emotion")}
+    return SupervisionSegment(
+        utterance.utt_id,
+        utterance.utt_id,
+        0.0,
+        duration,
+        text=utterance.text,
+        language=utterance.language,
+        speaker=utterance.speaker,
+        custom={name: value for name, value in labels.items() if value is not None} or None,
+    )

@@ -1,0 +1,324 @@
+"""Read the formats in which publishers ship their lists: CSV and TSV, plain lines, Parquet, WebVTT, MGB's XML.
+
+Every row, line, cue and segment comes with its place, `<file>:<line>`, for messages.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+from xml.parsers import expat
+
+from corpora.files import CorpusError, atomic_file
+
+Bad = Callable[[str, str], None]  # receives the place of a bad line, and the reason
+
+_PARQUET_ROWS = 64  # rows, with their audio, in memory at a time
+_AUDIO_MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff": ".mp3"}
+_CUE_TIMES = re.compile(r"(?:(\d+):)?(\d\d):(\d\d)[.,](\d{3})\s+-->\s+(?:(\d+):)?(\d\d):(\d\d)[.,](\d{3})(?:\s.*)?")
+_TAG = re.compile(r"<[^<>]*>")
+_ALIGNED = "transcript_align"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a list: its place, and its fields by column."""
+
+    where: str
+    values: dict[str, str]
+
+    def __getitem__(self, column: str) -> str:
+        return self.values[column]
+
+    def get(self, column: str) -> str:
+        """A field; empty if the list has no such column."""
+        return self.values.get(column, "")
+
+
+def read_rows(
+    path: Path,
+    columns: Sequence[str],
+    *,
+    delimiter: str = ",",
+    quoted: bool = True,
+    header: bool | None = True,
+    required: Sequence[str] | None = None,
+    bad: Bad | None = None,
+) -> Iterator[Row]:
+    """The rows of a list in UTF-8, with or without byte order mark, LF or CRLF; empty lines are skipped.
+
+    columns: the expected columns. With a header (True) the file may have others as well, in any order. Without one
+    (False) the file has exactly these, in this order. None: the first line is a header if it holds one of their names.
+    quoted: double quotes group a field; if False, a lone CR inside a field is text.  required: those of `columns` that
+    a header must have, None for all.
+
+    Raises CorpusError if the file is missing, not UTF-8, or lacks a column. A row with another number of fields goes to
+    `bad`; without `bad` it raises CorpusError as well.
+    """
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file; expected a list with the columns {', '.join(columns)}")
+    names = None if header or header is None else list(columns)
+    with path.open(encoding="utf-8-sig", newline="" if quoted else "\n") as file:
+        for number, fields in _records(path, file, delimiter, quoted):
+            where = f"{path}:{number}"
+            fields = [field.strip() for field in fields]
+            if not any(fields):
+                continue
+            if names is None:
+                if header or set(fields) & set(columns):
+                    _check_columns(where, fields, columns, required)
+                    names = fields
+                    continue
+                names = list(columns)
+            if len(fields) != len(names):
+                _refuse(bad, where, f"expected {len(names)} fields ({', '.join(names)}), found {len(fields)}")
+                continue
+            yield Row(where, dict(zip(names, fields, strict=True)))
+    if names is None:
+        raise CorpusError(f"{path}:1: expected the columns {', '.join(columns)}; found an empty file")
+
+
+def read_lines(path: Path, *, strip: bool = True, empty: bool = False) -> Iterator[tuple[str, str]]:
+    """Pairs (place, line) of a UTF-8 text file, with or without byte order mark, LF or CRLF. Raises CorpusError.
+
+    strip: remove white space around each line.  empty: yield empty lines too.
+    """
+    if not path.is_file():
+        raise CorpusError(f"{path}: no such file")
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise CorpusError(f"{path}:{line}: not UTF-8 (byte 0x{error.object[error.start]:02X})") from error
+    for number, line in enumerate(content.split("\n"), 1):
+        if empty or line.strip():
+            yield f"{path}:{number}", line.strip() if strip else line.rstrip("\r")
+
+
+def seconds(where: str, value: str, bad: Bad | None = None) -> float | None:
+    """A time in seconds. A value that is negative or not a finite number goes to `bad` (then None), or raises
+    CorpusError without `bad`."""
+    try:
+        time = float(value)
+    except ValueError:
+        time = float("nan")
+    if 0 <= time < float("inf"):
+        return time
+    _refuse(bad, where, f"expected a time in seconds, found {value!r}")
+    return None
+
+
+def read_parquet(
+    path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Pairs (`<file>:row <number>`, values by column) of a Parquet file, read in small batches.
+
+    optional: columns that are read if the file has them. Raises CorpusError for a damaged file or a missing column.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise CorpusError(f"{path}: pyarrow reads Parquet files and is missing: pip install pyarrow") from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            _check_columns(str(path), names, columns)
+            wanted = [*columns, *(column for column in optional if column in names)]
+            number = 0
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:row {number}", values
+    except (pyarrow.ArrowException, OSError) as error:
+        raise CorpusError(f"{path}: cannot be read as Parquet: {error}") from error
+
+
+def store_audio(audio: Any, stem: Path) -> Path:
+    """Write the audio of a Parquet row, `{"bytes": ..., "path": ...}`, to `stem` plus the suffix of its format.
+
+    A file of the same size is kept. Raises CorpusError for a row without audio or with audio of an unknown format.
+    """
+    content = audio.get("bytes") if isinstance(audio, dict) else None
+    if not content:
+        raise CorpusError("the row holds no audio (bytes)")
+    suffix = next((suffix for magic, suffix in _AUDIO_MAGIC.items() if content.startswith(magic)), None)
+    if suffix is None:
+        raise CorpusError(f"the audio is no WAV, FLAC, Ogg or MP3: it begins with {content[:4]!r}")
+    path = stem.with_name(stem.name + suffix)
+    if not (path.is_file() and path.stat().st_size == len(content)):
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(content)
+    return path
+
+
+@dataclass(frozen=True)
+class Cue:
+    """One subtitle: its place, start and end in seconds, and its lines joined by spaces."""
+
+    where: str
+    start: float
+    end: float
+    text: str
+
+
+def read_cues(path: Path, bad: Bad) -> list[Cue]:
+    """The cues of a WebVTT file in its order, without tags; an arrow without valid times goes to `bad`.
+
+    Raises CorpusError for a file that is missing, not UTF-8, or does not begin with WEBVTT.
+    """
+    lines = [line for _, line in read_lines(path, strip=False, empty=True)]
+    if not lines[0].startswith("WEBVTT"):
+        raise CorpusError(f"{path}:1: expected WEBVTT, found {lines[0] or 'an empty file'!r}")
+    cues = []
+    number = 0
+    while number < len(lines):
+        line = lines[number].strip()
+        number += 1
+        if "-->" not in line:
+            continue
+        where = f"{path}:{number}"
+        text = []
+        while number < len(lines) and lines[number].strip():
+            text.append(lines[number])
+            number += 1
+        times = _CUE_TIMES.fullmatch(line)
+        if not times:
+            bad(where, f"expected 'hh:mm:ss.ttt --> hh:mm:ss.ttt', found {line!r}")
+            continue
+        start, end = (_cue_seconds(times.groups()[first : first + 4]) for first in (0, 4))
+        cues.append(Cue(where, start, end, " ".join(html.unescape(_TAG.sub("", " ".join(text))).split())))
+    return cues
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One aligned segment of MGB-2 or QASR: its place, speaker, times in seconds, and words.
+
+    error_rate: word matching error rate in %, None if the file states none.
+    """
+
+    where: str
+    who: str
+    start: float
+    end: float
+    error_rate: float | None
+    words: tuple[str, ...]
+
+
+def read_segments(path: Path, annotation: str = _ALIGNED) -> list[Segment]:
+    """The segments of one XML transcript of MGB-2 or QASR, in the order of the file.
+
+        transcript/body/segments[annotation_id=transcript_align]/segment[who, starttime, endtime, WMER]
+            /element[type=word]
+
+    Groups with another name than `annotation` are skipped; a group without a name is read. Raises CorpusError, with the
+    line, for malformed XML, entity declarations, and segments without their attributes.
+    """
+    return _SegmentReader(path, annotation).read()
+
+
+class _SegmentReader:
+    """Reads with expat, since it reports the line of every element; ElementTree does not."""
+
+    def __init__(self, path: Path, annotation: str):
+        self._path = path
+        self._annotation = annotation
+        self._parser = expat.ParserCreate()
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.CharacterDataHandler = self._characters
+        self._parser.EntityDeclHandler = self._entity
+        self._segments: list[Segment] = []
+        self._wanted = False
+        self._segment: tuple[str, dict[str, str]] | None = None
+        self._words: list[str] = []
+        self._word: list[str] | None = None
+
+    def read(self) -> list[Segment]:
+        try:
+            with open(self._path, "rb") as file:
+                self._parser.ParseFile(file)
+        except expat.ExpatError as error:
+            reason = expat.errors.messages[error.code]
+            raise CorpusError(f"{self._path}:{error.lineno}: malformed XML: {reason}") from error
+        return self._segments
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        if name == "segments":
+            self._wanted = attributes.get("annotation_id", self._annotation) == self._annotation
+        elif name == "segment" and self._wanted:
+            self._segment, self._words = (f"{self._path}:{self._parser.CurrentLineNumber}", attributes), []
+        elif name == "element" and self._segment and attributes.get("type", "word") == "word":
+            self._word = []
+
+    def _characters(self, text: str) -> None:
+        if self._word is not None:
+            self._word.append(text)
+
+    def _end(self, name: str) -> None:
+        if name == "element" and self._word is not None:
+            self._words += "".join(self._word).split()
+            self._word = None
+        elif name == "segment" and self._segment:
+            self._segments.append(self._finished(*self._segment))
+            self._segment = None
+
+    def _finished(self, where: str, attributes: dict[str, str]) -> Segment:
+        missing = [name for name in ("who", "starttime", "endtime") if name not in attributes]
+        if missing:
+            found = ", ".join(attributes) or "none"
+            raise CorpusError(f"{where}: segment without {', '.join(missing)}; its attributes are {found}")
+        try:
+            start, end = float(attributes["starttime"]), float(attributes["endtime"])
+            rate = float(attributes["WMER"]) if "WMER" in attributes else None
+            return Segment(where, attributes["who"], start, end, rate, tuple(self._words))
+        except ValueError as error:
+            raise CorpusError(f"{where}: a time or rate of the segment is not a number: {error}") from None
+
+    def _entity(self, name: str, *_: object) -> NoReturn:
+        line = self._parser.CurrentLineNumber
+        raise CorpusError(f"{self._path}:{line}: declares the entity {name!r}; transcripts have none, so it is refused")
+
+
+def _records(path: Path, file: TextIO, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """Pairs (number of its last line, fields) of every record. Raises CorpusError for unreadable text."""
+    number = 0
+    try:
+        if quoted:
+            reader = csv.reader(file, delimiter=delimiter)
+            for fields in reader:
+                number = reader.line_num
+                yield number, fields
+        else:
+            for number, line in enumerate(file, 1):
+                yield number, line.rstrip("\r\n").split(delimiter)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path}:{number + 1}: cannot be read as UTF-8 text in columns: {error}") from error
+
+
+def _check_columns(
+    where: str, found: Sequence[str], columns: Sequence[str], required: Sequence[str] | None = None
+) -> None:
+    missing = [column for column in (columns if required is None else required) if column not in found]
+    if missing:
+        raise CorpusError(
+            f"{where}: expected the columns {', '.join(columns)}; found {', '.join(found)} (missing: "
+            f"{', '.join(missing)})"
+        )
+
+
+def _refuse(bad: Bad | None, where: str, reason: str) -> None:
+    if bad is None:
+        raise CorpusError(f"{where}: {reason}")
+    bad(where, reason)
+
+
+def _cue_seconds(parts: tuple[str | None, ...]) -> float:
+    hours, minutes, seconds, thousandths = (int(part or 0) for part in parts)
+    return hours * 3600 + minutes * 60 + seconds + thousandths / 1000
