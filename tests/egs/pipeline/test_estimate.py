@@ -1,4 +1,4 @@
-"""What a schedule will cost, against the same arithmetic by hand; the tables in docs/scale.md are those of today."""
+"""The estimate of a schedule, against the same arithmetic by hand; docs/scale.md shows the tables of its commands."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def test_the_tables_of_the_page_are_those_of_its_commands(capsys, monkeypatch: p
 def test_a_schedule_says_what_it_costs(path: Path) -> None:
     head = " ".join(line.strip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
     ranks, hours = re.search(r"--ranks (\d+) --hours (\d+)", head).groups()
-    told = re.search(r"(\d+) h on H100, (\d+) GB of memory a GPU, (\d+) GB of disk", head)
+    found = re.search(r"(\d+) h on H100, (\d+) GB of memory a GPU, (\d+) GB of disk", head)
     costs = estimate(load_recipe("harness", config=path), float(hours), Machine(int(ranks)))
     sums = [sum(cost.hours for cost in costs), max(cost.memory for cost in costs) / 1e9]
-    assert [int(number) for number in told.groups()] == [
+    assert [int(number) for number in found.groups()] == [
         round(value) for value in [*sums, sum(cost.disk for cost in costs) / 1e9]
     ]  # fmt: skip

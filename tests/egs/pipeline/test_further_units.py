@@ -34,7 +34,7 @@ def stage_ids(*overrides: str) -> list[int | str]:
     return [stage.id for stage in stages_of(load_recipe("mini", overrides))]
 
 
-def test_without_further_runs_the_stages_are_the_thirteen() -> None:
+def test_without_further_runs_the_stages_are_1_to_13() -> None:
     assert stage_ids() == list(range(1, 14))
 
 
