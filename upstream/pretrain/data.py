@@ -216,15 +216,20 @@ class StepSampler(Sampler[Step]):
 class PretrainDataset(Dataset):
     """Reads the clips of a step: `dataset[step]` -> `StepBatches`.
 
-    `units`: (T, S) by utterance id for S label sets, or (T,) for a single one.
+    `units`: (T, S) by utterance id for S label sets, or (T,) for a single one. `squeeze` is that of the geometry.
     """
 
     def __init__(
-        self, utterances: Sequence[Utterance], units: Mapping[str, np.ndarray], config: PretrainConfig
+        self,
+        utterances: Sequence[Utterance],
+        units: Mapping[str, np.ndarray],
+        config: PretrainConfig,
+        squeeze: int = 1,
     ) -> None:
         self.utterances = utterances
         self.units = units
         self.config = config
+        self.squeeze = squeeze
 
     def describe(self, clip: Clip) -> tuple[str, str, np.ndarray]:
         """Utterance id, group and all units (T, S) or (T,) of a clip's utterance."""
@@ -262,7 +267,7 @@ class PretrainDataset(Dataset):
         for target, row in zip(labels, rows, strict=True):
             target[: len(row)] = row
         rng = np.random.default_rng([self.config.seed, 2, step, *([slot] if slot else [])])
-        mask = batch_mask(frames, self.config.mask_prob, self.config.mask_length, rng)
+        mask = batch_mask(frames, self.config.mask_prob, self.config.mask_length, rng, self.squeeze)
         readable = [0 if utt_id in unreadable else count for utt_id, count in zip(utt_ids, frames, strict=True)]
         valid = np.arange(labels.shape[1]) < np.array(readable)[:, None]
         return Batch(
@@ -316,9 +321,18 @@ def span_mask(frames: int, prob: float, length: int, rng: np.random.Generator) -
     return mask
 
 
-def batch_mask(frames: Sequence[int], prob: float, length: int, rng: np.random.Generator) -> np.ndarray:
-    """(B, max frames) bool; padding is never masked."""
+def batch_mask(
+    frames: Sequence[int], prob: float, length: int, rng: np.random.Generator, squeeze: int = 1
+) -> np.ndarray:
+    """(B, max frames) bool; padding is never masked.
+
+    A squeezed encoder masks whole groups of `squeeze` frames, so the mask grows to the borders of the groups. The loss
+    then counts each frame whose input is masked as masked.
+    """
     mask = np.zeros((len(frames), max(frames, default=0)), dtype=bool)
     for row, count in zip(mask, frames, strict=True):
-        row[:count] = span_mask(count, prob, length, rng)
+        spans = span_mask(count, prob, length, rng)
+        for start in range(0, count, squeeze) if squeeze > 1 else ():
+            spans[start : start + squeeze] = spans[start : start + squeeze].any()
+        row[:count] = spans
     return mask

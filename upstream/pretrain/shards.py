@@ -373,8 +373,8 @@ class ShardSampler(Sampler[Step]):
 class ShardDataset(PretrainDataset):
     """Decodes the clips of a step: `dataset[step]` with a `Step` of a `ShardSampler` -> `StepBatches`."""
 
-    def __init__(self, config: PretrainConfig) -> None:
-        super().__init__([], {}, config)
+    def __init__(self, config: PretrainConfig, squeeze: int = 1) -> None:
+        super().__init__([], {}, config, squeeze)
 
     def describe(self, clip: Clip) -> tuple[str, str, np.ndarray]:
         """Utterance id, group and all units of a clip's utterance."""

@@ -73,7 +73,10 @@ def pretrain(
     here, init = place(), init or InitConfig()
     adopt_slurm()
     sets = label_sets(units, expected_units)
-    train = _from_directory(data_dir, sets, config) if shards is None else _from_shards(shards, sets, config)
+    if shards is None:
+        train = _from_directory(data_dir, sets, config, geometry.squeeze)
+    else:
+        train = _from_shards(shards, sets, config, geometry.squeeze)
     dev, dev_labels = training_utterances(data_dir, sets, "dev")
     infos = {name: asdict(own.info) for name, own in dev_labels.sets.items()}
     if shards is None:
@@ -85,7 +88,7 @@ def pretrain(
         train = replace(train, utterances=_beside_shards(data_dir, init))
     facts = _facts(geometry, config, init, regression, sets, infos, train, dev)
     fingerprint = sha256_json(facts)
-    recorder = Recorder(PretrainDataset(dev, dev_labels, config), out_dir, config, fingerprint, here)
+    recorder = Recorder(PretrainDataset(dev, dev_labels, config, geometry.squeeze), out_dir, config, fingerprint, here)
     _resume(recorder, facts, config)
     if here.is_first:
         write_json(out_dir / "config.json", facts)
@@ -105,7 +108,7 @@ def pretrain(
         raise UpstreamError(f"{out_dir}: no validation had a finite loss, so there are no best weights; lower lr")
     module.encoder.load_state_dict(best["encoder"])
     run = {
-        "geometry": asdict(geometry),
+        "geometry": geometry.facts(),
         "front_end": geometry.front_end,
         "units": infos[sets[0].name] if sets else None,
         "label_sets": facts["units"] if len(sets) > 1 else None,
@@ -169,7 +172,7 @@ class TrainingData:
     wavs: Iterable[np.ndarray] | None = None
 
 
-def _from_directory(data_dir: Path, sets: Sequence[LabelSet], config: PretrainConfig) -> TrainingData:
+def _from_directory(data_dir: Path, sets: Sequence[LabelSet], config: PretrainConfig, squeeze: int) -> TrainingData:
     utterances, labels = training_utterances(data_dir, sets, "train")
 
     def sampler(start: int, positions: list[Position] | None, here: Place) -> StepSampler:
@@ -177,7 +180,7 @@ def _from_directory(data_dir: Path, sets: Sequence[LabelSet], config: PretrainCo
         return StepSampler(utterances, config, start=start, position=at, rank=here.rank, ranks=here.ranks)
 
     return TrainingData(
-        PretrainDataset(utterances, labels, config),
+        PretrainDataset(utterances, labels, config, squeeze),
         sampler,
         {name: asdict(own.info) for name, own in labels.sets.items()},
         sum(u.samples for u in utterances) / SAMPLE_RATE / 3600,
@@ -186,7 +189,7 @@ def _from_directory(data_dir: Path, sets: Sequence[LabelSet], config: PretrainCo
     )
 
 
-def _from_shards(folder: Path, sets: Sequence[LabelSet], config: PretrainConfig) -> TrainingData:
+def _from_shards(folder: Path, sets: Sequence[LabelSet], config: PretrainConfig, squeeze: int) -> TrainingData:
     info = ShardsInfo.open(folder, "train")
     if not sets:
         info = info.without_units()
@@ -196,7 +199,7 @@ def _from_shards(folder: Path, sets: Sequence[LabelSet], config: PretrainConfig)
         return ShardSampler(info, config, start=start, position=at, rank=here.rank, ranks=here.ranks)
 
     return TrainingData(
-        ShardDataset(config),
+        ShardDataset(config, squeeze),
         sampler,
         info.units or {},
         sum(info.hours.values()),
@@ -229,7 +232,7 @@ def _facts(
 ) -> dict[str, Any]:
     """Everything that decides the result of a run, as config.json holds it; its hash is the run's fingerprint."""
     facts: dict[str, Any] = {
-        "geometry": asdict(geometry),
+        "geometry": geometry.facts(),
         "config": {name: value for name, value in asdict(config).items() if name not in MACHINERY},
         "init": {"kind": init.kind, "source_sha256": model_sha256(init.source) if init.source else None},
         "units": [{"name": s.name, "weight": s.weight, **infos[s.name]} for s in sets],

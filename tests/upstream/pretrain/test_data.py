@@ -251,3 +251,12 @@ def test_padding_is_never_masked():
 def test_masks_are_a_function_of_the_generator():
     masks = [span_mask(300, 0.8, 10, np.random.default_rng(seed)) for seed in (1, 1, 2)]
     assert (masks[0] == masks[1]).all() and (masks[0] != masks[2]).any()
+
+
+def test_masks_of_a_squeezed_encoder_end_on_the_borders_of_its_pairs():
+    frames = [49, 50, 1, 2]
+    single = batch_mask(frames, 0.5, 5, np.random.default_rng(3))
+    pairs = batch_mask(frames, 0.5, 5, np.random.default_rng(3), squeeze=2)
+    assert (pairs >= single).all() and (pairs > single).any()
+    assert (pairs[:, 0::2] == pairs[:, 1::2])[:2, :24].all()
+    assert not any(row[count:].any() for row, count in zip(pairs, frames, strict=True))
