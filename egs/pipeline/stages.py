@@ -114,7 +114,7 @@ def _units_stage(key: str, title: str, number: int) -> Stage:
 def _model_stage(key: str, title: str, number: int) -> Stage:
     def settings(job: Job) -> Any:
         run = job.recipe.pretrain[key]
-        geometry = dataclasses.asdict(job.recipe.family[run.geometry])
+        geometry = job.recipe.family[run.geometry].facts()
         own = {"geometry": geometry, "init": dataclasses.asdict(run.init), "train": dataclasses.asdict(run.train)}
         # A list, because the order says which set is the main one, and digests sort the keys of mappings.
         own |= {"units": list(run.units.items())}

@@ -299,7 +299,7 @@ def _save_random(job: Job) -> None:
         "name": RANDOM,
         "recipe": recipe.name,
         "iteration": 0,
-        "geometry": dataclasses.asdict(geometry),
+        "geometry": geometry.facts(),
         "front_end": geometry.front_end,
         "init": {"kind": "random", "seed": run.train.seed},
     }
