@@ -253,7 +253,7 @@ def test_a_killed_stage_is_not_complete_and_resumes(
     with caplog.at_level("INFO"):
         assert project.run() == ALL[number - 1 :]
     if number != 13:
-        assert f"stage {number:2d}  {runner.stages[number].title}: going on" in caplog.text
+        assert f"stage {number:2d}  {runner.stages[number].title}: resuming" in caplog.text
 
 
 @pytest.mark.parametrize("number", [1, 7, 9, 11])
