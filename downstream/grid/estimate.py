@@ -1,4 +1,4 @@
-"""Estimate time and disk space of a grid: time three training steps per kind of cell, and one extraction."""
+"""Estimate time and disk space of a grid from three timed training steps per kind of cell and one timed extraction."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _cell_seconds(cell: Cell, info: Info, device: str, factor: float) -> float:
 
 
 class _RandomFeatures:
-    """Features with the shapes of an upstream and random values, which take as long as real ones."""
+    """Random features with the shapes of an upstream; training on them takes as long as on real ones."""
 
     def __init__(self, info: Info, kind: str, samples: dict[str, int]):
         self.info, self.kind, self.samples = info, kind, samples

@@ -43,7 +43,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One value of a learning curve: `split` is train or dev, `metric` is loss or the metric that chooses on dev."""
+    """One value of a learning curve: `split` is train or dev, `metric` is loss or the metric of dev."""
 
     lr: float
     step: int
