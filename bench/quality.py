@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("head", type=Path, help="head directory of an ASR cell")
     parser.add_argument("--data", type=Path, required=True, help="the task's data directory (holds the test sets)")
-    parser.add_argument("--upstream", type=Path, help="model directory (default: found beside the head)")
+    parser.add_argument("--upstream", type=Path, help="model directory (default: a folder `models` above the head)")
     parser.add_argument("--protocol", default="light")
     parser.add_argument("--join", type=float, help="also join utterances to recordings of this many seconds")
     args = parser.parse_args()

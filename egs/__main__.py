@@ -101,7 +101,7 @@ def command_line() -> argparse.ArgumentParser:
             )
             command.add_argument("--price", type=float, default=0.0, help="price of a GPU hour (default: none)")
         if name == "study":
-            command.add_argument("--rows", help="comma-separated rows to work on beside the base row (default: all)")
+            command.add_argument("--rows", help="comma-separated rows, in addition to the base row (default: all)")
             only = command.add_mutually_exclusive_group()
             only.add_argument(
                 "--report", action="store_true", help="write tables and figures of finished rows; train nothing"

@@ -99,9 +99,9 @@ def _estimate(upstream: Upstream, cells: Sequence[Cell], exp_dir: Path, resource
         features_s += factor * sum(item.samples for item in missing) / SAMPLE_RATE
     seconds: dict[tuple[str, ...], float] = {}
     for cell in cells:
-        alike = (cell.task, cell.protocol.tag, cell.tuning.tag, cell.budget)
-        if alike not in seconds:
-            seconds[alike] = _cell_seconds(cell, extractor.info, device, factor)
+        same_cost = (cell.task, cell.protocol.tag, cell.tuning.tag, cell.budget)
+        if same_cost not in seconds:
+            seconds[same_cost] = _cell_seconds(cell, extractor.info, device, factor)
     total = sum(seconds[cell.task, cell.protocol.tag, cell.tuning.tag, cell.budget] for cell in cells)
     return Estimate(upstream.name, len(cells), disk, features_s, total)
 
