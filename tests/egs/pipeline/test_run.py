@@ -398,7 +398,7 @@ def test_stage_1_deletes_only_data_that_it_made(project: Project, monkeypatch: p
     job.data.mkdir()
     recording = job.data / "recording.wav"
     recording.write_bytes(b"years of work")
-    with pytest.raises(StageError, match="no run.sh made"):
+    with pytest.raises(StageError, match="holds files"):
         project.run()
     recording.unlink()
     project.run(stages=Range(1, 1))
