@@ -33,26 +33,27 @@ Usage: ./run.sh [options]
 
     ./run.sh                               run every stage that is not complete, then print the results table
     ./run.sh --stage 7 --stop_stage 8      run stages 7 and 8 again, complete or not
-    ./run.sh --recipe open_arabic          the same on real public speech (corpus folders: egs/open_arabic/db.sh)
+    ./run.sh --recipe open_arabic          the same on real public speech (corpus folders: egs/TEMPLATE/db.sh)
 
 Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
     --recipe NAME       reads egs/NAME/recipe.yaml (default: mini)
     --stage N           first stage; complete stages of the range run again, unfinished ones resume (default: none; all
                         stages, complete ones are skipped)
     --stop_stage N      last stage (default: 13)
-    --force true|false  run the stages of the range from scratch; needed after a change of code, which is not detected;
-                        with --stage 0, make .venv again (default: false)
-    --python PATH       Python 3.10, 3.11 or 3.12 for .venv (default: the first one on PATH, else of pyenv, else uv's)
-    --index URL         further package index for .venv, for instance PyTorch's CPU index (default: none)
+    --force true|false  run the stages of the range from scratch. Use it after a change of code: only changes of the
+                        configuration and of inputs are detected. With --stage 0, make .venv again (default: false)
+    --python PATH       Python 3.10, 3.11 or 3.12 for .venv (default: the first one on PATH, else one of pyenv, else one
+                        that uv fetches)
+    --index URL         additional package index for .venv, for instance PyTorch's CPU index (default: none)
     --jobs N            processes that prepare data; also written --nj (default: number of cores)
     --data DIR          data directories go to DIR/NAME (default: data)
     --exp DIR           models and results go to DIR/NAME (default: exp)
-    --hubert PATH       compare with this HuBERT too: a Transformers folder with model.safetensors (default: none)
-    --xlsr PATH         compare with this XLS-R or wav2vec 2.0 too, in the same form (default: none)
-    --set KEY=VALUE     replace a value of the recipe, as often as needed: --set pretrain.hl_it1.steps=2000
+    --hubert PATH       also compare with this HuBERT: a Transformers folder with model.safetensors (default: none)
+    --xlsr PATH         also compare with this XLS-R or wav2vec 2.0, in the same form (default: none)
+    --set KEY=VALUE     replace a value of the recipe, for instance pretrain.hl_it1.steps=2000; may be repeated
                         (default: none)
     --help              print this text
-Relative paths count from this folder.
+Relative paths start at this folder.
 
 Stages:
      0  environment         .venv from requirements.txt         7  distil HS
@@ -69,20 +70,20 @@ configuration, and exp/<recipe>/units/NAME and exp/<recipe>/NAME are links to th
 with the next ./run.sh.
 
 Environment variables:
-    HARNESS_VENV        use this virtual environment instead of .venv; packages of requirements.txt that are missing
-                        there are installed into it
+    HARNESS_VENV        virtual environment to use instead of .venv; missing packages of requirements.txt are installed
+                        into it
 EOF
 }
 
 parse_options "$@"
 check_stages 13
-if [ -n "${jobs}" ] && ! [[ ${jobs} =~ ^[1-9][0-9]*$ ]]; then fail "--jobs ${jobs}: a number of processes is needed"; fi
+if [ -n "${jobs}" ] && ! [[ ${jobs} =~ ^[1-9][0-9]*$ ]]; then fail "--jobs ${jobs}: give a number of processes"; fi
 if [ ! -f "egs/${recipe}/recipe.yaml" ]; then
     known=$(cd egs && printf '%s ' */recipe.yaml)
-    fail "--recipe ${recipe}: egs/${recipe}/recipe.yaml does not exist; there are: ${known//\/recipe.yaml/}"
+    fail "--recipe ${recipe}: egs/${recipe}/recipe.yaml does not exist; recipes: ${known//\/recipe.yaml/}"
 fi
 
-# Stage 0: takes milliseconds where the environment is complete, so every run checks it.
+# Stage 0 runs every time: it takes milliseconds if the environment is complete.
 venv=${HARNESS_VENV:-.venv}
 again=false
 if [ "${force}" = true ] && [ "${stage:-1}" -eq 0 ]; then again=true; fi

@@ -1,1 +1,1 @@
-"""Speed, memory and disk beside peers. Each script prints a table, and last a ratio measured in that run."""
+"""Compare speed, memory and disk with other toolkits. Each script prints a table, and as its last line a ratio."""

@@ -1,9 +1,9 @@
-"""What the backward pass keeps of one second of audio: counted on the graph of a forward pass in bf16, on the CPU.
+"""Count the bytes that autograd keeps per second of audio for the backward pass, in bf16 on the CPU.
 
     python -m bench.activations [--models hl hs hst]
 
-Two clip lengths, so that weights, which are kept once, cancel out. GPU kernels differ in detail: their dropout keeps a
-byte a value where the CPU's keeps a number.
+The difference between two clip lengths removes the weights, which are kept once. GPU kernels keep less: their dropout
+keeps one byte per value, the CPU's dropout a number.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def kept(model: HubertModel, seconds: float) -> int:
     mask = torch.zeros(1, frame_count(samples), dtype=torch.bool)
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with torch.autocast("cpu", torch.bfloat16), hooks:
-        # The graph has to live until the sizes are summed: a freed address may be given out again.
+        # Keep the graph until the sizes are summed: a freed address may be used again.
         graph = model(torch.randn(1, samples), mask_time_indices=mask).last_hidden_state
     total = sum(sizes.values())
     del graph
@@ -55,7 +55,7 @@ def main() -> None:
         ratios.append(counted / kept_bytes(FAMILY[name]))
         rows.append([name, f"{counted / 1e6:.1f}", f"{kept_bytes(FAMILY[name]) / 1e6:.1f}"])
     print(hardware())
-    print_table(["model", "MB a second, counted", "as egs.pipeline.estimate says"], rows)
+    print_table(["model", "MB a second, counted", "estimate of egs.pipeline.estimate"], rows)
     print(f"largest ratio of counted to estimated: {max(ratios):.2f}")
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: alternating timings and their table."""
+"""Time candidates in alternating runs, and print a table."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from corpora.machine import cpu_name
+
 
 def hardware() -> str:
-    """The processor or GPU, threads, and the versions that matter."""
+    """Processor or GPU, threads, and the versions of PyTorch and Python."""
     if torch.cuda.is_available():
         device = torch.cuda.get_device_name()
     else:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
-        device = f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads"
+        device = f"{cpu_name()}, {torch.get_num_threads()} threads"
     return f"{device}; torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def synchronise() -> None:
-    """Wait for the GPU, where there is one."""
+    """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def alternate(candidates: Mapping[str, Callable[[], object]], runs: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each candidate in `runs` rounds, each of which runs all of them: a slow minute hits all alike."""
+    """Seconds of each candidate in `runs` rounds. Every round runs all, so that a slow minute affects all."""
     for work in candidates.values():
         for _ in range(warm_up):
             work()
@@ -49,7 +49,7 @@ def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A Markdown table, numbers to the right."""
+    """Print a Markdown table with numbers aligned to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
     print("| " + " | ".join(h.ljust(w) for h, w in zip(head, widths, strict=True)) + " |")

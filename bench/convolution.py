@@ -1,4 +1,4 @@
-"""The convolutions of a waveform front end, forward and backward: ours beside Transformers' feature encoder.
+"""Time the convolutions of a waveform front end, forward and backward, against Transformers' feature encoder.
 
     python -m bench.convolution [--channels 512 256] [--seconds 20] [--runs 3]
 
@@ -21,7 +21,7 @@ from upstream.model.fast import convolve_frames
 
 
 def step(extractor: nn.Module, wavs: torch.Tensor, bf16: bool) -> Callable[[], None]:
-    """A pass and its gradients."""
+    """A forward and backward pass."""
 
     def work() -> None:
         with torch.autocast(wavs.device.type, dtype=torch.bfloat16, enabled=bf16):

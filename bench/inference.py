@@ -1,18 +1,17 @@
-"""How fast, how large: encoders of the family beside HuBERT-Base and XLS-R-300M, random weights, one run.
+"""Measure time and memory of the family's encoders, HuBERT-Base and XLS-R-300M, all with random weights.
 
     python bench/inference.py --quick                # the two ratios: 10 s, batch 1, CPU, two threads
-    python bench/inference.py                        # the whole table; goes on where it was stopped
+    python bench/inference.py                        # the whole table; resumes
     python bench/inference.py --models hl,hst_logmel --seconds 60 --batch 8
 
-Every case runs in a process of its own, so that its peak memory is its own; one that measures ONNX Runtime never loads
-PyTorch. RTF is the time of a pass over seconds of audio (all items of the batch together), the median of the passes;
-with `--clock cpu` CPU time stands for wall time. A pass takes raw waveforms and gives hidden states: normalisation and
-front end are inside. The last two lines are
+Every case has its own process, so that its peak memory is measured; a process for ONNX Runtime does not load PyTorch.
+RTF is the median time of a pass, divided by the seconds of audio in the batch; `--clock cpu` measures CPU time instead
+of wall time. A pass turns raw waveforms into hidden states, with normalisation and front end. The last two lines are
 
-    ratio inference_fp32 R        time of HuBERT-Base in its faster fp32 engine / time of HST log-mel in its faster one
-    ratio inference_int8 R        the same HuBERT-Base / HST log-mel in ONNX Runtime, int8
+    ratio inference_fp32 R        HuBERT-Base / HST log-mel: times of a pass, each in its faster fp32 engine
+    ratio inference_int8 R        the same time of HuBERT-Base / time of HST log-mel in ONNX Runtime, int8
 
-whose cases are always measured anew, in alternating rounds.
+Their cases are measured in every run, in alternating rounds.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ PEERS = {
     "xls_r_300m": Geometry("xls_r_300m", 24, 1024, 16, 4096),
 }
 MODELS = (*PEERS, "hl", "hs", "hst", "hs_narrow", "hst_narrow", "hs_logmel", "hst_logmel")
-# `plain` engines run our models as Transformers has them, the others after `accelerate`; peers never are.
+# `plain` engines run our models in Transformers' form, the others after `accelerate`; peers are not accelerated.
 ENGINES = ("torch_fp32", "torch_bf16", "onnx_fp32", "onnx_int8", "plain_torch_fp32", "plain_onnx_fp32")
 TABLE_ENGINES = ENGINES[:4]
 PEER, STUDENT = "hubert_base", "hst_logmel"
@@ -69,7 +68,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row(Case):
-    """A measured case; times in seconds for one pass. `error` says why there are none."""
+    """A measured case; times in seconds for one pass. `error` is the reason if there are none."""
 
     params_m: float = 0.0
     macs_g_per_s: float = 0.0
@@ -92,7 +91,7 @@ def geometry_named(name: str) -> Geometry:
 
 
 def build(name: str) -> HubertModel:
-    """The model with random weights; HuBERT-Base and XLS-R-300M with the configurations that were published."""
+    """The model with random weights; HuBERT-Base and XLS-R-300M have the published configurations."""
     import torch
     from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
@@ -109,7 +108,7 @@ def build(name: str) -> HubertModel:
 
 
 def is_accelerated(case: Case) -> bool:
-    """Whether the case runs the accelerated form; peers in the table are run as they come."""
+    """Whether the case runs the accelerated form; peers do not have one."""
     return case.model not in PEERS and not case.engine.startswith("plain_")
 
 
@@ -182,13 +181,13 @@ def _onnx_pass(case: Case, graph: Path) -> tuple[Callable[[], None], int]:
 
 
 def _peak_mb(device: str) -> float:
-    """Largest resident memory of this process so far, on a GPU what PyTorch took of it (MB)."""
+    """Peak resident memory of this process, on a GPU PyTorch's peak memory (MB)."""
     if device == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated() / 1e6
     status = Path("/proc/self/status")
-    if status.is_file():  # `getrusage` would count what the parent held when it started us
+    if status.is_file():  # `getrusage` would include the parent's memory at the start of this process
         line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
         return int(line.split()[1]) * 1024 / 1e6
     import resource
@@ -197,7 +196,7 @@ def _peak_mb(device: str) -> float:
 
 
 def export(case: Case, path: Path) -> None:
-    """Write the ONNX graph of a case as `python -m upstream export --no-lengths` would: clips fill their rows."""
+    """Write the ONNX graph of a case as `python -m upstream export --no-lengths` does, since clips are not padded."""
     from upstream.model.onnx import export_model
 
     int8 = case.engine == "onnx_int8"
@@ -205,7 +204,7 @@ def export(case: Case, path: Path) -> None:
 
 
 def run(case: Case, graphs: Path) -> Row:
-    """Measure a case in a fresh process, its graph made in another one where it is not there."""
+    """Measure a case in a new process; another process writes its ONNX graph if it does not exist."""
     graph = None
     if "onnx" in case.engine:
         graph = graphs / f"{case.model}-{case.engine}.onnx"
@@ -228,7 +227,7 @@ def _child(what: str, case: Case, graph: Path | None) -> str:
 
 
 def read_rows(path: Path) -> dict[Case, Row]:
-    """Rows of an earlier run; empty where there is none."""
+    """Rows of an earlier run; empty without one."""
     if not path.is_file():
         return {}
     with open(path, encoding="utf-8", newline="") as stream:
@@ -242,7 +241,7 @@ def _typed(kind: Any, text: str) -> Any:
 
 
 def write_rows(path: Path, rows: dict[Case, Row]) -> None:
-    """The table, whole or not at all."""
+    """Write the table, whole or not at all."""
     with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, [f.name for f in fields(Row)], lineterminator="\n")
         writer.writeheader()
@@ -268,7 +267,7 @@ def table(rows: Sequence[Row]) -> str:
 def ratios(
     threads: int, clock: str, count: int, graphs: Path, say: Callable[[str], None]
 ) -> tuple[list[Row], list[str]]:
-    """Measure the cases of the ratios in `count` alternating rounds: rows of the median rounds, lines to print."""
+    """Measure the cases of the ratios in `count` alternating rounds; return the median rows and the lines to print."""
     pairs = [(PEER, "torch_fp32"), (PEER, "onnx_fp32"), *((STUDENT, engine) for engine in ENGINES)]
     cases = [Case(model, engine, 10.0, 1, threads, "cpu", clock) for model, engine in pairs]
     rounds: dict[Case, list[Row]] = {case: [] for case in cases}
@@ -303,7 +302,7 @@ def _parser() -> argparse.ArgumentParser:
         "--clock",
         choices=["wall", "cpu"],
         default="wall",
-        help="cpu: CPU time of the process, for one thread on a machine that others use too (default: wall)",
+        help="cpu: CPU time of the process, for one thread on a shared machine (default: wall)",
     )
     parser.add_argument("--device", choices=["auto", "cpu"], default="auto", help="auto adds a GPU if there is one")
     parser.add_argument("--out", type=Path, default=ROOT / "exp/bench/inference.csv", help="table (CSV)")
@@ -341,7 +340,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 0 when every case was measured, 1 when some could not be."""
+    """Run the benchmark; return 0 if every case was measured, else 1."""
     args = _parser().parse_args(arguments)
     if args.export:
         export(Case(**json.loads(args.export)), args.graph)
@@ -361,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = {} if args.quick else read_rows(args.out)
         rows |= {row.case: row for row in ratio_rows}
         todo = [] if args.quick else [case for case in cases if case not in rows or rows[case].error]
-        # One model after another, so that its graphs can be deleted when it is done.
+        # One model after the other, so that its graphs can be deleted early.
         todo.sort(key=lambda case: (MODELS.index(case.model), case.engine))
         for number, case in enumerate(tqdm(todo, desc="cases", unit="case")):
             try:

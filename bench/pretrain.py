@@ -1,12 +1,12 @@
-"""One optimisation step of HuBERT-Base geometry: our module beside torchaudio's `hubert_pretrain_base`.
+"""Time one optimisation step of HuBERT-Base geometry against torchaudio's `hubert_pretrain_base`.
 
     python -m bench.pretrain [--clips 2] [--seconds 10] [--runs 5] [--norm layer|group] [--no-compile]
 
 Both sides get the same waveforms, crops, masks, units (K = 500) and precision (32 bits on the CPU, bf16 on a GPU),
 masked and unmasked terms of equal weight, no LayerDrop, no attention dropout, the same dropout elsewhere, AdamW and
-gradient clipping. `--norm layer` gives both the layer norms of HuBERT-Large, which our models have; `group` is
-`hubert_pretrain_base` as it is. Compiled means the Transformer layers, as in our training; the ratio compares the
-faster of compiled and not compiled on either side.
+gradient clipping. With `--norm layer` both have the layer norms of HuBERT-Large, as our models do; `group` is
+`hubert_pretrain_base` unchanged. In compiled rows the Transformer layers are compiled, as in our training. The ratio
+compares the faster of the compiled and the plain row of each side.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from upstream.pretrain.step import take_step
 
 K = 500
 DROPOUT = 0.1
-# Dense bf16 operations per second that the makers state.
+# Makers' figures of dense bf16 operations per second.
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
 
 
 class GivenMask(nn.Module):
-    """Replaces frames by torchaudio's mask embedding, where we say instead of where its generator draws."""
+    """Replaces frames by torchaudio's mask embedding at given places, instead of random ones."""
 
     def __init__(self, embedding: nn.Parameter, mask: Tensor) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class GivenMask(nn.Module):
 
 
 class Logits(nn.Module):
-    """In place of torchaudio's logit generator: keeps the frames, so that our head and loss can follow."""
+    """Replaces torchaudio's logit generator and returns the frames, for our head and loss."""
 
     def forward(self, x: Tensor, *_: Tensor) -> tuple[Tensor, Tensor]:
         return x, x
@@ -111,13 +111,13 @@ def their_module(norm: str, batch: Batch, device: torch.device) -> nn.Module:
 
 
 def their_step(model: nn.Module, batch: Batch, head: UnitHead | None, parameters: list[nn.Parameter]):
-    """A step of torchaudio's model, with its own logits and loss or with our head and loss behind it."""
+    """A step of torchaudio's model, with its own logits and loss, or with our head and loss."""
     # the optimiser of our module
     optimizer = torch.optim.AdamW(parameters, lr=5e-4, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, fused=True)
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
-        # Both sides normalise each waveform, as HuBERT-Large does, or neither would be our model.
+        # Both sides normalise each waveform, as HuBERT-Large and our models do.
         wavs = torch.stack([F.layer_norm(wav, wav.shape) for wav in batch.wavs])
         with autocast():
             masked, unmasked, _ = model(wavs, batch.labels, None)
@@ -136,7 +136,7 @@ def their_step(model: nn.Module, batch: Batch, head: UnitHead | None, parameters
 
 
 def our_step(module: Pretraining, batch: Batch):
-    """A step of ours: the very function that training calls."""
+    """A step of our module, by the function that training calls."""
     optimizer = module.configure_optimizers()["optimizer"]
     parameters = list(module.parameters())
 
@@ -214,7 +214,7 @@ def main() -> None:
         for name in ("ours, compiled", "torchaudio, compiled"):
             try:
                 steps[name]()
-            except Exception as error:  # noqa: BLE001 - whatever a compiler raises, the row is left out and said so
+            except Exception as error:  # noqa: BLE001  compilers raise many types; the row is left out
                 print(f"{name}: does not compile here ({type(error).__name__}: {str(error).splitlines()[0]})")
                 del steps[name]
     time = medians(alternate(steps, args.runs))

@@ -1,12 +1,12 @@
-"""A whole probing grid on stored features beside S3PRL's own loop: emotion, BAVED fold 1, HuBERT-Base geometry.
+"""Time a grid of probes on stored features against S3PRL's own loop: emotion, BAVED fold 1, HuBERT-Base geometry.
 
     python -m bench.probe --corpus baved --work exp/bench_probe
 
 Ours: the features of train and test, then 4 learning rates x 3 seeds of S3PRL's linear head. Theirs: S3PRL's SuperbER
-and its training loop, the upstream at every step, timed on one of the twelve cells and multiplied by 12; its test is
-not counted. Both: the same random weights, batches of 64, 10 epochs, no validation, the same threads. Pieces that are
-done are kept in `--work`; a run that was stopped goes on. `--their_steps N` times the first N steps of their loop only
-(batches are random, one step costs like another); the head that they end with is compared with ours after as many.
+and its training loop, which runs the upstream at every step. One of its twelve cells is timed and multiplied by 12; its
+test is not counted. Both sides have the same random weights, batches of 64, 10 epochs, no validation, the same threads.
+Finished pieces are kept in `--work`, so a stopped run resumes. `--their_steps N` times only the first N steps of their
+loop (batches are random, so all steps cost the same), and compares their head with ours after N steps.
 The last line is `ratio probe <number>`.
 """
 
@@ -41,7 +41,7 @@ PIECES = 8
 
 
 def main() -> None:
-    """Run the pieces that are missing and print the table."""
+    """Run the missing pieces and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = os.environ.get("HARNESS_REAL_SPEECH")
     parser.add_argument("--corpus", type=Path, default=default and Path(default, "baved"), help="BAVED's folder")
@@ -49,8 +49,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--their_steps", type=int, default=None, help="steps of their loop to time (None: all)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--layers", type=int, default=12, help="12 is HuBERT-Base; 1 to try the script out")
-    parser.add_argument("--utterances", type=int, default=None, help="of each split, to try the script out (None: all)")
+    parser.add_argument("--layers", type=int, default=12, help="12 is HuBERT-Base; 1 for a quick trial")
+    parser.add_argument(
+        "--utterances", type=int, default=None, help="number in each split, for a quick trial (None: all)"
+    )
     given = parser.parse_args()
     if given.corpus is None or not given.corpus.is_dir():
         sys.exit("bench.probe: give BAVED's folder with --corpus, or set HARNESS_REAL_SPEECH")
@@ -77,7 +79,7 @@ class _Bench:
         data = load_task(work / "ser" / "fold1", self.protocol)
         few = {name: items[:: max(1, len(items) // (utterances or len(items)))] for name, items in data.splits.items()}
         self.data: TaskData = replace(data, splits=few)
-        # What both need before they can begin: S3PRL's import takes many seconds.
+        # Both sides need S3PRL, whose import takes many seconds and is not timed.
         from downstream.probe.probe import build_s3prl_upstream
         from downstream.probe.train import problem_of
 
@@ -93,7 +95,7 @@ class _Bench:
         return -(-len(self.data.splits["train"]) // size)
 
     def run(self, steps: int, theirs: int) -> None:
-        """Do what is missing of both sides, and print."""
+        """Run the missing pieces of both sides, and print the table."""
         items = sorted([*self.data.splits["train"], *self.data.splits["test"]], key=lambda item: item.samples)
         extraction = 0.0
         for number in range(PIECES):
@@ -138,7 +140,7 @@ class _Bench:
         return {"seconds": time.monotonic() - begin, "accuracy": found}
 
     def s3prl(self, steps: int) -> dict[str, Any]:
-        """One cell in S3PRL's loop, without validation; keeps its head."""
+        """Train one cell in S3PRL's loop, without validation, and keep its head."""
         from s3prl.dataio.collate_fn import default_collate_fn
         from s3prl.dataio.sampler import FixedBatchSizeBatchSampler
         from s3prl.problem.common.superb_er import SuperbER
@@ -186,7 +188,7 @@ class _Bench:
         return {"seconds": seconds}
 
     def conf(self, steps: int) -> dict[str, Any]:
-        """The part `problem` of `light` for so many steps, never validated or saved."""
+        """The part `problem` of `light` for `steps` steps, without validation and checkpoints."""
         conf = dict(self.protocol.config["problem"])
         own = {"total_steps": steps, "eval_step": steps + 1, "save_step": steps + 1, "log_step": steps}
         return {**conf, "train": {**conf["train"], **own}}

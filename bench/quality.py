@@ -1,12 +1,13 @@
-"""What the cheap ways to run a student cost in quality: CER of one trained ASR head under each of them.
+"""Measure the CER of one trained ASR head with each inference engine, and on long audio with windows.
 
     python -m bench.quality HEAD_DIR --data data/open_arabic/asr [--upstream MODEL_DIR] [--join 60]
 
-HEAD_DIR is a finished cell of the benchmark (`exp/<recipe>/probes/asr_light/<upstream>/seed0/head`). The head reads the
-states of its own upstream: PyTorch as Transformers has it, after `accelerate`, in bf16, and the exported ONNX graphs
-in 32 bits and in int8. With `--join S` the test utterances of a speaker are put together to recordings of at least S
-seconds, decoded in windows (as `transcribe` does) and in one pass. Differences carry 95 % intervals by paired bootstrap
-over speakers (over utterances where there is one speaker). The last line is the relative change of CER by int8.
+HEAD_DIR is a finished cell of the benchmark (`exp/<recipe>/probes/asr_light/<upstream>/seed0/head`). The
+engines compute the states of its upstream: Transformers' module in PyTorch, the same after `accelerate` and in bf16,
+and the exported ONNX graphs in 32 bits and in int8. With `--join S` the test utterances of a speaker are joined to
+recordings of at least S seconds, and decoded in windows (as `transcribe` does) and in one pass. Differences have 95 %
+intervals by paired bootstrap over speakers (over utterances if there is one speaker). The last line is the relative
+change of CER by int8.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("head", type=Path, help="head directory of an ASR cell")
     parser.add_argument("--data", type=Path, required=True, help="the task's data directory (holds the test sets)")
-    parser.add_argument("--upstream", type=Path, help="model directory (default: found beside the head)")
+    parser.add_argument("--upstream", type=Path, help="model directory (default: a folder `models` above the head)")
     parser.add_argument("--protocol", default="light")
     parser.add_argument("--join", type=float, help="also join utterances to recordings of this many seconds")
     args = parser.parse_args()
@@ -69,14 +70,14 @@ def main() -> None:
         sys.exit(f"bench.quality: {error}")
     if head.get("finetune", "probe") != "probe" or model_dir is None:
         sys.exit(f"bench.quality: {args.head}: the head of a frozen model directory is needed")
-    # Scored as the head was trained.
+    # The text profile with which the head was trained.
     data = load_task(args.data, load("asr", args.protocol, {"text_profile": head["text_profile"]}))
     tests = {name: data.splits[name] for name in data.tests}
     print(hardware())
     with tempfile.TemporaryDirectory() as folder:
         joined = list(_join(tests, args.join, Path(folder))) if args.join else []
         if args.join and not joined:
-            sys.exit(f"bench.quality: no speaker of a test set has {args.join:g} s of speech to join")
+            sys.exit(f"bench.quality: no speaker of a test set has {args.join:g} s of speech")
         recordings = [_recording(item, name, Path(folder)) for name, items in tests.items() for item in items]
         texts = {name: _texts(predictor, recordings, name) for name in _engines(predictor, model_dir, Path(folder))}
         change = _print(texts, recordings, PLAIN)
@@ -90,7 +91,7 @@ def main() -> None:
 
 
 def _engines(predictor: Predictor, model_dir: Path, folder: Path) -> Iterator[str]:
-    """Put one engine after the other under the head; the name of the one that is there now."""
+    """Let the predictor use one engine after the other; yields the name of each."""
     fast = predictor.extract
     plain, info = load_model(model_dir), fast.info
 
@@ -146,7 +147,7 @@ def _recording(item: Item, split: str, folder: Path) -> Recording:
 
 
 def _join(tests: dict[str, list[Item]], seconds: float, folder: Path) -> Iterator[Recording]:
-    """Utterances of a speaker in a row, half a second of silence between them; what is left over is dropped."""
+    """Join consecutive utterances of a speaker with half a second of silence; a shorter rest is dropped."""
     silence = np.zeros(SAMPLE_RATE // 2, np.float32)
     for split, items in tests.items():
         of_speaker: dict[str, list[Item]] = defaultdict(list)
@@ -193,8 +194,8 @@ def _print(texts: dict[str, list[str]], recordings: Sequence[Recording], base: s
         change[name] = whole / reference - 1 if reference else float("nan")
         low, high = _interval(scored[base], scored[name])
         other = sum(a != b for a, b in zip(row, hypotheses[base], strict=True))
-        told = f"{100 * (whole - reference):+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
-        rows.append([name, *cells, f"{100 * whole:.2f}", told, f"{100 * change[name]:+.2f} %", f"{other}/{len(row)}"])
+        shown = f"{100 * (whole - reference):+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+        rows.append([name, *cells, f"{100 * whole:.2f}", shown, f"{100 * change[name]:+.2f} %", f"{other}/{len(row)}"])
     splits = [f"CER {s}" for s in dict.fromkeys(r.split for r in recordings)]
     print_table(["states from", *splits, "CER all", "difference", "relative", "texts that differ"], rows)
     return change

@@ -1,10 +1,10 @@
-"""Cost against corpus size: units, one epoch of pre-training, and the start of a run, at 1x, 2x and 4x the data.
+"""Time units, one epoch of pre-training, and the start of a run at 1x, 2x and 4x the data.
 
     python -m bench.scaling [--minutes 4] [--plot bench/scaling.png]
 
-Units and epoch run on synthetic noise with the geometry `mini_hst`; the start (manifest, units, first batch planned)
-is measured on data directories of 5,000 utterances and more that share one audio file. The ratio compares the cost of
-the second doubling, per hour of audio, with that of the first: on a line it is 1.
+Units and epoch use noise and the geometry `mini_hst`. The start (read manifest and units, plan the first batch) uses
+data directories of 5,000 utterances and more, which share one audio file. The ratio is the cost of the second doubling
+per hour of audio, divided by that of the first; if cost is linear in size, it is 1.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def shared(folder: Path, count: int) -> Path:
 
 
 def units(folder: Path) -> None:
-    """Units of a data directory from nothing; the codebook sees the same amount of audio at every size."""
+    """Make units of a data directory from scratch; k-means is fitted on the same amount of audio at every size."""
     out = Path(tempfile.mkdtemp(dir=folder))
     make_units({"train": folder / "train"}, out, TargetConfig(k=50, fit_hours=1 / 60))
     for path in out.glob("*.*"):
@@ -69,7 +69,7 @@ def units(folder: Path) -> None:
 
 
 def epoch(folder: Path) -> int:
-    """Every batch of one epoch through a small model; returns their number."""
+    """Train a small model on every batch of one epoch; return the number of batches."""
     config = PretrainConfig(batch_seconds=20.0, crop_seconds=10.0)
     utterances, labels = training_utterances(folder, [LabelSet("units", folder)], "train")
     module = Pretraining(initial_model(geometry("mini_hst"), utterances, InitConfig(), 0), 50, config).train()
@@ -87,7 +87,7 @@ def epoch(folder: Path) -> int:
 
 
 def start(folder: Path) -> None:
-    """What a run does before its first step, but for the model."""
+    """Do the work of a run before its first step, without the model."""
     utterances, labels = training_utterances(folder, [LabelSet("units", folder / "units")], "train")
     assert labels.k == {"units": 4} and len(utterances) == len(read_datadir(folder / "train"))
     next(iter(StepSampler(utterances, PretrainConfig())))
@@ -120,8 +120,8 @@ def main() -> None:
             ratios[name] = second / first
             curves[name] = seconds
             rows.append([name, *(f"{s:.2f}" for s in seconds), f"{off:.1f} %", f"{ratios[name]:.2f}"])
-    told = f"1x = {args.minutes:g} min of noise, start: {args.utterances} utterances"
-    print(f"{hardware()}; best of {RUNS} alternating runs; {told}")
+    sizes = f"1x = {args.minutes:g} min of noise, start: {args.utterances} utterances"
+    print(f"{hardware()}; best of {RUNS} alternating runs; {sizes}")
     print_table(["seconds", *(f"{size}x" for size in SIZES), "off the line", "2nd / 1st doubling"], rows)
     if args.plot:
         draw(args.plot, curves)

@@ -1,10 +1,10 @@
-"""Labelling beside the usual way: dump features to disk, then predict with scikit-learn.
+"""Compare our labelling with the usual way: dump features to disk, then predict with scikit-learn.
 
     python -m bench.units [--minutes 1] [--runs 5] [--audio FOLDER]
 
 Both sides run the same forward pass (HuBERT-Base geometry, cut at layer 9) over the same batches of the same audio,
-with the same 500 centroids. `overhead` is what labels cost beyond reading and the forward pass, as a share of these.
-Audio: files under --audio (HARNESS_REAL_SPEECH where that is set), else noise.
+with the same 500 centroids. `overhead` is the additional time beyond reading and the forward pass, as a share of these.
+Audio: files under --audio (default: HARNESS_REAL_SPEECH), else noise.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def compare(folder: Path, audio: Path | None, minutes: float, runs: int) -> None:
-    """Time forward pass alone, our labelling, dump and predict, and labelling utterance by utterance."""
+    """Time the forward pass alone, our labelling, dump and predict, and our labelling one utterance at a time."""
     utterances = collect(folder, audio, minutes)
     seconds = sum(u.samples for u in utterances) / 16000
     torch.manual_seed(0)
@@ -130,8 +130,8 @@ def compare(folder: Path, audio: Path | None, minutes: float, runs: int) -> None
         [name, f"{t:.2f}", f"{t / seconds:.4f}", f"{100 * (t / base - 1):+.1f} %", f"{disk.get(name, 0) / seconds:.0f}"]
         for name, t in (time | alone).items()
     ]
-    what = "speech" if audio else "noise"
-    print(f"{hardware()}; {seconds:.0f} s of {what} in {len(utterances)} files, medians of {runs} alternating runs")
+    kind = "speech" if audio else "noise"
+    print(f"{hardware()}; {seconds:.0f} s of {kind} in {len(utterances)} files, medians of {runs} alternating runs")
     print_table(["labelling", "seconds", "RTF", "overhead", "bytes on disk / s"], rows)
     share = disk["dump, then predict"] / disk["ours"]
     print(f"labels equal to scikit-learn's: {100 * agree:.3f} %; disk 1/{share:.0f}; "

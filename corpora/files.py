@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -167,6 +168,17 @@ def sha256_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def cached_sha256(path: Path) -> str:
+    """SHA-256 of a file; a process reads the file once for each size and modification time."""
+    status = path.stat()
+    return _cached_sha256(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _cached_sha256(path: Path, size: int, modified_ns: int) -> str:
+    return sha256_file(path)
 
 
 def sha256_json(obj: Any) -> str:

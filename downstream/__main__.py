@@ -22,8 +22,8 @@ from downstream import DownstreamError
 from downstream.grid import run as grid
 from downstream.grid.plan import parse_part
 from downstream.protocols import TASKS, parse_overrides
+from upstream.names import STANDARD_UPSTREAMS, TEACHER
 
-UPSTREAMS = "fbank,random_l,harness_l_it1,harness_l,harness_s,harness_st"
 _PREDICTED = {
     "asr": "text of audio files, by a trained ASR head",
     "ser": "emotion of audio files, by a trained SER head",
@@ -31,7 +31,7 @@ _PREDICTED = {
 }
 _EPILOGUE = (
     "Reads WAV, FLAC, MP3, Opus and all other formats of soundfile, at any sample rate and length; writes UTF-8. Exit "
-    "status: 0 all files have an answer, 1 some have an error instead, 2 nothing was done."
+    "status: 0 all files have an answer, 1 some files have an error, 2 wrong options or head."
 )
 
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"downstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("downstream: interrupted; finished probes are kept, the same command continues", file=sys.stderr)
+        print("downstream: interrupted; finished probes are kept, and the same command resumes", file=sys.stderr)
         return 130
 
 
@@ -133,7 +133,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--data", type=Path, required=True, help="holds <task>/{train,dev,test*} or <task>/fold<k>/...")
     add("--exp", type=Path, required=True, help="folder for results.csv, probes/ and cache/")
     add("--models", type=Path, default=None, help="folder of model directories (None: <exp>/models)")
-    add("--upstreams", default=UPSTREAMS, help="comma-separated; fbank, a model directory, or name=path")
+    add(
+        "--upstreams",
+        default=",".join(STANDARD_UPSTREAMS),
+        help="comma-separated; fbank, a model directory, or name=path",
+    )
     add("--tasks", default=",".join(TASKS), help="comma-separated")
     add("--protocol", default="light", help="downstream/<task>/<protocol>.yaml")
     add("--seeds", default="0,1,2", help="comma-separated")
@@ -144,9 +148,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--budget", default="all", help="labelled training speech, comma-separated: 10min, 1h, a share (0.1), all")
     add("--device", default="auto", help="auto, cpu, cuda (processes take the GPUs in turn) or cuda:N")
     add("--shard", default=None, metavar="I/N", help="part I of N, for array jobs (None: all)")
-    add("--cache_gb", type=float, default=None, help="limit of stored features (GB); the longest unused are deleted "
-        "first (None: the disk)")  # fmt: skip
-    add("--dry_run", action="store_true", help="print the plan with its time and disk space, train nothing")
+    add("--cache_gb", type=float, default=None, help="limit of stored features (GB); the least recently used are "
+        "deleted first (None: the disk)")  # fmt: skip
+    add("--dry_run", action="store_true", help="print the plan with its time and disk space; train nothing")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a protocol value")
 
     page = commands.add_parser(
@@ -155,16 +159,18 @@ def build_parser() -> argparse.ArgumentParser:
     page.set_defaults(run=_report)
     page.add_argument("--recipe", required=True, help="name in the table")
     page.add_argument("--exp", type=Path, required=True, help="folder of results.csv; the page goes to its report/")
-    page.add_argument("--reference", default="harness_l", help="has 1000 in the SUPERB-like score, where fbank has 0")
+    page.add_argument("--reference", default=TEACHER, help="upstream with 1000 in the SUPERB-like score (fbank has 0)")
 
     kept = commands.add_parser(
         "traits", help="linear probes for speaker and language on every hidden state", formatter_class=defaults
     )
     kept.set_defaults(run=_traits)
-    kept.add_argument("--models", required=True, metavar="NAME=DIR,...", help="model directories; ΔS is to the first")
+    kept.add_argument(
+        "--models", required=True, metavar="NAME=DIR,...", help="model directories; ΔS is relative to the first"
+    )
     kept.add_argument("--data", type=Path, required=True, help="holds {speaker,language}/{train,test}")
     kept.add_argument("--out", type=Path, required=True, help="folder for TRAITS.md, traits.csv and traits.png")
-    kept.add_argument("--against", default=None, metavar="NAMES", help="models that the others are compared with")
+    kept.add_argument("--against", default=None, metavar="NAMES", help="models to compare the others with")
 
     predictors = [_add_predictor(commands, task) for task in TASKS]
     every = (benchmark, page, kept, *predictors)
@@ -181,8 +187,8 @@ def _add_predictor(commands: argparse._SubParsersAction, task: str) -> argparse.
     add = parser.add_argument
     add("audio", type=Path, nargs="+", metavar="AUDIO", help="audio files, or folders that are searched for them")
     add("--model", type=Path, required=True, metavar="HEAD_DIR", help="folder with head.json")
-    add("--upstream", type=Path, metavar="DIR", help="model directory that the head was trained on (default: the one "
-        "of its name in $HARNESS_MODELS, or in a folder `models` beside the head's)")  # fmt: skip
+    add("--upstream", type=Path, metavar="DIR", help="model directory that the head was trained on (default: the "
+        "directory of its name in $HARNESS_MODELS, or in a folder `models` above the head)")  # fmt: skip
     add("--format", choices=("json", "tsv"), default="json", help="default: json, one object per line")
     add("--out", type=Path, help="output file, written whole or not at all (default: standard output)")
     add("--device", default="auto", help="auto, cpu or cuda (default: auto)")

@@ -1,6 +1,6 @@
 """Apply trained heads to audio files: any format that soundfile reads, any sample rate, any length.
 
-It opens a head directory (`head.json`, `head.safetensors`, and `delta.*` where part of the upstream was fine-tuned) and
+It reads a head directory (`head.json`, `head.safetensors`, and `delta.*` where part of the upstream was fine-tuned) and
 the model directory that the head was trained on. A file that fits one window passes in one piece, as in the benchmark,
 and gets the benchmark's answer. A longer file passes in windows (`upstream.model.chunked`): characters are decoded over
 the joined frames, classes from the mean over all frames.
@@ -197,7 +197,7 @@ def find_upstream(head: dict[str, Any], folder: Path, given: Path | None) -> Ups
 
 
 class _FixedOutput(nn.Module):
-    """A model whose input is its output: S3PRL's task then only decodes."""
+    """A model that returns its input, so that S3PRL's task only decodes."""
 
     def __init__(self, output_size: int) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class _FixedOutput(nn.Module):
 
 
 class Predictor:
-    """A head with its upstream, ready for files; `windowing` sets how long files are cut.
+    """A head with its upstream, ready for files; `windowing` sets the windows for long files.
 
     Raises DownstreamError for a folder that is not a head directory, for an upstream that does not belong to the head,
     and for weights that do not fit their description.
@@ -241,7 +241,9 @@ class Predictor:
             arguments = problem.task_arguments(described)
             fixed = _FixedOutput(problem.output_size(arguments))
             if fixed.output_size != head["build"]["model_output_size"]:
-                raise ValueError(f"{fixed.output_size} outputs described, {head['build']['model_output_size']} built")
+                raise ValueError(
+                    f"head.json lists {fixed.output_size} outputs, the head has {head['build']['model_output_size']}"
+                )
             self.task = problem.build_task(model=fixed, **arguments).to(device).eval()
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             line = " ".join(str(error).split())[:300]

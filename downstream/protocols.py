@@ -1,7 +1,7 @@
-"""Tasks, and their protocols: a YAML file with a hash that fixes everything about a number but data, model and seed.
+"""Tasks and their protocols. A protocol fixes everything about a result except data, model and seed.
 
-A protocol is `downstream/<task>/<name>.yaml`. Its part `problem` holds arguments of S3PRL's methods under S3PRL's names
-(`build_downstream`, `train`, ...); the other keys are ours.
+A protocol is a YAML file, `downstream/<task>/<name>.yaml`, and is identified by its hash. Its part `problem` holds
+arguments of S3PRL's methods under S3PRL's names (`build_downstream`, `train`, ...); the other keys are ours.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ from downstream import DownstreamError
 
 @dataclass(frozen=True)
 class Task:
-    """A task: its label (a field of `Utterance`), the file of the labels in a data directory, its command."""
+    """A task: its label (a field of `Utterance`), its file of labels in a data directory, its command for trained
+    heads, and its stage in run.sh."""
 
     label: str
     file: str
     command: str
+    stage: int
 
 
 TASKS = {
-    "asr": Task("text", "text", "transcribe"),
-    "ser": Task("emotion", "utt2emotion", "emotion"),
-    "did": Task("dialect", "utt2dialect", "dialect"),
+    "asr": Task("text", "text", "transcribe", 10),
+    "ser": Task("emotion", "utt2emotion", "emotion", 11),
+    "did": Task("dialect", "utt2dialect", "dialect", 12),
 }
-# Increase it when a change of the code changes results: all probes are then trained again.
+# Increase it if a change of the code changes results. All probes are then trained again.
 FORM = 2
 _HERE = Path(__file__).parent
 # The interval of logging changes no result.

@@ -3,7 +3,7 @@
 Low layers of a speech encoder carry speaker, prosody and channel, high layers carry phones; compression may lose the
 former first. No open corpus of Arabic dialects is available, so speaker and language are proxies for dialect cues. A
 probe is a multinomial logistic regression (scikit-learn) on mean-pooled, standardised states. The reported state is
-chosen on a quarter of the training recordings, which shares no word (speaker) with the rest.
+chosen on a quarter of the training recordings, which shares no word (for language: no speaker) with the rest.
 
 Features do not come from the cache of `downstream.probe`: it pools over S3PRL's ceil(n / 320) frames, which repeat the
 last frame, and so gives slightly other means.
@@ -84,8 +84,8 @@ class ProbeAnswers:
     """Answers of a probe to the test recordings.
 
     `weight` of a recording is 1 / n if its class has n recordings; `correct` is the weight if the answer is correct,
-    else 0. The ratio of their sums is the mean recall of the classes. It remains so if speakers are drawn several
-    times, also if every speaker is a class. Speakers are drawn within `strata` (languages).
+    else 0. The ratio of their sums is the mean recall of the classes, also if speakers are drawn several times and
+    if every speaker is a class. Speakers are drawn within `strata` (languages).
     """
 
     speakers: tuple[str, ...]
@@ -99,7 +99,7 @@ class ProbeAnswers:
         return float(self.correct.sum() / self.weight.sum())
 
     def drawn(self, *, draws: int = stats.DRAWS) -> np.ndarray:
-        """Recall in each bootstrap draw of speakers; all answers to one test have the same draws."""
+        """Recall in each bootstrap draw of speakers; all probes of one test set have the same draws."""
         total, values = np.zeros((draws, 2)), np.stack([self.correct, self.weight], axis=1)
         strata = np.array(self.strata)
         for seed, stratum in enumerate(sorted(set(self.strata))):

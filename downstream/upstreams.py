@@ -7,13 +7,14 @@ from importlib import metadata
 from pathlib import Path
 
 from corpora.files import read_json, sha256_json
+from upstream.names import LOCAL_UPSTREAMS
 
-# Width of S3PRL's baselines, which need no checkpoint; each has one layer and 100 frames per second. They run on one
+# S3PRL's baselines without a checkpoint and their widths; each has one layer and 100 frames per second. They run on one
 # utterance at a time, because in a batch the padding would change their features.
 WIDTHS = {"fbank": 240, "mfcc": 39, "mel": 80, "linear": 201, "spectrogram": 257, "fbank_no_cmvn": 240}
 BASELINES = tuple(WIDTHS)
 ENTRY = "harness_custom"
-# Encoders of other families in Transformers format (upstream.harness.other_encoders).
+# Entry for encoders of other families in Transformers form (upstream.harness.other_encoders).
 FOREIGN_ENTRY = "harness_transformers"
 
 
@@ -99,6 +100,6 @@ def _model_key(path: Path) -> str:
 def _advice(label: str, given: str) -> str:
     if given:
         return "give the folder that holds config.json and model.safetensors"
-    if label in ("hubert", "xlsr"):
-        return f"give its local copy as --upstreams {label}=PATH (a folder in Transformers format)"
+    if label in LOCAL_UPSTREAMS:
+        return f"give its local copy as --upstreams {label}=PATH (a folder in Transformers form)"
     return "run the stages that make it (./run.sh --stage 1 --stop_stage 9), or leave it out of --upstreams"

@@ -25,6 +25,7 @@ from egs.pipeline.stages import LAST, StageId, file_name, stages_of
 from egs.pipeline.study import Study, load_study
 from egs.pipeline.work import Job, StageError
 from upstream.distributed import place
+from upstream.names import LOCAL_UPSTREAMS
 
 log = logging.getLogger("egs")
 
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     except CorpusError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except (StageError, OSError) as error:  # OSError of this process itself: a full disk, a read-only folder
+    except (StageError, OSError) as error:  # OSError: for instance a full disk or a read-only folder
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -76,8 +77,8 @@ def command_line() -> argparse.ArgumentParser:
         if name != "study":
             command.add_argument("--config", type=Path, help="the schedule, instead of egs/<recipe>/recipe.yaml")
             command.add_argument("--called", default="", help="the script that the user started, for messages")
-            command.add_argument("--hubert", type=Path, help="a HuBERT in Transformers form to compare with")
-            command.add_argument("--xlsr", type=Path, help="an XLS-R in Transformers form to compare with")
+            command.add_argument("--hubert", type=Path, help="also compare with this HuBERT (Transformers form)")
+            command.add_argument("--xlsr", type=Path, help="also compare with this XLS-R (Transformers form)")
         command.add_argument("--data", type=Path, default=Path("data"), help="default: data")
         command.add_argument("--exp", type=Path, default=Path("exp"), help="default: exp")
         command.add_argument("--jobs", type=int, help="processes that prepare data (default: number of cores)")
@@ -85,34 +86,40 @@ def command_line() -> argparse.ArgumentParser:
         if name == "run":
             command.add_argument("--stage", type=int, help="first stage; complete stages run again")
             command.add_argument("--stop_stage", type=int, default=LAST, help="last stage (default: 13)")
-            command.add_argument("--force", action="store_true", help="start the stages from nothing")
+            command.add_argument("--force", action="store_true", help="run the stages from scratch")
             for option, work in (("train", "units and training"), ("prepare", "the other stages and shards")):
-                text = f"words that start Python for {work} (torchrun, srun), instead of this interpreter"
+                text = f"command that starts Python for {work} (torchrun, srun), instead of this interpreter"
                 command.add_argument(f"--{option}_launcher", default="", metavar="WORDS", help=text)
         if name == "estimate":
-            command.add_argument("--hours", type=float, required=True, help="of audio in the training set")
+            command.add_argument("--hours", type=float, required=True, help="hours of audio in the training set")
             command.add_argument("--ranks", type=int, default=1, help="GPUs (default: 1)")
-            command.add_argument("--peak", type=float, default=989.0, help="dense bf16 TFLOP/s of one (default: 989)")
-            command.add_argument("--mfu", type=float, default=0.25, help="share of it that is reached (default: 0.25)")
-            command.add_argument("--price", type=float, default=0.0, help="of a GPU hour (default: none)")
+            command.add_argument(
+                "--peak", type=float, default=989.0, help="dense bf16 TFLOP/s of one GPU (default: 989)"
+            )
+            command.add_argument(
+                "--mfu", type=float, default=0.25, help="share of the peak that is reached (default: 0.25)"
+            )
+            command.add_argument("--price", type=float, default=0.0, help="price of a GPU hour (default: none)")
         if name == "study":
-            command.add_argument("--rows", help="comma-separated rows to work on beside the base row (default: all)")
+            command.add_argument("--rows", help="comma-separated rows, in addition to the base row (default: all)")
             only = command.add_mutually_exclusive_group()
-            only.add_argument("--report", action="store_true", help="tables and figures of finished rows only")
+            only.add_argument(
+                "--report", action="store_true", help="write tables and figures of finished rows; train nothing"
+            )
             only.add_argument(
                 "--dry_run", action="store_true", help="list missing units, models and probes; start nothing"
             )
         if name == "stage":
             command.add_argument("--shards", action="store_true", help="write the shards that the stage reads")
-            command.add_argument("--study", action="store_true", help="the stage is one of the recipe's study.yaml")
-            command.add_argument("id", metavar="N", help="a number, or the name of a further unit set or model")
+            command.add_argument("--study", action="store_true", help="the stage belongs to the recipe's study.yaml")
+            command.add_argument("id", metavar="N", help="a number, or the name of an additional unit set or model")
     return parser
 
 
 def job_of(args: argparse.Namespace) -> Job:
     """The recipe and its folders that the options of run, stage, show or estimate name. Raises CorpusError."""
     local = {}
-    for name in ("hubert", "xlsr"):
+    for name in LOCAL_UPSTREAMS:
         path = getattr(args, name)
         if path is not None:
             if not path.is_dir():
@@ -143,7 +150,7 @@ def shared_arguments(args: argparse.Namespace) -> list[str]:
     for name, default in {"data": Path("data"), "exp": Path("exp"), "jobs": None}.items():
         if getattr(args, name) != default:
             shared += [f"--{name}", str(getattr(args, name))]
-    for name in ("hubert", "xlsr", "config", "called"):
+    for name in (*LOCAL_UPSTREAMS, "config", "called"):
         if getattr(args, name, None):
             shared += [f"--{name}", str(getattr(args, name))]
     for item in args.set:
@@ -167,7 +174,7 @@ def _study(args: argparse.Namespace) -> int:
     job = _make_job(study.recipe, args, [*"python -m egs study".split(), *rows], takes_stages=False)
     wanted: list[StageId] = [1, *(STAGE_OF.get(key, key) for key in study.wanted())]
     if not args.report:
-        # A Runner of its own, because another process may complete stages before the next one looks.
+        # A separate Runner: a Runner keeps the states that it read, and another process may complete stages meanwhile.
         print(_plan(study, Runner(job), wanted), flush=True)
     if args.dry_run:
         return 0
@@ -181,7 +188,7 @@ def _study(args: argparse.Namespace) -> int:
     try:
         if not args.report:
             run_probes(study, job)
-        # A row is stale only where its own inputs changed: a deleted corpus or model does not change results.
+        # A row is stale only if its own inputs changed: a deleted corpus or model does not change results.
         print(write_results(study, job, {row: why for row, why in reasons.items() if why.endswith(CHANGED)}))
     except (ValueError, RuntimeError) as error:
         raise StageError(f"{error}. The same command resumes from here.") from error
@@ -199,7 +206,7 @@ def _plan(study: Study, runner: Runner, wanted: list[StageId]) -> str:
         seeds = study.config.seeds or config.seeds
         folds = f", {config.folds} folds" if config.folds else ""
         many = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}{folds}"
-        lines.append(f"  then the {task} probes that are missing of every row{context}: {config.protocol}, {many}")
+        lines.append(f"  then the missing {task} probes of every row{context}: {config.protocol}, {many}")
     return "\n".join(lines)
 
 
@@ -207,7 +214,7 @@ def _show(job: Job, args: argparse.Namespace) -> int:
     runner = Runner(job)
     for name, stage in runner.stages.items():
         if stage.settings(job) is None:
-            state = "left out: the recipe has none"
+            state = "left out: the recipe does not have it"
         else:
             state = runner.incomplete(name) or "complete"
         print(f"{stage.number:3d}  {stage.title:28s} {state}")
@@ -229,9 +236,9 @@ def _stage(job: Job, args: argparse.Namespace) -> int:
     name = int(args.id) if args.id.isdecimal() else args.id
     stage = {stage.id: stage for stage in stages_of(job.recipe)}.get(name)
     if stage is None:
-        raise CorpusError(f"stage {args.id}: recipe {job.recipe.name} has none of this number or name")
+        raise CorpusError(f"stage {args.id}: recipe {job.recipe.name} has no stage of this number or name")
     if not place().is_first:
-        logging.getLogger().setLevel(logging.WARNING)  # one of the processes logs for all
+        logging.getLogger().setLevel(logging.WARNING)  # only the first process logs
     work = stage.write_shards if args.shards else stage.run
     if work is None:
         raise CorpusError(f"stage {args.id}: it reads no shards")

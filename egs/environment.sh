@@ -1,16 +1,16 @@
 # Make the virtual environment of stage 0 with uv. Sourced by run.sh, which has `log` and `fail`.
 # shellcheck shell=bash
 
-# In an environment that run.sh made: a copy of the requirements that are installed, empty until all of them are.
+# File in an environment of run.sh: a copy of the installed requirements.txt; empty until the installation is complete.
 installed=harness-requirements.txt
 needed_gb=9
 
-# make_environment VENV PYTHON INDEX AGAIN: complete VENV, by PYTHON (empty: any fitting one).
+# make_environment VENV PYTHON INDEX AGAIN: make or complete VENV with PYTHON (empty: any fitting one).
 make_environment() {
     local venv=$1 python=$2 index=$3 again=$4
     if [ "${again}" = false ] && is_complete "${venv}" "${python}"; then return; fi
     mkdir -p "$(dirname "${venv}")"
-    # Of two runs at once, the second waits. Without flock (macOS), do not start two.
+    # If two runs start at once, the second one waits. Without flock (macOS), do not start two.
     if command -v flock >/dev/null; then
         exec 9>"${venv}.lock"
         if ! flock -n 9; then
@@ -26,12 +26,12 @@ make_environment() {
     if command -v flock >/dev/null; then exec 9>&-; fi
 }
 
-# is_own VENV: whether run.sh makes VENV. An environment of HARNESS_VENV that its user made is only completed.
+# is_own VENV: whether run.sh makes VENV. A user's own environment (HARNESS_VENV) only gets the missing packages.
 is_own() {
     [ -z "${HARNESS_VENV:-}" ] || [ ! -x "$1/bin/python" ] || [ -e "$1/${installed}" ]
 }
 
-# is_complete VENV PYTHON: whether the requirements are installed in VENV, and by the same version as PYTHON, if given.
+# is_complete VENV PYTHON: whether the requirements are installed in VENV, and its Python has the version of PYTHON.
 is_complete() {
     if ! is_own "$1"; then
         has_requirements "$1"
@@ -52,7 +52,7 @@ for line in open("requirements.txt", encoding="utf-8"):
     if text:
         needed = Requirement(text)
         if needed.marker is None or needed.marker.evaluate():
-            # A local build (2.8.0+cpu) is the version that it extends.
+            # A local build such as 2.8.0+cpu counts as 2.8.0.
             if not needed.specifier.contains(version(needed.name).partition("+")[0], prereleases=True):
                 sys.exit(1)
 EOF
@@ -62,7 +62,7 @@ version_of() {
     "$1" -c 'import sys; print(sys.version_info[:2])' 2>/dev/null || echo none
 }
 
-# find_python PYTHON: prints PYTHON if it fits, or without PYTHON the first fitting one on PATH or of pyenv, if any.
+# find_python PYTHON: print PYTHON if it fits; if PYTHON is empty, the first fitting one on PATH or of pyenv, if any.
 find_python() {
     local candidate candidates=("$1")
     if [ -z "$1" ]; then
@@ -70,7 +70,7 @@ find_python() {
         candidates+=("${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/3.1[0-2].*/bin/python)
     fi
     for candidate in "${candidates[@]}"; do
-        # Version managers put commands on PATH that only print an error. Of a virtual environment, take the base.
+        # Commands of version managers on PATH may only print an error. In a virtual environment, use its base Python.
         if "${candidate}" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; then
             "${candidate}" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'
             return
@@ -82,15 +82,15 @@ has_uv() {
     uv --version >/dev/null 2>&1
 }
 
-# create VENV PYTHON: an empty environment; an older one of run.sh is replaced.
+# create VENV PYTHON: make an empty environment; an older one of run.sh is replaced.
 create() {
     local venv=$1 python=$2 base free hint
     base=$(find_python "${python}")
     if [ -n "${python}" ] && [ -z "${base}" ]; then
-        fail "--python ${python}: it does not run, or is no Python 3.10, 3.11 or 3.12"
+        fail "--python ${python}: it does not run, or is not Python 3.10, 3.11 or 3.12"
     fi
     if [ -d "${venv}" ] && [ ! -e "${venv}/pyvenv.cfg" ] && [ -n "$(ls -A "${venv}")" ]; then
-        fail "${venv} exists and is not a virtual environment: move it away, or name another one in HARNESS_VENV"
+        fail "${venv} exists and is not a virtual environment: move it away, or name another folder in HARNESS_VENV"
     fi
     free=$(df -Pk "$(dirname "${venv}")" | awk 'NR == 2 { print int($4 / 1000000) }')
     if [ "${free}" -lt "${needed_gb}" ]; then
@@ -109,7 +109,7 @@ create() {
     : >"${venv}/${installed}"
 }
 
-# install VENV INDEX: the requirements, by uv, which keeps finished downloads for the next attempt.
+# install VENV INDEX: install the requirements with uv, which keeps finished downloads for the next attempt.
 install() {
     local venv=$1 index=$2 uv=uv options
     if ! has_uv; then
@@ -122,5 +122,5 @@ install() {
     # Every version is pinned, so any index may provide it.
     if [ -n "${index}" ]; then options+=(--index "${index}" --index-strategy unsafe-best-match); fi
     log "installing requirements.txt into ${venv} (7 GB, a few minutes)"
-    "${uv}" pip install "${options[@]}" || fail "the installation failed; the next ./run.sh continues with its downloads"
+    "${uv}" pip install "${options[@]}" || fail "the installation failed; the next ./run.sh keeps finished downloads"
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make the environment (stage 0 of run.sh), then run ruff and pytest. Arguments go to pytest: tests/run.sh tests/corpora -x
-# HARNESS_VENV names an environment to use instead of .venv.
+# HARNESS_VENV names a virtual environment to use instead of .venv.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

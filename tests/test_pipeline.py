@@ -85,13 +85,13 @@ class Project:
 
 
 def states(output: str) -> dict[int, str]:
-    """State of each stage in the output of a run: `complete`, `starting`, `going on`."""
+    """State of each stage in the output of a run: `complete`, `starting`, `resuming`."""
     found = {}
     for line in output.splitlines():
         _, marker, text = line.partition(") stage ")
         number, _, rest = text.strip().partition(" ")
         state = rest.rpartition(": ")[2].split(" (")[0]
-        if marker and number.isdigit() and state in ("complete", "starting", "going on"):
+        if marker and number.isdigit() and state in ("complete", "starting", "resuming"):
             found[int(number)] = state
     return found
 
@@ -173,7 +173,7 @@ def test_killed_and_started_again_ends_the_same(
     project.kill_when(has_begun, "--stage", str(number), "--stop_stage", str(number))
     assert not done.exists()
     output = project.run()
-    expected = dict.fromkeys(range(1, 14), "complete") | {number: "going on"}
+    expected = dict.fromkeys(range(1, 14), "complete") | {number: "resuming"}
     if number == 10:
         expected[13] = "starting"  # the report shows the times of the runs, too
     assert states(output) == expected, "bit for bit the same outcome, or later stages would have run"

@@ -1,4 +1,4 @@
-"""Estimate time and disk space of a grid: time three training steps per kind of cell, and one extraction."""
+"""Estimate time and disk space of a grid from three timed training steps per kind of cell and one timed extraction."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def _estimate(upstream: Upstream, cells: Sequence[Cell], exp_dir: Path, resource
         features_s += factor * sum(item.samples for item in missing) / SAMPLE_RATE
     seconds: dict[tuple[str, ...], float] = {}
     for cell in cells:
-        alike = (cell.task, cell.protocol.tag, cell.tuning.tag, cell.budget)
-        if alike not in seconds:
-            seconds[alike] = _cell_seconds(cell, extractor.info, device, factor)
+        same_cost = (cell.task, cell.protocol.tag, cell.tuning.tag, cell.budget)
+        if same_cost not in seconds:
+            seconds[same_cost] = _cell_seconds(cell, extractor.info, device, factor)
     total = sum(seconds[cell.task, cell.protocol.tag, cell.tuning.tag, cell.budget] for cell in cells)
     return Estimate(upstream.name, len(cells), disk, features_s, total)
 
@@ -122,7 +122,7 @@ def _cell_seconds(cell: Cell, info: Info, device: str, factor: float) -> float:
 
 
 class _RandomFeatures:
-    """Features with the shapes of an upstream and random values, which take as long as real ones."""
+    """Random features with the shapes of an upstream; training on them takes as long as on real ones."""
 
     def __init__(self, info: Info, kind: str, samples: dict[str, int]):
         self.info, self.kind, self.samples = info, kind, samples

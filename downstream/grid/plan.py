@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from corpora.files import read_json, sha256_json
+from corpora.machine import cores
 from downstream import DownstreamError
 from downstream.grid import budgets
 from downstream.grid.budgets import Budget
@@ -117,7 +118,7 @@ Work = tuple[Upstream, tuple[Cell, ...]]
 
 @dataclass(frozen=True)
 class Part:
-    """Part `index` (from 1) of `count` of a grid; the parts are disjoint and cover the grid on every machine alike."""
+    """Part `index` (from 1) of `count` of a grid; disjoint parts cover the grid, on any machine."""
 
     index: int = 1
     count: int = 1
@@ -178,12 +179,12 @@ class Resources:
     @classmethod
     def of(cls, device: str, jobs: int | None) -> Resources:
         """`device` is auto, cpu, cuda (all GPUs) or cuda:N; without `jobs`, one process per core, or one per GPU."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        available = cores()
         devices = _devices(device)
-        wanted = jobs if jobs is not None else cores if devices == ("cpu",) else len(devices)
+        wanted = jobs if jobs is not None else available if devices == ("cpu",) else len(devices)
         asked = os.environ.get("OMP_NUM_THREADS", "")
-        # Independent of the remaining work: a resumed run must use as many threads as before.
-        threads = int(asked) if asked.isdecimal() else max(1, cores // wanted)
+        # It does not depend on the remaining work: a resumed run must use as many threads as before.
+        threads = int(asked) if asked.isdecimal() else max(1, available // wanted)
         return cls(wanted, threads, devices)
 
 

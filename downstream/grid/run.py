@@ -160,7 +160,7 @@ def _available(names: Sequence[str], models_dir: Path) -> list[Upstream]:
         try:
             found.append(resolve(name, models_dir))
         except UpstreamMissing as error:
-            if "=" in name:  # a path given by the user is a mistake, not a model that a later stage makes
+            if "=" in name:  # a wrong path of the user, not a model that a later stage makes
                 raise
             _say(f"left out: {error}")
     if not found:
@@ -210,7 +210,7 @@ def _drop_stale(
 
 
 def _restore(cells: Sequence[Cell], exp_dir: Path) -> None:
-    """Write the rows of complete cells that results.csv lacks, or holds with older sizes and speeds."""
+    """Write the rows of complete cells that are missing from results.csv, or have older sizes and speeds there."""
     path = exp_dir / "results.csv"
     stored = {(r["run_dir"], r["split"], r["metric"]): r for r in results.read_rows(path)}
     lost: list[dict[str, str]] = []
@@ -312,7 +312,7 @@ def _take_in_process(
             pipe, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, settings, threads, device, os.getpid()), daemon=True)
             process.start()
-            theirs.close()  # the end of the process is then the end of the pipe
+            theirs.close()  # so that `recv` fails when the process ends
             processes.append(process)
         pending = len(cells)
         try:
@@ -322,7 +322,7 @@ def _take_in_process(
                 send(event)
         except (EOFError, OSError):
             process.join()
-            text = f"its process ended early (exit code {process.exitcode}; -9 means too little memory)"
+            text = f"its process ended early (exit code {process.exitcode}; -9: probably out of memory)"
             send(Event("failed", f"{upstream.name}: {text}", pending))
             process = None
     if process is not None:
@@ -330,7 +330,7 @@ def _take_in_process(
 
 
 def _serve(pipe: Any, settings: Settings, threads: int, device: str, parent: int) -> None:
-    """Run the upstreams that come through the pipe; the process ends when its parent ends, however that happens."""
+    """Run the upstreams that come through the pipe; the process ends when its parent ends, also by a kill."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -173,7 +173,7 @@ def prepare(
     `normalised` stores each frame as S3PRL's featurizer normalises it with its option `normalize` (`layer_norm`).
     Utterances with unreadable audio are left out, counted and listed; too many of them stop the run
     (`corpora.files.TooManyBadFiles`). `limit_bytes` limits all features under `root`: those that no process uses are
-    deleted, the longest unused first. Processes that need the same features share the work.
+    deleted, the least recently used first. Processes that need the same features divide the work.
 
     Raises DownstreamError for features that are not finite and names the utterance, and CacheFull if the disk or the
     limit cannot hold the features.
@@ -254,7 +254,7 @@ def _write_each(shards: dict[Path, list[Item]], write: Callable[[Path, list[Item
 
 
 def _make_room(root: Path, need: int, limit: int) -> int:
-    """Remove the longest unused shards until `need` more bytes fit below `limit` bytes in `root`.
+    """Remove the least recently used shards until `need` more bytes fit below `limit` bytes in `root`.
 
     Features that any process uses stay. Returns the remaining number of bytes.
     """

@@ -1,4 +1,4 @@
-"""Read and check the labelled sets of a task; unusable utterances are left out for all upstreams alike."""
+"""Read and check the labelled sets of a task; unusable utterances are left out for every upstream."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 
 from corpora.audio import SAMPLE_RATE, AudioError
 from corpora.datadir import Utterance, read_datadir, read_table, read_utterance
-from corpora.files import BadFileTally, read_json, sha256_file, sha256_json, write_json
+from corpora.files import BadFileTally, cached_sha256, read_json, sha256_json, write_json
 from corpora.prepare.sources import SOURCES, read_sources
 from downstream import DownstreamError
 from downstream.protocols import TASKS, Protocol
@@ -203,17 +202,6 @@ def _item(utterance: Utterance, label: str) -> Item:
         utterance.samples,
         key,
     )
-
-
-def cached_sha256(path: Path) -> str:
-    """SHA-256 of a file; in one process a file is read once for each size and modification time."""
-    status = path.stat()
-    return _sha256(path, status.st_size, status.st_mtime_ns)
-
-
-@cache
-def _sha256(path: Path, size: int, modified_ns: int) -> str:
-    return sha256_file(path)
 
 
 def _long_enough(items: list[Item], protocol: Protocol, folder: Path) -> tuple[list[Item], list[str]]:

@@ -1,4 +1,4 @@
-"""Fine-tune a part of an upstream together with the head, and store that part beside the head.
+"""Fine-tune a part of an upstream together with the head, and store that part with the head.
 
     probe      nothing (SUPERB: features are computed once)
     top-K      the K highest Transformer layers, and the norm after them
@@ -115,7 +115,7 @@ def learned(model: nn.Module) -> dict:
 
 
 def save_delta(model: nn.Module, tuning: Tuning, upstream_key: str, folder: Path) -> None:
-    """Write the trained parameters, and beside them the kind of fine-tuning and the hash of their upstream."""
+    """Write the trained parameters, and a file with the kind of fine-tuning and the hash of their upstream."""
     from safetensors.torch import save_file
 
     with atomic_file(Path(folder) / DELTA) as temporary:

@@ -2,7 +2,7 @@
 
 The head is S3PRL's module. Its parameters are stacked over (seeds, rates), and `torch.func.vmap` runs all heads in one
 call. Each head keeps its own batches, optimiser, clipping and best checkpoint, so it equals the head of S3PRL's loop.
-On the CPU with one thread a head does not depend on the heads beside it, not even in the last bit.
+On the CPU with one thread a head is the same to the last bit, whichever other heads are trained with it.
 """
 
 from __future__ import annotations

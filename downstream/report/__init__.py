@@ -23,16 +23,16 @@ def build(
     """Print the tables of `<exp_dir>/results.csv`; write RESULTS.md, comparisons.csv and `report/`.
 
     `report/` holds the page index.html (which needs no other file), tables.tex, and every figure as PNG and SVG.
-    `left_out` maps an upstream or task without results to the reason. `reference` is the upstream with 1000 in the
-    SUPERB-like score (default: `harness_l`). Everything shown comes from results.csv, from the files of its runs, from
-    compression.csv, or from the metrics.csv of pre-training runs. Raises DownstreamError if results.csv is missing,
-    broken, or contradicts its predictions.
+    `left_out` maps an upstream or task without results to the reason. `reference` is the upstream with a
+    SUPERB-like score of 1000 (default: `harness_l`). The sources are results.csv, the files of its runs,
+    compression.csv, and the metrics.csv of pre-training runs. Raises DownstreamError if results.csv is missing, broken,
+    or contradicts its predictions.
     """
     from downstream.report import claims, drawing, latex, page
     from downstream.report.contents import gather
     from downstream.report.provenance import SYNTHETIC_BANNER
-    from downstream.report.rows import TEACHER
     from downstream.report.tables import write_csv
+    from upstream.names import TEACHER
 
     exp_dir = Path(exp_dir)
     command = command or f"./run.sh --recipe {recipe}"
@@ -64,7 +64,7 @@ def build(
 def _markdown(contents: Contents, images: dict[str, str]) -> str:
     """RESULTS.md; `images` maps names of figures to paths.
 
-    Two identical runs differ in the header and the last section only.
+    For two identical runs only the header and the last section differ.
     """
     from downstream.report.claims import comparison_table
     from downstream.report.provenance import SYNTHETIC_BANNER, facts_table
@@ -91,6 +91,9 @@ def _markdown(contents: Contents, images: dict[str, str]) -> str:
     if contents.missing:
         parts += ["## Missing results", "\n".join(f"- {line}" for line in contents.missing)]
     if contents.times:
-        parts += ["## Times", "Times differ from run to run; everything else but the header is the same in every run."]
+        parts += [
+            "## Times",
+            "Times differ from run to run. All other sections except the header are the same in every run.",
+        ]
         parts += [part for table in contents.times for part in (f"### {table.title}", table.markdown())]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Test claims about pairs of upstreams by paired bootstrap over speakers: comparisons and losses by compression."""
+"""Test differences between two upstreams by paired bootstrap over speakers: comparisons, and losses by compression."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from downstream.report.columns import Column, Pairing, headline_columns, pair
-from downstream.report.rows import FBANK, TEACHER, metric_info
+from downstream.report.rows import metric_info
 from downstream.report.tables import Table, UpstreamFacts, difference, signed
 from downstream.score.stats import bootstrap_p, central, combined_p, mcnemar
+from upstream.names import BASELINES, STUDENTS, TEACHER, TEACHER_ITERATION_1
 
-STUDENTS = ("harness_s", "harness_st")
-BASELINES = (FBANK, "random_l")  # the gain that a student must keep is that over the first one with results
 # Largest loss by compression (or from one iteration to the next): this share of the gain over a baseline.
 TOLERATED_LOSS = 0.10
 
@@ -24,7 +23,7 @@ class Comparison:
 
     Claim `better`: the 95 % interval of the difference lies above 0. Claim `keeps 90 % of the gain over <baseline>`:
     the interval of the difference plus a tenth of the gain of `against` over the baseline lies above 0. `gain_kept` is
-    the share of that gain that `upstream` has. `p` is the probability of such a difference by chance, by `test`.
+    the share of that gain that `upstream` has. `p` is the p-value of the difference, by `test`.
     """
 
     recipe: str
@@ -61,18 +60,19 @@ Pairs = Callable[[set[str]], Iterable[tuple[str, str, str]]]
 
 
 def default_pairs(names: set[str]) -> Iterator[tuple[str, str, str]]:
-    """(upstream, against, baseline): the teacher against the baselines, then what the students keep of its gain.
+    """(upstream, against, baseline): the teacher against the baselines, then the students' share of its gain.
 
     The baseline is empty for the claim `better`.
     """
     if TEACHER not in names:
         return
+    # A student must keep the gain over the first baseline that has results.
     baselines = [name for name in BASELINES if name in names]
     for baseline in baselines:
         yield TEACHER, baseline, ""
     for baseline in baselines[:1]:
-        if "harness_l_it1" in names:
-            yield TEACHER, "harness_l_it1", baseline
+        if TEACHER_ITERATION_1 in names:
+            yield TEACHER, TEACHER_ITERATION_1, baseline
         for student in STUDENTS:
             if student in names:
                 yield student, TEACHER, baseline
@@ -180,14 +180,14 @@ def comparison_table(comparisons: Sequence[Comparison], unpaired: Sequence[Unpai
     ]
     notes = [
         "difference in percentage points, positive if the upstream is better; paired bootstrap of the mean over seeds",
-        "p: probability of such a difference by chance. bootstrap: twice the share of draws on the other side of 0. "
+        "p: p-value of the difference. bootstrap: twice the share of draws on the other side of 0. "
         "McNemar: the exact test, for accuracies, over all seeds by Rüger's inequality; it assumes independent "
         "utterances, so trust the interval if few speakers have many utterances each",
-        "resampled: speakers, or utterances if all are of one speaker; the interval then says nothing about other "
+        "resampled: speakers, or utterances if all are of one speaker; the interval then does not cover other "
         "speakers. With fewer than about ten speakers a bootstrap interval is too narrow",
-        "gain kept: gain of the upstream over the baseline of its claim, as a share of the other's gain",
+        "gain kept: gain of the upstream over the baseline in its claim, as a share of the gain of `against`",
         "shown: the interval of the difference lies above 0 (better), or the interval of the difference plus a tenth "
-        f"of the other's gain lies above 0 (keeps {1 - TOLERATED_LOSS:.0%})",
+        f"of the gain of `against` lies above 0 (keeps {1 - TOLERATED_LOSS:.0%})",
     ]
     notes += [f"not compared: {item.name}: {item.reason}" for item in unpaired]
     return Table("Comparisons", header, rows, notes)

@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from downstream import DownstreamError
+from downstream.grid import budgets
 from downstream.report.rows import (
     HEADLINE,
     METRICS,
     Metric,
     Result,
     Setting,
-    budget_rank,
     metric_info,
     task_order,
     upstream_order,
@@ -234,7 +234,7 @@ def comparable_settings(settings: set[Setting]) -> list[list[Setting]]:
     """
 
     def depth(setting: Setting) -> tuple:
-        return not setting.is_probe, setting.finetune, tuple(-x for x in budget_rank(setting.budget)[:2])
+        return not setting.is_probe, setting.finetune, tuple(-x for x in budgets.rank(setting.budget))
 
     groups: list[list[Setting]] = []
     for setting in sorted(task_order(settings), key=depth):

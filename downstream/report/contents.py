@@ -1,4 +1,4 @@
-"""Collect everything that a report shows; RESULTS.md, the page, the LaTeX tables and the terminal print it."""
+"""Collect the contents of a report, from which RESULTS.md, the page, the LaTeX tables and the terminal are printed."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from downstream import DownstreamError
+from downstream.grid import budgets
 from downstream.report import plots, provenance
 from downstream.report.claims import Comparison, CompressionLoss, Unpaired, compare, compression_losses
 from downstream.report.columns import Predictions, comparable_settings, make_columns, mixed_settings
 from downstream.report.drawing import Figure
 from downstream.report.examples import Example, examples
 from downstream.report.leaderboard import Leaderboard, SuperbScores, leaderboard, superb_scores
-from downstream.report.rows import TEACHER, check_recipe, is_test, read_rows, task_order, uses_all_labels
+from downstream.report.rows import check_recipe, is_test, read_rows, task_order
 from downstream.report.runs import ProbeRun, read_runs
 from downstream.report.tables import Table, cost_table, metrics_table, read_costs, time_tables, upstream_facts
+from upstream.names import TEACHER
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Everything that a report shows; None or empty if the results have nothing of a kind."""
+    """The contents of a report; a field without results is None or empty."""
 
     recipe: str
     label: str
@@ -64,8 +66,8 @@ def gather(exp_dir: Path, recipe: str, left_out: dict[str, str], command: str, r
     settings = task_order({column.setting for column in columns})
     groups = [[column for column in columns if column.setting in group] for group in comparable_settings(set(settings))]
     runs = read_runs(rows, exp_dir)
-    # Smaller label budgets have their own figure; other figures compare upstreams at all labels.
-    full = [column for column in columns if uses_all_labels(column.setting.budget)] or columns
+    # Smaller label budgets have their own figure; the other figures compare upstreams trained on all labels.
+    full = [column for column in columns if budgets.parse(column.setting.budget) is None] or columns
     full_runs = [run for run in runs if any(run.setting == column.setting for column in full)]
     losses = compression_losses(full, known)
     comparisons, unpaired = compare(columns, recipe)

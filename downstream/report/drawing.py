@@ -24,7 +24,7 @@ INK, MUTED, RULE, PAPER = "#1b2430", "#5b6675", "#d5dae1", "#ffffff"
 SERIES = ("#5a6472", "#b5541c", "#7a4fb5", "#0b6aa8", "#0a7a55", "#b3285e", "#8a6a00", "#3d4fb8", "#17808a", "#7d4a32")
 BETTER, WORSE = SERIES[4], SERIES[5]  # significant differences
 _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper"} | {c: f"s{i}" for i, c in enumerate(SERIES)}
-# Largest size of a panel in pixels per point; beyond it, its letters are larger than the text of the page.
+# Largest size of a panel in pixels per point: above it, letters of a panel are larger than the page's text.
 _LARGEST = 1.45
 # Margin of a panel in the page, in points: the reader's font may be wider than ours.
 _MARGIN = 4.0

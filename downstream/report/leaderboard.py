@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from downstream.report.columns import Column, Measurement, headline_columns, pair
-from downstream.report.rows import FBANK, TEACHER, upstream_order
+from downstream.report.rows import upstream_order
 from downstream.report.tables import Table, UpstreamFacts, number, percent
 from downstream.score.metrics import superb_score
 from downstream.score.stats import central
+from upstream.names import FBANK, TEACHER
 
 FBANK_NOTE = "fbank: S3PRL's log-mel features, 100 frames per second (every other upstream gives 50); no parameters"
 # (other upstream, whether better than it) -> mark of a significant difference, and its meaning
@@ -72,7 +73,7 @@ class Leaderboard:
         return [(mark, meaning) for mark, meaning in MARKS.values() if mark in used]
 
     def table(self) -> Table:
-        """As text: without marks, and without RTF, which differs from run to run."""
+        """As text, without marks. RTF is left out because it differs from run to run."""
         shown = [key for key in FACTS if key != "rtf_cpu"]
         header = ["upstream", *(FACTS[key] for key in shown), *(column.heading for column in self.columns)]
         rows = []
@@ -122,7 +123,7 @@ def _marks(column: Column, name: str) -> str:
 
 
 def _missing_runs(columns: Sequence[Column]) -> list[str]:
-    """Upstreams with fewer seeds or folds than others of the same column: their mean is over fewer runs."""
+    """Notes on upstreams with fewer seeds or folds than others of the same column."""
     notes = set()
     for column in columns:
         task = column.setting.task.upper()
@@ -142,7 +143,7 @@ def _missing_runs(columns: Sequence[Column]) -> list[str]:
 class SuperbScores:
     """SUPERB-like scores (0: `fbank`, 1000: the reference) of the upstreams with results in all columns used.
 
-    `skipped` gives columns that were not used, with reasons.
+    `skipped` lists the other columns, each with the reason.
     """
 
     reference: str

@@ -11,6 +11,7 @@ import numpy as np
 import pandas
 
 from corpora.files import read_json
+from downstream.grid import budgets
 from downstream.report.claims import CompressionLoss
 from downstream.report.columns import Column, Measurement, Predictions, headline_columns
 from downstream.report.drawing import (
@@ -28,8 +29,6 @@ from downstream.report.drawing import (
 )
 from downstream.report.rows import (
     Setting,
-    budget_label,
-    budget_rank,
     metric_info,
     task_order,
     upstream_order,
@@ -250,8 +249,8 @@ def _budget_panel(
     lines: dict[tuple[str, str], dict[str, Measurement]], metric: str, numbers: dict[tuple[str, str], int]
 ) -> Draw:
     def draw(axes: Any) -> dict[str, str]:
-        budgets = sorted({budget for points in lines.values() for budget in points}, key=budget_rank)
-        place = {budget: i for i, budget in enumerate(budgets)}
+        order = budgets.in_order({budget for points in lines.values() for budget in points})
+        place = {budget: i for i, budget in enumerate(order)}
         tips = {}
         for line, points in lines.items():
             series = numbers[line]
@@ -261,8 +260,8 @@ def _budget_panel(
             for budget in own:
                 gid, m = f"tip-{series}-{place[budget]}", points[budget]
                 draw_interval(axes, _interval(place[budget], m), colour(series), marker(series), gid=gid)
-                tips[gid] = f"{', '.join(line)}, {budget_label(budget)}: {percent(m.value, m.low, m.high)} %"
-        axes.set_xticks(range(len(budgets)), [budget_label(budget) for budget in budgets])
+                tips[gid] = f"{', '.join(line)}, {budgets.shown(budget)}: {percent(m.value, m.low, m.high)} %"
+        axes.set_xticks(range(len(order)), [budgets.shown(budget) for budget in order])
         axes.margins(x=0.12)
         axes.set_xlabel("labelled speech")
         axes.set_ylabel(_value_label(metric))
@@ -282,7 +281,7 @@ def read_accuracies(path: Path) -> dict[str, list[float]]:
 def _pretraining_runs(exp_dir: Path) -> list[str]:
     """Names of the pre-training runs below `exp_dir` that learn units, by iteration, then by name.
 
-    Folders `.old-...` and the rows of a study, which has its own figure, are left out.
+    Left out are the rows of a study, which have their own figure, and folders `.old-...` of earlier versions.
     """
 
     def iteration(name: str) -> int:
@@ -324,7 +323,7 @@ def training(exp_dir: Path, label: str) -> Figure | None:
     panels = [
         Panel(name, panel(curve), f"Masked accuracy of {name} over training steps") for name, curve in curves.items()
     ]
-    caption = "Share of masked frames whose unit is predicted correctly: it rises if pre-training works."
+    caption = "Share of masked frames whose unit is predicted correctly: it increases if pre-training works."
     return Figure("training", f"Masked accuracy: {label}", caption, panels, columns=4)
 
 

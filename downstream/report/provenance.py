@@ -1,4 +1,4 @@
-"""Facts for the header of a report (date, versions, commits, hardware), and the results that are missing from it."""
+"""Facts for the header of a report (date, versions, commits, hardware), and a list of the missing results."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 from corpora import machine
 from downstream.protocols import TASKS
-from downstream.report.rows import FBANK, STANDARD_UPSTREAMS, SYNTHETIC, Result
+from downstream.report.rows import SYNTHETIC, Result
 from downstream.score.results import commit
+from upstream.names import FBANK, STANDARD_UPSTREAMS
 
 PACKAGES = ("torch", "torchaudio", "transformers", "s3prl", "espnet", "lightning", "scikit-learn", "jiwer")
 SYNTHETIC_BANNER = (
     "SYNTHETIC SPEECH: a speech synthesiser made every recording of this recipe. The numbers show that the software "
     "works; they say nothing about the quality of a model on speech."
 )
-STAGE_OF = {"asr": 10, "ser": 11, "did": 12}
 
 
 def environment() -> dict[str, str]:
@@ -30,7 +30,7 @@ def environment() -> dict[str, str]:
 
 
 def facts(rows: list[Result], command: str) -> dict[str, str]:
-    """Header of RESULTS.md and of the page. Two reports of equal results, code and machine differ in the date only."""
+    """Header of RESULTS.md and of the page. For equal results, code and machine only the date differs."""
     commits = sorted({row.commit for row in rows if row.commit})
     found = environment()
     return {
@@ -59,7 +59,7 @@ def hardware() -> str:
 
 
 def is_synthetic(recipe: str, rows: list[Result]) -> bool:
-    """Whether the results are of synthetic speech."""
+    """Whether the results are from synthetic speech."""
     return recipe in SYNTHETIC or any(row.setting.corpus in SYNTHETIC for row in rows)
 
 
@@ -71,7 +71,7 @@ def missing(rows: list[Result], exp_dir: Path, recipe: str, left_out: dict[str, 
     tasks = [t for t in TASKS if any(task == t for task, _ in present)]
     for task in TASKS:
         if task not in tasks:
-            stage = STAGE_OF[task]
+            stage = TASKS[task].stage
             how = f"no rows in results.csv; run `{run} --stage {stage} --stop_stage {stage}`"
             lines.append(f"{task.upper()} is missing: {left_out.get(task, how)}")
     others = [name for name in left_out if name not in STANDARD_UPSTREAMS and name not in TASKS]
@@ -80,7 +80,7 @@ def missing(rows: list[Result], exp_dir: Path, recipe: str, left_out: dict[str, 
         if not lacking:
             continue
         folder = exp_dir / "models" / name
-        stages = ", ".join(str(STAGE_OF[t]) for t in lacking)
+        stages = ", ".join(str(TASKS[t].stage) for t in lacking)
         if name in left_out:
             reason = left_out[name]
         elif name != FBANK and not (folder / "config.json").is_file():

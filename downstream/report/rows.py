@@ -1,21 +1,17 @@
-"""Read `results.csv` for the report: typed rows, their settings and label budgets, labels of the metrics."""
+"""Read `results.csv` for the report: typed rows, their settings, labels of the metrics."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from downstream import DownstreamError
 from downstream.protocols import TASKS
 from downstream.score import results
+from upstream.names import STANDARD_UPSTREAMS
 
-FBANK, TEACHER = "fbank", "harness_l"
-STANDARD_UPSTREAMS = ("fbank", "random_l", "harness_l_it1", "harness_l", "harness_s", "harness_st")
 # Corpora of synthetic speech: their numbers test the code and say nothing about quality on speech.
 SYNTHETIC = frozenset({"mini"})
-_DURATIONS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600}  # seconds
-_ALL_LABELS = ("", "all", "full", "1", "1.0")
 
 
 @dataclass(frozen=True)
@@ -171,29 +167,3 @@ def task_order(settings: set[Setting]) -> list[Setting]:
 def is_test(split: str) -> bool:
     """Whether a split is a test set; dev sets choose the learning rate and are not reported."""
     return split.startswith("test")
-
-
-def uses_all_labels(budget: str) -> bool:
-    """Whether a label budget is the whole training set."""
-    return budget.lower() in _ALL_LABELS
-
-
-def budget_label(budget: str) -> str:
-    """A label budget as shown in figures; fractions as percent."""
-    if uses_all_labels(budget):
-        return "all"
-    if re.fullmatch(r"0?\.\d+", budget):
-        return f"{100 * float(budget):g} %"
-    return budget
-
-
-def budget_rank(budget: str) -> tuple[int, float, str]:
-    """Sort key of label budgets: fractions, durations, unknown text, all labels."""
-    if uses_all_labels(budget):
-        return 3, 0.0, budget
-    found = re.fullmatch(r"(\d*\.?\d+) ?([a-z]*)", budget.lower())
-    if found and found[2] in _DURATIONS:
-        return 1, float(found[1]) * _DURATIONS[found[2]], budget
-    if found and not found[2]:
-        return 0, float(found[1]), budget
-    return 2, 0.0, budget

@@ -189,7 +189,7 @@ def _run_table(frame: pandas.DataFrame) -> Table:
             rows.append([name, task, setting.protocol, str(len(own)), *map(number, (features, heads, each, whole))])
     header = ["upstream", "task", "protocol", "runs", "features (s)", "heads (s)", "a head (s)", "wall (s)"]
     notes = [
-        "runs: seeds x folds; their times are added up, also of runs that were at work at the same time",
+        "runs: seeds x folds; their times are added up, also if the runs were in parallel",
         "features: computing the features that the cache did not hold, divided among the runs that use them; about 0 "
         "from a warm cache. heads: training with its search, and scoring",
     ]

@@ -1,7 +1,7 @@
 """Score the predictions of a run, and keep all scores in `results.csv` and in the files of the run directory.
 
-Values are shares (0.25 is 25 %). Tables, plots and pages are made from `results.csv` alone. New rows replace all rows
-of the same run directory, and the file is always whole.
+Values are shares (0.25 is 25 %). Reports read their values from `results.csv`. New rows replace all rows of the same
+run directory, and the file is always whole.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import csv
 import functools
 import io
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
-from corpora.files import write_json, write_text
+from corpora.files import locked, write_json, write_text
 from downstream import DownstreamError
 from downstream.score import metrics, stats
 
@@ -45,7 +43,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One value of a learning curve: `split` is train or dev, `metric` is loss or the metric that chooses on dev."""
+    """One value of a learning curve: `split` is train or dev, `metric` is loss or the metric of dev."""
 
     lr: float
     step: int
@@ -167,7 +165,7 @@ def upsert(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     """Replace all rows of the run directories in `rows` by `rows`; safe with several writers."""
     fresh = [as_text(row) for row in rows]
     replaced = {row["run_dir"] for row in fresh}
-    with _locked(Path(path)):
+    with locked(Path(path)):
         kept = [row for row in read_rows(path) if row["run_dir"] not in replaced]
         ordered = sorted([*kept, *fresh], key=_order)
         write_csv(path, COLUMNS, ordered)
@@ -176,7 +174,7 @@ def upsert(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
 def drop(path: Path, run_dirs: Iterable[str]) -> None:
     """Remove the rows of these run directories; safe with several writers."""
     gone = set(run_dirs)
-    with _locked(Path(path)):
+    with locked(Path(path)):
         rows = read_rows(path)
         kept = [row for row in rows if row["run_dir"] not in gone]
         if len(kept) < len(rows):
@@ -265,10 +263,3 @@ def as_text(row: Mapping[str, object]) -> dict[str, str]:
         raise DownstreamError(f"a result has no column `{unknown[0]}`")
     filled = {name: row.get(name) for name in COLUMNS}
     return {name: "" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for name, v in filled.items()}
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        yield

@@ -1,5 +1,5 @@
-# Choose where jobs run: on this machine or on a Slurm cluster. Set cmd_backend in the environment or here, and adapt the
-# options of srun to your cluster.
+# Choose where jobs run: on this machine or on a Slurm cluster. Set cmd_backend in the environment or here, and adapt srun's
+# options to your cluster.
 # shellcheck shell=bash disable=SC2034
 
 cmd_backend=${cmd_backend:-local}

@@ -1,9 +1,9 @@
-# Environment, launcher, corpus folder and stage 1 of a recipe. Sourced in the recipe's folder after its options are read;
-# `root` and `corpus` are set.
+# Set the environment, launchers and corpus folders of a recipe, and define its stage 1. Sourced in the recipe's folder
+# after its options are read; `root` and `corpus` are set.
 # shellcheck shell=bash
 
 # shellcheck disable=SC2154
-[ -n "${corpus}" ] || fail "no corpus: a recipe's run.sh names it, or --corpus NAME"
+[ -n "${corpus}" ] || fail "no corpus: name it in the recipe's run.sh or with --corpus NAME"
 
 # shellcheck source=egs/TEMPLATE/path.sh
 . ./path.sh
@@ -16,7 +16,7 @@ if [ -f db.sh ]; then
     set +a
 fi
 
-# prepare_data DIR [OPTION...]: stage 1, by local/data.sh if it exists, else by the corpus's module.
+# prepare_data DIR [OPTION...]: run stage 1 with local/data.sh if it exists, else with the corpus's module.
 prepare_data() {
     local out=$1 variable
     shift

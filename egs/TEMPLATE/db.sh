@@ -1,6 +1,6 @@
 # Folders of the corpora, each in its publisher's layout (`python -m corpora NAME --help` shows it). Write them here, or
-# set them in the environment, which overrides this file. All recipes link to this file; replace the link by a file of
-# its own where a recipe needs other folders.
+# set them in the environment, which overrides this file. All recipes link to this file. If a recipe needs other folders,
+# replace its link by a file.
 #
 # `downloads` fetches a corpus into downloads/: ARABIC_SPEECH_COMMANDS, BAVED, EVERYAYAH or FREE_SPOKEN_DIGITS.
 # shellcheck shell=bash

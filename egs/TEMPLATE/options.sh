@@ -3,7 +3,7 @@
 #
 # As ESPnet's parse_options.sh, parse_options "$@" sets the variable of each option. Before it, a script names its options:
 #     options=(stage stop_stage nj)   --stage 2, --stop-stage 3, --nj=4; each sets the variable of that name
-#     switches=(use_lm)               may also stand alone, which means true
+#     switches=(use_lm)               the option without a value means true
 #     lists=(set)                     may be repeated; the values are appended to the array settings as --set VALUE
 #     aliases=(nj:jobs)               --nj is --jobs
 # and defines `help`, which prints the text of --help.
@@ -29,7 +29,7 @@ parse_options() {
             exit 0
             ;;
         --?*) ;;
-        *) fail "unexpected argument '$1': options start with -- (./${script} --help lists all)" ;;
+        *) fail "unexpected argument '$1': options start with -- (./${script} --help lists them)" ;;
         esac
         name=${1#--}
         value=
@@ -45,7 +45,7 @@ parse_options() {
             if [ "${name}" = "${alias%%:*}" ]; then name=${alias#*:}; fi
         done
         if [[ " ${options[*]} ${lists[*]-} " != *" ${name} "* ]]; then
-            fail "unknown option --${name} (./${script} --help lists all)"
+            fail "unknown option --${name} (./${script} --help lists all options)"
         fi
         if [ "${has_value}" = false ]; then
             if [[ " ${switches[*]-} " == *" ${name} "* && ${1:-} != true && ${1:-} != false ]]; then
@@ -68,7 +68,7 @@ parse_options() {
     done
 }
 
-# check_stages LAST: stage and stop_stage must be numbers from 0 to LAST, in this order.
+# check_stages LAST: check that stage and stop_stage are numbers from 0 to LAST, and stage is not above stop_stage.
 check_stages() {
     local name value
     for name in stage stop_stage; do
@@ -79,6 +79,6 @@ check_stages() {
     done
     # shellcheck disable=SC2154  # options of the script
     if [ -n "${stage}" ] && [ "${stage}" -gt "${stop_stage}" ]; then
-        fail "--stage ${stage} lies after --stop_stage ${stop_stage}: nothing to do"
+        fail "--stage ${stage} is above --stop_stage ${stop_stage}: no stage to run"
     fi
 }

@@ -1,4 +1,4 @@
-# Put Python and our packages on the paths. Sourced by every recipe; `root` is set.
+# Add the environment's commands to PATH, and our packages to PYTHONPATH. Sourced by every recipe; `root` is set.
 # shellcheck shell=bash
 
 # shellcheck disable=SC2154

@@ -1,4 +1,4 @@
-# Probes of one task on one corpus, in stages. Sourced by did1/did.sh and ser1/ser.sh; `task` is set.
+# Run the probes of one task on one corpus, in stages. Sourced by did1/did.sh and ser1/ser.sh; `task` is set.
 # shellcheck shell=bash
 
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.." && pwd)
@@ -32,7 +32,7 @@ help() {
 Usage: ./run.sh [options]
 
     ./run.sh                                         every stage on filterbank features
-    ./run.sh --stage 2 --upstreams fbank,hl=DIR      the same data under a model directory too
+    ./run.sh --stage 2 --upstreams fbank,hl=DIR      also a model directory, on the same data
 
 Options (--stop_stage 3, --stop-stage 3 and --stop_stage=3 are the same):
     --stage N               first stage (default: 1)
@@ -44,24 +44,24 @@ Options (--stop_stage 3, --stop-stage 3 and --stop_stage=3 are the same):
     --models DIR            folder of model directories (default: EXP/models)
     --protocol NAME         superb or light: downstream/TASK/NAME.yaml (default: superb)
     --finetune A,B          parts of the upstream to train, as in python -m downstream benchmark --help (default: none)
-    --budget A,B            amounts of labelled training speech, as there (default: none)
+    --budget A,B            amounts of labelled training speech, as in the same help text (default: none)
     --seeds A,B             seeds of the heads (default: 0,1,2)
     --folds N               use only the first N folds, where the corpus has folds (default: all)
     --nj N                  processes; also written --jobs and --inference_nj (default: 4)
     --device NAME           auto, cpu or cuda (default: auto)
-    --set KEY=VALUE         another value in the protocol, as often as needed (default: none)
+    --set KEY=VALUE         override a value of the protocol; may be repeated (default: none)
     --data DIR              data directories go to DIR/TASK (default: data/CORPUS in the root)
     --exp DIR               models and results (default: exp/CORPUS/TASK1 in the root)
     --help                  print this text
-Paths count from the recipe's folder.
+Relative paths start at the recipe's folder.
 
 Stages:
      1  data directories: local/data.sh, or python -m corpora CORPUS
      2  probes: every upstream, seed and fold; complete ones are skipped
      3  RESULTS.md
 
-db.sh or the environment names the folder of the corpus; cmd.sh chooses where jobs run. HARNESS_VENV names another
-environment than .venv.
+db.sh or the environment names the folder of the corpus; cmd.sh chooses where jobs run. HARNESS_VENV names a
+virtual environment to use instead of .venv.
 EOH
 }
 

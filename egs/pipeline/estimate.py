@@ -19,15 +19,15 @@ STATE_BYTES = 16  # a parameter: weight, gradient and AdamW's two moments, 32 bi
 CHECKPOINT_BYTES = 12  # a parameter in last.pt and previous.pt: weight and moments
 UNIT_BYTES = 2 * SAMPLE_RATE // HOP * 3600  # an hour of labels
 UNITS_CLIP = 15.0  # seconds of a typical utterance; only the cost of attention depends on it
-# Bytes that autograd keeps per value of a layer's width and of its FFN in every frame, and per output of a convolution,
-# measured by `python -m bench.activations` on HL, HS and HST.
+# Bytes that autograd keeps in every frame per value of a layer's width and of its FFN, and per output of a convolution;
+# `python -m bench.activations` measures them on HL, HS and HST.
 LAYER_BYTES, FFN_BYTES, CONV_BYTES = 60, 16, 6.3
 SHARD_BYTES = {"flac": 67.5e6, "opus": 12e6}  # an hour of read speech, as `upstream.pretrain.shards` writes it
 
 
 @dataclass(frozen=True)
 class Machine:
-    """`ranks` GPUs of `peak` dense bf16 operations per second, used to `mfu` of it; `price` of a GPU hour."""
+    """`ranks` GPUs; `peak`: dense bf16 operations per second of one; `mfu`: share reached; `price` of a GPU hour."""
 
     ranks: int = 8
     peak: float = 989e12

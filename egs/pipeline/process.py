@@ -15,9 +15,9 @@ from corpora.files import write_json, write_text
 from egs.pipeline.stages import Stage, file_name
 from egs.pipeline.work import Job, StageError
 
-# torchaudio 2.8 warns of deprecated functions that S3PRL calls at every import, in every worker.
+# In every process S3PRL's import calls functions for which torchaudio 2.8 prints deprecation warnings.
 QUIET = "ignore:torchaudio._backend:UserWarning"
-PROGRESS_EVERY = 30.0  # seconds between progress lines where the output is not a terminal
+PROGRESS_EVERY = 30.0  # seconds between progress lines if the output is not a terminal
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl
 
 
@@ -53,7 +53,7 @@ def run_process(job: Job, stage: Stage, command: list[str]) -> None:
         return
     end = f"was killed by signal {-status}" if status < 0 else f"failed with exit status {status}"
     if status == -9:
-        end += " (if nobody sent it: out of memory, see dmesg)"
+        end += " (if you did not stop it: out of memory, see dmesg)"
     free = shutil.disk_usage(job.exp).free
     full = f" The disk of {job.exp} is full: {free // 2**20} MB free." if free < 200 * 2**20 else ""
     raise StageError(
@@ -65,7 +65,7 @@ def run_process(job: Job, stage: Stage, command: list[str]) -> None:
 def tee(source: BinaryIO, log_file: BinaryIO) -> None:
     """Copy a child's output to the terminal as it comes, and to a log without redrawn progress lines.
 
-    Where the output is no terminal, a progress line appears every half minute.
+    If the output is not a terminal, a progress line appears every half minute.
     """
     terminal = sys.stdout.isatty()
     pending, last_progress = b"", time.monotonic()
@@ -97,7 +97,7 @@ def tee(source: BinaryIO, log_file: BinaryIO) -> None:
 
 
 def die_with_parent() -> None:
-    """On Linux, let the kernel end this process when its parent dies: a new run must not work beside an old one."""
+    """On Linux, let the kernel end this process when its parent dies: an old run must not write beside a new one."""
     if sys.platform != "linux":
         return
     parent = os.getppid()

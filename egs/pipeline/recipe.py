@@ -1,7 +1,7 @@
 """Read a recipe from YAML and `key=value` overrides, check it, and order its units and models by what they need.
 
-Stages 2 to 8 make the units and models that every recipe has. Further units and models are made just before the first
-stage that needs them; those that no other entry needs are made in stage 8.
+Stages 2 to 8 make the units and models that every recipe has. Additional units and models are made just before the
+first stage that needs them, and in stage 8 if no other entry needs them.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any
 from corpora import registry
 from corpora.files import CorpusError
 from corpora.schema import check_keys, convert, nearest, record
+from downstream.protocols import TASKS
 from upstream.config import S3PRL, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
 from upstream.model.family import FAMILY, Geometry
+from upstream.names import LOCAL_UPSTREAMS, STANDARD_UPSTREAMS
 
 EGS = Path(__file__).resolve().parents[1]
-# Every recipe has these; it may name more of each.
+# Every recipe has these, and may have more of each.
 FAMILY_MEMBERS = ("hl", "hs", "hst")
 UNITS = ("it1", "it2", "student")
 MODELS = ("hl_it1", "hl_it2", "hs", "hst")
@@ -28,11 +30,9 @@ STAGE_OF = {"it1": 2, "hl_it1": 3, "it2": 4, "hl_it2": 5, "student": 6, "hs": 7,
 LAST_TRAINING_STAGE = 8
 MEMBER_OF = {"hl_it1": "hl", "hl_it2": "hl", "hs": "hs", "hst": "hst"}
 UNITS_OF = {"hl_it1": "it1", "hl_it2": "it2", "hs": "student", "hst": "student"}
-# Other folders of exp/<recipe>
+# Names of other folders in exp/<recipe>
 RESERVED = ("units", "runs", "models", "logs", "probes", "cache", "study", "shards", "report")
-TASKS = ("asr", "ser", "did")
-LOCAL_UPSTREAMS = ("hubert", "xlsr")
-UPSTREAMS = ("fbank", "random_l", "harness_l_it1", "harness_l", "harness_s", "harness_st", *LOCAL_UPSTREAMS)
+UPSTREAMS = (*STANDARD_UPSTREAMS, *LOCAL_UPSTREAMS)
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class ShardsConfig:
 class ModelRun:
     """One pre-training run.
 
-    init: initial weights; train: optimisation; geometry: member of the family; units: label sets to predict with the
-    weight of each (the first is the main one); regression: features to predict, if any.
+    init: initial weights; train: optimisation; geometry: member of the family; units: label sets to predict, each with
+    its weight (the first is the main one); regression: features to predict, if any.
     """
 
     init: InitConfig
@@ -257,7 +257,7 @@ def _label_sets(key: str, entry: dict[str, Any], where: str, prefix: str, *, nee
     default = [UNITS_OF[key]] if key in UNITS_OF else []
     names = convert(list[str], entry.get("units", default), where, f"{prefix}.units")
     if needed and not names:
-        raise CorpusError(f"{where}: `{prefix}.units` is empty, and without `regression` there is nothing to learn")
+        raise CorpusError(f"{where}: `{prefix}.units` is empty, and `regression` is not set, so the run has no target")
     if len(set(names)) < len(names):
         raise CorpusError(f"{where}: `{prefix}.units` names the same units twice")
     weights = entry.get("weights") or {}
@@ -314,7 +314,9 @@ def _check_prepared(recipe: Recipe, where: str) -> None:
             near = nearest(corpus, registry.MODULES)
             raise CorpusError(f"{where}: `{prefix}`: no such corpus{near} (all: python -m corpora --list)")
         if corpus == recipe.name:
-            raise CorpusError(f"{where}: `{prefix}`: recipe and corpus have one name, and one folder; use another name")
+            raise CorpusError(
+                f"{where}: `{prefix}`: recipe and corpus have the same name, and so the same folder; rename the recipe"
+            )
         if not isinstance(recipe.corpora.prepare[corpus] or {}, dict):
             raise CorpusError(f"{where}: `{prefix}` must be a mapping of the corpus's options, empty for none")
         try:
@@ -327,10 +329,10 @@ def _check_sources(recipe: Recipe, where: str) -> None:
     """Check that every unit set and model that the recipe refers to exists, and is made before it is needed."""
     taken = [name for name in recipe.pretrain if name in (*RESERVED, *UPSTREAMS)]
     if taken:
-        raise CorpusError(f"{where}: `pretrain.{taken[0]}`: this name has another meaning in exp/; choose another")
+        raise CorpusError(f"{where}: `pretrain.{taken[0]}`: this name is taken in exp/; choose another")
     both = sorted(set(recipe.units) & set(recipe.pretrain))
     if both:
-        raise CorpusError(f"{where}: `{both[0]}` names both units and a run; choose another name for one of them")
+        raise CorpusError(f"{where}: `{both[0]}` names both units and a run; rename one of them")
     used = {name for run in recipe.pretrain.values() for name in run.units}
     for key, run in recipe.pretrain.items():
         for name in run.units:
@@ -343,7 +345,7 @@ def _check_sources(recipe: Recipe, where: str) -> None:
     for name in recipe.units:
         if name not in used and name not in UNITS:
             raise CorpusError(
-                f"{where}: no run has the units `{name}`{nearest(name, UNITS)}; remove them, or name them under "
+                f"{where}: no run uses the units `{name}`{nearest(name, UNITS)}; remove them, or name them under "
                 "`pretrain.<run>.units`"
             )
     sources = {f"units.{key}": (key, config.source) for key, config in recipe.units.items()}
@@ -370,7 +372,7 @@ def _check_sources(recipe: Recipe, where: str) -> None:
 
 
 def _made_before(recipe: Recipe, key: str) -> list[str]:
-    """The models that an entry may be made from: those of earlier stages, and further ones (`build_order` checks that
+    """The models that an entry may use: those of earlier stages, and additional ones (`build_order` checks that
     these can be made in time)."""
     further = [name for name in recipe.pretrain if name not in STAGE_OF and name != key]
     limit = STAGE_OF.get(key, LAST_TRAINING_STAGE + 1)
@@ -378,7 +380,7 @@ def _made_before(recipe: Recipe, key: str) -> list[str]:
 
 
 def dependencies(recipe: Recipe, key: str) -> tuple[str, ...]:
-    """The units and models of the recipe that an entry is made from."""
+    """The units and models of the recipe that an entry uses."""
     if key in recipe.units:
         sources = [recipe.units[key].source]
     else:
@@ -395,7 +397,7 @@ def build_order(recipe: Recipe, where: str = "recipe") -> dict[int, list[str]]:
     try:
         sorted_keys = [*TopologicalSorter(needs).static_order()]
     except CycleError as error:
-        # graphlib lists a cycle from the dependency to its user.
+        # graphlib lists a cycle from a dependency to the entry that needs it.
         raise CorpusError(f"{where}: `{error.args[1][0]}` is made from itself: {' -> '.join(error.args[1])}") from None
     stage = {key: STAGE_OF.get(key, LAST_TRAINING_STAGE) for key in keys}
     for key in reversed(sorted_keys):

@@ -1,4 +1,4 @@
-"""Run the stages of a recipe: skip complete ones, run each other one in its own process, record it when it is done.
+"""Run the stages of a recipe: skip complete ones, run each other one in its own process, and record finished ones.
 
 A stage is complete when its record (`done.json`) holds the digest of its settings and of the results of the stages that
 it needs, and its outputs exist. The record also holds the `result`: a digest of the files that later stages read. So a
@@ -12,8 +12,8 @@ Units and training runs keep the outputs of every configuration, each in a folde
     exp/<recipe>/hst -> runs/hst-81c07d5e                  link to the current one
     exp/<recipe>/.done/stage_10.json                       records of the other stages
 
-A changed configuration gets another folder, and an earlier configuration finds its folder again. A process of its own
-gives every stage the same start (random state, threads, memory), also after a kill.
+A changed configuration gets another folder, and an earlier configuration finds its folder again. Each stage runs in its
+own process, so that its random state, threads and memory are the same in a first and in a resumed run.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Range:
 
 @dataclass(frozen=True)
 class Launchers:
-    """Words that start a stage's Python instead of this interpreter: `shared` for the stages that several processes
-    work on (torchrun, srun), `alone` for the others."""
+    """Commands that start Python for a stage, instead of this interpreter: `shared` for stages of several processes
+    (torchrun, srun), `alone` for the others."""
 
     alone: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
@@ -85,7 +85,7 @@ class Done:
 
     @classmethod
     def read(cls, path: Path) -> Done | None:
-        """The record in a file; None where there is none, or a damaged one."""
+        """The record in a file; None if the file is missing or damaged."""
         try:
             fields = read_json(path)
             return cls(*(fields[name] for name in ("digest", "result", "finished", "seconds")))
@@ -95,8 +95,8 @@ class Done:
 
 @dataclass(frozen=True)
 class State:
-    """Whether a stage is complete. digest: of its inputs, None where a stage that it needs is incomplete; reason: why
-    it has to run, None where it is complete; result: of the record of a complete stage."""
+    """Whether a stage is complete. digest: of its inputs, None if a stage that it needs is incomplete; reason: why it
+    has to run, None if it is complete; result: digest of its results, if it is complete."""
 
     digest: str | None
     reason: str | None
@@ -185,14 +185,14 @@ class Runner:
         return self._records / f"stage_{file_name(stage.id)}.json"
 
     def _outputs(self, stage: Stage, digest: str) -> list[Path]:
-        """The outputs under one digest, whatever the link points to."""
+        """The outputs under one digest, in their folder and not through the link."""
         outputs = stage.outputs(self.job)
         if stage.link is None:
             return outputs
         return [self._folder(stage, digest) / path.relative_to(stage.link(self.job)) for path in outputs]
 
     def _source_marks(self) -> dict[str, str] | None:
-        """Fingerprints of the corpora; where their folders are absent, those of the last run that saw them."""
+        """Fingerprints of the corpora; if their folders are absent, those of the last run that had them."""
         if self._sources is None:
             path = self._records / "sources.json"
             self._sources = fingerprints(self.job)
@@ -206,18 +206,17 @@ class Runner:
         if stage.link is not None and state.digest is not None and state.reason is None:
             folder = self._folder(stage, state.digest)
             if link(stage.link(self.job), folder):
-                log.info("stage %2d  %s: now from %s", stage.number, stage.title, folder)
+                log.info("stage %2d  %s: link set to %s", stage.number, stage.title, folder)
 
     def _complete(self, stage: Stage, stages: Range, command: list[str]) -> bool:
         job, label = self.job, f"stage {stage.number:2d}  {stage.title}"
         if stage.settings(job) is None:
-            log.info("%s: recipe %s has none, left out", label, job.recipe.name)
+            log.info("%s: left out, recipe %s does not have it", label, job.recipe.name)
             return False
         state = self.state(stage.id)
         if state.digest is None:
             raise StageError(
-                f"stage {stage.number} ({stage.title}) cannot start: {state.reason}; {job.again}, without --stage, "
-                "makes it"
+                f"stage {stage.number} ({stage.title}) cannot start: {state.reason}; run {job.again} without --stage"
             )
         if state.reason is None and not (stages.explicit or stages.from_scratch):
             self._point_link(stage)
@@ -225,7 +224,7 @@ class Runner:
             return False
         resumes = state.reason is not None and not stages.from_scratch and self._is_begun(stage, state.digest)
         reason = state.reason or ("asked for with --stage" if stages.explicit else "asked for with --force")
-        log.info("%s: %s (%s)", label, "going on" if resumes else "starting", reason)
+        log.info("%s: %s (%s)", label, "resuming" if resumes else "starting", reason)
         self._make_room(stage, state.digest, resumes=resumes, again=stages.explicit or stages.from_scratch)
         started = time.monotonic()
         for part in self.launchers.commands(job, stage, command):
@@ -233,7 +232,7 @@ class Runner:
         seconds = round(time.monotonic() - started, 1)
         missing = [str(path) for path in stage.outputs(job) if not path.exists()]
         if missing:
-            raise StageError(f"stage {stage.number} ({stage.title}) ended without {', '.join(missing)}")
+            raise StageError(f"stage {stage.number} ({stage.title}) ended but did not write {', '.join(missing)}")
         self._states.clear()
         digest = state.digest
         if stage.number == 1:  # a download may have created the sources
@@ -261,8 +260,8 @@ class Runner:
     def _make_room(self, stage: Stage, digest: str, *, resumes: bool, again: bool) -> None:
         """Prepare the folders of a stage, and remove its record, so that an interrupted stage never counts as complete.
 
-        Units and training runs are renamed, not deleted. Probes are deleted only with --stage or --force: each one
-        records its own inputs, so a grid that grew trains only the new ones.
+        Units and training runs are renamed, not deleted. Probes are deleted only with --stage or --force: each probe
+        records its own inputs, so only the missing ones are trained.
         """
         job = self.job
         if stage.number == 1:
@@ -283,8 +282,8 @@ class Runner:
             write_json(_owner_note(job), {"exp": str(job.exp.resolve()), "digest": digest})
 
     def _adopt_old_folders(self) -> None:
-        """Move an experiment of an earlier version into today's layout, finished and unfinished outputs alike. It had
-        one folder per unit set and run, and its records in `.stamps`."""
+        """Move the outputs of an earlier version, finished or not, into the present layout. That version had one folder
+        per unit set and run, and its records in `.stamps`."""
         old = self.job.exp / ".stamps"
         if not old.is_dir() or self._records.exists():
             return
@@ -301,7 +300,7 @@ class Runner:
             path.rename(folder)
             if done:
                 write_json(folder / "done.json", asdict(done))
-            log.info("%s of an earlier version is now %s", path, folder)
+            log.info("%s, made by an earlier version, moved to %s", path, folder)
         old.rename(self._records)
         self._states.clear()
 
@@ -338,10 +337,10 @@ def locked(exp: Path) -> Iterator[None]:
 
 
 def check_data_owner(job: Job) -> None:
-    """Check that stage 1 of this experiment filled `job.data`, so that it deletes nothing else.
+    """Check that stage 1 of this experiment wrote `job.data`, because stage 1 deletes that folder.
 
-    A note beside the data folder, `.<name>.owner.json`, says so. Raises StageError for a folder that was filled
-    otherwise, or that holds a corpus.
+    The file `.<name>.owner.json` beside the data folder names the experiment. Raises StageError for a folder of another
+    origin, and for one that holds a corpus.
     """
     for variable, folder in source_folders(job).items():
         if folder is not None and folder.resolve().is_relative_to(job.data.resolve()):
@@ -353,7 +352,9 @@ def check_data_owner(job: Job) -> None:
         note = _owner_note(job)
         owner = read_json(note) if note.is_file() else None
         if owner is None:
-            raise StageError(f"{job.data} holds files that no run.sh made; move them away, or use another --data")
+            raise StageError(
+                f"{job.data} holds files that stage 1 did not write; move them away, or use another --data"
+            )
         if owner["exp"] != str(job.exp.resolve()):
             raise StageError(f"{job.data} was made for {owner['exp']}; use another --data")
 

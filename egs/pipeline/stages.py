@@ -1,29 +1,28 @@
 """List the stages of a recipe, each with its inputs, settings and outputs.
 
-`egs.pipeline.run` decides by them which stages are complete; `egs.pipeline.work` does the work. The numbers are those
-of `run.sh --help`; stage 0, the environment, is not in the list.
+From this list `egs.pipeline.run` decides which stages are complete; `egs.pipeline.work` does the work. The numbers are
+those of `run.sh --help`; stage 0, the environment, is not in the list.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corpora.files import sha256_file
+from corpora.files import cached_sha256
+from downstream.protocols import TASKS
 from egs.pipeline import work
 from egs.pipeline.recipe import STAGE_OF, Recipe, build_order, dependencies
 from egs.pipeline.work import SPLITS, Job
 
 ROOT = Path(__file__).resolve().parents[2]
-TASK_STAGES = {10: "asr", 11: "ser", 12: "did"}
 LAST = 13
 WEIGHTS = "model.safetensors"
 
-# Number of a stage, or name of a further unit set or model.
+# Number of a stage, or name of an additional unit set or model.
 StageId = int | str
 
 
@@ -39,11 +38,11 @@ class Stage:
     content: files that later stages read
     run: the work
     work_dirs: folders to delete before it starts from scratch
-    kept_in: units and runs keep every configuration's outputs: `exp/<recipe>/<kept_in>/<key>-<digest>`
-    link: there, the link to the current one
-    incremental: its work keeps finished parts that are still valid, whatever else changed
+    kept_in: for units and runs, the folder that keeps the outputs of every configuration, in `<key>-<digest>`
+    link: for units and runs, the link to the current outputs
+    incremental: whether the work itself keeps the finished parts that are still valid
     shared: whether the processes of torchrun or srun share the work
-    write_shards: writes the shards that it reads, for a recipe that trains from shards; one process
+    write_shards: writes the shards that the stage reads, if the recipe trains from shards; one process does it
     """
 
     number: int
@@ -63,7 +62,7 @@ class Stage:
 
     @property
     def id(self) -> StageId:
-        """The number of the stage, or the key of a further unit set or model, which names its log."""
+        """The number of the stage, or the key of an additional unit set or model. It names the stage's log."""
         return _id(self.key) if self.key else self.number
 
 
@@ -145,9 +144,9 @@ def _model_stage(key: str, title: str, number: int) -> Stage:
 
 def _outside_models(recipe: Recipe, sources: Iterable[str | None]) -> dict[str, Any]:
     """`models`: the SHA-256 of the weights of every source that is a path (also `NAME=PATH` and `s3prl:NAME=PATH`);
-    None for weights that are absent. Models of the recipe, `mfcc` and plain names have none; empty without a path.
+    None for absent weights; an empty mapping without such a source.
 
-    Hashes of external weights, so that a stage depends on their content, not on their path alone.
+    With these hashes a stage depends on the content of external weights, not on their path alone.
     """
     found: dict[str, str | None] = {}
     for source in sources:
@@ -163,19 +162,11 @@ def _outside_models(recipe: Recipe, sources: Iterable[str | None]) -> dict[str, 
 
 def _file_sha256(path: Path) -> str | None:
     """The SHA-256 of a file, None where it does not exist."""
-    if not path.is_file():
-        return None
-    status = path.stat()
-    return _cached_sha256(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache
-def _cached_sha256(path: Path, size: int, changed: int) -> str:
-    return sha256_file(path)
+    return cached_sha256(path) if path.is_file() else None
 
 
 def _corpora_settings(job: Job) -> Any:
-    # Without an empty `prepare`, so that data made before that key existed is still complete.
+    # An empty `prepare` is left out: data of versions without this key stay complete.
     return {k: v for k, v in dataclasses.asdict(job.recipe.corpora).items() if k != "prepare" or v}
 
 
@@ -246,11 +237,11 @@ STAGES: tuple[Stage, ...] = (
         run=work.export,
         work_dirs=lambda job: [job.models],
     ),
-    *(_task_stage(number, task) for number, task in TASK_STAGES.items()),
+    *(_task_stage(task.stage, name) for name, task in TASKS.items()),
     Stage(
         number=LAST,
         title="report",
-        needs=lambda recipe: (9, *(number for number, task in TASK_STAGES.items() if task in recipe.tasks)),
+        needs=lambda recipe: (9, *(task.stage for name, task in TASKS.items() if name in recipe.tasks)),
         settings=lambda job: {},
         outputs=lambda job: [job.exp / "RESULTS.md", job.exp / "report" / "index.html", job.exp / "results.txt"],
         content=lambda job: [job.exp / "RESULTS.md"],

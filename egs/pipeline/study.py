@@ -4,7 +4,7 @@
 
     run: hst                    # every row is this run of the recipe with other values
     base: base                  # the row that all others are compared with
-    upstreams: [fbank, hl_it2]  # for context: an S3PRL baseline, or a model of the recipe
+    upstreams: [fbank, hl_it2]  # also in the tables: S3PRL's baselines, or models of the recipe
     common: {steps: 2000}       # values of every row
     rows:
       base: {}
@@ -14,9 +14,9 @@
       masked_only: {unmasked_weight: 0.0}        # any value of a run: init, regression, ...
       small: {units: {k: 10}}
       small_16: {units: {k: 10, pca: 16}, against: small}  # compared with that row, not with the base row
-      other: {init: {kind: project, source: hl_it2}, against: [base, hl_it2]}  # with several; hl_it2 is context
+      other: {init: {kind: project, source: hl_it2}, against: [base, hl_it2]}  # with two; hl_it2 is of `upstreams`
 
-Rows become further runs of the recipe: they share corpora, teacher and equal units, and complete ones are skipped.
+Rows become additional runs of the recipe. They share corpora, teacher and equal units; complete ones are skipped.
 Results: `exp/<recipe>/study/{results.csv,study.csv,STUDY.md,study.png,curves.png}`.
 """
 
@@ -33,8 +33,8 @@ from typing import Any
 from corpora.files import CorpusError, sha256_json
 from corpora.schema import check_keys, nearest, record
 from egs.pipeline.recipe import EGS, Recipe, build_recipe, dependencies, read_yaml, recipe_mapping
-from egs.pipeline.work import EXPORT_NAME
 from upstream.config import PretrainConfig, TargetConfig
+from upstream.names import EXPORT_NAMES
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ SET = "study."  # prefix of overrides of study.yaml
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """Content of `study.yaml`; `seeds` replaces those of the tasks."""
+    """Content of `study.yaml`; `seeds` replaces the seeds of the tasks."""
 
     run: str
     rows: dict[str, Any]
@@ -56,9 +56,9 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe with a further run for every row.
+    """A recipe with an additional run for every row.
 
-    `rows`: the changes of each row. `against`: the rows or upstreams that each row but the base row is compared with.
+    `rows`: the changes of each row. `against`: for each row except the base row, the rows or upstreams to compare with.
     """
 
     recipe: Recipe
@@ -75,7 +75,7 @@ class Study:
         if row == self.config.base:
             return ()
         others = self.against.get(row, (self.config.base,))
-        return tuple(name if name in self.config.rows else EXPORT_NAME.get(name, name) for name in others)
+        return tuple(name if name in self.config.rows else EXPORT_NAMES.get(name, name) for name in others)
 
     def wanted(self) -> list[str]:
         """Units and models of the recipe that rows and context need, in the order of their dependencies."""
@@ -207,7 +207,7 @@ def _add_row(
 def _units(section: dict[str, Any], main: str, changes: dict[str, Any]) -> str:
     """Name of the main units with these changes; added to the section if new.
 
-    The name lists the differences from the main units, so that equal units have one name, whichever row comes first.
+    The name lists the differences from the main units, so that equal units have one name in any order of the rows.
     """
     values = {**(section[main] or {}), **changes}
     for name, known in section.items():

@@ -1,5 +1,5 @@
-"""Probe all rows of a study, and report on them: one table and figures, with each row compared to the base row or to
-the rows that it names."""
+"""Probe all rows of a study, and compare each row with the base row, or with the rows under its `against`: a table and
+figures."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora.files import read_json, write_text
+from downstream.protocols import flatten
 from egs.pipeline.study import Study, describe
-from egs.pipeline.work import EXPORT_NAME, Job, dotted
+from egs.pipeline.work import Job
+from upstream.names import EXPORT_NAMES
 
 if TYPE_CHECKING:
     from downstream.report.claims import Comparison
@@ -78,7 +80,7 @@ def run_probes(study: Study, job: Job) -> None:
             protocol=config.protocol,
             seeds=study.config.seeds or config.seeds,
             folds=config.folds,
-            overrides=dict(dotted(config.overrides)),
+            overrides=flatten(config.overrides),
             jobs=job.jobs,
         )
 
@@ -86,7 +88,7 @@ def run_probes(study: Study, job: Job) -> None:
 def _runs(study: Study) -> dict[str, str]:
     """Name in the tables -> pre-training run of the recipe: context models, then the rows."""
     context = [name for name in study.config.upstreams if name in study.recipe.pretrain]
-    return {EXPORT_NAME.get(name, name): name for name in context} | {row: study.run_of(row) for row in study.rows}
+    return {EXPORT_NAMES.get(name, name): name for name in context} | {row: study.run_of(row) for row in study.rows}
 
 
 def _models(study: Study, job: Job) -> dict[str, Path]:
@@ -96,7 +98,7 @@ def _models(study: Study, job: Job) -> dict[str, Path]:
 
 def _names(study: Study) -> list[str]:
     """Names in the tables, in their order: context, then the rows."""
-    return [*(EXPORT_NAME.get(name, name) for name in study.config.upstreams), *study.rows]
+    return [*(EXPORT_NAMES.get(name, name) for name in study.config.upstreams), *study.rows]
 
 
 def write_results(study: Study, job: Job, stale: Mapping[str, str] | None = None) -> str:
@@ -143,7 +145,7 @@ def _current(study: Study, job: Job, rows: list[Result], stale: dict[str, str]) 
     from downstream.upstreams import UpstreamMissing, resolve
 
     tags = {
-        task: protocols.load(task, config.protocol, dict(dotted(config.overrides))).tag
+        task: protocols.load(task, config.protocol, flatten(config.overrides)).tag
         for task, config in study.recipe.tasks.items()
     }
     keys = {}
@@ -276,7 +278,7 @@ def _table(study: Study, rows: Sequence[StudyRow], columns: Sequence[Column], no
         "if the row is better: paired bootstrap over speakers of the mean over seeds; with fewer than about ten "
         "speakers the interval is too narrow" + (f" (speakers: {'; '.join(counts)})" if counts else ""),
         "better or worse: the interval excludes 0. It is not corrected for the number of rows: one of twenty rows "
-        "without an effect is expected to look different",
+        "without an effect is expected to be called better or worse",
         "one pre-training run per row: the variance between runs (seed, order of batches) is in no interval",
         *notes,
     ]

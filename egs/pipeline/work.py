@@ -1,6 +1,6 @@
 """Do the work of a recipe's stages: prepare corpora, make units, train, export, probe, report.
 
-Libraries are imported inside the functions, so that checking which stages are complete needs none of them.
+Functions import the large libraries themselves, so that checks of complete stages start fast.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import io
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 from corpora import registry
 from corpora.files import atomic_dir, tree_fingerprint, write_text
 from corpora.schema import nearest
-from egs.pipeline.recipe import LOCAL_UPSTREAMS, TASKS, Recipe, iteration, prepared_options
+from downstream.protocols import TASKS, flatten
+from egs.pipeline.recipe import Recipe, iteration, prepared_options
 from upstream.config import S3PRL
+from upstream.names import EXPORT_NAMES, LOCAL_UPSTREAMS, RANDOM
 
 if TYPE_CHECKING:
     from upstream.units.units import LabelSet
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 DOWNLOADS = Path(__file__).resolve().parents[2] / "downloads"
 SPLITS = ("train", "dev")
-RANDOM = "random_l"
-EXPORT_NAME = {"hl_it1": "harness_l_it1", "hl_it2": "harness_l", "hs": "harness_s", "hst": "harness_st"}
 MODEL_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "README.md")
 
 
@@ -147,7 +146,7 @@ def _existing_sources(job: Job) -> dict[str, Path]:
     for variable, folder in source_folders(job).items():
         if folder is None:
             raise StageError(
-                f"{variable} is not set: name the corpus's folder in {where}, or write `downloads` to fetch it"
+                f"{variable} is not set: name the corpus's folder in {where}, or write `downloads` there to fetch it"
             )
         if os.environ[variable].strip() == "downloads":
             folder = registry.load(variable.lower()).download(folder.parent)
@@ -177,7 +176,7 @@ def train(job: Job, key: str) -> None:
     from upstream.model.family import delta_s
     from upstream.pretrain.train import pretrain
 
-    # At every start Lightning prints its devices and advertises its maker's products.
+    # At every start Lightning logs devices and advertisements.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     recipe, run = job.recipe, job.recipe.pretrain[key]
     geometry = recipe.family[run.geometry]
@@ -187,7 +186,7 @@ def train(job: Job, key: str) -> None:
     if regression is not None:
         regression = dataclasses.replace(regression, source=str(job.model_dir(regression.source)))
     card = {
-        "name": EXPORT_NAME.get(key, key),
+        "name": EXPORT_NAMES.get(key, key),
         "recipe": recipe.name,
         "iteration": iteration(recipe, key),
         "data": {"corpora": recipe.corpora.module, "sources": recipe.corpora.sources},
@@ -234,7 +233,7 @@ def label_sets(job: Job, key: str) -> list[LabelSet]:
 
 def trained(recipe: Recipe) -> dict[str, str]:
     """Every model that the recipe trains, and the name under which it is exported."""
-    return EXPORT_NAME | {key: key for key in recipe.pretrain if key not in EXPORT_NAME}
+    return EXPORT_NAMES | {key: key for key in recipe.pretrain if key not in EXPORT_NAMES}
 
 
 def exports(recipe: Recipe) -> list[str]:
@@ -275,7 +274,9 @@ def link(path: Path, target: Path) -> bool:
     if path.is_symlink() and os.readlink(path) == relative:
         return False
     if path.exists() and not path.is_symlink():
-        raise StageError(f"{path} is a folder that this run.sh did not make; move it away, or use another --exp")
+        raise StageError(
+            f"{path} is a folder, but run.sh makes a link of this name; move the folder away, or use another --exp"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.link")
     temporary.unlink(missing_ok=True)
@@ -310,7 +311,7 @@ def _save_random(job: Job) -> None:
 
 
 def compared_upstreams(recipe: Recipe, task: str) -> list[str]:
-    """The upstreams that a task compares."""
+    """The upstreams that are compared on a task."""
     own = recipe.tasks[task].upstreams
     return recipe.upstreams if own is None else [*own, *recipe.local_upstreams]
 
@@ -330,20 +331,11 @@ def probe(job: Job, task: str) -> None:
         protocol=config.protocol,
         seeds=config.seeds,
         folds=config.folds,
-        overrides=dict(dotted(config.overrides)),
+        overrides=flatten(config.overrides),
         finetune=config.finetune,
         budgets=config.budgets,
         jobs=job.jobs,
     )
-
-
-def dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings under dotted keys, as a protocol takes its overrides."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def report(job: Job) -> None:

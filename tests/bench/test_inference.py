@@ -1,4 +1,4 @@
-"""The inference benchmark: what it exports is the model, its ratios are what it measured, a second run goes on."""
+"""The inference benchmark: exported graphs equal the model, ratios equal the measured times, a second run resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""bench.quality: frames as S3PRL counts them, recordings put together, differences against the plain states."""
+"""bench.quality: frames as S3PRL counts them, joined recordings, differences against the plain states."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_missing_frames_are_the_last_one_repeated() -> None:
     assert np.array_equal(first[1, :3], states[1][0])
 
 
-def test_utterances_of_a_speaker_are_joined_in_order_and_what_is_left_over_is_dropped(tmp_path: Path) -> None:
+def test_utterances_of_a_speaker_are_joined_in_order_and_a_short_rest_is_dropped(tmp_path: Path) -> None:
     items = [item(tmp_path, n, 1.0) for n in range(5)] + [item(tmp_path, 9, 1.0, "b")]
     (tmp_path / "out").mkdir()
     joined = list(quality._join({"test": items}, 2.0, tmp_path / "out"))

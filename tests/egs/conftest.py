@@ -1,4 +1,4 @@
-"""What the tests of the recipes' scripts share: they run with a Python that only says what it was called with."""
+"""Shared fixtures of the tests of recipe scripts, which run with a stand-in for Python that prints its arguments."""
 
 from __future__ import annotations
 

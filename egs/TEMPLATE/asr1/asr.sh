@@ -48,7 +48,7 @@ help() {
 Usage: ./run.sh [options]
 
     ./run.sh                                                   every stage, ESPnet's filterbank as the front end
-    ./run.sh --stage 4 --upstream harness_custom --upstream_path DIR    the same data under one of our models
+    ./run.sh --stage 4 --upstream harness_custom --upstream_path DIR    one of our models, on the same data
 
 Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
     --stage N                first stage (default: 1)
@@ -61,7 +61,7 @@ Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
     --upstream_path DIR      model directory for harness_custom (default: none)
     --finetune true|false    train the upstream too; false keeps it frozen (default: false)
     --asr_config FILE        ESPnet's training configuration without its front end (default: conf/train_asr.yaml)
-    --inference_config FILE  search (default: conf/decode_asr.yaml)
+    --inference_config FILE  configuration of the search (default: conf/decode_asr.yaml)
     --inference_model FILE   weights to decode with: ESPnet averages the best epochs (default: valid.acc.ave.pth)
     --lm_config FILE         train a language model with this configuration and decode with it (default: none)
     --use_lm true|false      decode with a language model; true without --lm_config takes conf/train_lm.yaml
@@ -71,18 +71,18 @@ Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
     --speeds "A,B"           speed perturbation of the training set, for instance 0.9,1,1.1 or "0.9 1.0 1.1"; also written
                              --speed_perturb_factors (default: 1)
     --text_profile NAME      profile of the training text: none, mgb, leaderboard, artst (default: none)
-    --score_profile NAME     profile in which both sides are scored (default: mgb)
-    --min_seconds S          shorter utterances are left out (default: 0.1)
-    --max_seconds S          longer utterances are left out (default: 30)
-    --tag NAME               name of the system in exp/ and in the table; also written --asr_tag (default: made of the
+    --score_profile NAME     profile in which references and hypotheses are scored (default: mgb)
+    --min_seconds S          leave out shorter utterances (default: 0.1)
+    --max_seconds S          leave out longer utterances (default: 30)
+    --tag NAME               name of the system in exp/ and in the table; also written --asr_tag (default: from the
                              options)
     --nj N                   processes that prepare data and decode; also written --jobs and --inference_nj (default: 4)
     --ngpu N                 GPUs to train with; unless 0, each decoding process uses one (default: 0)
-    --set KEY=VALUE          another value in the training configuration, as often as needed (default: none)
+    --set KEY=VALUE          override a value of the training configuration; may be repeated (default: none)
     --data DIR               data directories (default: data/CORPUS in the root)
     --exp DIR                features, models and results (default: exp/CORPUS/asr1 in the root)
     --help                   print this text
-Paths count from the recipe's folder.
+Relative paths start at the recipe's folder.
 
 Stages:
      1  data directories: local/data.sh, or python -m corpora CORPUS
@@ -91,8 +91,8 @@ Stages:
      4  configuration and shapes                7  score: WER, CER, intervals
      5  train, or resume                        8  RESULTS.md of all systems in exp
 
-db.sh or the environment names the folder of the corpus; cmd.sh chooses where jobs run. HARNESS_VENV names another
-environment than .venv.
+db.sh or the environment names the folder of the corpus; cmd.sh chooses where jobs run. HARNESS_VENV names a
+virtual environment to use instead of .venv.
 EOH
 }
 
@@ -104,7 +104,7 @@ true) lm_config=${lm_config:-conf/train_lm.yaml} ;;
 false) lm_config= ;;
 *) fail "--use_lm ${use_lm}: true or false" ;;
 esac
-# ESPnet separates the factors by spaces, and writes no perturbation as an empty text.
+# In ESPnet's form, spaces separate the factors, and an empty text means no perturbation.
 speeds=$(echo "${speeds}" | tr -s ' ' ',')
 speeds=${speeds:-1}
 # shellcheck source=egs/TEMPLATE/corpus.sh
@@ -204,7 +204,7 @@ if [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 5 ]; then
         --valid_data_path_and_name_and_type "${dump}/${valid_set}/text,text,text" \
         --valid_shape_file "${work}/shapes/valid/speech_shape" --valid_shape_file "${work}/shapes/valid/text_shape" \
         2>&1 | tee -a "${work}/train.log" | { grep -E --line-buffered 'epoch (started|results)|Error' || true; } ||
-        fail "training of ${tag} failed; log: ${work}/train.log. The same command resumes from the last epoch"
+        fail "training of ${tag} failed; log: ${work}/train.log; the same command resumes after the last epoch"
 fi
 
 decoded=${work}/decode_$(basename "${inference_config}" .yaml)

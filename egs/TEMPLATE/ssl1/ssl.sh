@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pre-training and distillation by a schedule, in stages. Called by a recipe's run.sh: ./run.sh --help
+# Run the pre-training and distillation of a schedule, in stages. Called by a recipe's run.sh: ./run.sh --help
 
 set -euo pipefail
 root=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../../.." && pwd)
@@ -29,7 +29,7 @@ help() {
 Usage: ./run.sh [options]
 
     ./run.sh                                        run every stage that is not complete
-    ./run.sh --ranks 8                              eight processes, one a GPU, for units and training
+    ./run.sh --ranks 8                              eight processes, one per GPU, for units and training
     ./run.sh --stage 7 --set pretrain.hs.steps=500  run stages 7 to 9 again
 
 Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
@@ -42,11 +42,11 @@ Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
     --ranks N           processes per machine for units and training, one per GPU (default: 1)
     --num_nodes N       machines, with cmd_backend=slurm (default: 1)
     --nj N              processes that prepare data and write shards; also written --jobs (default: 4)
-    --set KEY=VALUE     replace a value of the schedule, as often as needed (default: none)
+    --set KEY=VALUE     replace a value of the schedule; may be repeated (default: none)
     --data DIR          data directories: DIR/RECIPE and DIR/CORPUS (default: data in the root)
     --exp DIR           units and models: DIR/RECIPE (default: exp in the root)
     --help              print this text
-Paths count from the recipe's folder.
+Relative paths start at the recipe's folder.
 
 Stages, with the numbers of run.sh in the root:
      1  corpora, joined to one self-supervised set     6  student units: HL it. 2 layer -> PCA -> k-means
@@ -56,16 +56,17 @@ Stages, with the numbers of run.sh in the root:
      5  teacher HL, iteration 2
 
 The same command resumes a killed run. db.sh or the environment names the folders of the corpora; cmd.sh chooses where
-jobs run; python -m egs estimate estimates the cost of a schedule. HARNESS_VENV names another environment than .venv.
+jobs run; python -m egs estimate estimates the cost of a schedule. HARNESS_VENV names a virtual environment
+to use instead of .venv.
 EOH
 }
 
 parse_options "$@"
 check_stages 9
-[ -n "${config}" ] || fail "no schedule: a recipe's run.sh names it, or --config FILE"
+[ -n "${config}" ] || fail "no schedule: name it in the recipe's run.sh or with --config FILE"
 [ -f "${config}" ] || fail "--config ${config}: no such file"
 for name in ranks num_nodes nj; do
-    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "--${name} ${!name}: a number from 1 on is needed"
+    [[ ${!name} =~ ^[1-9][0-9]*$ ]] || fail "--${name} ${!name}: give a number of at least 1"
 done
 corpus=${recipe}
 # shellcheck source=egs/TEMPLATE/corpus.sh

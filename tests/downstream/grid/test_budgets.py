@@ -48,8 +48,16 @@ def test_budgets_are_read(text: str, budget: Budget | None):
 
 
 def test_budgets_have_an_order_and_a_form_for_people():
-    assert budgets.in_order({"all", "1h", "0.5", "10min", "0.1"}) == ["0.1", "0.5", "10min", "1h", "all"]
-    assert [budgets.shown(text) for text in ("", "0.1", "10min")] == ["all", "10 %", "10min"]
+    assert budgets.in_order({"", "1h", "0.5", "10min", "10h", "0.05", "90s"}) == [
+        "0.05",
+        "0.5",
+        "90s",
+        "10min",
+        "1h",
+        "10h",
+        "",
+    ]
+    assert [budgets.shown(text) for text in ("", "all", "0.05", "10min")] == ["all", "all", "5 %", "10min"]
 
 
 @pytest.mark.parametrize("text", ["10", "0", "-1h", "ten", "1d", "0min"])

@@ -18,7 +18,7 @@ from egs.pipeline.recipe import EGS, load_recipe
 from egs.pipeline.run import CHANGED
 from egs.pipeline.study import Study, load_study
 from egs.pipeline.study_results import curves_figure, write_results
-from egs.pipeline.work import Job, dotted
+from egs.pipeline.work import Job
 from upstream.model.family import geometry
 
 STUDIES = sorted(path.parent.name for path in EGS.glob("*/study.yaml"))
@@ -131,7 +131,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path, capsys) ->
     shown = capsys.readouterr().out
     assert "2 rows (base, no_pca)" in shown
     assert "units study_units_pca_None; training study_no_pca" in shown and "masked_only" not in shown
-    assert "the asr probes that are missing of every row and fbank, hl_it2: light, 1 seed\n" in shown
+    assert "the missing asr probes of every row and fbank, hl_it2: light, 1 seed\n" in shown
     with pytest.raises(SystemExit):
         main(["study", "--recipe", "mini", "--dry_run", "--report"])
     assert not list(tmp_path.rglob("*"))
@@ -148,7 +148,7 @@ AGAINST = ["study.rows.masked_only.against=[no_pca, base]"]
 
 def _tag(study: Study) -> str:
     config = study.recipe.tasks["asr"]
-    return protocols.load("asr", config.protocol, dict(dotted(config.overrides))).tag
+    return protocols.load("asr", config.protocol, protocols.flatten(config.overrides)).tag
 
 
 @pytest.fixture
