@@ -78,7 +78,8 @@ class RegressionConfig:
 
     For each hidden state of `source` in `layers`, one linear head predicts that state from the student's top state. The
     loss of a frame is the mean absolute difference minus `cosine` times the log-sigmoid of the cosine similarity,
-    averaged over layers and all valid frames, times `weight`.
+    averaged over layers and all valid frames, times `weight`. Recipes call it `regression`, the command line
+    `--teacher-*`, and the log `feature_l1` and `feature_cosine`.
     """
 
     source: str = Field(description="model directory whose features are predicted, with units or without")

@@ -1,4 +1,4 @@
-"""Small trees of the four public corpora, in their publishers' layouts and with their quirks."""
+"""Small trees of the corpora that `download` can fetch; `datasets/conftest.py` holds those of all other corpora."""
 
 from __future__ import annotations
 

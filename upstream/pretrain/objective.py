@@ -237,7 +237,7 @@ class LossSums:
         return self.sums[name, kind, "correct"] / frames if frames else 0.0
 
     def details(self, part: str) -> dict[str, float]:
-        """Optional columns: accuracies of each label set if there are several, and figures of the feature loss."""
+        """Optional columns: accuracies of each label set if there are several, and the figures of further losses."""
         names = self.sets if len(self.sets) > 1 else []
         columns = {
             f"{part}_{kind}_accuracy_{name}": self.accuracy(kind, name)
