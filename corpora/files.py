@@ -20,7 +20,7 @@ _ONE_FIELD = str.maketrans("\t\r\n", "   ")
 
 
 class CorpusError(ValueError):
-    """Input that cannot be used: a corpus, a data directory, a file, an option; the message names it and the remedy."""
+    """Unusable input: a corpus, a data directory, a file or an option. The message names the input and the remedy."""
 
 
 class TooManyBadFiles(CorpusError):
@@ -28,7 +28,7 @@ class TooManyBadFiles(CorpusError):
 
 
 def _temporary_name(path: Path) -> Path:
-    # By process id and host a later run recognises the leftovers of a killed one.
+    # A later run recognises the leftovers of a killed run by process id and host.
     mark = f"{os.getpid()}-{uuid.uuid4().hex[:8]}-{socket.gethostname()}"
     return path.with_name(f".{path.stem}.tmp-{mark}{path.suffix}")
 
@@ -36,7 +36,8 @@ def _temporary_name(path: Path) -> Path:
 def remove_leftovers(path: Path) -> None:
     """Delete the temporary files and folders of `path` that killed processes of this host have left.
 
-    `atomic_dir` calls this function. `atomic_file` does not: it would list a folder of thousands of files for each one.
+    `atomic_dir` calls this function. `atomic_file` does not: listing a folder of thousands of files for each of them
+    would be slow.
     """
     mark = re.escape(f".{path.stem}.tmp-"), re.escape(f"-{socket.gethostname()}{path.suffix}")
     pattern = re.compile(rf"{mark[0]}(\d+)-[0-9a-f]{{8}}{mark[1]}")
@@ -123,8 +124,8 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 def locked(path: Path, timeout: float = -1) -> Iterator[None]:
     """Hold the lock `.<name>.lock` beside `path`, which one process of this machine at a time can hold.
 
-    The system releases it when the process ends, however it ends. Raises filelock.Timeout when another process still
-    holds it after `timeout` seconds; by default the wait has no limit.
+    The system releases the lock when the process ends, also when it is killed. Raises filelock.Timeout when another
+    process still holds the lock after `timeout` seconds; by default the wait has no limit.
     """
     from filelock import FileLock  # takes 0.1 s to import
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 T = TypeVar("T")
-_ALIKE = 0.6  # a suggestion below this similarity would mislead
+_SIMILARITY = 0.6  # from 0 to 1: less similar names are not suggested
 
 
 def nearest(name: str, known: Iterable[str], mark: str = "") -> str:
@@ -28,8 +28,8 @@ def nearest(name: str, known: Iterable[str], mark: str = "") -> str:
         return text.rpartition(".")[2]
 
     known = list(known)
-    for close in difflib.get_close_matches(str(name), known, n=max(1, len(known)), cutoff=_ALIKE):
-        if difflib.SequenceMatcher(None, last(close), last(str(name))).ratio() >= _ALIKE:
+    for close in difflib.get_close_matches(str(name), known, n=max(1, len(known)), cutoff=_SIMILARITY):
+        if difflib.SequenceMatcher(None, last(close), last(str(name))).ratio() >= _SIMILARITY:
             return f"; the nearest known one is `{mark}{close}`"
     return ""
 

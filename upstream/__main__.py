@@ -94,8 +94,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[NAME=]DIR[:WEIGHT]",
-        help="folder that `units` wrote; repeated for further label sets, each with its own head (the first one is "
-        "the main set), with a name and the weight of its loss",
+        help="folder that `units` wrote, with an optional name and weight of its loss; repeat the option for further "
+        "label sets, each with its own head; the first set is the main one",
     )
     add("--geometry", required=True, choices=list(FAMILY), metavar="NAME", help=", ".join(FAMILY))
     add("--shards", type=Path, help="folder that `shards` wrote: read train from it, sequentially")
@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[NAME=]DIR",
-        help="folder that `units` wrote, repeated for further label sets; other units than before replace only labels",
+        help="folder that `units` wrote; repeat it for further label sets. New units replace the labels only",
     )
     add("--codec", choices=("flac", "opus"), default="flac", help="default: flac; opus is lossy")
     add("--shard-minutes", type=float, default=60.0, help="audio of one shard (default: 60)")

@@ -27,7 +27,7 @@ from upstream.model.modeldir import MODEL_TYPES
 
 
 class OtherEncoder(nn.Module, ABC):
-    """One encoder; a subclass gives its input from a clip, and its layers."""
+    """One encoder; a subclass builds it, runs it on a clip, and names its layers."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Describe a model directory: its facts (`info`), and the models and units that it was made from (`lineage`).
 
-The card of a model names its units, initialisation and teacher by the SHA-256 of the models behind them. `lineage` in
-the card holds one entry for each of these ancestors, so that a shared model shows its history without their folders.
+The card of a model names its units, initialisation and teacher by the SHA-256 of their models. `lineage` in the card
+has one entry for each of these ancestors, so that a shared model shows its history without their folders.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from upstream.model.family import macs_per_second
 from upstream.model.modeldir import load_model, model_sha256, read_card
 
 REPORT = "report.json"  # of a units folder
-# The keys of its card that an ancestor's entry keeps.
+# Keys of an ancestor's card that its entry contains.
 KEPT = (
     *("name", "recipe", "iteration", "geometry", "data", "hours", "steps"),
     *("units", "label_sets", "init", "regression"),
@@ -25,7 +25,7 @@ KEPT = (
 
 
 def facts(path: Path | str) -> dict[str, Any]:
-    """The card of a model directory, together with the facts that its weights show (these keys come first)."""
+    """The card of a model directory and the facts read from its weights, which replace equal keys of the card."""
     model, card = load_model(path), read_card(path)
     config = model.config
     shown: dict[str, Any] = {
@@ -67,7 +67,7 @@ def describe(path: Path | str) -> str:
         ),
         ("size", [f"{f['parameters'] / 1e6:.2f} M parameters", _fill("ΔS {:.4g} % against HL", f.get("delta_s"))]),
         ("cost", [_fill("{:.3f} GMAC per second of audio", f["macs_g_per_s"])]),
-        ("input", ["16 kHz waveform", "normalised to mean 0 and variance 1" if f["normalise"] else "as it is"]),
+        ("input", ["16 kHz waveform", "normalised to mean 0 and variance 1" if f["normalise"] else "not normalised"]),
         ("output", ["50 frames per second", f"hidden states 0 to {f['layers']}"]),
         (
             "training",
@@ -154,7 +154,7 @@ def _branches(sha256: str, entries: Mapping[str, dict[str, Any]], indent: str, d
 
 
 def _edges(entry: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
-    """The inputs of a model's training: a label, and the SHA-256 of the model behind the input, if there is one."""
+    """The inputs of a model's training: a label, and the SHA-256 of the model that made the input, or None."""
     sets = entry.get("label_sets") or ([entry["units"]] if entry.get("units") else [])
     for units in sets:
         name = f" {units['name']}, weight {units['weight']:g}" if len(sets) > 1 else ""

@@ -82,7 +82,7 @@ def windows(blocks: Iterable[Tensor], windowing: Windowing) -> Iterator[Window]:
             raise ValueError(f"a block of audio has shape {tuple(block.shape)}; expected one dimension (samples)")
         buffer.append(block)
         have += len(block)
-        # One more frame is present, so this is not the last window, which keeps its end.
+        # With one more frame in the buffer this is an inner window; only the last window keeps its end.
         while have >= size + HOP:
             joined = torch.cat(buffer)
             keep = windowing.window_frames - context - skip

@@ -1,7 +1,7 @@
 """Export a model directory as one `.onnx` file for ONNX Runtime, and run such a file.
 
 The graph takes raw 16 kHz samples and their lengths. It contains the front end, the normalisation of the waveform and
-the masks, so that no caller can forget them. The traced encoder is the accelerated one (`upstream.model.fast`), with
+the masks, so that callers cannot omit them. The traced encoder is the accelerated one (`upstream.model.fast`), with
 its positional convolution in the frequency domain and weight norm folded.
 """
 

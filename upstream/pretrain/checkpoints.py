@@ -1,7 +1,7 @@
 """Validate, log and checkpoint a pre-training run, and load the state that a killed run resumes from.
 
-Lightning's ModelCheckpoint and CSVLogger do not serve here. A checkpoint that is damaged must fall back to the one
-before it, and metrics.csv must hold the rows of all resumed runs once: CSVLogger deletes those of the killed run.
+Lightning's ModelCheckpoint and CSVLogger are not used: a run with a damaged checkpoint must resume from the earlier
+one, and metrics.csv must keep the rows of a killed run, which CSVLogger deletes.
 """
 
 from __future__ import annotations
@@ -249,7 +249,8 @@ def save_state(path: Path, state: dict[str, Any], keep: Path | None = None) -> N
 def load_state(folder: Path) -> dict[str, Any] | None:
     """The newest readable training state, last.pt or else previous.pt; None if there is none.
 
-    Only a damaged file is passed over. Raises OSError for a file that cannot be reached: other processes may reach it.
+    Only a damaged file is skipped. Raises OSError for a file that this process cannot reach: other processes may reach
+    it.
     """
     for name in ("last.pt", "previous.pt"):
         path = folder / name

@@ -166,7 +166,7 @@ class Basis:
 
     @classmethod
     def of(cls, statistics: Statistics, width: int) -> Basis:
-        """Leading directions of the moments, all norms counted alike. Raises UpstreamError for a wider student."""
+        """Leading directions of the moments, all norms with equal weight. Raises UpstreamError for a wider student."""
         total = sum(statistics.stream.values()) / len(statistics.stream)
         teacher = len(total)
         if width > teacher:

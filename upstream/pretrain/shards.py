@@ -2,11 +2,11 @@
 
 For corpora so large that random access to single files is too slow.
 
-shards/
-  train.json                    codec, lengths, hours by language, origin of the units; written last
-  train/cuts.000000.jsonl.gz    Lhotse cuts: ids, lengths, speakers, text
-  train/recording.000000.tar    FLAC or Opus, one file for each utterance
-  train/units.000000.tar        labels at 50 Hz (optional)
+    shards/
+      train.json                    codec, lengths, hours by language, origin of the units; written last
+      train/cuts.000000.jsonl.gz    Lhotse cuts: ids, lengths, speakers, text
+      train/recording.000000.tar    FLAC or Opus, one file for each utterance
+      train/units.000000.tar        labels at 50 Hz (optional)
 
 `lhotse.CutSet.from_shar(in_dir="shards/train")` reads them too.
 """
@@ -329,7 +329,7 @@ class ShardSampler(Sampler[Step]):
         self.start, self.stop = start, config.steps if stop is None else stop
         self.position: Position = position or (0, 0, 0)
         self.rank, self.ranks = rank, ranks
-        # At most so many that every process gets a block in every epoch.
+        # Every process must get a block in every epoch.
         self.mixed = min(config.mix_shards, len(info.shards) // ranks)
         self.hours = info.hours
         self.repeats = language_repeats(info.hours, config.temperature)

@@ -1,7 +1,7 @@
 """Run pre-training from a geometry and units (or a teacher's features) to a model directory, with Lightning.
 
-A killed run resumes from its last checkpoint and ends as an undisturbed run: the state holds model, heads, optimiser,
-schedule and step, and all random draws are functions of (seed, step).
+A killed run resumes from its last checkpoint and gives the model of an undisturbed run: the state holds model, heads,
+optimiser, schedule and step, and all random draws are functions of (seed, step).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 SAMPLER_VERSION = 2  # a saved position is valid for one version of the sampler only
 # Settings that may change when a run resumes: they change its speed and limits, not its result.
-MACHINERY = ("workers", "compile", "checkpointing", "bad_steps", "bad_rate")
+CHANGEABLE = ("workers", "compile", "checkpointing", "bad_steps", "bad_rate")
 
 
 def pretrain(
@@ -82,7 +82,7 @@ def pretrain(
     else:
         if sets:
             check_shards(ShardsInfo.open(shards, "train"), infos)
-        train = replace(train, utterances=_beside_shards(data_dir, init))
+        train = replace(train, utterances=_projection_utterances(data_dir, init))
     facts = _facts(geometry, config, init, regression, sets, infos, train, dev)
     fingerprint = sha256_json(facts)
     recorder = Recorder(PretrainDataset(dev, dev_labels, config), out_dir, config, fingerprint, here)
@@ -205,7 +205,7 @@ def _from_shards(folder: Path, sets: Sequence[LabelSet], config: PretrainConfig)
     )
 
 
-def _beside_shards(data_dir: Path, init: InitConfig) -> list[Utterance]:
+def _projection_utterances(data_dir: Path, init: InitConfig) -> list[Utterance]:
     """The utterances that init `project` measures activations on; none for the other kinds."""
     if init.kind != "project" or init.minutes <= 0:
         return []
@@ -230,7 +230,7 @@ def _facts(
     """Everything that decides the result of a run, as config.json holds it; its hash is the run's fingerprint."""
     facts: dict[str, Any] = {
         "geometry": asdict(geometry),
-        "config": {name: value for name, value in asdict(config).items() if name not in MACHINERY},
+        "config": {name: value for name, value in asdict(config).items() if name not in CHANGEABLE},
         "init": {"kind": init.kind, "source_sha256": model_sha256(init.source) if init.source else None},
         "units": [{"name": s.name, "weight": s.weight, **infos[s.name]} for s in sets],
         "utterances": sha256_json([train.identity, [[u.utt_id, u.samples] for u in dev]]),
@@ -251,7 +251,7 @@ def _resume(recorder: Recorder, facts: dict[str, Any], config: PretrainConfig) -
     if state is not None and state["fingerprint"] != recorder.fingerprint:
         raise UpstreamError(
             f"{out_dir / 'checkpoints'} belongs to another configuration "
-            f"({_differences(out_dir / 'config.json', facts)}). Give this run another folder, or move that one away; "
+            f"({_differences(out_dir / 'config.json', facts)}). Give this run another folder, or move the old one; "
             "nothing in it was changed"
         )
     recorder.restore(state)

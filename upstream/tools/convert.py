@@ -1,7 +1,7 @@
 """Import a HuBERT or wav2vec 2.0 checkpoint of Transformers, torchaudio, ESPnet or fairseq as a model directory.
 
-The tensors are renamed to Transformers' names, and the geometry is read from their shapes. Facts that no shape shows
-come from the checkpoint's own configuration, or from the user (`EncoderSettings`).
+The tensors are renamed to Transformers' names, and the geometry is read from their shapes. Facts that the shapes do not
+contain come from the checkpoint's own configuration, or from the user (`EncoderSettings`).
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """Facts that the shapes of the tensors do not show. None: as the checkpoint states, or as usual for its kind.
+    """Facts that the shapes of the tensors do not contain. None: the checkpoint's value, or the default of its kind.
 
-    `layer_norm_first`: norms stand before attention and FFN (Large models, XLS-R). `normalise`: waveforms are
+    `layer_norm_first`: norms precede attention and FFN (Large models, XLS-R). `normalise`: waveforms are
     normalised to mean 0 and variance 1.
     """
 
@@ -124,7 +124,7 @@ def _from_folder(source: Path, read: Callable[[Path], Checkpoint]) -> tuple[Hube
         return load_model(source), weights
     weights = source / "pytorch_model.bin"
     if not weights.is_file():
-        raise UpstreamError(f"{source}: neither model.safetensors nor pytorch_model.bin is in it")
+        raise UpstreamError(f"{source}: expected model.safetensors or pytorch_model.bin in this folder")
     with TemporaryDirectory() as scratch:
         save_file(read(weights).tensors, Path(scratch) / "model.safetensors")
         for name in ("config.json", "preprocessor_config.json"):

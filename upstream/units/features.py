@@ -48,7 +48,7 @@ FLOOR = torch.finfo(torch.float32).eps
 
 
 class Source(Protocol):
-    """A feature source as PCA, k-means and labelling use it."""
+    """The interface of a feature source for PCA, k-means and labelling."""
 
     dim: int
 

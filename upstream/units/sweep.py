@@ -87,7 +87,7 @@ def parse_dimensions(text: str) -> list[int | float | None]:
         try:
             values.append(None if part == "none" else int(part) if part.isdecimal() else float(part))
         except ValueError:
-            raise UpstreamError(f"--pca {text}: `{part}` is no dimension, no share of variance, not `none`") from None
+            raise UpstreamError(f"--pca {text}: `{part}` is not a dimension, a share of variance or `none`") from None
     return values
 
 

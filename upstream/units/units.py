@@ -1,12 +1,12 @@
-"""Store units, check them against the audio, and read several label sets of one utterance side by side.
+"""Store units, check them against the audio, and read several label sets of one utterance together.
 
 One split is one memory-mapped file of 16-bit integers and a JSON index:
 
-units/it1/
-  codebook.safetensors
-  train.bin      uint16, little endian, utterance after utterance
-  train.json     frame rate, k, front end, layer, PCA dimension, hashes, length of every utterance in file order
-  dev.bin dev.json
+    units/it1/
+      codebook.safetensors
+      train.bin      uint16, little endian, utterance after utterance
+      train.json     frame rate, k, front end, layer, PCA dimension, hashes, length of every utterance in file order
+      dev.bin dev.json
 
 A label set is a folder of units that a model predicts with a head of its own: units of another layer or another k.
 """
@@ -263,8 +263,8 @@ class LabelSet:
 
 
 def label_sets(units: Path | Sequence[LabelSet], expected: dict[str, Any] | None = None) -> list[LabelSet]:
-    """Label sets of a folder: the one set `units`, with `expected` fields of UnitsInfo. Label sets are returned as they
-    are."""
+    """The label sets of a folder: one set named `units`, with `expected` fields of UnitsInfo. A sequence of label sets
+    is returned unchanged."""
     return [LabelSet("units", units, expected=expected or {})] if isinstance(units, Path) else list(units)
 
 
