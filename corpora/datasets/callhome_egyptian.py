@@ -58,7 +58,7 @@ def prepare(
     transcripts: str = "callhome_arabic_trans_970711/transcrp",
     script: str = "roman",
 ) -> None:
-    """Write those of `<out_dir>/{train,dev,test}` that the corpus has; the text stays romanised.
+    """Write each of `<out_dir>/{train,dev,test}` that the corpus has; the text stays romanised.
 
     speech, transcripts: folders inside the corpus.  script: the folder of the transcripts' form.
     Raises CorpusError for another layout, TooManyBadFiles past the limit, for instance for packed SPHERE files.

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora.files import read_json, write_text
+from corpora.schema import flatten
 from egs.pipeline.study import Study, describe
-from egs.pipeline.work import EXPORT_NAME, Job, dotted
+from egs.pipeline.work import EXPORT_NAME, Job
 
 if TYPE_CHECKING:
     from downstream.report.claims import Comparison
@@ -78,7 +79,7 @@ def run_probes(study: Study, job: Job) -> None:
             protocol=config.protocol,
             seeds=study.config.seeds or config.seeds,
             folds=config.folds,
-            overrides=dict(dotted(config.overrides)),
+            overrides=flatten(config.overrides),
             jobs=job.jobs,
         )
 
@@ -143,7 +144,7 @@ def _current(study: Study, job: Job, rows: list[Result], stale: dict[str, str]) 
     from downstream.upstreams import UpstreamMissing, resolve
 
     tags = {
-        task: protocols.load(task, config.protocol, dict(dotted(config.overrides))).tag
+        task: protocols.load(task, config.protocol, flatten(config.overrides)).tag
         for task, config in study.recipe.tasks.items()
     }
     keys = {}

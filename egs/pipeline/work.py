@@ -13,14 +13,13 @@ import io
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora import registry
 from corpora.files import atomic_dir, tree_fingerprint, write_text
-from corpora.schema import nearest
+from corpora.schema import flatten, nearest
 from egs.pipeline.recipe import LOCAL_UPSTREAMS, TASKS, Recipe, iteration, prepared_options
 from upstream.config import S3PRL
 
@@ -330,20 +329,11 @@ def probe(job: Job, task: str) -> None:
         protocol=config.protocol,
         seeds=config.seeds,
         folds=config.folds,
-        overrides=dict(dotted(config.overrides)),
+        overrides=flatten(config.overrides),
         finetune=config.finetune,
         budgets=config.budgets,
         jobs=job.jobs,
     )
-
-
-def dotted(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings under dotted keys, as a protocol takes its overrides."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from dotted(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def report(job: Job) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from corpora.files import read_json
 from upstream.errors import UpstreamError
 from upstream.model.encoder import front_end_of, geometry_of, normalises_waveform, squeeze_of
-from upstream.model.family import macs_per_second
+from upstream.model.family import FRAME_RATE, macs_per_second
 from upstream.model.modeldir import load_model, model_sha256, read_card
 
 REPORT = "report.json"  # of a units folder
@@ -62,13 +62,13 @@ def describe(path: Path | str) -> str:
                 _fill("geometry {}", geometry.get("name")),
                 f"{f['front_end']} front end",
                 f"{f['layers']} layers of width {f['width']}, {f['heads']} heads, FFN {f['ffn']}",
-                _fill("layers at {:g} Hz", None if f["squeeze"] == 1 else 50 / f["squeeze"]),
+                _fill("layers at {:g} Hz", None if f["squeeze"] == 1 else FRAME_RATE / f["squeeze"]),
             ],
         ),
         ("size", [f"{f['parameters'] / 1e6:.2f} M parameters", _fill("ΔS {:.4g} % against HL", f.get("delta_s"))]),
         ("cost", [_fill("{:.3f} GMAC per second of audio", f["macs_g_per_s"])]),
         ("input", ["16 kHz waveform", "normalised to mean 0 and variance 1" if f["normalise"] else "not normalised"]),
-        ("output", ["50 frames per second", f"hidden states 0 to {f['layers']}"]),
+        ("output", [f"{FRAME_RATE} frames per second", f"hidden states 0 to {f['layers']}"]),
         (
             "training",
             [

@@ -47,8 +47,9 @@ class Clip:
 class Step:
     """The part of one process in an optimisation step.
 
-    `parts` are the batches whose gradients this process sums. `slots` are their numbers among the batches of all processes:
-    random draws depend on them, so the number of processes does not change a step. The next step starts at `position`.
+    `parts` are the batches whose gradients this process sums. `slots` are their numbers among the batches of all
+    processes: random draws depend on them, so the number of processes does not change a step. The next step starts at
+    `position`.
     """
 
     number: int

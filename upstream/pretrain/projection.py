@@ -28,6 +28,7 @@ from transformers import HubertModel
 
 from upstream.errors import UpstreamError
 from upstream.model.encoder import collate, run_layers
+from upstream.model.family import FRAME_RATE
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def measure(model: HubertModel, layers: Sequence[int], batches: Iterator[list[Te
         nonlocal kept_frames
         for row in range(len(output)):
             length = output.shape[1] if valid is None else int(valid[row].sum())
-            if kept_frames < POSITIONAL_SECONDS * 50:
+            if kept_frames < POSITIONAL_SECONDS * FRAME_RATE:
                 sums.clips.append((inputs[0][row, :length].cpu(), output[row, :length].cpu()))
                 kept_frames += length
 

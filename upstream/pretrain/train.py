@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import read_json, sha256_json, write_json
+from corpora.schema import flatten
 from upstream.config import InitConfig, PretrainConfig, RegressionConfig
 from upstream.distributed import Place, adopt_slurm, place
 from upstream.errors import UpstreamError
@@ -272,19 +273,10 @@ def _differences(path: Path, facts: dict[str, Any]) -> str:
     """The first differences between a run's config.json and the configuration of this run."""
     if not path.is_file():
         return f"{path} is missing"
-    stored, now = (dict(_leaves(json.loads(json.dumps(content)))) for content in (read_json(path), facts))
+    stored, now = (flatten(json.loads(json.dumps(content)), lists=True) for content in (read_json(path), facts))
     names = [name for name in {**stored, **now} if stored.get(name) != now.get(name)]
     listed = [f"{name}: {stored.get(name)} there, {now.get(name)} now" for name in names[:5]]
     return "; ".join([*listed, *(["..."] if len(names) > 5 else [])]) or "the version of this program"
-
-
-def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Values of nested mappings and lists with dotted names."""
-    if not isinstance(content, dict | list):
-        yield name, content
-        return
-    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-        yield from _leaves(value, f"{name}.{key}" if name else str(key))
 
 
 def native_bf16() -> bool:

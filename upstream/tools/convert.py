@@ -24,7 +24,7 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Mode
 from corpora.files import sha256_file
 from upstream.errors import UpstreamError
 from upstream.model.encoder import encode
-from upstream.model.family import CONV_KERNELS, CONV_STRIDES
+from upstream.model.family import CONV_KERNELS, CONV_STRIDES, SAMPLE_RATE
 from upstream.model.modeldir import load_model, save_model
 from upstream.tools.pickles import Checkpoint, read_checkpoint
 
@@ -106,7 +106,8 @@ def import_model(
         except UpstreamError as error:
             raise UpstreamError(f"{source}: {error}") from error
     with torch.no_grad():
-        states = encode(model, [0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0))]).hidden_states
+        second = 0.1 * torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
+        states = encode(model, [second]).hidden_states
     if not all(torch.isfinite(state).all() for state in states):
         raise UpstreamError(f"{source}: the hidden states of the imported model are not finite")
     card = {

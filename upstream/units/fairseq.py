@@ -17,8 +17,9 @@ from corpora.datadir import Utterance, read_datadir
 from corpora.files import atomic_file, sha256_file, write_text
 from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
+from upstream.model.family import FRAME_RATE
 from upstream.units.codebook import MAX_K
-from upstream.units.units import FRAME_RATE, TOO_SHORT, Units, UnitsInfo, UnitsWriter
+from upstream.units.units import TOO_SHORT, Units, UnitsInfo, UnitsWriter
 
 
 def export_folder(units_dir: Path, data: dict[str, Path], folder: Path) -> None:

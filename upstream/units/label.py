@@ -28,10 +28,11 @@ from upstream.config import TargetConfig
 from upstream.distributed import first_rank_first, place, process_group, wait_for_all
 from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
+from upstream.model.family import FRAME_RATE
 from upstream.model.states import advance, audio_bar, count_unreadable, shards_of
 from upstream.units.codebook import Codebook, check_pca
 from upstream.units.features import Source, feature_batches, open_source
-from upstream.units.units import DTYPE, FRAME_RATE, TOO_SHORT, Units, UnitsInfo, UnitsWriter
+from upstream.units.units import DTYPE, TOO_SHORT, Units, UnitsInfo, UnitsWriter
 
 CODEBOOK = "codebook.safetensors"
 REPORT = "report.json"

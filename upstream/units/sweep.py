@@ -25,10 +25,10 @@ from corpora.datadir import Utterance, audio_sha256, read_datadir
 from corpora.files import atomic_file, read_json, write_json
 from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
+from upstream.model.family import FRAME_RATE
 from upstream.model.states import advance, audio_bar
 from upstream.units.codebook import Codebook, check_pca
 from upstream.units.features import MfccSource, Source, feature_batches, open_source
-from upstream.units.units import FRAME_RATE
 
 DIMENSIONS = (16, 32, 64)
 REFERENCE_K = 100  # clusters of each other layer that all rows are compared with

@@ -27,12 +27,11 @@ from corpora.datadir import Utterance
 from corpora.files import read_json, sha256_file, write_json
 from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
-from upstream.model.family import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.model.family import FRAME_RATE, RECEPTIVE_FIELD
 from upstream.units.codebook import MAX_K
 
 FORMAT = 1
 DTYPE = np.dtype("<u2")
-FRAME_RATE = SAMPLE_RATE // HOP  # 50 Hz
 TOO_SHORT = f"shorter than one frame ({RECEPTIVE_FIELD} samples)"
 SCAN = 1 << 24  # labels counted at once
 

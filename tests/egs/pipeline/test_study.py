@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from corpora.files import CorpusError
+from corpora.schema import flatten
 from downstream import protocols
 from downstream.report import drawing
 from downstream.score import results
@@ -18,7 +19,7 @@ from egs.pipeline.recipe import EGS, load_recipe
 from egs.pipeline.run import CHANGED
 from egs.pipeline.study import Study, load_study
 from egs.pipeline.study_results import curves_figure, write_results
-from egs.pipeline.work import Job, dotted
+from egs.pipeline.work import Job
 from upstream.model.family import geometry
 
 STUDIES = sorted(path.parent.name for path in EGS.glob("*/study.yaml"))
@@ -148,7 +149,7 @@ AGAINST = ["study.rows.masked_only.against=[no_pca, base]"]
 
 def _tag(study: Study) -> str:
     config = study.recipe.tasks["asr"]
-    return protocols.load("asr", config.protocol, dict(dotted(config.overrides))).tag
+    return protocols.load("asr", config.protocol, flatten(config.overrides)).tag
 
 
 @pytest.fixture
