@@ -253,7 +253,7 @@ def _refuse_shorten(path: Path) -> None:
     if head.startswith(b"NIST_1A") and b"shorten" in head.partition(b"end_head")[0]:
         raise AudioError(
             f"{path}: a SPHERE file packed with shorten, which cannot be read here; convert it with: "
-            f"sph2pipe -f wav IN.sph OUT.wav (keep both channels), and put OUT.wav beside it or in its place"
+            f"sph2pipe -f wav IN.sph OUT.wav (keep both channels), and put OUT.wav next to it or in its place"
         )
 
 

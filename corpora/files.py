@@ -72,7 +72,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`. The file written there is renamed to `path` on success, removed on error.
+    """Yield a temporary path next to `path`. The file written there is renamed to `path` on success, removed on error.
 
     It has the suffix of `path`, since some writers choose the format by the suffix.
     """
@@ -91,7 +91,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`. On success it replaces `path`, on error it is removed.
+    """Yield an empty temporary folder next to `path`. On success it replaces `path`, on error it is removed.
 
     An existing `path` is renamed first and deleted last: a complete folder has this name at any time, except for the
     instant between two renames.
@@ -124,7 +124,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock `.<name>.lock` beside `path`, which one process of this machine at a time can hold.
+    """Hold the lock `.<name>.lock` next to `path`, which one process of this machine at a time can hold.
 
     The system releases the lock when the process ends, also when it is killed. Raises filelock.Timeout when another
     process still holds the lock after `timeout` seconds; by default the wait has no limit.

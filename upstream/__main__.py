@@ -141,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
     add("second", type=Path, help="model directory (columns)")
     add("--audio", type=Path, nargs="+", required=True, help="files, folders, or data directories")
     add("--frames", type=int, default=4000, help="frames drawn from the audio (default: 4000)")
-    add("--out", type=Path, default=Path("cka.png"), help="heat map; its CSV is beside it (default: cka.png)")
+    add("--out", type=Path, default=Path("cka.png"), help="heat map; its CSV is next to it (default: cka.png)")
 
     add = command("push", _push, "upload a model directory with its card to the Hugging Face Hub")
     add("model", type=Path, help="model directory")
@@ -161,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
     add("source", type=Path, help="file, or for Transformers the folder")
     add("--kind", default="auto", help="auto, transformers, torchaudio, espnet or fairseq (default: auto)")
     add("--out", type=Path, required=True, help="model directory to write")
-    group = commands.choices["import"].add_argument_group("facts that the file lacks (default: as usual for its kind)")
+    group = commands.choices["import"].add_argument_group("facts that the file lacks (default: those of its kind)")
     group.add_argument("--heads", type=int, help="attention heads")
     group.add_argument("--layer-norm-first", action=argparse.BooleanOptionalAction, help="norms precede attention, FFN")
     group.add_argument("--normalise", action=argparse.BooleanOptionalAction, help="waveforms to mean 0 and variance 1")

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class UpstreamError(ValueError):
-    """An unusable request, model, unit file or training run. The message says what is wrong, where, and the remedy."""
+    """An unusable request, model, unit file or training run; the message names problem, place and remedy."""

@@ -37,7 +37,7 @@ SPLITS = {
     "dev": (("devtest",), ("devtest",)),
     "test": (("evltest", "evaltest"), ("evaltest", "evltest")),
 }
-_SUFFIXES = (".wav", ".flac", ".sph")  # in either case; a converted file is preferred to the SPHERE file beside it
+_SUFFIXES = (".wav", ".flac", ".sph")  # in either case; a converted file is preferred to the SPHERE file next to it
 
 _TURN = re.compile(r"(?P<start>\d+(\.\d+)?)\s+(?P<end>\d+(\.\d+)?)\s+(?P<side>[AB])(?P<number>\d*):\s*(?P<text>.*)")
 _SOUND = re.compile(  # {laugh}, [noise], [[comment]], <laugh>...</laugh>, <background>...</background>

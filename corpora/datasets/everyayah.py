@@ -38,7 +38,7 @@ INFO = CorpusInfo(
     hours=None,
     licence="recordings: none stated by the publisher; text (quran-json): CC BY-SA 4.0",
     access="open",
-    by_hand="further reciters: folders of MP3 files from everyayah.com, beside the first",
+    by_hand="further reciters: folders of MP3 files from everyayah.com, next to the first",
     layout="quran.json and <reciter>/SSSAAA.mp3 (surah, ayah)",
 )
 REPOSITORY = "quranstatic/yasser-salama-hadr-gapless-2/archive/HEAD.tar.gz"  # one recitation

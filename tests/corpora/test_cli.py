@@ -1,4 +1,4 @@
-"""python -m corpora: one clear line and exit code 2 for what a user can get wrong."""
+"""python -m corpora: one clear line and exit code 2 for each mistake of a user."""
 
 from __future__ import annotations
 

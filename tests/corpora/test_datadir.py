@@ -1,4 +1,4 @@
-"""Kaldi data directories: what is written is read back, and what breaks the form is named."""
+"""Kaldi data directories: a round trip, and a named place for each format error."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_relative_paths_stay_relative_inside_the_current_folder(
         ("utt2num_samples", "400", "400.5", "utt2num_samples:2: '400.5' is not a number of samples"),
     ],
 )
-def test_what_breaks_the_form_is_named(datadir: Path, file: str, old: str, new: str, expected: str) -> None:
+def test_a_format_error_is_named(datadir: Path, file: str, old: str, new: str, expected: str) -> None:
     if "|" in new:
         old, new = (datadir / file).read_text().splitlines()[2], new
     change(datadir / file, old, new)
@@ -224,7 +224,7 @@ def test_length_that_contradicts_the_segment(tmp_path: Path, audio: Path) -> Non
         ({"audio": Path("/audio/a\u2028b.wav")}, r"wav\.scp:3: forbidden character U\+2028"),
     ],
 )
-def test_the_writer_refuses_what_the_reader_would(
+def test_the_writer_refuses_data_that_the_reader_refuses(
     tmp_path: Path, utterances: list[Utterance], changes: dict, expected: str
 ) -> None:
     utterances[2] = replace(utterances[2], **changes)

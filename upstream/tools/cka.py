@@ -134,7 +134,7 @@ def table(similarity: Similarity) -> str:
 
 
 def write(similarity: Similarity, png: Path) -> Path:
-    """Write a heat map, and a CSV with the numbers beside it; returns the path of the CSV."""
+    """Write a heat map, and a CSV with the numbers next to it; returns the path of the CSV."""
     from matplotlib.figure import Figure
 
     png = Path(png)

@@ -84,7 +84,7 @@ def import_model(
 
     `transformers`: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`; `torchaudio`: the state
     dict of a HuBERT or wav2vec 2.0 model, bare or in a training checkpoint; `espnet`: a HuBERT checkpoint, its
-    `config.yaml` beside it; `fairseq`: a HuBERT or wav2vec 2.0 file. `settings` takes precedence over the checkpoint.
+    `config.yaml` next to it; `fairseq`: a HuBERT or wav2vec 2.0 file. `settings` takes precedence over the checkpoint.
     `read` loads the checkpoint file; by default a pickle is read in an isolated process. Raises UpstreamError.
     """
     source = Path(source)
@@ -232,7 +232,7 @@ def _espnet_config(source: Path) -> dict[str, Any]:
 
     path = source.parent / "config.yaml"
     if not path.is_file():
-        log.warning("%s: no config.yaml beside it; heads and the order of norms are those usual for its width", source)
+        log.warning("%s: no config.yaml next to it; heads and order of norms are the defaults for its width", source)
         return {}
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -294,7 +294,9 @@ def _encoder_config(
     ]:
         raise UpstreamError(f"its settings state other convolutions ({conv}) than its tensors")
     if conv is None and tuple(kernels) != CONV_KERNELS:
-        raise UpstreamError(f"convolutions of {kernels} samples are not HuBERT's, and nothing states their strides")
+        raise UpstreamError(
+            f"convolutions of {kernels} samples are not HuBERT's, and the checkpoint does not state their strides"
+        )
     group = "feature_extractor.conv_layers.1.layer_norm.weight" not in tensors
     positional = shape("encoder.pos_conv_embed.conv.parametrizations.weight.original1", 3)
     width = shape("encoder.layer_norm.weight", 1)[0]
@@ -303,7 +305,7 @@ def _encoder_config(
         raise UpstreamError(f"its layers have the numbers {layers}, with gaps")
     heads = HEADS.get(width) if settings.heads is None else settings.heads
     if heads is None:
-        raise UpstreamError(f"nothing states the number of attention heads for width {width}: add --heads N")
+        raise UpstreamError(f"the number of attention heads is not known for width {width}: add --heads N")
     if heads < 1 or width % heads:
         raise UpstreamError(f"{heads} heads do not divide the width {width}: correct --heads")
     if width % positional[1]:

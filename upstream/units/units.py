@@ -183,7 +183,7 @@ class UnitsWriter:
             "left_out": self._left_out,
             "utterances": self._lengths,
         }
-        # Removed first: an old index beside new labels, even between two renames, would be wrong.
+        # Removed first: an old index must never describe new labels, not even between two renames.
         index.unlink(missing_ok=True)
         os.replace(self._part, self.folder / f"{self.split}.bin")
         write_json(index, content)
