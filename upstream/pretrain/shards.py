@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Item:
+class ShardItem:
     """One utterance of a shard: encoded audio, its length in samples, and its units (T,) or (T, S); S may be 0."""
 
     utt_id: str
@@ -277,7 +277,7 @@ def _label_shards(
                 tar.write(u.utt_id, labels, TemporalArray(array, temporal_dim=0, frame_shift=0.02, start=0))
 
 
-def read_shards(info: ShardsInfo, numbers: Sequence[int]) -> Iterator[Item]:
+def read_shards(info: ShardsInfo, numbers: Sequence[int]) -> Iterator[ShardItem]:
     """The utterances of some shards, in order, with sequential reads.
 
     If the shards have units, utterances without units are left out. Raises UpstreamError for a missing file.
@@ -298,7 +298,7 @@ def read_shards(info: ShardsInfo, numbers: Sequence[int]) -> Iterator[Item]:
                 continue
             labels = cut.units.load()
         language = cut.supervisions[0].language or "unknown"
-        yield Item(cut.id, samples, language, cut.recording.sources[0].source, labels)
+        yield ShardItem(cut.id, samples, language, cut.recording.sources[0].source, labels)
 
 
 class ShardSampler(Sampler[Step]):
