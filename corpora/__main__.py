@@ -4,7 +4,7 @@
     python -m corpora baved --corpus /data/baved --out data/baved [--jobs N] [--set folds=4]
     python -m corpora baved --help                           # about the corpus: how to get it, its options
     python -m corpora mini --out data/mini
-    python -m corpora open_arabic --out data/open_arabic     # the environment names the four folders
+    python -m corpora open_arabic --out data/open_arabic     # variables such as BAVED= name the folders
     python -m corpora ssl --out data/both --from data/mgb2/train --from data/librispeech/train-clean-100
     python -m corpora validate data/open_arabic
     python -m corpora cuts data/baved/fold1/train --out baved.jsonl.gz   # for Lhotse
@@ -34,7 +34,7 @@ DOWNLOADS = "downloads"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports a wrong command line in one line, as all errors are reported here."""
+    """A parser that reports a wrong command line on one line, like every other error of this command."""
 
     def error(self, message: str) -> NoReturn:
         raise CorpusError(f"{message} (see python -m corpora --help)")
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.pop("list"):
             return _list()
         if not options.pop("command"):
-            raise CorpusError("no corpus is named (see python -m corpora --help)")
+            raise CorpusError("expected the name of a corpus or a command (see python -m corpora --help)")
         return options.pop("run")(**options)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"corpora: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(asked: str) -> argparse.ArgumentParser:
-    """The parser; only the command that is asked for imports its module and has options."""
+    """The command-line parser. Only the requested command imports its module and gets its options."""
     known = [*registry.MODULES, *COMMANDS]
     if asked and not asked.startswith("-") and asked not in known:
         hint = nearest(asked, known) or f"; known are {', '.join(known)}"
@@ -131,7 +131,9 @@ def _add_ssl(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_validate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="dir", type=Path, help="a data directory, or a folder that holds some")
+    parser.add_argument(
+        "folder", metavar="dir", type=Path, help="a data directory, or a folder that contains data directories"
+    )
     parser.set_defaults(run=_validate)
 
 
@@ -197,7 +199,7 @@ def _open_arabic(out: Path, **options: Any) -> int:
 
 
 def _folder(module: ModuleType, value: str, out: Path) -> Path:
-    """The folder of a corpus; it is fetched, or unpacked from an archive, first if `value` says so."""
+    """The folder of a corpus. value: a folder, an archive (unpacked first), or `downloads` (fetched first)."""
     name = module.INFO.name
     if value != DOWNLOADS:
         path = Path(value).expanduser()
@@ -218,7 +220,7 @@ def _validate(folder: Path) -> int:
     """Check every data directory in a folder; prints one line per problem."""
     found = sorted(path.parent for path in folder.rglob("wav.scp"))
     if not found:
-        raise CorpusError(f"{folder}: expected a data directory or a folder that holds some; found no wav.scp")
+        raise CorpusError(f"{folder}: expected a data directory or a folder that contains some; found no wav.scp")
     problems = 0
     for data_dir in found:
         own = validate_datadir(data_dir)

@@ -28,7 +28,7 @@ _LARGEST_WAV = 0x7FFFF000 // 2  # samples of 16 bits
 
 
 class AudioError(CorpusError):
-    """An audio file that cannot be read, or is of another form; callers leave the file out and count it."""
+    """An audio file that cannot be read, or has another rate or several channels. Callers count and skip it."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,9 @@ def convert_audio(source: Path, target: Path, channel: int | None = None) -> int
     with _open(source) as file:
         rate = file.samplerate
         if channel is not None and not 0 <= channel < file.channels:
-            raise AudioError(f"{source}: channel {channel} asked for, the file has {file.channels} (counted from 0)")
+            raise AudioError(
+                f"{source}: channel {channel} was requested, the file has {file.channels} (counted from 0)"
+            )
         if file.frames * SAMPLE_RATE > _LARGEST_WAV * rate:
             raise AudioError(f"{source}: {file.frames / rate / 3600:.1f} h do not fit into one WAV file; cut it")
         stream = None
@@ -207,7 +209,7 @@ def _open(path: Path) -> soundfile.SoundFile:
     except OSError as error:
         raise AudioError(f"{path}: cannot be opened ({error.strerror or error})") from error
     except (soundfile.LibsndfileError, TypeError) as error:
-        # TypeError: a suffix such as .raw makes soundfile ask for a rate
+        # TypeError: for a suffix such as .raw, soundfile needs a rate
         reason = getattr(error, "error_string", str(error))
         raise AudioError(f"{path}: cannot be read as audio ({reason.strip()})") from error
 
@@ -224,10 +226,10 @@ def _refuse_truncated_wav(path: Path) -> None:
             begin = file.tell()
             if name == b"data":
                 if length < _UNKNOWN_RIFF_SIZE and begin + length > size:
-                    raise AudioError(f"{path}: truncated, {size - begin} of {length} bytes of samples are there")
+                    raise AudioError(f"{path}: truncated, it has {size - begin} of {length} bytes of samples")
                 return
             file.seek(begin + length + (length & 1))
-    raise AudioError(f"{path}: truncated, the header has no samples after it")
+    raise AudioError(f"{path}: truncated, no samples follow the header")
 
 
 def _refuse_truncated_ogg(path: Path) -> None:
@@ -251,7 +253,7 @@ def _refuse_shorten(path: Path) -> None:
     if head.startswith(b"NIST_1A") and b"shorten" in head.partition(b"end_head")[0]:
         raise AudioError(
             f"{path}: a SPHERE file packed with shorten, which cannot be read here; convert it with: "
-            f"sph2pipe -f wav IN.sph OUT.wav (keep both channels), and put OUT.wav beside it or in its place"
+            f"sph2pipe -f wav IN.sph OUT.wav (keep both channels), and put OUT.wav next to it or in its place"
         )
 
 
@@ -274,7 +276,7 @@ def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None, *,
         raise AudioError(f"{path}: no samples")
     stop = total if end is None else end
     if not 0 <= start < stop or stop > total:
-        raise AudioError(f"{path}: samples {start} to {stop} asked for, the file has {total}")
+        raise AudioError(f"{path}: samples {start} to {stop} were requested, the file has {total}")
     try:
         if start and seek:
             file.seek(start)
@@ -282,7 +284,7 @@ def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None, *,
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path}: cannot be decoded, probably truncated ({error.error_string.strip()})") from error
     if len(samples) != stop - start:
-        raise AudioError(f"{path}: truncated, {len(samples)} of {stop - start} samples are there")
+        raise AudioError(f"{path}: truncated, {len(samples)} of {stop - start} samples could be read")
     if not np.isfinite(samples).all():
         raise AudioError(f"{path}: samples hold NaN or infinity")
     return samples

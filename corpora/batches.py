@@ -10,10 +10,10 @@ import numpy as np
 def length_batches(lengths: Sequence[int], limit: float, rng: np.random.Generator | None = None) -> list[list[int]]:
     """Indices in batches. The number of items times the longest item never exceeds `limit`, except for a single item.
 
-    With a generator, lengths are jittered by a tenth before sorting, so that each call mixes other items at little cost
-    in padding, and the batches are shuffled. Without one, the shortest come first and equal lengths give equal batches.
-    Not Lhotse's dynamic bucketing: it bounds the sum of durations and lets a last long item exceed the bound, while the
-    memory of a step must be known in advance.
+    With a generator, lengths are jittered by a tenth before sorting: each call groups other items, with little more
+    padding, and the batches are shuffled. Without one, the shortest come first and equal lengths give equal batches.
+    Lhotse's dynamic bucketing is not used, since its last item may exceed the bound: the largest batch decides how much
+    memory a step needs.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     jitter = np.ones(len(sizes)) if rng is None else rng.uniform(0.9, 1.1, len(sizes))

@@ -25,7 +25,7 @@ from corpora.files import CorpusError, atomic_dir, sha256_json
 
 _LABEL_FILES = {"text": "text", "utt2lang": "language", "utt2dialect": "dialect", "utt2emotion": "emotion"}
 _CONTROL_NAMES = {"\r": "CARRIAGE RETURN", "\t": "TAB"}
-_allowed: set[str] = set()  # characters already checked: tables hold millions of the same hundred
+_allowed: set[str] = set()  # characters already checked: millions of characters are about a hundred different ones
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def validate_datadir(path: Path) -> list[str]:
 def read_utterance(utterance: Utterance) -> np.ndarray:
     """Samples (T,) of an utterance as float32 at 16 kHz.
 
-    Any object with `audio`, `samples`, `start` and `end` may stand for the utterance. Raises AudioError if the audio
-    cannot be read or does not have the length of the data directory.
+    The argument may be any object with `audio`, `samples`, `start` and `end`. Raises AudioError if the audio cannot be
+    read, or if its length differs from the data directory.
     """
     end = utterance.end if utterance.start is None else utterance.start + utterance.samples
     wav = read_audio(utterance.audio, utterance.start or 0, end)
@@ -114,7 +114,7 @@ def can_be_read(utterance: Utterance) -> bool:
 def audio_sha256(utterances: Sequence[Utterance]) -> str:
     """Fingerprint of the audio: ids, lengths, and the sizes and modification times of the files, which are not read.
 
-    Copies of the files have other times, so this is no identity of the audio itself.
+    A copy of the same audio has another fingerprint, since its modification time differs.
     """
     stats = {path: path.stat() for path in {u.audio for u in utterances}}
     rows = []
@@ -174,7 +174,7 @@ def read_table(file: Path, problems: list[str], what: str = "value", *, one_word
         elif one_word and " " in value:
             problems.append(f"{where}: {what} {value!r} of {key} is not one word")
         elif key in table:
-            problems.append(f"{where}: id {key} is there twice, first in line {table.lines[key]}")
+            problems.append(f"{where}: id {key} occurs twice, first in line {table.lines[key]}")
         elif key < previous:
             problems.append(f"{where}: id {key} comes after {previous}; sort bytewise (LC_ALL=C sort)")
         if key not in table:
@@ -221,7 +221,7 @@ def _seconds(samples: int) -> str:
 
 
 def _tables(path: Path, ordered: list[Utterance]) -> dict[str, list[tuple[str, str]]]:
-    """The rows of every file; raises CorpusError for problems that the rows no longer show."""
+    """The rows of every file; raises CorpusError for problems that cannot be found in the rows."""
     if not ordered:
         raise CorpusError(f"{path}: no utterances to write")
     for previous, current in zip(ordered, ordered[1:], strict=False):
@@ -306,7 +306,10 @@ def _segment_entry(utterance: Utterance, recording: str) -> str:
 
 
 def _check_ids(entries: Iterable[tuple[str, str, str]]) -> list[str]:
-    """Problems of entries (place, utterance, speaker): one word each, speaker id first, speakers sorted as well."""
+    """Problems of entries (place, utterance, speaker).
+
+    Ids are one word, an utterance id starts with its speaker id, and both sort in the same order.
+    """
     problems = []
     previous = ""
     for where, utt_id, speaker in entries:
@@ -339,7 +342,7 @@ def _load(path: Path) -> tuple[list[Utterance], list[str]]:
         inverse.setdefault(speaker, []).append(utt_id)
     for speaker in sorted(inverse.keys() | spk2utt.keys()):
         if spk2utt.get(speaker, "").split() != inverse.get(speaker, []):
-            problems.append(f"{path / 'spk2utt'}: speaker {speaker} does not have the utterances that utt2spk gives")
+            problems.append(f"{path / 'spk2utt'}: the utterances of speaker {speaker} differ from utt2spk")
 
     labels = {}
     for name, field in _LABEL_FILES.items():

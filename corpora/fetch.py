@@ -31,7 +31,7 @@ from corpora.files import CorpusError, atomic_dir, lock_file, locked, read_json,
 GITHUB = "https://github.com"
 _BLOCK = 1 << 16
 _TIMEOUT = 30  # seconds without a byte
-_MAX_UNPACKED = 20 * 2**30  # bytes: far above any of these corpora, far below what fills a disk unnoticed
+_MAX_UNPACKED = 20 * 2**30  # bytes: larger than each of these corpora, too small to fill a disk unnoticed
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def extract(archive: Path, dest: Path, *, strip: int = 0, max_bytes: int = _MAX_
 def unpack_once(archive: Path, folder: Path, *, strip: int = 0) -> Path:
     """Unpack an archive into `folder`, whole or not at all, unless that has been done; return `folder`.
 
-    It may fill nine tenths of the free disk. Raises CorpusError as `extract` does.
+    The content may be as large as nine tenths of the free disk space. Raises CorpusError as `extract` does.
     """
     stat = archive.stat()
     stamp = [str(archive.resolve()), stat.st_size, stat.st_mtime_ns]
@@ -148,7 +148,7 @@ def fetch_repository(url: str, folder: Path, root: Path) -> None:
     try:
         extract(archive, folder, strip=1)
     except CorpusError:
-        archive.unlink(missing_ok=True)  # it is damaged, and the next attempt must fetch it again
+        archive.unlink(missing_ok=True)  # it is damaged: the next attempt fetches it again
         raise
     archive.unlink()
     lock_file(archive).unlink(missing_ok=True)
@@ -206,7 +206,7 @@ def _contents(archive: Path) -> Iterator[Iterator[tuple[str, BinaryIO]]]:
 
 
 def _refuse(archive: Path, member: _Member) -> None:
-    """Raise CorpusError for a member that would be written, or would lead, outside the folder."""
+    """Raise CorpusError for a member that would be written outside the folder, or that links outside it."""
     for what, name in (("name", member.name), ("link", member.link)):
         if name.startswith("/") or "\\" in name or "\0" in name or (len(name) > 1 and name[1] == ":"):
             raise CorpusError(f"{archive}: {what} {name!r} is absolute or not portable; nothing was unpacked")
@@ -271,7 +271,7 @@ def _validator(part: Path) -> str | None:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """True for an answer that will be the same at the next attempt."""
+    """True for an HTTP error that another attempt would repeat."""
     return isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 416, 429)
 
 
@@ -287,5 +287,5 @@ def _check_sha256(path: Path, expected: str | None, url: str) -> None:
     found = sha256_file(path)
     if found != expected:
         raise CorpusError(
-            f"{url}: the content has SHA-256 {found}, expected {expected}; delete {path} if it is there and try again"
+            f"{url}: the content has SHA-256 {found}, expected {expected}; delete {path} if it exists and try again"
         )

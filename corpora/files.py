@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import hashlib
+import io
 import json
 import logging
 import os
@@ -11,7 +13,7 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ _ONE_FIELD = str.maketrans("\t\r\n", "   ")
 
 
 class CorpusError(ValueError):
-    """Input that cannot be used: a corpus, a data directory, a file, an option; the message names it and the remedy."""
+    """Unusable input: a corpus, a data directory, a file or an option. The message names the input and the remedy."""
 
 
 class TooManyBadFiles(CorpusError):
@@ -29,7 +31,7 @@ class TooManyBadFiles(CorpusError):
 
 
 def _temporary_name(path: Path) -> Path:
-    # By process id and host a later run recognises the leftovers of a killed one.
+    # A later run recognises the leftovers of a killed run by process id and host.
     mark = f"{os.getpid()}-{uuid.uuid4().hex[:8]}-{socket.gethostname()}"
     return path.with_name(f".{path.stem}.tmp-{mark}{path.suffix}")
 
@@ -37,7 +39,8 @@ def _temporary_name(path: Path) -> Path:
 def remove_leftovers(path: Path) -> None:
     """Delete the temporary files and folders of `path` that killed processes of this host have left.
 
-    `atomic_dir` calls this function. `atomic_file` does not: it would list a folder of thousands of files for each one.
+    `atomic_dir` calls this function. `atomic_file` does not: listing a folder of thousands of files for each of them
+    would be slow.
     """
     mark = re.escape(f".{path.stem}.tmp-"), re.escape(f"-{socket.gethostname()}{path.suffix}")
     pattern = re.compile(rf"{mark[0]}(\d+)-[0-9a-f]{{8}}{mark[1]}")
@@ -70,7 +73,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`. The file written there is renamed to `path` on success, removed on error.
+    """Yield a temporary path next to `path`. The file written there is renamed to `path` on success, removed on error.
 
     It has the suffix of `path`, since some writers choose the format by the suffix.
     """
@@ -89,7 +92,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside `path`. On success it replaces `path`, on error it is removed.
+    """Yield an empty temporary folder next to `path`. On success it replaces `path`, on error it is removed.
 
     An existing `path` is renamed first and deleted last: a complete folder has this name at any time, except for the
     instant between two renames.
@@ -122,10 +125,10 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock `.<name>.lock` beside `path`, which one process of this machine at a time can hold.
+    """Hold the lock `.<name>.lock` next to `path`, which one process of this machine at a time can hold.
 
-    The system releases it when the process ends, however it ends. Raises filelock.Timeout when another process still
-    holds it after `timeout` seconds; by default the wait has no limit.
+    The system releases the lock when the process ends, also when it is killed. Raises filelock.Timeout when another
+    process still holds the lock after `timeout` seconds; by default the wait has no limit.
     """
     from filelock import FileLock  # takes 0.1 s to import
 
@@ -245,6 +248,15 @@ class BadFileTally:
         """Write the files left out as TSV (path, reason), first those of this tally, then those of `others`."""
         rows = [entry for tally in (self, *others) for entry in tally.skipped]
         write_tsv(path, ("path", "reason"), rows)
+
+
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as CSV (UTF-8, LF), whole or not at all; a row without a column has an empty field there."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(Path(path), buffer.getvalue())
 
 
 def write_tsv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

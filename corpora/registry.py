@@ -122,7 +122,7 @@ def parse_options(module: ModuleType, settings: Iterable[str]) -> dict[str, Any]
 
 
 def _plain_value(hint: Any, text: str) -> str | list[str] | None:
-    """The text of an option in the form that its type is made from."""
+    """The text of an option as pydantic expects it for the type: a list for a tuple, None for an empty value."""
     types = (hint, *typing.get_args(hint))
     if not text and type(None) in types:
         return None

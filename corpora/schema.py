@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from corpora.files import CorpusError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 T = TypeVar("T")
-_ALIKE = 0.6  # a suggestion below this similarity would mislead
+_SIMILARITY = 0.6  # from 0 to 1: less similar names are not suggested
 
 
 def nearest(name: str, known: Iterable[str], mark: str = "") -> str:
@@ -28,8 +28,8 @@ def nearest(name: str, known: Iterable[str], mark: str = "") -> str:
         return text.rpartition(".")[2]
 
     known = list(known)
-    for close in difflib.get_close_matches(str(name), known, n=max(1, len(known)), cutoff=_ALIKE):
-        if difflib.SequenceMatcher(None, last(close), last(str(name))).ratio() >= _ALIKE:
+    for close in difflib.get_close_matches(str(name), known, n=max(1, len(known)), cutoff=_SIMILARITY):
+        if difflib.SequenceMatcher(None, last(close), last(str(name))).ratio() >= _SIMILARITY:
             return f"; the nearest known one is `{mark}{close}`"
     return ""
 
@@ -43,6 +43,23 @@ def check_keys(mapping: Any, known: Iterable[str], where: str, prefix: str) -> N
         if key not in known:
             full = f"{prefix}.{key}" if prefix else str(key)
             raise CorpusError(f"{where}: unknown key `{full}`{nearest(key, known)} (known: {', '.join(known)})")
+
+
+def flatten(tree: Mapping[str, Any], *, lists: bool = False) -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys. Empty mappings are values.
+
+    lists: number the items of lists in the keys; otherwise a list is a value.
+    """
+
+    def leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+        inner = isinstance(node, Mapping) or lists and isinstance(node, list)
+        if not inner or not node:
+            yield key, node
+            return
+        for name, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from leaves(value, f"{key}.{name}" if key else str(name))
+
+    return dict(leaves(tree, "")) if tree else {}
 
 
 def record(cls: type[T], mapping: Any, where: str, prefix: str = "") -> T:

@@ -95,11 +95,10 @@ def normalise(text: str, profile: str, *, quran: bool = False) -> str:
 
     "none" keeps the text. "mgb" (MGB-2): teh marbuta as heh, alef, alef maksura and hamza unified, no diacritics,
     punctuation or hesitations (words that begin with #), six numerals in standard spelling. "leaderboard" (Open
-    Universal Arabic ASR): no punctuation, vowel marks or hamza, alef unified, ASCII digits. "artst": no diacritics,
-    punctuation or symbols but @ and %, ASCII digits, lower case.
+    Universal Arabic ASR): no punctuation, vowel marks or hamza, alef unified, ASCII digits. "artst": no diacritics, no
+    punctuation or symbols except @ and %, ASCII digits, lower case.
 
-    quran: convert Quran spelling first, as `from_quran` does. Raises ValueError for an unknown
-    profile.
+    quran: convert Quran spelling first, as `from_quran` does. Raises ValueError for an unknown profile.
     """
     if profile not in PROFILES:
         raise ValueError(f"text profile {profile!r} is not one of {', '.join(PROFILES)}")
@@ -139,7 +138,7 @@ def printable(text: str) -> str:
 
 
 def _without_invisible(text: str) -> str:
-    """Remove format characters (joiners, direction marks, byte order mark), which neither spell nor separate words."""
+    """Remove format characters (joiners, direction marks, byte order mark), which change no letter and no word."""
     return text.translate(_NO_FORMAT)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from corpora.audio import SAMPLE_RATE, AudioError, audio_info, stream_any
+from corpora.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, audio_info, stream_any
 from corpora.files import atomic_file, read_json
 from downstream import DownstreamError
 from downstream.probe import finetune, quiet_import
@@ -32,7 +32,6 @@ from downstream.upstreams import Upstream, resolve
 from upstream.model.chunked import Windowing, windows
 from upstream.model.family import HOP
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf")
 _FILES = ("head.json", "head.safetensors")
 _KEYS = ("task", "protocol", "upstream", "upstream_key", "build")
 

@@ -6,13 +6,13 @@ arguments of S3PRL's methods under S3PRL's names (`build_downstream`, `train`, .
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from corpora.files import sha256_json
-from corpora.schema import nearest
+from corpora.schema import flatten, nearest
 from downstream import DownstreamError
 
 
@@ -90,19 +90,6 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
             raise DownstreamError(f"`{pair}` is not of the form key=value")
         values[key] = OmegaConf.create(f"value: {value}").value
     return values
-
-
-def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings as one mapping with dotted keys; lists and empty mappings are values."""
-
-    def leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in node.items():
-            if isinstance(value, Mapping) and value:
-                yield from leaves(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    return dict(leaves(tree, ""))
 
 
 def _check(config: dict[str, Any], path: Path) -> None:

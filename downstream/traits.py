@@ -25,6 +25,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
+from corpora.audio import SAMPLE_RATE
 from corpora.batches import length_batches
 from corpora.datadir import Utterance, read_datadir, read_utterance
 from corpora.files import write_text
@@ -34,7 +35,7 @@ from downstream.report.tables import Table, difference, number, percent, write_c
 from downstream.score import stats
 from downstream.score.results import commit
 from upstream.model.encoder import encode
-from upstream.model.family import RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.model.family import RECEPTIVE_FIELD
 from upstream.model.modeldir import load_model
 
 # Trait -> the field of an utterance that training and test recordings must not share.

@@ -27,7 +27,7 @@ def real_speech() -> Path:
     """The folder with the four public corpora; the test is skipped where there is none."""
     folder = os.environ.get("HARNESS_REAL_SPEECH", "")
     if not folder:
-        pytest.skip("HARNESS_REAL_SPEECH is not set: no real speech at hand")
+        pytest.skip("HARNESS_REAL_SPEECH is not set: no real speech to test with")
     if not Path(folder).is_dir():
         pytest.fail(f"HARNESS_REAL_SPEECH={folder}: no such folder")
     return Path(folder)

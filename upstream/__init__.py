@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["accelerate", "encode", "encode_long", "load_model", "register"]
 
 INTERFACES = ("s3prl", "transformers")
-_HOMES = {
+_MODULES = {
     "accelerate": "upstream.model.fast",
     "encode": "upstream.model.encoder",
     "encode_long": "upstream.model.chunked",
@@ -26,13 +26,13 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module `upstream` has no attribute `{name}`")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def register(*interfaces: str) -> list[str]:
-    """Register our models with other libraries; returns the interfaces that are registered now.
+    """Register our models with other libraries; returns the names of the registered interfaces.
 
     `s3prl` puts the names of `upstream/harness/hubconf.py` and of `upstream/harness/baselines.yaml` on `s3prl.hub`
     (S3PRL and ESPnet look them up there); `transformers` puts the log-mel configuration and model on the auto classes.

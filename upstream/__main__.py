@@ -94,8 +94,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[NAME=]DIR[:WEIGHT]",
-        help="folder that `units` wrote; repeated for further label sets, each with its own head (the first one is "
-        "the main set), with a name and the weight of its loss",
+        help="folder that `units` wrote, with an optional name and weight of its loss; repeat the option for further "
+        "label sets, each with its own head; the first set is the main one",
     )
     add("--geometry", required=True, choices=list(FAMILY), metavar="NAME", help=", ".join(FAMILY))
     add("--shards", type=Path, help="folder that `shards` wrote: read train from it, sequentially")
@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="[NAME=]DIR",
-        help="folder that `units` wrote, repeated for further label sets; other units than before replace only labels",
+        help="folder that `units` wrote; repeat it for further label sets. New units replace the labels only",
     )
     add("--codec", choices=("flac", "opus"), default="flac", help="default: flac; opus is lossy")
     add("--shard-minutes", type=float, default=60.0, help="audio of one shard (default: 60)")
@@ -141,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
     add("second", type=Path, help="model directory (columns)")
     add("--audio", type=Path, nargs="+", required=True, help="files, folders, or data directories")
     add("--frames", type=int, default=4000, help="frames drawn from the audio (default: 4000)")
-    add("--out", type=Path, default=Path("cka.png"), help="heat map; its CSV is beside it (default: cka.png)")
+    add("--out", type=Path, default=Path("cka.png"), help="heat map; its CSV is next to it (default: cka.png)")
 
     add = command("push", _push, "upload a model directory with its card to the Hugging Face Hub")
     add("model", type=Path, help="model directory")
@@ -161,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
     add("source", type=Path, help="file, or for Transformers the folder")
     add("--kind", default="auto", help="auto, transformers, torchaudio, espnet or fairseq (default: auto)")
     add("--out", type=Path, required=True, help="model directory to write")
-    group = commands.choices["import"].add_argument_group("facts that the file lacks (default: as usual for its kind)")
+    group = commands.choices["import"].add_argument_group("facts that the file lacks (default: those of its kind)")
     group.add_argument("--heads", type=int, help="attention heads")
     group.add_argument("--layer-norm-first", action=argparse.BooleanOptionalAction, help="norms precede attention, FFN")
     group.add_argument("--normalise", action=argparse.BooleanOptionalAction, help="waveforms to mean 0 and variance 1")

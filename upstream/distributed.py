@@ -1,7 +1,7 @@
 """Ranks of the processes that `torchrun` or `srun` started, and the barriers and sums between them.
 
-A process that neither of them started is the only one, with rank 0. Lightning's environment classes do not suffice:
-they do not give the number of processes on a machine, and take a Slurm batch script without srun for several processes.
+Without torchrun or srun, a process has rank 0 of 1. Lightning's environment classes are not used: they do not give the
+number of processes on a machine, and they read a Slurm batch script without srun as several processes.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def adopt_slurm() -> None:
 def process_group() -> Iterator[Place]:
     """Connect the processes for the time of the block; does nothing for a single process.
 
-    gloo also serves on GPUs, because they only wait for each other and exchange no tensors.
+    gloo is enough on GPUs too, because these processes wait for each other and exchange no tensors.
     """
     import torch
     import torch.distributed as dist
@@ -120,7 +120,7 @@ def process_group() -> Iterator[Place]:
 
 
 def group_size() -> int:
-    """Connected processes; 1 if this process is alone."""
+    """Number of connected processes; 1 for a single process."""
     import torch.distributed as dist
 
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class UpstreamError(ValueError):
-    """A request, model, unit file or training run that is wrong; the message says what, where, and what to do."""
+    """An unusable request, model, unit file or training run; the message names problem, place and remedy."""

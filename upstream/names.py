@@ -18,7 +18,7 @@ MODELS = {
 }
 # The models of a recipe by their names during training.
 EXPORT_NAMES = {"hl_it1": TEACHER_ITERATION_1, "hl_it2": TEACHER, "hs": "harness_s", "hst": "harness_st"}
-# Upstreams without pre-training: what a model must beat.
+# Upstreams without pre-training: the lower reference of every comparison.
 BASELINES = (FBANK, RANDOM)
 # The upstreams of a benchmark by default, in the order of every table.
 STANDARD_UPSTREAMS = (FBANK, RANDOM, TEACHER_ITERATION_1, TEACHER, *STUDENTS)

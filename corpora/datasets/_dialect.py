@@ -1,7 +1,7 @@
-"""Write the splits of a dialect corpus: programmes in one split only, counts by dialect against the published ones.
+"""Write the splits of a dialect corpus, each programme in one split, and compare the counts with the published ones.
 
-The speakers are unknown in all of these corpora. The programme of an utterance (a broadcast, a video) stands in for
-the speaker: utterance ids begin with it, and training holds no programme of dev or test.
+The speakers are unknown in all of these corpora. The programme of an utterance (a broadcast, a video) replaces the
+speaker: utterance ids begin with it, and no programme of dev or test is in training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from corpora.prepare.preparation import Item, Preparation
 
 SPLITS = ("train", "dev", "test")
 SHARED = ("drop", "keep", "refuse")
-AUDIO = (".wav", ".flac", ".mp3", ".ogg", ".opus")
 
 _log = logging.getLogger(__name__)
 
@@ -41,9 +40,9 @@ def write_splits(
     """
     check_choice("shared", shared, SHARED)
     consistent = {split: _consistent(work, own) for split, own in items.items()}
-    apart, common = _apart(work, consistent, shared)
-    names = name_utterances((item.speaker, item.utt_id) for own in apart.values() for item in own)
-    for split, own in apart.items():
+    disjoint, common = _disjoint(work, consistent, shared)
+    names = name_utterances((item.speaker, item.utt_id) for own in disjoint.values() for item in own)
+    for split, own in disjoint.items():
         renamed = (names[item.speaker, item.utt_id] for item in own)
         work.add(split, [replace(i, utt_id=u, speaker=s) for i, (u, s) in zip(own, renamed, strict=True)])
     written = work.write()
@@ -77,10 +76,10 @@ def check_dialect(where: str, dialect: str, known: Sequence[str]) -> str:
 
 
 class CorpusFiles:
-    """Find the files of a list inside the corpus folder, although the list has the paths of another machine."""
+    """Find the files of a list inside the corpus folder, also if the list has the paths of another machine."""
 
     def __init__(self, corpus_dir: Path, *folders: Path):
-        """folders: further folders, inside the corpus, that the listed paths may begin in."""
+        """folders: further folders inside the corpus; listed paths may be relative to them."""
         self._corpus_dir = corpus_dir
         self._folders = (corpus_dir, *folders)
         self._found: dict[str, str | None] = {}
@@ -113,10 +112,10 @@ def _consistent(work: Preparation, items: Sequence[Item]) -> list[Item]:
     return kept
 
 
-def _apart(
+def _disjoint(
     work: Preparation, items: Mapping[str, list[Item]], shared: str
 ) -> tuple[dict[str, list[Item]], dict[str, int]]:
-    """The splits without the programmes of a later split, and the number of such utterances in each."""
+    """The splits without programmes that are also in a later split, and how many utterances these programmes have."""
     result, common = dict(items), {}
     order = [split for split in SPLITS if split in items]
     for place, split in enumerate(order):

@@ -4,8 +4,8 @@
     <out>/protocol.json                 test and dev speakers of each fold; a result must name this file
     <out>/skipped.tsv                   files that cannot be used, with the reason
 
-No corpus here publishes a split, so the folds are drawn with a seed. Where the speakers are unknown, the recording
-that the clips were cut from (a video) stands in for the speaker.
+None of these corpora has a published split, so the folds are drawn with a seed. Where the speakers are unknown, the
+recording that the clips were cut from (a video) replaces the speaker.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def distinct_clips(
     jobs: int = 1,
     speaker_word: str = "speaker",
 ) -> list[Clip]:
-    """Clips of all usable files, sorted by id. Of equal recordings one is used.
+    """Clips of all usable files, sorted by id; one clip for several equal recordings.
 
     labels: by path inside the corpus. Speakers that share a recording are one speaker, under the first of their
     names. A recording with two emotions is left out. Ids are `<speaker>-<rest>`. The number of files is compared with
@@ -183,7 +183,7 @@ def distinct_clips(
 
 
 def find_files(info: CorpusInfo, corpus_dir: Path, glob: str, pattern: re.Pattern[str]) -> Listing:
-    """The files of a glob, separated by the pattern of their names. The error shows pattern and names if none fits."""
+    """The files of a glob, divided by whether their names match. If no name matches, the error shows some of them."""
     try:
         return list_audio(corpus_dir, glob, pattern, info=info)
     except CorpusError:
@@ -269,9 +269,10 @@ def speaker_folds(
 ) -> list[set[str]]:
     """Divide the speakers into `folds` sets of nearly equal numbers of speakers, utterances and labels.
 
-    labels: number of utterances of each label, by speaker. The largest speaker goes first, into the fold where it adds
-    least to the sum of squared label counts; only folds with room are considered, and a seeded order settles ties. A
-    speaker with more than one fold's share of the corpus makes its fold larger, which then gets the smallest others.
+    labels: number of utterances of each label, by speaker. Speakers are assigned in order of size, the largest first,
+    each to the fold where it adds least to the sum of squared label counts. Full folds take no further speaker, and a
+    seeded order decides ties. The fold of a speaker with more than one fold's share of the corpus gets the smallest
+    other speakers.
     """
     needed = max(least * folds, 3)
     if folds < 2 or len(labels) < needed:
@@ -301,8 +302,8 @@ def speaker_folds(
 def dev_speakers(labels: Mapping[str, Counter[str]], seed: int) -> set[str]:
     """Draw the dev speakers among those outside a test fold: DEV_SHARE of the utterances, every label, seeded.
 
-    Of many random draws, the one nearest to the wanted size and label shares is taken. So a speaker with a large part
-    of the corpus, and the last speaker of a label, stay in training.
+    Of many random draws, the one nearest to the wanted size and label shares is taken. A speaker with a large part of
+    the corpus, and the last speaker of a label, therefore stay in training.
     """
     whole = sum(labels.values(), Counter())
     goal = {label: DEV_SHARE * count for label, count in whole.items()}
@@ -333,7 +334,7 @@ def _label(source: str, parts: re.Match[str]) -> Label:
 
 
 def _persons(spoken: Mapping[str, set[str]]) -> dict[str, str]:
-    """The first name of the speaker behind each name: names with a common recording are one speaker."""
+    """One name for all names of a speaker, the first of them: names that share a recording are one speaker."""
     names = sorted(spoken)
     groups = connected([spoken[name] for name in names])
     first: dict[int, str] = {}

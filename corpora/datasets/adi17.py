@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from corpora.datasets._dialect import AUDIO, SPLITS, CorpusFiles, check_dialect, write_splits
+from corpora.audio import AUDIO_SUFFIXES
+from corpora.datasets._dialect import SPLITS, CorpusFiles, check_dialect, write_splits
 from corpora.datasets._options import compile_pattern
 from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
@@ -94,7 +95,7 @@ def read_labels(path: Path, known: Sequence[str]) -> dict[str, tuple[str, str]]:
         utt_id, label = fields
         if place == 0 and (utt_id.lower(), label.lower()) in _HEADERS:
             continue
-        utt_id = Path(utt_id).stem if Path(utt_id).suffix.lower() in AUDIO else utt_id
+        utt_id = Path(utt_id).stem if Path(utt_id).suffix.lower() in AUDIO_SUFFIXES else utt_id
         check_dialect(where, label, known)
         if labels.get(utt_id, (label,))[0] != label:
             raise CorpusError(f"{where}: {utt_id} is {label} here and {labels[utt_id][0]} at {labels[utt_id][1]}")
@@ -195,4 +196,5 @@ def _is_kaldi(folder: Path) -> bool:
 def _audio_below(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO and not path.name.startswith("."))
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    return sorted(path for path in files if not path.name.startswith("."))

@@ -3,8 +3,8 @@
     <corpus>/{train,dev,test}.csv     ID,wav,dialect,duration,start,end      start and end in samples at 16 kHz
     <corpus>/...                      the audio that the lists name
 
-The publisher's paths begin with a placeholder, which is dropped, as is another machine's folder. An ID may end in the
-times of a segment or in `_split_<n>`, one part of a long recording; the programme is the ID without them.
+The publisher's paths begin with a placeholder or another machine's folder; both are removed. An ID may end in the times
+of a segment or in `_split_<n>`, one part of a long recording; the programme is the ID without this ending.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INFO = CorpusInfo(
     title="ADI-20: ADI-17 with Tunisian, Bahraini and Modern Standard Arabic",
     tasks=("did",),
     hours=None,
-    licence="that of each source; the lists alone are given out",
+    licence="that of each source; only the lists are distributed",
     access="form",
     by_hand="lists and sources of github.com/elyadata/ADI-20: ADI-17, ADI-5 (MSA), Tunisian corpora, YouTube",
     layout="{train,dev,test}.csv with ID,wav,dialect,duration,start,end, and the audio that they name",
@@ -46,7 +46,7 @@ def prepare(
     dialects: tuple[str, ...] = DIALECTS,
     programme: str = PROGRAMME,
 ) -> None:
-    """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split whose list is not there is not written.
+    """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split without a list is not written.
 
     lists: name of a split's list, for instance "adi20_{split}.csv".  dialects: the labels.
     programme: regular expression of an ID with the group `programme`.  shared: treatment of a programme that is in two

@@ -5,8 +5,8 @@
         dev    <md5>__<start>_<end>.wav          the programme is the hash
         test   <md5>_<M|F>_<number>_<start>_<end>.wav
 
-The splits are the publisher's. Only dev and test name their programmes; of equal recordings in train and in dev or
-test, the one in train is left out.
+The splits are the publisher's. Only dev and test name their programmes. A training recording with the same audio as a
+dev or test recording is left out.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _FILE = {
 
 
 def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, shared: str = "drop") -> None:
-    """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split whose folder is not there is not written.
+    """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split without a folder is not written.
 
-    The label is the folder; a training file whose name says another dialect is left out.
+    The folder names the label; a training file whose name has another dialect is left out.
     shared: treatment of a programme that is in two splits: drop (from the earlier of train, dev, test), keep or refuse.
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
     """

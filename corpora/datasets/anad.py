@@ -3,7 +3,7 @@
     <corpus>/[data/]1sec_segmented_part<k>/[...]/V<video>_<turn> (<unit>).wav
     <corpus>/[data/]ANAD.csv        columns "name" (a file, with a stray character behind it) and "Emotion "
 
-Neighbouring units of a call sound alike, so whole videos are held out. The emotions of the videos limit the number of
+Neighbouring units of a call are similar, so whole videos are held out. The emotions of the videos limit the number of
 folds. The layout is not confirmed, so patterns and names are options.
 """
 

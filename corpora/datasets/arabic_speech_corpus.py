@@ -3,8 +3,8 @@
     <corpus>/arabic-speech-corpus/{wav/*.wav, lab/, orthographic-transcript.txt, phonetic-transcipt.txt}
     <corpus>/arabic-speech-corpus/test set/{wav/*.wav, orthographic-transcript.txt}
 
-A line reads `"x.wav" "text"` in Buckwalter. `phonetic-transcipt.txt` is the publisher's spelling; the test set has the
-usual one.
+A line reads `"x.wav" "text"` in Buckwalter. `phonetic-transcipt.txt` is the publisher's spelling; the test set has
+`phonetic-transcript.txt`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     <corpus>/<word 0-6>/<speaker>-<m|f>-<age>-<word>-<emotion 0-2>-<record>.wav
 
-The file name is right where the folder disagrees with it. No split is published: the folds are seeded and
+Where folder and file name disagree, the file name is used. No split is published: the folds are seeded and
 speaker-disjoint. Two speaker numbers that share a recording are one speaker, and equal recordings are used once.
 """
 
@@ -22,7 +22,7 @@ INFO = CorpusInfo(
     title="Basic Arabic Vocal Emotions Dataset: seven words at three levels of emotion",
     tasks=("ser",),
     hours=None,
-    licence="none stated by the publisher: use it, do not pass it on",
+    licence="none stated by the publisher: do not redistribute",
     access="open",
     by_hand="",
     layout="<word 0-6>/<speaker>-<m or f>-<age>-<word>-<emotion 0-2>-<record>.wav",
@@ -57,7 +57,7 @@ def read_clips(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[lis
 
 
 def download(root: Path, *, host: str = GITHUB) -> Path:
-    """Fetch the corpus into `<root>/baved`. Its publisher states no licence: use it, do not pass it on."""
+    """Fetch the corpus into `<root>/baved`. Its publisher states no licence: do not redistribute it."""
     return make_once(
         root / INFO.name, lambda folder: fetch_repository(f"{host}/{REPOSITORY}", folder, root), check_layout
     )

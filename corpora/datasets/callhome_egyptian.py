@@ -37,7 +37,7 @@ SPLITS = {
     "dev": (("devtest",), ("devtest",)),
     "test": (("evltest", "evaltest"), ("evaltest", "evltest")),
 }
-_SUFFIXES = (".wav", ".flac", ".sph")  # in either case; a converted file is preferred to the SPHERE file beside it
+_SUFFIXES = (".wav", ".flac", ".sph")  # in either case; a converted file is preferred to the SPHERE file next to it
 
 _TURN = re.compile(r"(?P<start>\d+(\.\d+)?)\s+(?P<end>\d+(\.\d+)?)\s+(?P<side>[AB])(?P<number>\d*):\s*(?P<text>.*)")
 _SOUND = re.compile(  # {laugh}, [noise], [[comment]], <laugh>...</laugh>, <background>...</background>
@@ -58,7 +58,7 @@ def prepare(
     transcripts: str = "callhome_arabic_trans_970711/transcrp",
     script: str = "roman",
 ) -> None:
-    """Write those of `<out_dir>/{train,dev,test}` that the corpus has; the text stays romanised.
+    """Write each of `<out_dir>/{train,dev,test}` that the corpus has; the text stays romanised.
 
     speech, transcripts: folders inside the corpus.  script: the folder of the transcripts' form.
     Raises CorpusError for another layout, TooManyBadFiles past the limit, for instance for packed SPHERE files.

@@ -2,8 +2,8 @@
 
     <corpus>/cv-corpus-*/ar/{clips/*.mp3, train.tsv, dev.tsv, test.tsv, validated.tsv, invalidated.tsv, other.tsv}
 
-The lists are tab-separated without quoting: a sentence may begin with a quotation mark. A delta release holds only the
-clips that are new since the release before, and is refused: its lists are no corpus on their own.
+The lists are tab-separated without quoting: a sentence may begin with a quotation mark. A delta release is refused: it
+has only the clips that are new since the previous release.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def prepare(
 ) -> None:
     """Write `<out_dir>/<split>` for every list of `splits`.
 
-    splits: also validated, other and invalidated, which lose the clips of dev and test.
+    splits: also validated, other and invalidated; clips of dev and test are removed from them.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     root = _root(corpus_dir)

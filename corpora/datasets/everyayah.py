@@ -3,7 +3,7 @@
     <corpus>/<reciter>/SSSAAA.mp3     surah and ayah, three digits each
     <corpus>/quran.json               {"<surah>": [{"chapter", "verse", "text"}, ...]}   (CC BY-SA 4.0)
 
-Refrains repeat, so the splits are disjoint by text, and with several reciters by reciter too.
+Refrains repeat, so the splits are disjoint by text; with several reciters they are also disjoint by reciter.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ INFO = CorpusInfo(
     hours=None,
     licence="recordings: none stated by the publisher; text (quran-json): CC BY-SA 4.0",
     access="open",
-    by_hand="further reciters: folders of MP3 files from everyayah.com, beside the first",
+    by_hand="further reciters: folders of MP3 files from everyayah.com, next to the first",
     layout="quran.json and <reciter>/SSSAAA.mp3 (surah, ayah)",
 )
 REPOSITORY = "quranstatic/yasser-salama-hadr-gapless-2/archive/HEAD.tar.gz"  # one recitation
@@ -196,7 +196,8 @@ def _utt_id(source: str) -> str:
 def _split_reciters(speakers: set[str], seed: int) -> dict[str, set[str]]:
     """The splits that each reciter's verses may go to.
 
-    One reciter serves all splits. Of two, the second is held out for dev and test; of more, about a tenth each.
+    A single reciter is in all splits. The second of two is held out for dev and test. With more reciters, about a tenth
+    of them is held out for dev and another tenth for test.
     """
     order = sorted(speakers, key=lambda speaker: (hashlib.sha256(f"{seed}/{speaker}".encode()).hexdigest(), speaker))
     if len(order) == 1:

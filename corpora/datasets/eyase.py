@@ -2,8 +2,8 @@
 
     <corpus>/{Female,Male}NN/<fm or mm>NN_<ang, hap, neu or sad> (<number>).wav
 
-The folder is the speaker, as some names in Female02 begin with fm01. In a copy without such folders the name is the
-speaker. No split is published: the folds are seeded and speaker-disjoint; with six speakers, each fold tests one.
+The folder names the speaker, since some file names in Female02 begin with fm01; in a copy without such folders the file
+name does. No split is published: the folds are seeded and speaker-disjoint; with six speakers, each fold tests one.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def prepare(
     text_column: str = "raw",
     language: str = "ar_eg",
 ) -> None:
-    """Write those of `<out_dir>/{train,dev,test}` that the corpus has.
+    """Write each of `<out_dir>/{train,dev,test}` that the corpus has.
 
     Archives are unpacked into `<out_dir>/unpacked`.  text_column: raw or normalised.  language: the configuration.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.

@@ -99,7 +99,7 @@ def _name(recording: str) -> str:
 
 
 def _recordings(corpus_dir: Path) -> dict[str, str]:
-    """Path inside the corpus by name. Of two recordings of one name, which LDC parts share, the first path is used."""
+    """Path inside the corpus by name. If two LDC parts have a recording of the same name, the first path is used."""
     sources: dict[str, str] = {}
     for path in sorted(corpus_dir.rglob("*")):
         if path.suffix.lower() not in (".wav", ".flac") or path.name.startswith("."):

@@ -63,8 +63,8 @@ def clean(text: str) -> str:
 def _check_json(path: Path) -> None:
     """Raise CorpusError, with the place, for a damaged list.
 
-    Lhotse reads the list in a thread and loses that thread's errors: it would take the part before the damage for the
-    whole corpus. So all of the list, some gigabytes, is read here as a stream.
+    Lhotse reads the list in a thread and ignores that thread's errors: it would treat the part before the damage as the
+    whole corpus. Therefore the whole list, some gigabytes, is read here as a stream.
     """
     import ijson
 

@@ -50,7 +50,7 @@ def prepare(
     columns: tuple[str, ...] = COLUMNS,
     subtitles: str = "subtitles/{video}.ar.vtt",
 ) -> None:
-    """Write those of `<out_dir>/{clean,noisy}_{train,dev,test}` that the corpus has lists for.
+    """Write each of `<out_dir>/{clean,noisy}_{train,dev,test}` that the corpus has lists for.
 
     columns: their order in a list without a header; video_id and dialect are used.  subtitles: path for each video.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines, subtitles or recordings.

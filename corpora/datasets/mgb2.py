@@ -42,7 +42,7 @@ def prepare(
     max_wmer: float = MAX_WMER,
     script: str = "auto",
 ) -> None:
-    """Write those of `<out_dir>/{train,dev,dev_overlap,test,test_overlap}` that the corpus has.
+    """Write each of `<out_dir>/{train,dev,dev_overlap,test,test_overlap}` that the corpus has.
 
     Archives (`<split>.tar.gz`, as downloaded) are unpacked into `<out_dir>/unpacked`.
     max_wmer: training segments with a higher word matching error rate (%) are excluded; the published count is for 80.

@@ -44,7 +44,7 @@ def prepare(
     annotators: tuple[str, ...] = ANNOTATORS,
     text_file: str = "text_noverlap",
 ) -> None:
-    """Write those of `<out_dir>/{adapt,dev,test}` that the corpus has, each with `text_<annotator>`.
+    """Write each of `<out_dir>/{adapt,dev,test}` that the corpus has, each with `text_<annotator>`.
 
     annotators: in the order of preference for `text`.  script: utf8, bw (Buckwalter) or auto.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
@@ -75,7 +75,7 @@ def prepare(
 def _in_all(
     work: Preparation, split: str, texts: dict[str, dict[str, tuple[str, str]]], chosen: dict[str, tuple[str, str]]
 ) -> dict[str, tuple[str, str]]:
-    """The utterances that every annotator has; the others are excluded, with the first annotator who lacks them."""
+    """The utterances of all annotators; the others are excluded, with an annotator who has not transcribed them."""
     kept = {}
     for utt_id, (where, text) in chosen.items():
         lacking = [name for name, own in texts.items() if utt_id not in own]

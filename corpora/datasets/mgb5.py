@@ -53,7 +53,7 @@ def prepare(
     texts: str = "{split}.txt*.bw",
     segments: str = "{split}.segments.bw",
 ) -> None:
-    """Write those of `<out_dir>/{train,dev,test}` that the corpus has, with `text_<annotator>` for several references.
+    """Write each of `<out_dir>/{train,dev,test}` that the corpus has, with `text_<annotator>` for several references.
 
     Archives are unpacked into `<out_dir>/unpacked`.  texts, segments: names of the files. `texts` is a pattern; the
     text in place of its star is the annotator.  script: bw (Buckwalter), utf8 or auto.

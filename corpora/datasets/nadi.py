@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from corpora.datasets import casablanca
 from corpora.datasets._dialect import check_dialect, write_splits
 from corpora.datasets._options import compile_pattern
 from corpora.files import CorpusError, hash_fraction
@@ -23,7 +24,7 @@ from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_parquet, store_audio
 from corpora.registry import CorpusInfo, corpus_error
 
-COUNTRIES = ("Algeria", "Egypt", "Jordan", "Mauritania", "Morocco", "Palestine", "UAE", "Yemen")
+COUNTRIES = tuple(casablanca.COUNTRIES)
 INFO = CorpusInfo(
     name="nadi",
     title="NADI 2025 / Casablanca as dialect identification: eight countries",

@@ -46,7 +46,7 @@ def prepare(
     train_folder: str = "train_20210109",
     wav_folder: str = "wav",
 ) -> None:
-    """Write those of `<out_dir>/{train,dev,test}` that the corpus has.
+    """Write each of `<out_dir>/{train,dev,test}` that the corpus has.
 
     script: utf8, bw (Buckwalter), or auto: Buckwalter where a transcript has no letter in Arabic script.
     max_wmer: training segments with a higher word matching error rate (%) are excluded; the published count is for 80.

@@ -42,7 +42,7 @@ def prepare(
     dialect_column: str = "SpeakerDialect",
     unclear: str = UNCLEAR,
 ) -> None:
-    """Write those of `<out_dir>/{train,dev,test}` that the corpus has lists for.
+    """Write each of `<out_dir>/{train,dev,test}` that the corpus has lists for.
 
     lists: names of the training, dev and test list.  unclear: the tag of unintelligible speech, with or without spaces.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.

@@ -23,7 +23,7 @@ INFO = CorpusInfo(
     hours=543,
     licence="CC0 (audio: the European Parliament's legal notice)",
     access="open",
-    by_hand="raw audio with the tools at github.com/facebookresearch/voxpopuli; put asr_en.tsv.gz beside raw_audios",
+    by_hand="raw audio with the tools at github.com/facebookresearch/voxpopuli; put asr_en.tsv.gz next to raw_audios",
     layout="raw_audios/<language>/<year>/*.ogg, asr_<language>.tsv.gz",
     languages=("en",),
 )

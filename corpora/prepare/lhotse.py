@@ -45,7 +45,7 @@ def read_manifests(work: Preparation, recipe: Callable[[], Manifests]) -> Manife
         with _libsndfile():
             return recipe()
     except ImportError as error:
-        raise CorpusError(f"{work.info.name}: {error} (requirements.txt has all of them)") from error
+        raise CorpusError(f"{work.info.name}: {error} (pip install -r requirements.txt)") from error
     except Exception as error:  # recipes use assert, and do not catch the errors of their parsers
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CorpusError(
@@ -88,14 +88,14 @@ def write_manifests(
 
 
 def cut_set(utterances: Iterable[Utterance]) -> CutSet:
-    """A CutSet with one cut per utterance, in their order. Of audio with segments the header is read."""
+    """A CutSet with one cut per utterance, in their order. For segments, the header of the recording is read."""
     from lhotse import CutSet
 
     return CutSet.from_cuts(_cuts(utterances))
 
 
 def whole_cut(utterance: Utterance) -> MonoCut:
-    """The cut of an utterance that is its whole recording. The audio is stored elsewhere, as Lhotse's Shar does."""
+    """A cut that treats the utterance as a whole recording. Its audio is stored separately, as in Lhotse's Shar."""
     from lhotse import AudioSource
 
     placeholder = AudioSource("shar", [0], "")

@@ -1,4 +1,4 @@
-"""From the lines of a publisher's lists to data directories: the steps that all corpora share.
+"""Write data directories from a publisher's lists and recordings: the steps that all corpora share.
 
 work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs, text_profile="mgb")
 for split in ("train", "dev", "test"):
@@ -6,9 +6,9 @@ for split in ("train", "dev", "test"):
 work.write()
 
 <out>/<split>/            data directories, with sources.tsv
-<out>/summary.json        utterances, speakers and hours of each beside the published counts
+<out>/summary.json        utterances, speakers and hours of each set, with the published counts
 <out>/skipped.tsv         recordings and lines that cannot be used, with the reason; above 5 % nothing is written
-<out>/excluded.tsv        sound utterances that are left out on purpose (no words, unclear, also in test)
+<out>/excluded.tsv        valid utterances that are left out on purpose (no words, unclear, also in test)
 <out>/overlaps.tsv        segments that overlap another one of their recording; they are kept
 """
 
@@ -108,18 +108,18 @@ class Preparation:
         self._lines.skip(Path(where), reason)
 
     def tally(self, what: str, total: int = 0) -> BadFileTally:
-        """A tally of other things, such as transcripts; `write` checks and lists it with the others."""
+        """A tally of other inputs, such as transcripts; `write` checks it and lists its entries."""
         self._others.append(BadFileTally(total, self._lines.limit, what=what))
         return self._others[-1]
 
     def exclude(self, split: str, utt_id: str, where: str, reason: str) -> None:
-        """List a sound utterance that is left out on purpose; there is no limit to these."""
+        """List a valid utterance that is left out on purpose; the number of these has no limit."""
         self._excluded.append((split, utt_id, where, reason))
 
     def write(self, published: Mapping[str, int] | None = None) -> dict[str, list[Utterance]]:
-        """Write everything; the utterances of each split.
+        """Read the recordings and write all files; returns the utterances of each split.
 
-        published: counts to compare with, if not those of `INFO` (for another release, or a part of the corpus).
+        published: counts to compare with, for another release or a part of the corpus; None: those of `INFO`.
         Raises CorpusError when no utterance is left, TooManyBadFiles above the limit of bad lines or recordings.
         """
         for tally in (*self._others, self._lines):
@@ -142,7 +142,7 @@ class Preparation:
         return written
 
     def _recordings(self) -> dict[tuple[str, int | None], Recording]:
-        """The usable recordings of all items; the others are tallied with the line that names them."""
+        """The usable recordings of all items; unusable ones are counted, with the line that names them."""
         named: dict[tuple[str, int | None], str] = {}
         for items in self._items.values():
             for item in items:
@@ -172,7 +172,7 @@ class Preparation:
     def _utterances(
         self, split: str, items: list[Item], recordings: Mapping[tuple[str, int | None], Recording]
     ) -> list[tuple[Utterance, Recording]]:
-        """Pairs of utterance and recording, where the recording is usable and holds the times of the item."""
+        """Pairs of utterance and recording, for items with a usable recording and times inside it."""
         taken: dict[str, Item] = {}
         pairs, spans = [], defaultdict(list)
         for item in items:
@@ -181,7 +181,7 @@ class Preparation:
                 continue
             if item.utt_id in taken:
                 first = taken[item.utt_id].where
-                self._lines.skip(Path(item.where), f"utterance id {item.utt_id} is taken, by {first}")
+                self._lines.skip(Path(item.where), f"utterance id {item.utt_id} is already used by {first}")
                 continue
             span = self._span(split, item, recording)
             if span is None:
@@ -310,7 +310,7 @@ def is_held_out(split: str) -> bool:
 
 
 def compare_count(corpus: str, name: str, found: int, published: int | None, excluded: int = 0) -> dict[str, int]:
-    """Log a count beside the published one; return both for a summary, nothing if no number is published."""
+    """Log a count and the published one; return the published count and the difference, if a count is published."""
     if published is None:
         _log.info("%s, %s: %d", corpus, name, found)
         return {}

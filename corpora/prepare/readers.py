@@ -52,10 +52,10 @@ def read_rows(
     required: Sequence[str] | None = None,
     bad: Bad | None = None,
 ) -> Iterator[Row]:
-    """The rows of a list in UTF-8, plain or gzipped, with or without byte order mark, LF or CRLF, without empty lines.
+    """The rows of a UTF-8 list, plain or gzipped, with or without byte order mark, LF or CRLF; empty lines are skipped.
 
-    columns: the expected columns. With a header (True) the file may have others as well, in any order. Without one
-    (False) the file has exactly these, in this order. None: the first line is a header if it holds one of their names.
+    columns: the expected columns.  header: True: the file may have further columns, in any order. False: the file has
+    exactly these columns, in this order. None: the first line is a header if it contains one of their names.
     quoted: double quotes group a field; if False, a lone CR inside a field is text.  required: those of `columns` that
     a header must have, None for all.
 

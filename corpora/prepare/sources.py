@@ -1,4 +1,4 @@
-"""Source recordings of a corpus: find them, convert them to 16 kHz mono, and list which utterance uses which.
+"""Source recordings of a corpus: find them, convert them to 16 kHz mono, and list those of every utterance.
 
 <corpus>/...                 the publisher's audio in any format
 <out>/audio/...              converted copies, with a journal (ingested.jsonl) that lets an interrupted run resume
@@ -22,7 +22,7 @@ from corpora.registry import CorpusInfo, corpus_error
 
 SOURCES = "sources.tsv"
 _COLUMNS = ("utt_id", "corpus", "source", "sha256")
-_LARGE = 2**28  # bytes of audio for which spawning processes is worth while, even for few files
+_LARGE = 2**28  # bytes of audio: above this, even few files are read by several processes
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Listing:
 
 
 def list_audio(corpus_dir: Path, glob: str, name: re.Pattern[str], *, info: CorpusInfo) -> Listing:
-    """The files that match `glob`, except hidden ones, separated by whether their name matches the pattern `name`.
+    """The files that match `glob`, except hidden ones, divided into names that match the pattern `name` and others.
 
     Raises CorpusError when no name matches.
     """
@@ -167,7 +167,7 @@ def check_isolation(training: Iterable[Path], held_out: Iterable[Path]) -> None:
             hit = where.get((row.corpus, row.source)) or where.get(row.sha256)
             if hit:
                 raise CorpusError(
-                    f"{folder}: utterance {row.utt_id} uses {row.corpus}/{row.source}, which trains a model as "
+                    f"{folder}: utterance {row.utt_id} uses {row.corpus}/{row.source}, which is training data: "
                     f"{hit[1].corpus}/{hit[1].source} (utterance {hit[1].utt_id} of {hit[0]})"
                 )
 
@@ -183,7 +183,7 @@ class _Task:
     stamp: list[int | None]
 
     def file(self, native: bool) -> Path:
-        """The file to read; absolute, since data directories may move while the corpus stays."""
+        """The file to read. A source's path is absolute, so that data directories may be moved."""
         return Path(os.path.abspath(self.path)) if native else self.copy
 
 

@@ -1,7 +1,7 @@
 """Connected utterances, concatenated from single-word recordings of one speaker.
 
-From isolated words neither an encoder nor a recogniser learns word boundaries. A string of words keeps each recording's
-speech and a little of its own background on both sides, in a seeded random order:
+Isolated words do not teach an encoder or a recogniser word boundaries. A string joins recordings in a seeded random
+order; each keeps its speech and a little of its own background on both sides:
 
     |..صفر..|~|..يمين..|~|..لا..|      "صفر يمين لا"        . background of the recording   ~ faint noise
 """
@@ -144,8 +144,8 @@ def join_words(recordings: Sequence[np.ndarray], seed: int) -> np.ndarray:
         if len(ramp):
             kept[: len(ramp)] *= ramp
             kept[-len(ramp) :] *= ramp[::-1]
-        # A recording that starts or ends within speech lacks background: add noise of its level. Digital silence would
-        # be a sound that no microphone records.
+        # A recording that starts or ends within speech has too little background: add noise of the same level. Digital
+        # silence would be unlike any recording.
         lacking = (before - (first - start), after - (end - last))
         lead, tail = (min(background, 0.003) * draw.standard_normal(length) for length in lacking)
         pieces += [lead.astype(np.float32), kept, tail.astype(np.float32)]

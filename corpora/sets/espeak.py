@@ -71,7 +71,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Prosody:
-    """Change of an utterance against its voice: factors of rate and pitch range, pitch in semitones, gain in dB."""
+    """Change of an utterance relative to its voice: factors of rate and pitch range, pitch in semitones, gain in dB."""
 
     rate: float = 1.0
     pitch: float = 0.0
@@ -132,7 +132,7 @@ def synthesise(
 
 
 def _ask(server: subprocess.Popen, request: Request) -> str:
-    """Have one request rendered; return an empty string or the error."""
+    """Send one request and wait for the reply; return an empty string or the error."""
     try:
         server.stdin.write(_to_json(request) + "\n")
         server.stdin.flush()

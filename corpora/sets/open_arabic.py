@@ -8,8 +8,8 @@
     <out>/{summary.json,skipped.tsv}                    hours of every set; files that were left out, with reasons
 
 The self-supervised data shares nothing with the dev and test sets of any task: it comes from the training speakers of
-Arabic Speech Commands, the training texts of EveryAyah and the training part of Free Spoken Digits. BAVED is scored by
-folds and not used. `prepare` checks this by file and by content.
+Arabic Speech Commands, the training texts of EveryAyah and the training part of Free Spoken Digits. BAVED is not used,
+since every clip is in the test set of a fold. `prepare` checks this by file and by content.
 
 The trait sets probe which information a representation holds besides the words. Speaker identification: all speakers
 of the keywords; train and test share no word. Language identification: Arabic keywords against English digits; train
@@ -31,7 +31,7 @@ from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.datasets import arabic_speech_commands, baved, everyayah, free_spoken_digits
 from corpora.datasets._emotion import FOLDS, Clip, write_folds
 from corpora.datasets.everyayah import Verse
-from corpora.files import BadFileTally, CorpusError, hash_fraction, write_json, write_text
+from corpora.files import CorpusError, hash_fraction, write_json
 from corpora.prepare.sources import Provenance, check_isolation, write_sources
 from corpora.prepare.word_strings import Word, plan_strings, render_strings, string_sources
 from corpora.sets.speed import check_factor, perturb, perturbed_sources, prefix
@@ -91,7 +91,7 @@ def prepare(
     scored = [out_dir / name for name in summary if name.split("/")[-1] != "train" and not name.startswith("ssl/")]
     check_isolation([out_dir / "ssl/train", out_dir / "ssl/dev", out_dir / "asr/train"], scored)
     traits = write_traits(out_dir, keywords, digits, seed)
-    _write_skipped(out_dir, [keyword_tally, verse_tally, digit_tally, clip_tally])
+    keyword_tally.write(out_dir / "skipped.tsv", verse_tally, digit_tally, clip_tally)
     settings = {"seed": seed, "text_profile": text_profile, "folds": folds}
     write_json(out_dir / "summary.json", {**settings, "sets": summary, "traits": traits})
     for name, entry in summary.items():
@@ -284,8 +284,3 @@ def _describe(utterances: Sequence[Utterance]) -> dict:
 
 def _hours(samples: int) -> float:
     return round(samples / SAMPLE_RATE / 3600, 4)
-
-
-def _write_skipped(out_dir: Path, tallies: Sequence[BadFileTally]) -> None:
-    rows = [f"{path}\t{reason}\n" for tally in tallies for path, reason in tally.skipped]
-    write_text(out_dir / "skipped.tsv", "path\treason\n" + "".join(rows))

@@ -1,4 +1,4 @@
-"""Speed perturbation: resample speech to other speeds, which shifts pitch and formants, as further speakers.
+"""Speed perturbation: resample speech to other speeds. Pitch and formants shift, so each copy is another speaker.
 
 Source: Ko et al. 2015, "Audio augmentation for speech recognition"; ids as in Kaldi's `perturb_data_dir_speed.sh`.
 """
@@ -61,7 +61,7 @@ def perturbed_sources(sources: Sequence[Provenance], factor: float) -> list[Prov
 
 
 def check_factor(factor: float) -> None:
-    """Raise ValueError for a speed outside 0.5 to 2, which no longer sounds like a voice."""
+    """Raise ValueError for a speed outside 0.5 to 2: the result would not resemble speech."""
     if not 0.5 <= factor <= 2:
         raise ValueError(f"speed {factor}: expected a factor between 0.5 and 2, for instance 0.9 or 1.1")
 

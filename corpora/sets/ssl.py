@@ -23,14 +23,14 @@ from pathlib import Path
 
 from corpora.audio import MIN_SAMPLES, SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir, write_datadir
-from corpora.files import CorpusError, hash_fraction, write_json, write_text
+from corpora.files import CorpusError, hash_fraction, write_json, write_tsv
 from corpora.prepare.groups import connected
 from corpora.prepare.ids import name_utterances, safe_id
 from corpora.prepare.sources import Provenance, check_isolation, read_sources, write_sources
 from corpora.text import text_key
 
 DEV_SHARE = 0.01
-MIN_TEXT_WORDS = 3  # shorter texts are vocabulary: a tested command may also be in training
+MIN_TEXT_WORDS = 3  # shorter texts are single words or commands: they may be in training and test
 
 _log = logging.getLogger(__name__)
 
@@ -84,8 +84,8 @@ def prepare(
     a held-out text of fewer words does not exclude an utterance.  held_out_speakers: leave out the other utterances of
     held-out speakers too. Set it to False for a corpus that is trained and scored on the same speakers, for instance on
     one reciter.
-    Raises CorpusError for unusable directories and for a language that is one group, and for held-out recordings in the
-    result.
+    Raises CorpusError for unusable directories, for a language whose utterances form one group, and for held-out
+    recordings in the result.
     """
     if not sets:
         raise CorpusError("ssl: no data directory is named (--from)")
@@ -93,8 +93,8 @@ def prepare(
         raise CorpusError(f"ssl: dev_share={dev_share}: expected a share between 0 and 0.5")
     if max_seconds < 2 * min_seconds or min_seconds * SAMPLE_RATE < MIN_SAMPLES:
         raise CorpusError(
-            f"ssl: min_seconds={min_seconds}, max_seconds={max_seconds}: expected at least {MIN_SAMPLES / SAMPLE_RATE} "
-            f"s, and twice the shortest as the longest"
+            f"ssl: min_seconds={min_seconds}, max_seconds={max_seconds}: expected min_seconds of at least "
+            f"{MIN_SAMPLES / SAMPLE_RATE}, and max_seconds of at least twice min_seconds"
         )
     guarded = [Path(path) for path in held_out]
     scored = [member for path in guarded for member in _read(path, None, scored=True)]
@@ -108,8 +108,8 @@ def prepare(
     train, dev = (out_dir / "ssl" / split for split in ("train", "dev"))
     check_isolation([train], [dev])
     check_isolation([train, dev], guarded)
-    rows = [f"{member.corpus}\t{member.utterance.utt_id}\t{reason}\n" for member, reason in excluded]
-    write_text(out_dir / "excluded.tsv", "corpus\tutt_id\treason\n" + "".join(rows))
+    rows = [(member.corpus, member.utterance.utt_id, reason) for member, reason in excluded]
+    write_tsv(out_dir / "excluded.tsv", ("corpus", "utt_id", "reason"), rows)
     reasons = dict(sorted(Counter(reason for _, reason in excluded).items()))
     write_json(
         out_dir / "summary.json",
@@ -207,7 +207,7 @@ def _divide(members: Sequence[Member], dev_share: float, min_text_words: int, se
                 chosen.append(group)
                 count += len(group)
         if not chosen and len(own) > 1:
-            chosen = [min(own, key=len)]  # a few large recordings: the smallest is nearest to the share
+            chosen = [min(own, key=len)]  # all groups are larger than the share: the smallest is nearest to it
         if not chosen:
             raise CorpusError(
                 f"ssl: all {total} utterances of {language} are one group by recording and text, so no dev part is "

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import io
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corpora.files import locked, write_json, write_text
+from corpora.files import locked, write_csv, write_json
 from downstream import DownstreamError
 from downstream.score import metrics, stats
 
@@ -143,15 +142,6 @@ def read_csv(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
             if name not in (reader.fieldnames or []):
                 raise DownstreamError(f"{path}: column `{name}` is missing; move the file away and run again")
         return [{name: value or "" for name, value in row.items() if name is not None} for row in reader]
-
-
-def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as CSV (UTF-8, LF), whole or not at all."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(Path(path), buffer.getvalue())
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from corpora.audio import SAMPLE_RATE
 from egs.pipeline.recipe import Recipe
 from egs.pipeline.stages import stages_of
-from upstream.model.family import CONV_STRIDES, HOP, SAMPLE_RATE, Geometry, macs_per_second, parameters
+from upstream.model.family import CONV_STRIDES, HOP, Geometry, macs_per_second, parameters
 
 STATE_BYTES = 16  # a parameter: weight, gradient and AdamW's two moments, 32 bits each
 CHECKPOINT_BYTES = 12  # a parameter in last.pt and previous.pt: weight and moments

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora.files import read_json, write_text
-from downstream.protocols import flatten
+from corpora.schema import flatten
 from egs.pipeline.study import Study, describe
 from egs.pipeline.work import Job
 from upstream.names import EXPORT_NAMES

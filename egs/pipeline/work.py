@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from corpora import registry
 from corpora.files import atomic_dir, tree_fingerprint, write_text
-from corpora.schema import nearest
-from downstream.protocols import TASKS, flatten
+from corpora.schema import flatten, nearest
+from downstream.protocols import TASKS
 from egs.pipeline.recipe import Recipe, iteration, prepared_options
 from upstream.config import S3PRL
 from upstream.names import EXPORT_NAMES, LOCAL_UPSTREAMS, RANDOM

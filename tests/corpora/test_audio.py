@@ -150,7 +150,7 @@ def test_samples_that_are_not_finite(tmp_path: Path, value: float) -> None:
         write_audio(tmp_path / "out.wav", samples)
 
 
-def test_writing_refuses_what_reading_would(tmp_path: Path) -> None:
+def test_writing_refuses_samples_that_reading_refuses(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"a\.wav: "):
         write_audio(tmp_path / "a.wav", np.zeros(0))
     with pytest.raises(AudioError, match=r"a\.wav: .*\(2, 5\)"):

@@ -33,7 +33,7 @@ def test_the_generator_decides_order_and_neighbours():
     assert length_batches(LENGTHS, 400_000) == length_batches(LENGTHS, 400_000)
 
 
-def test_one_item_over_the_limit_stands_alone():
+def test_one_item_over_the_limit_is_a_batch():
     assert length_batches([10, 50, 10], 20) == [[0, 2], [1]]
 
 

@@ -1,4 +1,4 @@
-"""python -m corpora: one clear line and exit code 2 for what a user can get wrong."""
+"""python -m corpora: one clear line and exit code 2 for each mistake of a user."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_options_are_converted_as_annotated():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no corpus is named"),
+        ([], "expected the name of a corpus"),
         (["beved", "--out", "x"], "`beved`; the nearest known one is `baved`"),
         (["baved", "--out", "x"], "--corpus"),
         (["baved", "--corpus", "nowhere", "--out", "x"], "no such folder"),

@@ -1,4 +1,4 @@
-"""Kaldi data directories: what is written is read back, and what breaks the form is named."""
+"""Kaldi data directories: a round trip, and a named place for each format error."""
 
 from __future__ import annotations
 
@@ -128,12 +128,12 @@ def test_relative_paths_stay_relative_inside_the_current_folder(
         ("text", "s2-b", "s2-c", "text: 1 of the ids in utt2spk are missing, as s2-b"),
         ("utt2lang", "s2-a ar", "s2-a ar en", "utt2lang:2: language 'ar en' of s2-a is not one word"),
         ("utt2lang", "s2-a ar", "s2-a", "utt2lang:2: empty language of s2-a"),
-        ("utt2spk", "s2-a s2\n", "s2-a s2\ns2-a s2\n", "utt2spk:3: id s2-a is there twice, first in line 2"),
+        ("utt2spk", "s2-a s2\n", "s2-a s2\ns2-a s2\n", "utt2spk:3: id s2-a occurs twice, first in line 2"),
         ("utt2spk", "s1-a s1\ns2-a s2\n", "s2-a s2\ns1-a s1\n", "utt2spk:2: id s1-a comes after s2-a; sort bytewise"),
         ("utt2spk", "s2-b s2", "s2-b s3", "utt2spk:3: utterance id s2-b does not start with its speaker id s3"),
         ("utt2spk", "s2-b s2\n", "s2-b s2", "utt2spk: the last line does not end with a line feed"),
         ("utt2spk", "s2-b s2\n", "s2-b s2\n\n", "utt2spk:4: no id at the start of the line"),
-        ("spk2utt", "s2-a s2-b", "s2-a", "spk2utt: speaker s2 does not have the utterances that utt2spk gives"),
+        ("spk2utt", "s2-a s2-b", "s2-a", "spk2utt: the utterances of speaker s2 differ from utt2spk"),
         ("wav.scp", "s2-b ", "s2-b sox in.wav -t wav - |", "wav.scp:3: s2-b is a command, not a file"),
         ("wav.scp", "short.flac", "gone.flac", "wav.scp:2: audio of s2-a is missing: "),
         ("wav.scp", "s2-b", "s2-c", "wav.scp: 1 of the ids in utt2spk are missing, as s2-b"),
@@ -141,7 +141,7 @@ def test_relative_paths_stay_relative_inside_the_current_folder(
         ("utt2num_samples", "400", "400.5", "utt2num_samples:2: '400.5' is not a number of samples"),
     ],
 )
-def test_what_breaks_the_form_is_named(datadir: Path, file: str, old: str, new: str, expected: str) -> None:
+def test_a_format_error_is_named(datadir: Path, file: str, old: str, new: str, expected: str) -> None:
     if "|" in new:
         old, new = (datadir / file).read_text().splitlines()[2], new
     change(datadir / file, old, new)
@@ -224,7 +224,7 @@ def test_length_that_contradicts_the_segment(tmp_path: Path, audio: Path) -> Non
         ({"audio": Path("/audio/a\u2028b.wav")}, r"wav\.scp:3: forbidden character U\+2028"),
     ],
 )
-def test_the_writer_refuses_what_the_reader_would(
+def test_the_writer_refuses_data_that_the_reader_refuses(
     tmp_path: Path, utterances: list[Utterance], changes: dict, expected: str
 ) -> None:
     utterances[2] = replace(utterances[2], **changes)

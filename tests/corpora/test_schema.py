@@ -4,7 +4,7 @@ import pydantic
 import pytest
 
 from corpora.files import CorpusError
-from corpora.schema import convert, nearest, record
+from corpora.schema import convert, flatten, nearest, record
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,10 @@ def test_one_value():
 def test_nearest_compares_the_last_part_of_dotted_names():
     assert nearest("train.stesp", ["train.steps", "train.seed"], "--").endswith("`--train.steps`")
     assert nearest("train.colour", ["train.steps"]) == ""
+
+
+def test_nested_keys_become_dotted():
+    tree = {"a": {"b": 1, "c": {"d": [2, {"x": 3}]}}, "e": {}}
+    assert flatten(tree) == {"a.b": 1, "a.c.d": [2, {"x": 3}], "e": {}}
+    assert flatten(tree, lists=True) == {"a.b": 1, "a.c.d.0": 2, "a.c.d.1.x": 3, "e": {}}
+    assert flatten({}) == {}

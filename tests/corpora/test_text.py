@@ -117,7 +117,7 @@ def test_buckwalter_round_trip_from_ascii(text: str) -> None:
 
 
 @given(st.text(max_size=40))
-def test_printable_text_is_what_a_data_directory_may_hold(text: str) -> None:
+def test_printable_text_is_valid_in_a_data_directory(text: str) -> None:
     clean = printable(text)
     assert check_line("text:1", clean) == [] and printable(clean) == clean
     assert clean.split() == [word for word in (printable(own) for own in text.split()) if word]

@@ -38,10 +38,6 @@ def test_overrides_from_the_command_line_are_yaml():
         protocols.parse_overrides(["steps"])
 
 
-def test_nested_keys_become_dotted():
-    assert protocols.flatten({"a": {"b": 1, "c": {"d": [2, 3]}}, "e": {}}) == {"a.b": 1, "a.c.d": [2, 3], "e": {}}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("task", protocols.TASKS)
 def test_superb_has_the_defaults_of_s3prl(task: str):

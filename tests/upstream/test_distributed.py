@@ -1,4 +1,4 @@
-"""Several processes: the same gradients and units as one, and none waits for ever."""
+"""Several processes: the same gradients and units as one, and none waits forever."""
 
 import csv
 import json
@@ -91,14 +91,14 @@ def run(command, ranks, fails=False, **env):
 
 
 def rows(out):
-    """metrics.csv without the time it took."""
+    """metrics.csv without the column of seconds."""
     with open(out / "metrics.csv", encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Noise of very different lengths, so that the batches of two processes are as unequal as they get."""
+    """Noise of very different lengths, so that the batches of two processes are very unequal."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for split, count in (("train", 14), ("dev", 3)):
@@ -168,7 +168,7 @@ def test_a_process_without_readable_audio_does_not_block_the_others(data, traine
 @pytest.mark.slow
 @pytest.mark.parametrize("done", [3, 6])
 def test_processes_that_find_different_states_do_not_train(data, trained, done):
-    """DDP would average gradients of different weights, or one process would wait for ever at the end."""
+    """DDP would average gradients of different weights, or one process would wait forever at the end."""
     out = trained / f"stateless{done}"
     run([trained / "train.py", data, out, 1, -1], 2, fails=done == 3, KILL_RANK="1" if done == 3 else "none")
     before = {path.name: path.read_bytes() for path in (out / "checkpoints").iterdir()}

@@ -69,7 +69,7 @@ def check(found, expected: torch.Tensor) -> None:
 
 
 @torch.no_grad()
-def test_golden_states_of_our_own_forward_pass_alone_and_together(model_dir, golden):
+def test_golden_states_of_our_own_forward_pass_single_and_batched(model_dir, golden):
     model = load_model(model_dir)
     together = encode(model, audio()).hidden_states
     for i, (wav, expected) in enumerate(zip(audio(), golden, strict=True)):

@@ -93,7 +93,7 @@ def _is_complete(folder: Path, row: Baseline) -> bool:
 
 
 def fetch(row: Baseline) -> Path:
-    """Fetch a baseline from its repository, once even if several processes ask, and check it; returns its folder.
+    """Fetch a baseline from its repository, in one process at a time, and check it; returns its folder.
 
     An interrupted download resumes. The last file written marks the folder as complete. Raises BaselineError without
     network, for a repository without safetensors, and for a wrong SHA-256.

@@ -40,7 +40,7 @@ class UpstreamExpert(nn.Module):
         return not any(p.requires_grad for p in self.parameters())
 
     def train(self, mode: bool = True) -> UpstreamExpert:
-        """Train mode if asked for and some parameter requires a gradient, else eval mode."""
+        """Train mode if `mode` is set and some parameter requires a gradient, else eval mode."""
         return super().train(mode and not self.frozen)
 
     def encode(self, wavs: Sequence[Tensor]) -> Encoded:

@@ -1,7 +1,7 @@
 """The names under which S3PRL and ESPnet find HArnESS models.
 
 S3PRL collects every public callable of this file. Its callers add options of their own (`refresh`, `model_config`);
-`refuse` reports every other option, because an ignored option would hide a typing error.
+`refuse` reports every other option, because ignoring it would hide a spelling mistake.
 """
 
 from upstream.names import MODELS as _MODELS

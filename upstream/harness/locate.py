@@ -85,7 +85,7 @@ def download(url: str, *, sha256sums: Mapping[str, str] | str | Path | None = No
     """Fetch the four files of the model directory under the base `url`, once; returns the local directory.
 
     The SHA-256 of every file must be known: from `sha256sums` (a mapping, or a file as `sha256sum` writes
-    it), else from the file `sha256sums` beside the model. A second call needs no network; `refresh` fetches the
+    it), else from the file `sha256sums` next to the model. A second call needs no network; `refresh` fetches the
     sums again, and the files that have changed. Raises UpstreamError if a sum is missing, and refuses a file that
     does not match its sum.
     """

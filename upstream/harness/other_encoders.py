@@ -18,16 +18,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from corpora.audio import SAMPLE_RATE
 from corpora.files import read_json
 from upstream.errors import UpstreamError
 from upstream.harness.expert import UpstreamExpert
 from upstream.model.encoder import Encoded, frame_count, normalise_waveform
-from upstream.model.family import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.model.family import HOP, RECEPTIVE_FIELD
 from upstream.model.modeldir import MODEL_TYPES
 
 
 class OtherEncoder(nn.Module, ABC):
-    """One encoder; a subclass gives its input from a clip, and its layers."""
+    """One encoder; a subclass builds it, runs it on a clip, and names its layers."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

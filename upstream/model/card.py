@@ -1,7 +1,7 @@
 """Describe a model directory: its facts (`info`), and the models and units that it was made from (`lineage`).
 
-The card of a model names its units, initialisation and teacher by the SHA-256 of the models behind them. `lineage` in
-the card holds one entry for each of these ancestors, so that a shared model shows its history without their folders.
+The card of a model names its units, initialisation and teacher by the SHA-256 of their models. `lineage` in the card
+has one entry for each of these ancestors, so that a shared model shows its history without their folders.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from corpora.files import read_json
 from upstream.errors import UpstreamError
 from upstream.model.encoder import front_end_of, geometry_of, normalises_waveform, squeeze_of
-from upstream.model.family import macs_per_second
+from upstream.model.family import FRAME_RATE, macs_per_second
 from upstream.model.modeldir import load_model, model_sha256, read_card
 
 REPORT = "report.json"  # of a units folder
-# The keys of its card that an ancestor's entry keeps.
+# Keys of an ancestor's card that its entry contains.
 KEPT = (
     *("name", "recipe", "iteration", "geometry", "data", "hours", "steps"),
     *("units", "label_sets", "init", "regression"),
@@ -25,7 +25,7 @@ KEPT = (
 
 
 def facts(path: Path | str) -> dict[str, Any]:
-    """The card of a model directory, together with the facts that its weights show (these keys come first)."""
+    """The card of a model directory and the facts read from its weights, which replace equal keys of the card."""
     model, card = load_model(path), read_card(path)
     config = model.config
     shown: dict[str, Any] = {
@@ -62,13 +62,13 @@ def describe(path: Path | str) -> str:
                 _fill("geometry {}", geometry.get("name")),
                 f"{f['front_end']} front end",
                 f"{f['layers']} layers of width {f['width']}, {f['heads']} heads, FFN {f['ffn']}",
-                _fill("layers at {:g} Hz", None if f["squeeze"] == 1 else 50 / f["squeeze"]),
+                _fill("layers at {:g} Hz", None if f["squeeze"] == 1 else FRAME_RATE / f["squeeze"]),
             ],
         ),
         ("size", [f"{f['parameters'] / 1e6:.2f} M parameters", _fill("ΔS {:.4g} % against HL", f.get("delta_s"))]),
         ("cost", [_fill("{:.3f} GMAC per second of audio", f["macs_g_per_s"])]),
-        ("input", ["16 kHz waveform", "normalised to mean 0 and variance 1" if f["normalise"] else "as it is"]),
-        ("output", ["50 frames per second", f"hidden states 0 to {f['layers']}"]),
+        ("input", ["16 kHz waveform", "normalised to mean 0 and variance 1" if f["normalise"] else "not normalised"]),
+        ("output", [f"{FRAME_RATE} frames per second", f"hidden states 0 to {f['layers']}"]),
         (
             "training",
             [
@@ -154,7 +154,7 @@ def _branches(sha256: str, entries: Mapping[str, dict[str, Any]], indent: str, d
 
 
 def _edges(entry: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
-    """The inputs of a model's training: a label, and the SHA-256 of the model behind the input, if there is one."""
+    """The inputs of a model's training: a label, and the SHA-256 of the model that made the input, or None."""
     sets = entry.get("label_sets") or ([entry["units"]] if entry.get("units") else [])
     for units in sets:
         name = f" {units['name']}, weight {units['weight']:g}" if len(sets) > 1 else ""

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from transformers import HubertModel
 
+from corpora.audio import SAMPLE_RATE
 from upstream.model.encoder import collate, encode, frame_count, normalises_waveform, run_layers, squeeze_of
-from upstream.model.family import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.model.family import HOP, RECEPTIVE_FIELD
 
 Source = Callable[[], Iterable[Tensor]]
 
@@ -82,7 +83,7 @@ def windows(blocks: Iterable[Tensor], windowing: Windowing) -> Iterator[Window]:
             raise ValueError(f"a block of audio has shape {tuple(block.shape)}; expected one dimension (samples)")
         buffer.append(block)
         have += len(block)
-        # One more frame is present, so this is not the last window, which keeps its end.
+        # With one more frame in the buffer this is an inner window; only the last window keeps its end.
         while have >= size + HOP:
             joined = torch.cat(buffer)
             keep = windowing.window_frames - context - skip

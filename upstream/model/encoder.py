@@ -1,7 +1,7 @@
 """The encoder: Transformers' `HubertModel` with either front end, and the forward pass that gives its hidden states.
 
 The layers run here, one by one, instead of inside Transformers: its stable-layer-norm models return the top state
-*before* the final norm, and a state below the top must not cost the layers above it.
+*before* the final norm, and it computes all layers even if only a lower state is needed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class LogMelHubertModel(HubertModel):
         return_dict: bool | None = True,
         **options: object,
     ) -> BaseModelOutput | tuple[Tensor, ...]:
-        """(B, N) samples and, if padded, their (B, N) mask -> `last_hidden_state` (B, T, D), and if asked for
+        """(B, N) samples and, if padded, their (B, N) mask -> `last_hidden_state` (B, T, D), and on request
         `hidden_states`: states 0 to L, the last one after the final norm. Raises TypeError for other options."""
         unknown = [name for name, value in options.items() if value]
         if unknown:
@@ -93,7 +93,7 @@ class Encoded:
 
 
 def hubert_config(g: Geometry) -> HubertConfig:
-    """Transformers' configuration of a geometry, as an export carries it: no LayerDrop, no augmentation."""
+    """Transformers' configuration of a geometry, as model directories store it: no LayerDrop, no augmentation."""
     common = {
         "hidden_size": g.width,
         "num_hidden_layers": g.layers,
@@ -166,7 +166,7 @@ def squeeze_of(model: HubertModel) -> int:
 
 
 def normalises_waveform(model: HubertModel) -> bool:
-    """Whether each waveform is brought to zero mean and unit variance before the front end."""
+    """Whether each waveform is normalised to zero mean and unit variance before the front end."""
     return getattr(model.config, "do_normalize", front_end_of(model) == "waveform")
 
 
@@ -233,7 +233,7 @@ def run_layers(
     states = [x]
     layerdrop = model.config.layerdrop if model.training else 0.0
     # A separate generator: dropout draws from the global one, more often for larger batches. Processes would then drop
-    # different layers and wait for each other's gradients without end.
+    # different layers and wait for each other's gradients forever.
     dropped = (torch.rand(top, generator=chance) < layerdrop).tolist() if layerdrop > 0 else [False] * top
     for layer, drop in zip(encoder.layers[:top], dropped, strict=True):
         if not drop:

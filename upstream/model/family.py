@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from corpora.audio import MIN_SAMPLES, SAMPLE_RATE
 from upstream.errors import UpstreamError
 
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)
 CONV_STRIDES = (5, 2, 2, 2, 2, 2, 2)
-RECEPTIVE_FIELD = 400  # samples of one frame, in either front end
+RECEPTIVE_FIELD = MIN_SAMPLES  # 400 samples of one frame, in either front end
 HOP = 320  # samples from one frame to the next
-SAMPLE_RATE = 16000
+FRAME_RATE = SAMPLE_RATE // HOP  # 50 Hz
 NARROW_CHANNELS = 256  # of the narrow convolutional encoder; HuBERT has 512
 FFT_SIZE = 512  # of the log-mel front end: 257 bins, each from 400 samples
 

@@ -1,4 +1,4 @@
-"""Log-mel front end, part of the model: waveform in, as many frames out as the convolutional encoder gives.
+"""Log-mel front end as a part of the model; it gives as many frames as the convolutional encoder.
 
 25 ms windows every 10 ms, not centred, 80 mel bands, global mean and variance as buffers, stacked by two.
 """
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from upstream.model.family import FFT_SIZE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE
+from corpora.audio import SAMPLE_RATE
+from upstream.model.family import FFT_SIZE, HOP, RECEPTIVE_FIELD
 
 SHORT_HOP = HOP // 2
 BLOCK = math.gcd(RECEPTIVE_FIELD, SHORT_HOP)  # samples
@@ -105,7 +106,7 @@ class LogMelFrontEnd(nn.Module):
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Fix the global mean and standard deviation, (mels,) each, measured on training audio."""
         if not (torch.isfinite(mean).all() and torch.isfinite(std).all()):
-            raise ValueError("log-mel statistics are not finite: the audio that they were measured on is broken")
+            raise ValueError("log-mel statistics are not finite: the training audio has NaN or infinite samples")
         self.mean.copy_(mean)
         self.std.copy_(std.clamp(min=1e-3))
 

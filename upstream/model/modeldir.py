@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from transformers.utils import logging
 
+from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_dir, read_json, sha256_file, write_json, write_text
 from upstream.errors import UpstreamError
 from upstream.model.encoder import LogMelHubertConfig, LogMelHubertModel, front_end_of, normalises_waveform
@@ -60,7 +61,7 @@ def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
         shutil.copymode(folder / "config.json", folder / "model.safetensors")
         Wav2Vec2FeatureExtractor(
             feature_size=1,
-            sampling_rate=16000,
+            sampling_rate=SAMPLE_RATE,
             do_normalize=config.do_normalize,
             return_attention_mask=True,
         ).save_pretrained(folder)
@@ -75,8 +76,8 @@ def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
 def load_model(path: Path | str) -> HubertModel:
     """The encoder of a model directory (ours, or HuBERT / wav2vec 2.0 / XLS-R in Transformers form), in eval mode.
 
-    Nothing but `config.json`, `model.safetensors` and `preprocessor_config.json` is opened: neither code nor adapters
-    nor pickles that lie beside them. Raises UpstreamError with the reason for whatever cannot be loaded.
+    Only `config.json`, `model.safetensors` and `preprocessor_config.json` are opened; code, adapters and pickles in the
+    folder are ignored. Raises UpstreamError, with the reason, for a directory that cannot be loaded.
     """
     path = Path(path)
     config_json = _config(path)
@@ -85,7 +86,7 @@ def load_model(path: Path | str) -> HubertModel:
         raise UpstreamError(f"{path}: model.safetensors is missing (pickled weights are never loaded)")
     try:
         _check_shapes(path, config_json)
-        # Passed as a state dict: from a folder, Transformers would also load what its `adapter_config.json` names.
+        # Passed as a state dict: from a folder, Transformers would also load the adapter of an `adapter_config.json`.
         weights = load_file(path / "model.safetensors")
         config = config_class.from_dict({k: v for k, v in config_json.items() if k not in IGNORED_KEYS})
         config.layerdrop, config.apply_spec_augment = 0.0, False

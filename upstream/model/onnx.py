@@ -1,7 +1,7 @@
 """Export a model directory as one `.onnx` file for ONNX Runtime, and run such a file.
 
 The graph takes raw 16 kHz samples and their lengths. It contains the front end, the normalisation of the waveform and
-the masks, so that no caller can forget them. The traced encoder is the accelerated one (`upstream.model.fast`), with
+the masks, so that callers cannot omit them. The traced encoder is the accelerated one (`upstream.model.fast`), with
 its positional convolution in the frequency domain and weight norm folded.
 """
 
@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from transformers import HubertModel
 
+from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_file
 from upstream.errors import UpstreamError
 from upstream.model.encoder import encode, front_end_of, normalises_waveform, run_layers
-from upstream.model.family import RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.model.family import RECEPTIVE_FIELD
 from upstream.model.fast import accelerate, sharing_copy
 from upstream.model.modeldir import load_model, model_sha256
 

@@ -1,4 +1,4 @@
-"""Read the audio of utterances ahead, in batches, and compute hidden states; unreadable clips are left out and counted.
+"""Read utterances in batches, with read-ahead, and compute hidden states; unreadable clips are left out and counted.
 
 unreadable: dict[str, str] = {}
 for utterance, states, frames in hidden_states(model, utterances, 40.0, unreadable):

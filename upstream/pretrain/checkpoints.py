@@ -1,12 +1,11 @@
 """Validate, log and checkpoint a pre-training run, and load the state that a killed run resumes from.
 
-Lightning's ModelCheckpoint and CSVLogger do not serve here. A checkpoint that is damaged must fall back to the one
-before it, and metrics.csv must hold the rows of all resumed runs once: CSVLogger deletes those of the killed run.
+Lightning's ModelCheckpoint and CSVLogger are not used: a run with a damaged checkpoint must resume from the earlier
+one, and metrics.csv must keep the rows of a killed run, which CSVLogger deletes.
 """
 
 from __future__ import annotations
 
-import csv
 import errno
 import logging
 import math
@@ -20,7 +19,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from corpora.audio import SAMPLE_RATE
-from corpora.files import atomic_file, remove_leftovers
+from corpora.files import atomic_file, remove_leftovers, write_csv
 from upstream.config import PretrainConfig
 from upstream.distributed import Place, group_size, of_all_ranks
 from upstream.errors import UpstreamError
@@ -225,11 +224,8 @@ class Recorder(Callback):
             },
             keep=folder / "previous.pt",
         )
-        with atomic_file(self.out_dir / "metrics.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
-            more = sorted({key for row in self.rows for key in row} - set(METRICS))
-            writer = csv.DictWriter(file, [*METRICS, *more], restval=0, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        columns = [*METRICS, *sorted({key for row in self.rows for key in row} - set(METRICS))]
+        write_csv(self.out_dir / "metrics.csv", columns, (dict.fromkeys(columns, 0) | row for row in self.rows))
 
 
 def save_state(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
@@ -249,7 +245,8 @@ def save_state(path: Path, state: dict[str, Any], keep: Path | None = None) -> N
 def load_state(folder: Path) -> dict[str, Any] | None:
     """The newest readable training state, last.pt or else previous.pt; None if there is none.
 
-    Only a damaged file is passed over. Raises OSError for a file that cannot be reached: other processes may reach it.
+    Only a damaged file is skipped. Raises OSError for a file that this process cannot reach: other processes may reach
+    it.
     """
     for name in ("last.pt", "previous.pt"):
         path = folder / name

@@ -33,9 +33,9 @@ DEV_STREAM = 1 << 40  # step numbers above those of any run, so that dev has the
 
 @dataclass(frozen=True)
 class Clip:
-    """`samples` samples of an utterance from sample `first`, which is 320 times its first unit.
+    """`samples` samples of an utterance from sample `first`, a multiple of 320: the clip starts on a frame.
 
-    `utterance` is a number in the list of utterances or, in training from shards, the item of the shard.
+    `utterance` is an index into the list of utterances or, in training from shards, the item of the shard.
     """
 
     utterance: Any
@@ -45,10 +45,11 @@ class Clip:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimisation step as one process sees it.
+    """The part of one process in an optimisation step.
 
-    `parts` are the batches whose gradients it adds up. `slots` are their numbers among the batches of all processes:
-    random draws depend on them, so the number of processes does not change a step. The next step starts at `position`.
+    `parts` are the batches whose gradients this process sums. `slots` are their numbers among the batches of all
+    processes: random draws depend on them, so the number of processes does not change a step. The next step starts at
+    `position`.
     """
 
     number: int
@@ -304,8 +305,8 @@ def span_mask(frames: int, prob: float, length: int, rng: np.random.Generator) -
     """Span mask (frames,) bool for masked prediction (HuBERT, section II-B).
 
     About `prob * frames / length` spans of `length` frames, at least one, never past the end; none with `prob` 0. A
-    clip no longer than a span gets one span of half its frames: of two frames or more, one stays unmasked. A single
-    frame is masked; zero frames give an empty mask.
+    clip no longer than a span gets one span of half its frames, so a clip of two frames or more keeps one unmasked. A
+    single frame is masked; zero frames give an empty mask.
     """
     mask = np.zeros(frames, dtype=bool)
     if frames == 0 or prob == 0:

@@ -160,7 +160,7 @@ def _project(
 
 
 def _sample(utterances: Sequence[Utterance], minutes: float, seed: int) -> list[Utterance]:
-    """Random utterances of at most so many minutes in all, at least one; none for 0 minutes."""
+    """Random utterances of at most `minutes` in all, at least one; none for 0 minutes."""
     if minutes <= 0:
         return []
     rng = np.random.default_rng([seed, 4])

@@ -28,6 +28,7 @@ from transformers import HubertModel
 
 from upstream.errors import UpstreamError
 from upstream.model.encoder import collate, run_layers
+from upstream.model.family import FRAME_RATE
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ POSITIONAL_CLIPS = 8  # in one step of that fit
 
 
 @dataclass
-class Statistics:
+class Moments:
     """Second moments of a teacher's activations, all (n, n) float64 and divided by the frames seen.
 
     `stream[name]`: of the standardised input of a layer norm. `inner[name]`: of the input of an output projection, with
@@ -71,9 +72,9 @@ def _standardise(x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def measure(model: HubertModel, layers: Sequence[int], batches: Iterator[list[Tensor]]) -> Statistics:
+def measure(model: HubertModel, layers: Sequence[int], batches: Iterator[list[Tensor]]) -> Moments:
     """Run batches of waveforms through the teacher and collect moments of its activations on valid frames."""
-    sums, frames = Statistics(), 0
+    sums, frames = Moments(), 0
     kept_frames, valid = 0, None
 
     def add(into: dict[str, Tensor], name: str, x: Tensor) -> None:
@@ -91,7 +92,7 @@ def measure(model: HubertModel, layers: Sequence[int], batches: Iterator[list[Te
         nonlocal kept_frames
         for row in range(len(output)):
             length = output.shape[1] if valid is None else int(valid[row].sum())
-            if kept_frames < POSITIONAL_SECONDS * 50:
+            if kept_frames < POSITIONAL_SECONDS * FRAME_RATE:
                 sums.clips.append((inputs[0][row, :length].cpu(), output[row, :length].cpu()))
                 kept_frames += length
 
@@ -131,7 +132,7 @@ def _hooks() -> Iterator[list[RemovableHandle]]:
 
 
 @torch.no_grad()
-def from_weights(model: HubertModel, layers: Sequence[int]) -> Statistics:
+def from_weights(model: HubertModel, layers: Sequence[int]) -> Moments:
     """Moments without audio: the stream covers the directions of the written weights, inner activations are white."""
     written = model.feature_projection.projection.weight.double()
     total = written @ written.T
@@ -144,7 +145,7 @@ def from_weights(model: HubertModel, layers: Sequence[int]) -> Statistics:
     inner = {
         name: torch.eye(linear.in_features + 1, dtype=torch.float64) for name, linear in _outputs(model, layers).items()
     }
-    return Statistics({name: total for name in _norms(model, layers)}, inner)
+    return Moments({name: total for name in _norms(model, layers)}, inner)
 
 
 def complement_of_ones(width: int) -> Tensor:
@@ -165,8 +166,8 @@ class Basis:
     kept: dict[str, float]
 
     @classmethod
-    def of(cls, statistics: Statistics, width: int) -> Basis:
-        """Leading directions of the moments, all norms counted alike. Raises UpstreamError for a wider student."""
+    def of(cls, statistics: Moments, width: int) -> Basis:
+        """Leading directions of the moments, all norms with equal weight. Raises UpstreamError for a wider student."""
         total = sum(statistics.stream.values()) / len(statistics.stream)
         teacher = len(total)
         if width > teacher:
@@ -189,7 +190,7 @@ def project(
     student: HubertModel,
     teacher: HubertModel,
     layers: Sequence[int],
-    statistics: Statistics,
+    statistics: Moments,
     *,
     seed: int = 0,
     fit_steps: int = POSITIONAL_STEPS,

@@ -2,11 +2,11 @@
 
 For corpora so large that random access to single files is too slow.
 
-shards/
-  train.json                    codec, lengths, hours by language, origin of the units; written last
-  train/cuts.000000.jsonl.gz    Lhotse cuts: ids, lengths, speakers, text
-  train/recording.000000.tar    FLAC or Opus, one file for each utterance
-  train/units.000000.tar        labels at 50 Hz (optional)
+    shards/
+      train.json                    codec, lengths, hours by language, origin of the units; written last
+      train/cuts.000000.jsonl.gz    Lhotse cuts: ids, lengths, speakers, text
+      train/recording.000000.tar    FLAC or Opus, one file for each utterance
+      train/units.000000.tar        labels at 50 Hz (optional)
 
 `lhotse.CutSet.from_shar(in_dir="shards/train")` reads them too.
 """
@@ -57,7 +57,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Item:
+class ShardItem:
     """One utterance of a shard: encoded audio, its length in samples, and its units (T,) or (T, S); S may be 0."""
 
     utt_id: str
@@ -277,7 +277,7 @@ def _label_shards(
                 tar.write(u.utt_id, labels, TemporalArray(array, temporal_dim=0, frame_shift=0.02, start=0))
 
 
-def read_shards(info: ShardsInfo, numbers: Sequence[int]) -> Iterator[Item]:
+def read_shards(info: ShardsInfo, numbers: Sequence[int]) -> Iterator[ShardItem]:
     """The utterances of some shards, in order, with sequential reads.
 
     If the shards have units, utterances without units are left out. Raises UpstreamError for a missing file.
@@ -298,7 +298,7 @@ def read_shards(info: ShardsInfo, numbers: Sequence[int]) -> Iterator[Item]:
                 continue
             labels = cut.units.load()
         language = cut.supervisions[0].language or "unknown"
-        yield Item(cut.id, samples, language, cut.recording.sources[0].source, labels)
+        yield ShardItem(cut.id, samples, language, cut.recording.sources[0].source, labels)
 
 
 class ShardSampler(Sampler[Step]):
@@ -329,7 +329,7 @@ class ShardSampler(Sampler[Step]):
         self.start, self.stop = start, config.steps if stop is None else stop
         self.position: Position = position or (0, 0, 0)
         self.rank, self.ranks = rank, ranks
-        # At most so many that every process gets a block in every epoch.
+        # Every process must get a block in every epoch.
         self.mixed = min(config.mix_shards, len(info.shards) // ranks)
         self.hours = info.hours
         self.repeats = language_repeats(info.hours, config.temperature)

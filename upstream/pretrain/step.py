@@ -1,4 +1,4 @@
-"""Take one optimisation step, and limit the bad ones: not finite, or without readable audio.
+"""Take one optimisation step; count and limit the steps with a loss that is not finite or without readable audio.
 
 The step is the same on one process or several, with one batch or several: masked and unmasked frames are counted over
 the whole step first, so that each frame has the same weight. If a loss or the gradient is not finite, no process
@@ -82,7 +82,7 @@ def take_step(
             (bad_ranks,) = sum_over_ranks([0.0 if finite else 1.0], device)
             if bad_ranks:
                 optimizer.zero_grad(set_to_none=True)
-                why = f"the loss is {float(result.loss.detach())}" if not finite else "the loss of another process"
+                why = f"the loss is {float(result.loss.detach())}" if not finite else "another process has a bad loss"
                 return StepResult(losses, f"{why}, batch {number} of {len(step.parts)}", () if finite else (batch,))
             backward(result.loss)
         # Detached, else a loss keeps the graph of its step in memory.

@@ -1,7 +1,7 @@
 """Run pre-training from a geometry and units (or a teacher's features) to a model directory, with Lightning.
 
-A killed run resumes from its last checkpoint and ends as an undisturbed run: the state holds model, heads, optimiser,
-schedule and step, and all random draws are functions of (seed, step).
+A killed run resumes from its last checkpoint and gives the model of an undisturbed run: the state holds model, heads,
+optimiser, schedule and step, and all random draws are functions of (seed, step).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import read_json, sha256_json, write_json
+from corpora.schema import flatten
 from upstream.config import InitConfig, PretrainConfig, RegressionConfig
 from upstream.distributed import Place, adopt_slurm, place
 from upstream.errors import UpstreamError
@@ -46,7 +47,7 @@ log = logging.getLogger(__name__)
 
 SAMPLER_VERSION = 2  # a saved position is valid for one version of the sampler only
 # Settings that may change when a run resumes: they change its speed and limits, not its result.
-MACHINERY = ("workers", "compile", "checkpointing", "bad_steps", "bad_rate")
+CHANGEABLE = ("workers", "compile", "checkpointing", "bad_steps", "bad_rate")
 
 
 def pretrain(
@@ -85,7 +86,7 @@ def pretrain(
     else:
         if sets:
             check_shards(ShardsInfo.open(shards, "train"), infos)
-        train = replace(train, utterances=_beside_shards(data_dir, init))
+        train = replace(train, utterances=_projection_utterances(data_dir, init))
     facts = _facts(geometry, config, init, regression, sets, infos, train, dev)
     fingerprint = sha256_json(facts)
     recorder = Recorder(PretrainDataset(dev, dev_labels, config, geometry.squeeze), out_dir, config, fingerprint, here)
@@ -208,7 +209,7 @@ def _from_shards(folder: Path, sets: Sequence[LabelSet], config: PretrainConfig,
     )
 
 
-def _beside_shards(data_dir: Path, init: InitConfig) -> list[Utterance]:
+def _projection_utterances(data_dir: Path, init: InitConfig) -> list[Utterance]:
     """The utterances that init `project` measures activations on; none for the other kinds."""
     if init.kind != "project" or init.minutes <= 0:
         return []
@@ -233,7 +234,7 @@ def _facts(
     """Everything that decides the result of a run, as config.json holds it; its hash is the run's fingerprint."""
     facts: dict[str, Any] = {
         "geometry": geometry.facts(),
-        "config": {name: value for name, value in asdict(config).items() if name not in MACHINERY},
+        "config": {name: value for name, value in asdict(config).items() if name not in CHANGEABLE},
         "init": {"kind": init.kind, "source_sha256": model_sha256(init.source) if init.source else None},
         "units": [{"name": s.name, "weight": s.weight, **infos[s.name]} for s in sets],
         "utterances": sha256_json([train.identity, [[u.utt_id, u.samples] for u in dev]]),
@@ -254,7 +255,7 @@ def _resume(recorder: Recorder, facts: dict[str, Any], config: PretrainConfig) -
     if state is not None and state["fingerprint"] != recorder.fingerprint:
         raise UpstreamError(
             f"{out_dir / 'checkpoints'} belongs to another configuration "
-            f"({_differences(out_dir / 'config.json', facts)}). Give this run another folder, or move that one away; "
+            f"({_differences(out_dir / 'config.json', facts)}). Give this run another folder, or move the old one; "
             "nothing in it was changed"
         )
     recorder.restore(state)
@@ -275,19 +276,10 @@ def _differences(path: Path, facts: dict[str, Any]) -> str:
     """The first differences between a run's config.json and the configuration of this run."""
     if not path.is_file():
         return f"{path} is missing"
-    stored, now = (dict(_leaves(json.loads(json.dumps(content)))) for content in (read_json(path), facts))
+    stored, now = (flatten(json.loads(json.dumps(content)), lists=True) for content in (read_json(path), facts))
     names = [name for name in {**stored, **now} if stored.get(name) != now.get(name)]
     listed = [f"{name}: {stored.get(name)} there, {now.get(name)} now" for name in names[:5]]
     return "; ".join([*listed, *(["..."] if len(names) > 5 else [])]) or "the version of this program"
-
-
-def _leaves(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Values of nested mappings and lists with dotted names."""
-    if not isinstance(content, dict | list):
-        yield name, content
-        return
-    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-        yield from _leaves(value, f"{name}.{key}" if name else str(key))
 
 
 def native_bf16() -> bool:

@@ -6,7 +6,6 @@ centred features X (n, p) and Y (n, q) of the same n frames, ||Y'X||^2 / (||X'X|
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,19 +16,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from corpora.audio import load_any, read_audio
+from corpora.audio import AUDIO_SUFFIXES, SAMPLE_RATE, load_any, read_audio
 from corpora.datadir import read_datadir
-from corpora.files import atomic_file
+from corpora.files import atomic_file, write_csv
 from upstream.errors import UpstreamError
 from upstream.model.encoder import encode
-from upstream.model.family import RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.model.family import RECEPTIVE_FIELD
 from upstream.model.modeldir import load_model
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 # The first minute of a clip is enough, and the states of an hour would not fit in memory.
 LONGEST_S = 60
 # Wider tables do not fit a terminal; only the best match of each state is printed then.
 WIDEST = 14
+_COLUMNS = ("first", "state_first", "second", "state_second", "cka", "frames")
 log = logging.getLogger(__name__)
 
 
@@ -135,7 +134,7 @@ def table(similarity: Similarity) -> str:
 
 
 def write(similarity: Similarity, png: Path) -> Path:
-    """Write a heat map, and a CSV with the numbers beside it; returns the path of the CSV."""
+    """Write a heat map, and a CSV with the numbers next to it; returns the path of the CSV."""
     from matplotlib.figure import Figure
 
     png = Path(png)
@@ -151,10 +150,10 @@ def write(similarity: Similarity, png: Path) -> Path:
     with atomic_file(png) as temporary:
         figure.savefig(temporary, dpi=130, metadata={"Software": None})
     out = png.with_suffix(".csv")
-    with atomic_file(out) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["first", "state_first", "second", "state_second", "cka", "frames"])
-        for i, row in enumerate(similarity.cka):
-            for j, value in enumerate(row):
-                writer.writerow([similarity.first, i, similarity.second, j, f"{value:.6f}", similarity.frames])
+    cells = (
+        (similarity.first, i, similarity.second, j, f"{value:.6f}", similarity.frames)
+        for i, row in enumerate(similarity.cka)
+        for j, value in enumerate(row)
+    )
+    write_csv(out, _COLUMNS, (dict(zip(_COLUMNS, cell, strict=True)) for cell in cells))
     return out

@@ -1,7 +1,7 @@
 """Import a HuBERT or wav2vec 2.0 checkpoint of Transformers, torchaudio, ESPnet or fairseq as a model directory.
 
-The tensors are renamed to Transformers' names, and the geometry is read from their shapes. Facts that no shape shows
-come from the checkpoint's own configuration, or from the user (`EncoderSettings`).
+The tensors are renamed to Transformers' names, and the geometry is read from their shapes. Facts that the shapes do not
+contain come from the checkpoint's own configuration, or from the user (`EncoderSettings`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
+from corpora.audio import SAMPLE_RATE
 from corpora.files import sha256_file
 from upstream.errors import UpstreamError
 from upstream.model.encoder import encode
@@ -61,9 +62,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """Facts that the shapes of the tensors do not show. None: as the checkpoint states, or as usual for its kind.
+    """Facts that the shapes of the tensors do not contain. None: the checkpoint's value, or the default of its kind.
 
-    `layer_norm_first`: norms stand before attention and FFN (Large models, XLS-R). `normalise`: waveforms are
+    `layer_norm_first`: norms precede attention and FFN (Large models, XLS-R). `normalise`: waveforms are
     normalised to mean 0 and variance 1.
     """
 
@@ -84,7 +85,7 @@ def import_model(
 
     `transformers`: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`; `torchaudio`: the state
     dict of a HuBERT or wav2vec 2.0 model, bare or in a training checkpoint; `espnet`: a HuBERT checkpoint, its
-    `config.yaml` beside it; `fairseq`: a HuBERT or wav2vec 2.0 file. `settings` takes precedence over the checkpoint.
+    `config.yaml` next to it; `fairseq`: a HuBERT or wav2vec 2.0 file. `settings` takes precedence over the checkpoint.
     `read` loads the checkpoint file; by default a pickle is read in an isolated process. Raises UpstreamError.
     """
     source = Path(source)
@@ -106,7 +107,8 @@ def import_model(
         except UpstreamError as error:
             raise UpstreamError(f"{source}: {error}") from error
     with torch.no_grad():
-        states = encode(model, [0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0))]).hidden_states
+        second = 0.1 * torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
+        states = encode(model, [second]).hidden_states
     if not all(torch.isfinite(state).all() for state in states):
         raise UpstreamError(f"{source}: the hidden states of the imported model are not finite")
     card = {
@@ -124,7 +126,7 @@ def _from_folder(source: Path, read: Callable[[Path], Checkpoint]) -> tuple[Hube
         return load_model(source), weights
     weights = source / "pytorch_model.bin"
     if not weights.is_file():
-        raise UpstreamError(f"{source}: neither model.safetensors nor pytorch_model.bin is in it")
+        raise UpstreamError(f"{source}: expected model.safetensors or pytorch_model.bin in this folder")
     with TemporaryDirectory() as scratch:
         save_file(read(weights).tensors, Path(scratch) / "model.safetensors")
         for name in ("config.json", "preprocessor_config.json"):
@@ -231,7 +233,7 @@ def _espnet_config(source: Path) -> dict[str, Any]:
 
     path = source.parent / "config.yaml"
     if not path.is_file():
-        log.warning("%s: no config.yaml beside it; heads and the order of norms are those usual for its width", source)
+        log.warning("%s: no config.yaml next to it; heads and order of norms are the defaults for its width", source)
         return {}
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -293,7 +295,9 @@ def _encoder_config(
     ]:
         raise UpstreamError(f"its settings state other convolutions ({conv}) than its tensors")
     if conv is None and tuple(kernels) != CONV_KERNELS:
-        raise UpstreamError(f"convolutions of {kernels} samples are not HuBERT's, and nothing states their strides")
+        raise UpstreamError(
+            f"convolutions of {kernels} samples are not HuBERT's, and the checkpoint does not state their strides"
+        )
     group = "feature_extractor.conv_layers.1.layer_norm.weight" not in tensors
     positional = shape("encoder.pos_conv_embed.conv.parametrizations.weight.original1", 3)
     width = shape("encoder.layer_norm.weight", 1)[0]
@@ -302,7 +306,7 @@ def _encoder_config(
         raise UpstreamError(f"its layers have the numbers {layers}, with gaps")
     heads = HEADS.get(width) if settings.heads is None else settings.heads
     if heads is None:
-        raise UpstreamError(f"nothing states the number of attention heads for width {width}: add --heads N")
+        raise UpstreamError(f"the number of attention heads is not known for width {width}: add --heads N")
     if heads < 1 or width % heads:
         raise UpstreamError(f"{heads} heads do not divide the width {width}: correct --heads")
     if width % positional[1]:

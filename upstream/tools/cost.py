@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 import time
 from collections.abc import Mapping
@@ -12,10 +11,11 @@ from pathlib import Path
 import torch
 from transformers import HubertModel
 
-from corpora.files import atomic_file
+from corpora.audio import SAMPLE_RATE
+from corpora.files import write_csv
 from upstream.errors import UpstreamError
 from upstream.model.encoder import encode, geometry_of
-from upstream.model.family import SAMPLE_RATE, macs_per_second
+from upstream.model.family import macs_per_second
 from upstream.model.modeldir import load_model, read_card
 from upstream.names import TEACHER
 
@@ -98,11 +98,7 @@ def measure(
         )
         for name, (g, parameters, iteration, times) in measured.items()
     ]
-    out_csv = Path(out_csv)
-    with atomic_file(out_csv) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in fields(Cost)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_csv(out_csv, [f.name for f in fields(Cost)], map(asdict, rows))
     return rows
 
 

@@ -1,7 +1,7 @@
 """Read a pickled checkpoint in a separate process that can build only tensors and plain values.
 
 The caller gets a safetensors file and JSON, never an unpickled object. In the child `torch.load(weights_only=True)`
-refuses every class; classes that fairseq's files are known to hold become inert stand-ins, and none is imported.
+refuses every class; known classes of fairseq's files are replaced by inert stand-ins, and none is imported.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _load(path: Path) -> Any:
                 raise UpstreamError(f"not a checkpoint that torch can read: {_first_sentence(error)}") from None
             name = found[1]
             if not (name in INERT_NAMES or name.startswith(INERT_PACKAGES)):
-                raise UpstreamError(f"it wants to run `{name}`; only tensors and plain values are read") from None
+                raise UpstreamError(f"loading it would run `{name}`; only tensors and plain values are read") from None
             # torch's message omits the module of built-in types; files spell it in two ways.
             full = [name] if "." in name else [f"builtins.{name}", f"__builtin__.{name}"]
             stand_ins |= dict.fromkeys(full, type(name.rsplit(".", 1)[-1], (_Inert,), {}))

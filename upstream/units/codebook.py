@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KMeansCost:
-    """When k-means uses the whole sample in every iteration, and the mini-batches that it uses otherwise.
+    """The largest k-means that uses the whole sample in every iteration, and the mini-batches of a larger one.
 
     `lloyd` bounds the multiply-accumulates of one iteration over the whole sample: about half a second on two cores.
     Above it `steps` mini-batches of `batch` frames take a fraction of the time, with an inertia within 3 % on speech.
@@ -152,7 +152,7 @@ class Codebook:
         return _project(np.asarray(features, np.float32), self.mean, self.components, self.scale)
 
     def assign(self, features: np.ndarray | Tensor) -> np.ndarray:
-        """Nearest centroid of each frame: (N, D) -> (N,) int64; a tie goes to the lower label.
+        """Nearest centroid of each frame: (N, D) -> (N,) int64; of equal distances, the lower label.
 
         One matrix product with the centroids on the features' own device (||x||^2 is the same for all centroids).
         Raises UpstreamError for another width than that of the fit, and for frames that are not finite.

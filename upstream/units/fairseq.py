@@ -2,7 +2,7 @@
 
 <folder>/<split>.tsv    first line the root of the audio, then `path<TAB>samples` of every utterance
 <folder>/<split>.km     one line of labels for each utterance, in the order of the manifest
-<folder>/dict.km.txt    one label a line, fairseq's dictionary
+<folder>/dict.km.txt    one label per line, fairseq's dictionary
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from corpora.datadir import Utterance, read_datadir
 from corpora.files import atomic_file, sha256_file, write_text
 from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
+from upstream.model.family import FRAME_RATE
 from upstream.units.codebook import MAX_K
-from upstream.units.units import FRAME_RATE, TOO_SHORT, Units, UnitsInfo, UnitsWriter
+from upstream.units.units import TOO_SHORT, Units, UnitsInfo, UnitsWriter
 
 
 def export_folder(units_dir: Path, data: dict[str, Path], folder: Path) -> None:
@@ -42,7 +43,7 @@ def import_folder(folder: Path, data: dict[str, Path], units_dir: Path, k: int, 
     `km_rate` is the rate of the labels in Hz, 50 or 100. Raises UpstreamError with file, line and utterance.
     """
     if not 1 < k <= MAX_K:
-        raise UpstreamError(f"k={k} must lie between 2 and {MAX_K}; say how many clusters the labels have")
+        raise UpstreamError(f"k={k} must lie between 2 and {MAX_K}; give the number of clusters of the labels")
     for split, path in data.items():
         km, manifest = folder / f"{split}.km", folder / f"{split}.tsv"
         if not km.is_file():

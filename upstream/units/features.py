@@ -21,17 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance
 from corpora.schema import nearest
 from upstream.config import S3PRL
 from upstream.errors import UpstreamError
 from upstream.model.card import ancestors
 from upstream.model.encoder import frame_count, front_end_of
-from upstream.model.family import FFT_SIZE, HOP, RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.model.family import FFT_SIZE, FRAME_RATE, HOP, RECEPTIVE_FIELD
 from upstream.model.fast import convolve_frames
 from upstream.model.modeldir import load_model, model_sha256, read_card
 from upstream.model.states import batches_of, clip_states, read_all
-from upstream.units.units import FRAME_RATE
 
 # Longer passes outgrow the caches: HuBERT-Base takes 1.5 times as long over 60 s of padded audio as over 16 s.
 CPU_PASS_SECONDS = 16.0
@@ -48,7 +48,7 @@ FLOOR = torch.finfo(torch.float32).eps
 
 
 class Source(Protocol):
-    """A feature source as PCA, k-means and labelling use it."""
+    """The interface of a feature source for PCA, k-means and labelling."""
 
     dim: int
 

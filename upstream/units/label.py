@@ -28,17 +28,18 @@ from upstream.config import TargetConfig
 from upstream.distributed import first_rank_first, place, process_group, wait_for_all
 from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
+from upstream.model.family import FRAME_RATE
 from upstream.model.states import advance, audio_bar, count_unreadable, shards_of
 from upstream.units.codebook import Codebook, check_pca
 from upstream.units.features import Source, feature_batches, open_source
-from upstream.units.units import DTYPE, FRAME_RATE, TOO_SHORT, Units, UnitsInfo, UnitsWriter
+from upstream.units.units import DTYPE, TOO_SHORT, Units, UnitsInfo, UnitsWriter
 
 CODEBOOK = "codebook.safetensors"
 REPORT = "report.json"
 FIT_HOURS = 10.0
 # A larger sample of features is thinned frame by frame to this size; PCA and k-means take about as much again.
 FIT_BYTES = 1 << 30
-SHARD_SECONDS = 1800.0  # of audio: the most that a kill can lose
+SHARD_SECONDS = 1800.0  # of audio: a killed run loses the labels of at most one shard
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ def _make_units(data: dict[str, Path], out_dir: Path, config: TargetConfig, shar
     hashes = {split: audio_sha256(usable) for split, (usable, _) in utterances.items()}
     source = open_source(config.source, config.layer, batch_seconds=config.batch_seconds)
     fit_split = "train" if "train" in data else next(iter(data))
-    check_pca(config.pca, source.dim)  # an error here costs seconds, after the features it would cost hours
+    check_pca(config.pca, source.dim)  # before the features, which may take hours
     with first_rank_first():
         codebook = _codebook(out_dir / CODEBOOK, source, utterances[fit_split][0], config)
     info = UnitsInfo(**source.provenance(), k=codebook.k, pca_dim=codebook.pca_dim, codebook_sha256=codebook.sha256)
@@ -254,7 +255,7 @@ class ShardedLabelling:
     """Labels a split in shards of consecutive utterances, one file each.
 
     Shards and the batches inside them depend on the utterances alone, so a shard that is labelled again has the same
-    bytes. A shard's name depends on its own audio files: repaired audio costs only its own shards.
+    bytes. A shard's name depends on its own audio files: only shards with changed audio are labelled again.
     """
 
     def __init__(

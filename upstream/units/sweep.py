@@ -25,10 +25,10 @@ from corpora.datadir import Utterance, audio_sha256, read_datadir
 from corpora.files import atomic_file, read_json, write_json
 from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
+from upstream.model.family import FRAME_RATE
 from upstream.model.states import advance, audio_bar
 from upstream.units.codebook import Codebook, check_pca
 from upstream.units.features import MfccSource, Source, feature_batches, open_source
-from upstream.units.units import FRAME_RATE
 
 DIMENSIONS = (16, 32, 64)
 REFERENCE_K = 100  # clusters of each other layer that all rows are compared with
@@ -87,7 +87,7 @@ def parse_dimensions(text: str) -> list[int | float | None]:
         try:
             values.append(None if part == "none" else int(part) if part.isdecimal() else float(part))
         except ValueError:
-            raise UpstreamError(f"--pca {text}: `{part}` is no dimension, no share of variance, not `none`") from None
+            raise UpstreamError(f"--pca {text}: `{part}` is not a dimension, a share of variance or `none`") from None
     return values
 
 

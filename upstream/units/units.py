@@ -1,12 +1,12 @@
-"""Store units, check them against the audio, and read several label sets of one utterance side by side.
+"""Store units, check them against the audio, and read several label sets of one utterance together.
 
 One split is one memory-mapped file of 16-bit integers and a JSON index:
 
-units/it1/
-  codebook.safetensors
-  train.bin      uint16, little endian, utterance after utterance
-  train.json     frame rate, k, front end, layer, PCA dimension, hashes, length of every utterance in file order
-  dev.bin dev.json
+    units/it1/
+      codebook.safetensors
+      train.bin      uint16, little endian, utterance after utterance
+      train.json     frame rate, k, front end, layer, PCA dimension, hashes, length of every utterance in file order
+      dev.bin dev.json
 
 A label set is a folder of units that a model predicts with a head of its own: units of another layer or another k.
 """
@@ -27,12 +27,11 @@ from corpora.datadir import Utterance
 from corpora.files import read_json, sha256_file, write_json
 from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
-from upstream.model.family import HOP, RECEPTIVE_FIELD, SAMPLE_RATE
+from upstream.model.family import FRAME_RATE, RECEPTIVE_FIELD
 from upstream.units.codebook import MAX_K
 
 FORMAT = 1
 DTYPE = np.dtype("<u2")
-FRAME_RATE = SAMPLE_RATE // HOP  # 50 Hz
 TOO_SHORT = f"shorter than one frame ({RECEPTIVE_FIELD} samples)"
 SCAN = 1 << 24  # labels counted at once
 
@@ -184,7 +183,7 @@ class UnitsWriter:
             "left_out": self._left_out,
             "utterances": self._lengths,
         }
-        # Removed first: an old index beside new labels, even between two renames, would be wrong.
+        # Removed first: an old index must never describe new labels, not even between two renames.
         index.unlink(missing_ok=True)
         os.replace(self._part, self.folder / f"{self.split}.bin")
         write_json(index, content)
@@ -263,8 +262,8 @@ class LabelSet:
 
 
 def label_sets(units: Path | Sequence[LabelSet], expected: dict[str, Any] | None = None) -> list[LabelSet]:
-    """Label sets of a folder: the one set `units`, with `expected` fields of UnitsInfo. Label sets are returned as they
-    are."""
+    """The label sets of a folder: one set named `units`, with `expected` fields of UnitsInfo. A sequence of label sets
+    is returned unchanged."""
     return [LabelSet("units", units, expected=expected or {})] if isinstance(units, Path) else list(units)
 
 

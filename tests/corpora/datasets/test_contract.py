@@ -258,7 +258,7 @@ def _stretches(utterances: list, rows: list) -> set[tuple]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_missing_and_an_empty_folder_say_what_to_do(name: str, tmp_path: Path):
+def test_the_error_for_a_missing_or_empty_folder_names_the_remedy(name: str, tmp_path: Path):
     info = registry.load(name).INFO
     (tmp_path / "empty").mkdir()
     for folder in ("nowhere", "empty"):

@@ -1,4 +1,4 @@
-"""EveryAyah: verses with text, in splits that share no text, whatever way it is spelt."""
+"""EveryAyah: verses with text, in splits that share no text under any spelling."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_reciters_are_disjoint_too_and_bit_rates_are_one_reciter(corpus_trees, t
     assert len({verse.utt_id for verse in verses}) == len(verses)
 
 
-def test_conversion_goes_on_where_it_stopped(corpus_trees, tmp_path):
+def test_an_interrupted_conversion_resumes(corpus_trees, tmp_path):
     corpus = corpus_trees.everyayah(tmp_path / "corpus")
     everyayah.prepare(corpus, tmp_path / "out")
     made = sorted((tmp_path / "out/audio").rglob("*.wav"))

@@ -28,7 +28,7 @@ def test_digits_are_converted_and_split_by_index(corpus_trees, tmp_path):
             assert len(read_audio(utterance.audio)) == utterance.samples == pytest.approx(seconds * 16000, abs=4)
 
 
-def test_what_has_no_frame_is_left_out_and_listed(corpus_trees, tmp_path):
+def test_utterances_without_a_frame_are_left_out_and_listed(corpus_trees, tmp_path):
     corpus = corpus_trees.free_spoken_digits(tmp_path / "corpus")
     soundfile.write(corpus / "recordings/0_theo_5.wav", corpus_trees.speech(1, 0.025, 8000)[:199], 8000)
     soundfile.write(corpus / "recordings/0_theo_6.wav", corpus_trees.speech(1, 0.025, 8000)[:200], 8000)

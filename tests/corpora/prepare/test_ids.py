@@ -1,4 +1,4 @@
-"""Ids whose order by utterance and by speaker is one, whatever a publisher's names hold."""
+"""Ids sort in one order by utterance and by speaker, for any names of a publisher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every corpus shares: counts, bad lines and recordings, segments, texts without words, audio that is in test."""
+"""The steps of every corpus: counts, bad lines and recordings, segments, texts without words, audio that is in test."""
 
 from __future__ import annotations
 

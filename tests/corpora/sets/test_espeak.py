@@ -1,4 +1,4 @@
-"""Speech from eSpeak: the same bytes for the same request, and audible differences where they are asked for."""
+"""Speech from eSpeak: the same bytes for the same request, and audible differences where they are requested."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SOME = (
 )
 
 
-def test_same_bytes_whatever_was_said_before_and_in_however_many_processes(tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_earlier_requests_or_the_number_of_processes(tmp_path: Path) -> None:
     first = requests(tmp_path, *SOME)
     synthesise(first)
     expected = [request.path.read_bytes() for request in first]
@@ -79,7 +79,7 @@ def fundamental(samples: np.ndarray) -> float:
     return float(np.median(found))
 
 
-def test_prosody_is_heard(espeak: Espeak) -> None:
+def test_prosody_changes_the_audio(espeak: Espeak) -> None:
     def say(**changes: float) -> np.ndarray:
         return render(espeak, Request(Path(), TEXT, VOICE, Prosody(**changes)))
 
@@ -119,7 +119,7 @@ def test_voices_differ_in_pitch_and_formants(espeak: Espeak) -> None:
         ("كَلْب", (("k", "tS"),)),
     ],
 )
-def test_replaced_sounds_are_heard(espeak: Espeak, word: str, sounds: tuple) -> None:
+def test_replaced_sounds_change_the_audio(espeak: Espeak, word: str, sounds: tuple) -> None:
     espeak.set_voice(replace(VOICE, flutter=0), Prosody())
     phonemes = espeak.phonemes(word)
     assert sounds[0][0] in phonemes
@@ -135,7 +135,7 @@ def test_replaced_sounds_are_heard(espeak: Espeak, word: str, sounds: tuple) -> 
     ("word", "phonemes"),
     [("الدَّرْس", "?add'aRs"), ("سِتَّة", "sitt,at"), ("مُعَلِّم", "muA'allim"), ("قُوَّة", "q'u:wat"), ("كِتَاب", "kit,a:b")],
 )
-def test_a_vowel_beside_a_shadda_is_spoken_in_either_order(espeak: Espeak, word: str, phonemes: str) -> None:
+def test_a_vowel_with_a_shadda_is_spoken_in_either_order(espeak: Espeak, word: str, phonemes: str) -> None:
     espeak.set_voice(VOICE, Prosody())
     shadda, vowels = "\u0651", "\u064e\u064f\u0650"
     canonical = word
@@ -185,7 +185,7 @@ def test_process_that_dies_is_an_error_and_not_a_wait(tmp_path: Path) -> None:
         synthesise(requests(tmp_path, *SOME), jobs=2, server=dead)
 
 
-def test_missing_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_library_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "espeakng_loader.py").write_text("raise ImportError('no such wheel')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(CorpusError, match="no such wheel.*pip install espeakng-loader"):

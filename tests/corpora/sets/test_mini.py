@@ -1,4 +1,4 @@
-"""The mini corpus: sizes, classes, separation of splits, and going on after an interruption."""
+"""The mini corpus: sizes, classes, separation of splits, and resuming after an interruption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPLITS = {name: tuple(sizes) for name, sizes in mini.SIZES.items()}
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smallest corpus there is."""
+    """The smallest possible corpus."""
     folder = tmp_path_factory.mktemp("mini") / "mini"
     mini.prepare(folder, scale=0.05)
     return folder
@@ -122,7 +122,7 @@ def test_sizes_at_scale_one() -> None:
     assert all(count[name]["test"] >= 90 for name in ("asr", "ser", "did"))
 
 
-def test_transcripts_are_bare_arabic_of_what_is_spoken(utterances: dict) -> None:
+def test_transcripts_are_the_spoken_arabic_without_diacritics(utterances: dict) -> None:
     vocabulary = {bare(word) for word in WORDS}
     assert len(vocabulary) == len(WORDS) and 20 <= len(vocabulary) <= 30
     for rows in utterances["asr"].values():
@@ -170,7 +170,7 @@ def test_a_larger_corpus_holds_the_same_voices() -> None:
 
 
 class Recorder:
-    """Stands in for `synthesise`: counts what is made, and fails at the set of a given name."""
+    """Replaces `synthesise`: counts the files made, and fails at the set of a given name."""
 
     def __init__(self, source: Path, fail: str = ""):
         self.source, self.fail, self.made = source, fail, []
@@ -184,7 +184,7 @@ class Recorder:
         self.made.append(title)
 
 
-def test_a_complete_corpus_is_left_alone_and_an_interrupted_one_completed(
+def test_a_complete_corpus_is_kept_and_an_interrupted_one_completed(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"

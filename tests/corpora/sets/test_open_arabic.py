@@ -1,4 +1,4 @@
-"""The open_arabic data: nothing that is scored is in what trains, by file, by content, by text and by speaker."""
+"""The open_arabic data: scored data is not in training data, by file, by content, by text and by speaker."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def prepared(corpus_trees, tmp_path_factory) -> tuple[dict[str, Path], Path]:
 
 
 def _content(sources: dict[str, Path], row: Provenance) -> str:
-    """Hash of a source file's own samples, found without what the preparers wrote about it."""
+    """Hash of a source file's own samples, computed without the output of the preparation."""
     path = sources[row.corpus.upper()] / row.source
     return hashlib.sha256(load_any(path).tobytes()).hexdigest()
 
@@ -92,7 +92,7 @@ def test_both_languages_are_there_and_no_text(prepared):
         assert all(utterance.text is None for utterance in utterances)
 
 
-def test_ssl_dev_is_apart_from_ssl_train_and_uses_training_speakers(prepared):
+def test_ssl_dev_shares_nothing_with_ssl_train_and_uses_training_speakers(prepared):
     _, out = prepared
     train, dev = (read_sources(out / f"ssl/{split}") for split in ("train", "dev"))
     assert not {row.sha256 for row in train} & {row.sha256 for row in dev}
@@ -234,7 +234,7 @@ def test_real_speech_in_part(real_speech, tmp_path):
     assert sum(len(read_sources(out / f"ser/fold1/{split}")) for split in ("train", "dev", "test")) > 300
 
 
-def test_trait_sets_are_apart_by_word_and_by_speaker(prepared):
+def test_trait_sets_are_disjoint_by_word_or_by_speaker(prepared):
     _, out = prepared
     summary = json.loads((out / "summary.json").read_text())
     sets = {

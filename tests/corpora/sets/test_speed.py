@@ -36,7 +36,7 @@ def test_recordings_stay_traceable():
     assert perturbed_sources(rows, 1.1) == [Provenance("sp1.1-s-1", "corpus", "a.wav", "abc")]
 
 
-def test_what_is_there_is_kept_and_what_is_stale_goes(utterance, tmp_path):
+def test_existing_files_are_kept_and_stale_ones_removed(utterance, tmp_path):
     (first,) = perturb([utterance], 0.9, tmp_path / "sp")
     before = first.audio.stat().st_mtime_ns
     (again,) = perturb([utterance], 0.9, tmp_path / "sp")
@@ -47,6 +47,6 @@ def test_what_is_there_is_kept_and_what_is_stale_goes(utterance, tmp_path):
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.4, 2.5, -1.0])
-def test_refuses_what_is_no_voice(utterance, tmp_path, factor):
+def test_refuses_speeds_out_of_range(utterance, tmp_path, factor):
     with pytest.raises(ValueError, match="between 0.5 and 2"):
         perturb([utterance], factor, tmp_path / "sp")

@@ -1,4 +1,4 @@
-"""One self-supervised set of several languages: nothing that is held out, nothing on both sides, no sample lost."""
+"""One self-supervised set of several languages: no held-out data, nothing in both train and dev, no sample lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECOND = 16000
 
 
 class _Corpus:
-    """Writes data directories of a made corpus; equal seeds are equal recordings."""
+    """Writes data directories of a synthetic corpus; equal seeds are equal recordings."""
 
     def __init__(self, root: Path, name: str, language: str | None, write_clip):
         self.root, self.name, self.language, self._write_clip = root / name, name, language, write_clip
@@ -69,7 +69,7 @@ def test_three_languages(tmp_path, write_clip):
     assert summary["excluded"] == {}
 
 
-def test_what_is_held_out_stays_out(tmp_path, write_clip):
+def test_held_out_data_is_excluded(tmp_path, write_clip):
     corpus = _Corpus(tmp_path, "mgb", "ar", write_clip)
     corpus.add("train", 40)
     test = corpus.add("test", 3, text="قل هو الله أحد")
@@ -142,7 +142,7 @@ def test_recordings_and_texts_are_on_one_side(tmp_path, write_clip):
             assert len({utterances[place + n].utt_id in dev for n in range(3)}) == 1
 
 
-def test_what_cannot_be_built(tmp_path, write_clip):
+def test_impossible_sets_are_refused(tmp_path, write_clip):
     corpus = _Corpus(tmp_path, "one", "ar", write_clip)
     corpus.add("train", 6, text="the same words always")
     with pytest.raises(CorpusError, match="all 6 utterances of ar"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from corpora.files import CorpusError
+from corpora.schema import flatten
 from downstream import protocols
 from downstream.report import drawing
 from downstream.score import results
@@ -148,7 +149,7 @@ AGAINST = ["study.rows.masked_only.against=[no_pca, base]"]
 
 def _tag(study: Study) -> str:
     config = study.recipe.tasks["asr"]
-    return protocols.load("asr", config.protocol, protocols.flatten(config.overrides)).tag
+    return protocols.load("asr", config.protocol, flatten(config.overrides)).tag
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def served(model_dir, tmp_path, monkeypatch):
-    """A local web server with the model under /m/harness_st; yields (base URL, folder, names asked for)."""
+    """A local web server with the model under /m/harness_st; yields (base URL, folder, requested names)."""
     folder = tmp_path / "site" / "m" / "harness_st"
     shutil.copytree(model_dir, folder)
     Quiet.asked = []

@@ -39,7 +39,7 @@ def test_macs_equal_those_counted_on_the_built_module():
         assert macs_per_second(g, 5.0) == pytest.approx(counted, rel=0.01)
 
 
-def test_waveform_encoder_costs_what_the_design_measured():
+def test_waveform_encoder_has_the_cost_of_the_design():
     with_conv = macs_per_second(FAMILY["hst"])
     without = macs_per_second(geometry("hst", front_end="logmel"))
     assert (with_conv - without) / 1e9 == pytest.approx(2.45, abs=0.05)

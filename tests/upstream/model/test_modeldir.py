@@ -178,7 +178,7 @@ def test_a_wrong_squeeze_is_refused_and_an_unsqueezed_config_has_no_such_key(sav
         load_model(path)
 
 
-def test_code_adapters_and_quantisers_beside_a_model_are_never_opened(saved):
+def test_code_adapters_and_quantisers_in_a_model_folder_are_never_opened(saved):
     model, path = saved
     expected = states(load_model(path))
     mark = path / "executed"

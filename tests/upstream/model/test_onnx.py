@@ -195,7 +195,7 @@ def test_a_graph_that_differs_from_the_model_is_not_written(model_dir, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_exported_or_loaded_is_named(model_dir, tmp_path):
+def test_failed_exports_and_loads_are_named(model_dir, tmp_path):
     with pytest.raises(UpstreamError, match="m.bin"):
         export_onnx(model_dir, tmp_path / "m.bin")
     with pytest.raises(UpstreamError, match="1e-06 GB"):

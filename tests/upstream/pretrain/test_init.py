@@ -46,7 +46,7 @@ def test_student_of_equal_width_starts_from_the_chosen_layers(teacher, kind, lay
     assert torch.equal(student.feature_projection.projection.weight, model.feature_projection.projection.weight)
 
 
-def test_thinner_student_takes_only_what_fits(teacher):
+def test_a_thinner_student_copies_only_tensors_that_fit(teacher):
     model, path = teacher
     student = build_encoder(geometry("mini_hst"))
     before = student.encoder.layers[0].attention.q_proj.weight.clone()

@@ -1,4 +1,4 @@
-"""A pre-training run: it learns, resumes to the same bytes, and refuses what does not belong together."""
+"""A pre-training run: it learns, resumes to the same bytes, and refuses inputs of different origin."""
 
 import csv
 import shutil
@@ -101,7 +101,7 @@ def test_killed_and_resumed_equals_undisturbed(data, undisturbed, tmp_path, monk
     assert not leftover.exists() and not half_metrics.exists()
 
 
-def test_a_full_disk_keeps_the_last_state_and_the_run_goes_on_later(data, undisturbed, tmp_path):
+def test_a_full_disk_keeps_the_last_state_and_the_run_resumes_later(data, undisturbed, tmp_path):
     """The limit on the size of files fails a write as a full disk does, in the middle of it."""
     import resource
 

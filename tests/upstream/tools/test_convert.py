@@ -297,7 +297,7 @@ def malicious(file: Path, form: str, trap: Trap) -> None:
 
 
 def spring(trap: Trap) -> bool:
-    """Whether the trap works when it is unpickled without protection."""
+    """Whether the harmful pickle works when it is loaded without protection."""
     pickle.loads(pickle.dumps(trap, protocol=2))
     return trap.mark.exists()
 

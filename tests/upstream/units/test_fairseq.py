@@ -59,7 +59,7 @@ def test_round_trip_through_fairseqs_files(data):
 
 
 def test_a_manifest_of_another_order_and_place_with_windows_line_ends(data):
-    """Labels follow their audio, wherever the maker of the manifest had it."""
+    """Labels follow their audio, also if the manifest has another root."""
     run(data, "--out", data / "units", "--export-km", data / "km")
     for split in ("train", "dev"):
         rows = (data / "km" / f"{split}.tsv").read_text(encoding="utf-8").splitlines()

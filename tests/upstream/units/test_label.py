@@ -85,7 +85,7 @@ def labelled(caplog):
 
 
 def spoil(path: Path) -> bytes:
-    """Make a file unreadable; size and time stay, as in an outage of a disk. Returns its content."""
+    """Make a file unreadable; size and time stay, as in a disk failure. Returns its content."""
     content, stat = path.read_bytes(), path.stat()
     path.write_bytes(bytes(len(content)))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""Units on disk: round trip, mismatches refused by name, and label sets side by side with a head and a column each."""
+"""Units on disk: round trip, mismatches refused by name, and several label sets, each with a head and a column."""
 
 import csv
 import json
@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_the_old_units(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train.bin", "train.json"]
 
 
-def test_an_old_index_never_stands_beside_new_labels(tmp_path, monkeypatch):
+def test_an_old_index_never_accompanies_new_labels(tmp_path, monkeypatch):
     write(tmp_path, labels_of())
     replace = os.replace
 
@@ -176,7 +176,7 @@ def test_check_refuses_units_of_something_else(tmp_path, expected):
         check_units(units, utterances(), **expected)
 
 
-def test_check_knows_no_other_field(tmp_path):
+def test_check_refuses_unknown_fields(tmp_path):
     with pytest.raises(TypeError, match="`clusters`.* frame_rate, k"):
         check_units(write(tmp_path, labels_of()), utterances(), clusters=3)
 
@@ -318,7 +318,7 @@ def test_hours_in_the_steps_are_counted_for_any_languages(sets_data, trained):
     assert set(read_card(trained / "model")["hours_shown"]) == set(GROUPS)
 
 
-def test_temperature_0_shows_three_languages_alike(sets_data):
+def test_temperature_0_shows_three_languages_equally(sets_data):
     utterances = read_datadir(sets_data / "train")
     config = PretrainConfig(steps=800, batch_seconds=4.0, crop_seconds=2.5, temperature=0.0)
     shown = dict.fromkeys(GROUPS, 0)
