@@ -34,9 +34,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:  # `python bench/inference.py` puts bench/ there, not the repository
     sys.path.insert(0, str(ROOT))
 
-from corpora.audio import SAMPLE_RATE
+from corpora.audio import SAMPLE_RATE  # noqa: E402
 from corpora.files import atomic_file  # noqa: E402
-from upstream.model.family import FAMILY, Geometry, macs_per_second
+from upstream.model.family import FAMILY, Geometry, macs_per_second  # noqa: E402
 
 if TYPE_CHECKING:
     import numpy as np

@@ -128,7 +128,7 @@ def test_imports_without_s3prl_espnet_and_torchaudio():
     code = (
         "import sys\n"
         "for name in ('s3prl', 'espnet', 'espnet2', 'torchaudio'): sys.modules[name] = None\n"
-        "import upstream.pretrain.train, upstream.units.make, upstream.model.modeldir, upstream.tools.cost\n"
+        "import upstream.pretrain.train, upstream.units.label, upstream.model.modeldir, upstream.tools.cost\n"
         "import upstream.__main__, upstream.tools.cka, upstream.model.card, upstream.tools.convert\n"
         "import upstream.model.onnx, upstream.tools.push\n"
     )

@@ -127,7 +127,7 @@ def test_random_copies_nothing_and_configuration_errors_are_named():
     assert initialise(build_encoder(geometry("mini_hst")), InitConfig()) == []
     with pytest.raises(ValueError, match="every_nth"):
         InitConfig("every_nth")
-    with pytest.raises(ValueError, match="`every`"):
+    with pytest.raises(ValueError, match="'every'"):
         InitConfig("every", "x")
-    with pytest.raises(ValueError, match="`top`"):
+    with pytest.raises(ValueError, match="'top'"):
         InitConfig("project", "x", layers="top")

@@ -193,6 +193,6 @@ def test_wrong_layers_and_weights_are_named(teacher):
     with pytest.raises(UpstreamError, match="0 to 3, not 4"):
         FeatureHeads(16, RegressionConfig(teacher, [4]))
     with pytest.raises(ValueError, match="layers"):
-        RegressionConfig(teacher, [])
-    with pytest.raises(ValueError, match="weight=0"):
+        RegressionConfig(teacher, layers=[])
+    with pytest.raises(ValueError, match="weight"):
         RegressionConfig(teacher, [1], weight=0)

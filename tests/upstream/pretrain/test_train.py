@@ -231,19 +231,19 @@ def test_units_of_train_and_dev_from_different_codebooks_are_refused(data, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("key", "value"),
     [
-        ({"warmup": 32000}, "warmup=32000"),
-        ({"clip": -1.0}, "clip=-1.0"),
-        ({"dropout": 1.5}, "dropout=1.5"),
-        ({"temperature": -0.5}, "temperature=-0.5"),
-        ({"logit_temperature": 0.0}, "logit_temperature=0.0"),
-        ({"lr": float("nan")}, "lr=nan"),
+        ("warmup", 32000),
+        ("clip", -1.0),
+        ("dropout", 1.5),
+        ("temperature", -0.5),
+        ("logit_temperature", 0.0),
+        ("lr", float("nan")),
     ],
 )
-def test_impossible_values_are_refused(values, message):
-    with pytest.raises(ValueError, match=message):
-        replace(CONFIG, **values)
+def test_impossible_values_are_refused(key, value):
+    with pytest.raises(ValueError, match=rf"\b{key}\b[\s\S]*{value}"):
+        replace(CONFIG, **{key: value})
 
 
 def test_clip_0_does_not_clip(data, tmp_path):
