@@ -24,6 +24,7 @@ class LogMelHubertConfig(HubertConfig):
 
     model_type = "harness_logmel_hubert"
     mels: int = 80
+    squeeze: int = 1
 
 
 class LogMelHubertModel(HubertModel):
@@ -92,7 +93,7 @@ def hubert_config(g: Geometry) -> HubertConfig:
         conv = [g.conv_channels] * len(CONV_KERNELS)
         return HubertConfig(conv_dim=conv, conv_kernel=CONV_KERNELS, conv_stride=CONV_STRIDES, **common)
     return LogMelHubertConfig(
-        conv_dim=[g.feature_dim], conv_kernel=[RECEPTIVE_FIELD], conv_stride=[HOP], mels=g.mels, **common
+        conv_dim=[g.feature_dim], conv_kernel=[RECEPTIVE_FIELD], conv_stride=[HOP], mels=g.mels, squeeze=g.squeeze, **common
     )
 
 
@@ -125,12 +126,14 @@ def run_layers(
     time_mask: Tensor | None = None,
     top_layer: int | None = None,
     chance: torch.Generator | None = None,
+    inner: bool = False,
 ) -> tuple[list[Tensor], Tensor | None]:
     """Walk the encoder: (B, N) samples -> hidden states 0..top_layer, each (B, T, D), and the frame mask (B, T).
 
     `lengths` (B,) are the valid samples of each item; None means that nothing is padded, and the mask is None too.
     `time_mask` (B, T) bool replaces frames by the mask embedding. State 0 is the input of layer 1, state i the output
-    of layer i, state L comes after the final norm. `chance` (a CPU generator) decides LayerDrop. Works for any
+    of layer i, state L comes after the final norm. A squeezed model's layers run on pairs of frames; its states repeat
+    each of their frames, unless `inner` asks for the frames as the layers see them. `chance` (a CPU generator) decides LayerDrop. Works for any
     Transformers HuBERT or wav2vec 2.0 encoder.
     """
     depth = len(model.encoder.layers)
@@ -141,15 +144,23 @@ def run_layers(
         features = model.feature_extractor(wavs, lengths)
     else:
         features = model.feature_extractor(wavs)
-    x = model.feature_projection(features.transpose(1, 2))
+    features = features.transpose(1, 2)
+    squeeze = getattr(model.config, "squeeze", 1)
+    outer = features.shape[1]
+    frames = None if lengths is None else model._get_feat_extract_output_lengths(lengths).clamp(min=0)
+    if squeeze == 2:
+        features = pair_frames(features, frames)
+    x = model.feature_projection(features)
     if isinstance(x, tuple):  # wav2vec 2.0 also returns the features before the projection
         x = x[0]
     if time_mask is not None:
+        if squeeze == 2:
+            time_mask = time_mask[:, ::2]
         x = torch.where(time_mask.unsqueeze(-1), model.masked_spec_embed.to(x.dtype), x)
 
     valid = attend = None
     if lengths is not None:
-        frames = model._get_feat_extract_output_lengths(lengths).clamp(min=0)
+        frames = (frames + squeeze - 1) // squeeze
         steps = torch.arange(x.shape[1], device=x.device)
         valid = steps < frames[:, None]
         x = x * valid.unsqueeze(-1)
@@ -176,7 +187,24 @@ def run_layers(
         states.append(x)
     if stable and top == depth:
         states[-1] = encoder.layer_norm(x)
+    if squeeze == 2 and not inner:
+        states = [state.repeat_interleave(2, dim=1)[:, :outer] for state in states]
+        if lengths is not None:
+            valid = torch.arange(outer, device=x.device) < model._get_feat_extract_output_lengths(lengths)[:, None]
     return states, valid
+
+
+def pair_frames(features: Tensor, frames: Tensor | None = None) -> Tensor:
+    """Two frames side by side: (B, T, C) -> (B, ceil(T / 2), 2 C); an odd last valid frame is repeated.
+
+    `frames` (B,) are the valid ones of each item; None means that all are.
+    """
+    first = features[:, 0::2]
+    second = torch.cat([features[:, 1::2], features[:, -1:]], dim=1)[:, : first.shape[1]]
+    if frames is not None:
+        index = 2 * torch.arange(first.shape[1], device=features.device) + 1
+        second = torch.where((index < frames[:, None]).unsqueeze(-1), second, first)
+    return torch.cat([first, second], dim=-1)
 
 
 def normalise_waveform(wav: Tensor) -> Tensor:

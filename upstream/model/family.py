@@ -31,10 +31,13 @@ class Geometry:
     mels: int = 80
     pos_conv_kernel: int = 128
     pos_conv_groups: int = 16
+    squeeze: int = 1  # 2: frames are projected in pairs, and the layers run at 25 a second
 
     def __post_init__(self) -> None:
         if self.front_end not in ("waveform", "logmel"):
             raise ValueError(f"{self.name}: front end `{self.front_end}` is unknown; choose waveform or logmel")
+        if self.squeeze not in (1, 2) or (self.squeeze == 2 and self.front_end != "logmel"):
+            raise ValueError(f"{self.name}: squeeze={self.squeeze}; 1 or, with a log-mel front end, 2")
         if self.width % self.heads:
             raise ValueError(f"{self.name}: width {self.width} is not divisible by {self.heads} heads")
         if self.width % self.pos_conv_groups:
@@ -45,7 +48,7 @@ class Geometry:
     @property
     def feature_dim(self) -> int:
         """Width of a front-end frame, before the projection."""
-        return self.conv_channels if self.front_end == "waveform" else 2 * self.mels
+        return self.conv_channels if self.front_end == "waveform" else 2 * self.mels * self.squeeze
 
 
 def _table() -> dict[str, Geometry]:
@@ -68,6 +71,7 @@ def _table() -> dict[str, Geometry]:
     students = [g for g in full if g.name != "hl"]
     narrow = [replace(g, name=f"{g.name}_narrow", conv_channels=NARROW_CHANNELS) for g in students]
     logmel = [replace(g, name=f"{g.name}_logmel", front_end="logmel") for g in full]
+    small.append(Geometry("open", 4, 512, 8, 2048, "logmel", pos_conv_kernel=32, squeeze=2))
     # The price of each front end on real speech: one Transformer behind all three.
     open_hst = next(g for g in small if g.name == "open_hst")
     fronts = [
@@ -118,6 +122,7 @@ def macs_per_second(g: Geometry, seconds: float = 10.0) -> float:
         short_frames = (samples - RECEPTIVE_FIELD) // (HOP // 2) + 1
         bins = FFT_SIZE // 2 + 1
         total += short_frames * (RECEPTIVE_FIELD * 2 * bins + bins * g.mels)
+    frames = -(-frames // g.squeeze)
     total += frames * g.feature_dim * g.width
     total += frames * g.width * (g.width // g.pos_conv_groups) * g.pos_conv_kernel
     total += g.layers * frames * (4 * g.width * g.width + 2 * g.width * g.ffn + 2 * frames * g.width)

@@ -1,0 +1,240 @@
+"""A student that starts from a published pre-norm encoder: its layers copied, its input learned by regression.
+
+The layers of the source are copied whole (`init: {kind: foreign, layers: [0, 1, 2, 3]}`). Their input is not: the
+source has another front end and other positions. `regress` learns ours: first the front end's projection and the
+positional convolution against the source's input of layer 1, then all layers against the outputs of its layers.
+Whisper pads every clip to 30 s, so windows of 30 s are filled with several clips and silence between them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import HubertModel
+
+from corpora.audio import SAMPLE_RATE
+from corpora.files import read_json
+from corpora.packed import PackedAudio
+from upstream.model.encoder import frame_count, run_layers
+
+log = logging.getLogger(__name__)
+
+# Tensors of a Transformers Whisper layer, and ours.
+_WHISPER = {
+    "self_attn_layer_norm": "layer_norm",
+    "self_attn.q_proj": "attention.q_proj",
+    "self_attn.k_proj": "attention.k_proj",
+    "self_attn.v_proj": "attention.v_proj",
+    "self_attn.out_proj": "attention.out_proj",
+    "fc1": "feed_forward.intermediate_dense",
+    "fc2": "feed_forward.output_dense",
+    "final_layer_norm": "final_layer_norm",
+}
+WINDOW = 30 * SAMPLE_RATE
+
+
+class ForeignError(ValueError):
+    """A model cannot start from the encoder that was named; the message says which and why."""
+
+
+@torch.no_grad()
+def copy_layers(model: HubertModel, source: Path, layers: Sequence[int]) -> list[str]:
+    """Copy Transformer layers (0-based) of the Whisper directory `source` into `model`; the names of what was set.
+
+    The bias of `k_proj`, which Whisper lacks, becomes zero; the final norm becomes the identity. Raises ForeignError
+    for an encoder of another width, other heads, post-norm layers, or fewer layers than are asked for.
+    """
+    config = read_json(Path(source) / "config.json")
+    kind = config.get("model_type")
+    if kind != "whisper":
+        norm = "norms after its layers" if config.get("do_stable_layer_norm") is False else "is no pre-norm encoder"
+        raise ForeignError(
+            f"{source}: model type `{kind}` {norm}; init `foreign` copies pre-norm layers of model type `whisper`"
+        )
+    ours = model.config
+    for name, theirs, mine in (
+        ("width", config["d_model"], ours.hidden_size),
+        ("number of heads", config["encoder_attention_heads"], ours.num_attention_heads),
+        ("feed-forward width", config["encoder_ffn_dim"], ours.intermediate_size),
+    ):
+        if theirs != mine:
+            raise ForeignError(
+                f"{source}: its {name} is {theirs}, the student's {mine}; init `foreign` copies layers as they are, "
+                "so choose a geometry of the same size (or init `project` from a model of ours)"
+            )
+    if not ours.do_stable_layer_norm:
+        raise ForeignError("the student norms after its layers; init `foreign` needs do_stable_layer_norm")
+    if len(layers) != len(model.encoder.layers):
+        raise ForeignError(f"init: layers={list(layers)} are {len(layers)}, the student has {len(model.encoder.layers)}")
+    if not all(0 <= layer < config["encoder_layers"] for layer in layers):
+        raise ForeignError(f"{source}: has layers 0 to {config['encoder_layers'] - 1}, asked for {list(layers)}")
+    state = model.state_dict()
+    copied = []
+    with safe_open(Path(source) / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+        for place, layer in enumerate(layers):
+            for theirs, mine in _WHISPER.items():
+                for part in ("weight", "bias"):
+                    found = next(
+                        (n for p in ("model.encoder.", "encoder.", "") if (n := f"{p}layers.{layer}.{theirs}.{part}") in names),
+                        None,
+                    )
+                    target = f"encoder.layers.{place}.{mine}.{part}"
+                    if found is None and (theirs, part) != ("self_attn.k_proj", "bias"):
+                        raise ForeignError(f"{source}: model.safetensors lacks layers.{layer}.{theirs}.{part}")
+                    if found is None:
+                        state[target].zero_()
+                    else:
+                        state[target].copy_(file.get_tensor(found))
+                    copied.append(target)
+    model.encoder.layer_norm.reset_parameters()
+    log.info("init foreign from %s: layers %s copied", source, list(layers))
+    return [*copied, "encoder.layer_norm.weight", "encoder.layer_norm.bias"]
+
+
+class WhisperTeacher(nn.Module):
+    """States of Whisper's encoder on full windows of 30 s: the input of layer 1 without positions, then each layer."""
+
+    def __init__(self, source: Path, layers: int) -> None:
+        super().__init__()
+        from transformers import WhisperConfig, WhisperFeatureExtractor
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        made = WhisperConfig.from_dict(read_json(Path(source) / "config.json"))
+        made.encoder_layers = layers
+        made._attn_implementation = "sdpa"
+        self.encoder = WhisperEncoder(made)
+        with safe_open(Path(source) / "model.safetensors", "pt") as file:
+            names = set(file.keys())
+            state = {
+                name: file.get_tensor(next(n for n in (f"model.encoder.{name}", f"encoder.{name}", name) if n in names)).float()
+                for name in self.encoder.state_dict()
+            }
+        self.encoder.load_state_dict(state)
+        self.encoder.eval().requires_grad_(False)
+        self.extractor = WhisperFeatureExtractor(feature_size=made.num_mel_bins)
+
+    @torch.no_grad()
+    def forward(self, windows: np.ndarray) -> list[Tensor]:
+        """(B, 480000) samples -> states, each (B, 1500, D)."""
+        encoder = self.encoder
+        with torch.autocast("cpu", enabled=False):
+            mel = self.extractor(list(windows), sampling_rate=SAMPLE_RATE, return_tensors="pt")["input_features"]
+        x = nn.functional.gelu(encoder.conv1(mel))
+        x = nn.functional.gelu(encoder.conv2(x)).transpose(1, 2)
+        states = [x + encoder.embed_positions.weight.mean(0)]
+        x = x + encoder.embed_positions.weight
+        for layer in encoder.layers:
+            out = layer(x, None)
+            x = out[0] if isinstance(out, tuple) else out
+            states.append(x)
+        return states
+
+
+def fill_windows(audio: PackedAudio, ids: Sequence[str], rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Endless windows of 30 s, each of random clips with 0.2 to 0.6 s of silence between, float32 (480000,)."""
+    while True:
+        window = np.zeros(WINDOW, np.float32)
+        at = 0
+        while at < WINDOW - SAMPLE_RATE:
+            clip = audio[ids[rng.integers(len(ids))]]
+            take = min(len(clip), WINDOW - at)
+            window[at : at + take] = clip[:take] / np.float32(32768)
+            at += take + int(rng.uniform(0.2, 0.6) * SAMPLE_RATE)
+        window *= rng.uniform(0.3, 1.0) / max(1e-3, float(np.abs(window).max()))
+        yield window
+
+
+@dataclass(frozen=True)
+class RegressConfig:
+    """One regression. `stem_steps` steps learn the input alone, the others everything; a step sees `windows` x 30 s."""
+
+    stem_steps: int = 50
+    steps: int = 200
+    windows: int = 2
+    stem_rate: float = 2e-3
+    rate: float = 3e-4
+    seed: int = 0
+
+
+def regress(
+    model: HubertModel,
+    teacher: Callable[[np.ndarray], list[Tensor]],
+    windows: Iterator[np.ndarray],
+    config: RegressConfig,
+    *,
+    report: Callable[[int, list[float]], None] = lambda step, losses: None,
+    reduce_gradients: Callable[[Sequence[nn.Parameter]], None] = lambda parameters: None,
+) -> None:
+    """Learn the teacher's states 0 to L in place; the loss of a state is its squared error over its variance.
+
+    A frame of ours covers `320 * squeeze` samples and is compared with the mean of the teacher's frames (50 a second)
+    over the same time; the last frames of a window, which our formula does not have, are left out.
+    """
+    encoder = model.encoder
+    stem = [*model.feature_projection.parameters(), *encoder.pos_conv_embed.parameters()]
+    everything = [*stem, *encoder.layers.parameters()]
+    squeeze = getattr(model.config, "squeeze", 1)
+    frames = frame_count(WINDOW) // squeeze
+    model.train()
+    scale: list[Tensor] = []
+    optimizer = None
+    for step in range(config.steps):
+        if step in (0, config.stem_steps):
+            parameters = stem if step < config.stem_steps else everything
+            for parameter in model.parameters():
+                parameter.requires_grad_(False)
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
+        batch = np.stack([next(windows) for _ in range(config.windows)])
+        only_stem = step < config.stem_steps
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            targets = teacher(batch)
+            states, _ = run_layers(model, torch.from_numpy(batch), top_layer=0 if only_stem else None, inner=True)
+        losses = []
+        for i, state in enumerate(states):
+            target = targets[i][:, : frames * squeeze].float().unflatten(1, (frames, squeeze)).mean(2)
+            if len(scale) <= i:
+                variance = target.var(dim=(0, 1))
+                scale.append(variance + 0.1 * variance.mean())  # dimensions that hardly move must not dominate
+                if i == 0:
+                    with torch.no_grad():
+                        model.feature_projection.projection.bias.add_((target - state[:, :frames]).mean(dim=(0, 1)))
+            # The final norm of ours comes after the layers that were copied: the top state is compared before it.
+            losses.append(((state[:, :frames].float() - target).square().mean(dim=(0, 1)) / scale[i]).clamp(max=1e4).mean())
+        loss = torch.stack(losses).mean()
+        loss.backward()
+        reduce_gradients(parameters)
+        done = step / config.stem_steps if only_stem else (step - config.stem_steps) / (config.steps - config.stem_steps)
+        peak = config.stem_rate if only_stem else config.rate
+        for group in optimizer.param_groups:
+            group["lr"] = peak * min(1.0, done / 0.1 + 0.02) * (1.0 - 0.9 * done)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        report(step, [value.item() for value in losses])
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    model.eval()
+
+
+@torch.no_grad()
+def measure_front_end(model: HubertModel, audio: PackedAudio, ids: Sequence[str], rng: np.random.Generator) -> None:
+    """Set the log-mel mean and standard deviation from 300 random clips (at most 10 s each)."""
+    mels = []
+    for i in rng.choice(len(ids), size=min(300, len(ids)), replace=False):
+        clip = audio[ids[i]][: 10 * SAMPLE_RATE].astype(np.float32) / 32768
+        if len(clip) >= 400:
+            mels.append(model.feature_extractor.log_mel(torch.from_numpy(clip)[None])[0])
+    stacked = torch.cat(mels)
+    model.feature_extractor.set_statistics(stacked.mean(0), stacked.std(0))
