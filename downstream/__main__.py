@@ -66,7 +66,7 @@ def _run(arguments: list[str]) -> int:
         return 0
     if parsed.command == "traits":
         return _traits(parsed)
-    if parsed.command in answers.TASKS:
+    if parsed.command in (*answers.TASKS, "find"):
         return answers.run(parsed)
     benchmark.run_tasks(
         _names(parsed.tasks, "--tasks", TASKS),

@@ -1,6 +1,8 @@
-"""The commands `transcribe`, `emotion` and `dialect`: their options, the files they are given, and what they write.
+"""The commands `transcribe`, `find`, `emotion` and `dialect`: their options, the files they are given, and what they
+write.
 
 python -m downstream transcribe talk.mp3 calls/ --model exp/mini/probes/asr_light/harness_st/seed0/head
+python -m downstream find recitation.mp3 --texts verses.txt --spans 5 --model models/harness_open/letters
 """
 
 from __future__ import annotations
@@ -60,7 +62,19 @@ def add_commands(commands: argparse._SubParsersAction) -> list[argparse.Argument
         parser.add_argument("--out", type=Path, help="file to write, whole or not at all (default: standard output)")
         parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
         parsers.append(parser)
-    return parsers
+    transcribe = parsers[0]
+    transcribe.add_argument("--words", action="store_true", help="start and end of every word (CTC recognisers)")
+    search = commands.add_parser(
+        "find",
+        help="which of many known texts audio files say, by a CTC recogniser",
+        description=f"Which of many known texts audio files say. {_EPILOGUE}",
+    )
+    for action in transcribe._actions[1:]:
+        if action.dest not in ("words", "device"):
+            search._add_action(action)
+    search.add_argument("--texts", type=Path, required=True, metavar="FILE", help="Kaldi text, `id text` a line, in order")
+    search.add_argument("--spans", type=int, default=1, metavar="N", help="up to N consecutive lines (default: 1)")
+    return [*parsers, search]
 
 
 _EPILOGUE = (
@@ -72,9 +86,16 @@ _EPILOGUE = (
 def run(args: argparse.Namespace) -> int:
     """Answer for every file, each as soon as it is there; 0, or 1 when some could not be read."""
     files = audio_files(args.audio)
+    if args.command == "find":
+        return _find(args, files)
+    from downstream.asr.reading import is_recogniser
     from downstream.predict import Predictor, predict
 
     task = TASKS[args.command]
+    if task == "asr" and is_recogniser(args.model):
+        return _transcribe(args, files)
+    if getattr(args, "words", False):
+        raise PredictError(f"{args.model}: --words needs a CTC recogniser; this head is a probe of the benchmark")
     predictor = Predictor(args.model, task, args.upstream, args.device)
     failed = 0
     with _output(args.out) as stream:
@@ -86,6 +107,78 @@ def run(args: argparse.Namespace) -> int:
             stream.flush()
     if failed:
         print(f"downstream: {failed} of {len(files)} files have no answer; their lines say why", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _transcribe(args: argparse.Namespace, files: Sequence[Path]) -> int:
+    """The text of every file by a CTC recogniser, with word times on demand."""
+    from corpora.audio import AudioError
+    from downstream.asr.reading import Reader, word_times
+
+    reader = Reader(args.model, args.upstream)
+    failed = 0
+    with _output(args.out) as stream:
+        if args.format == "tsv":
+            stream.write("audio\ttext\tscore\tseconds\terror\n")
+        for file in files:
+            row: dict[str, object] = {}
+            try:
+                reading = reader.read(file)
+                answer = Answer(str(file), reading.text, reading.seconds)
+                if args.words:
+                    classes = [reader.characters.index(c) for c in reading.text]
+                    words = word_times(reading.log_probs, classes, reader.characters, 0.02 * reader.squeeze)
+                    row["words"] = [{"word": word, "start": start, "end": end} for word, start, end in words]
+            except (AudioError, ValueError) as error:
+                failed += 1
+                answer = Answer(str(file), None, None, error=" ".join(str(error).split()))
+            line = as_line(answer, "asr", args.format)
+            if row and args.format == "json":
+                line = json.dumps({**json.loads(line), **row}, ensure_ascii=False) + "\n"
+            stream.write(line)
+            stream.flush()
+    return _status(failed, len(files))
+
+
+def _find(args: argparse.Namespace, files: Sequence[Path]) -> int:
+    """Which lines of a list every file says."""
+    from corpora.audio import AudioError
+    from downstream.asr.reading import Reader, is_recogniser
+    from downstream.find import FLOOR, Finder, read_texts
+
+    if not is_recogniser(args.model):
+        raise PredictError(f"{args.model}: `find` needs the head directory of a CTC recogniser (head.json, protocol ctc)")
+    reader = Reader(args.model, args.upstream)
+    floor = float(reader.description.get("find_floor", FLOOR))
+    finder = Finder(read_texts(args.texts, reader.characters), reader.characters, spans=args.spans, floor=floor)
+    failed = 0
+    with _output(args.out) as stream:
+        if args.format == "tsv":
+            stream.write("audio\tfound\tscore\tmargin\tseconds\ttext\terror\n")
+        for file in files:
+            row: dict[str, object] = {"audio": str(file), "seconds": None, "text": None, "found": [], "score": None}
+            row["margin"] = None
+            try:
+                reading = reader.read(file)
+                found = finder.find(reading.log_probs, reading.text)
+                row |= {"seconds": reading.seconds, "text": reading.text, "found": found.ids, "score": found.score}
+                row["margin"] = found.margin
+            except (AudioError, ValueError) as error:
+                failed += 1
+                row["error"] = " ".join(str(error).split())
+            if args.format == "json":
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                cells = [row["audio"], " ".join(row["found"]), row["score"], row["margin"], row["seconds"], row["text"]]
+                cells.append(row.get("error"))
+                stream.write("\t".join("" if c is None else " ".join(str(c).split()) for c in cells) + "\n")
+            stream.flush()
+    return _status(failed, len(files))
+
+
+def _status(failed: int, files: int) -> int:
+    if failed:
+        print(f"downstream: {failed} of {files} files have no answer; their lines say why", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -1,7 +1,7 @@
-"""Fine-tune an encoder with CTC on letters: `python -m downstream.asr CONFIG [key=value ...]`, resumable.
+"""Fine-tune an encoder with CTC on letters: `python -m downstream.asr train CONFIG [key=value ...]`, resumable.
 
-First the head alone on the frozen encoder, until it has left the plateau on which everything is blank; then everything
-at a low rate. The schedule counts seconds of audio, not steps. Several processes (torchrun) share a step.
+First the head alone, on stored features of clean short clips: thousands of cheap steps, until it has left the plateau on
+which everything is blank. Then everything at a low rate, with augmentation. The schedule counts seconds of audio, not steps. Several processes (torchrun) share a step.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from corpora.text import normalise
 from downstream.asr.augment import AugmentConfig, augment
 from downstream.asr.recogniser import BLANK, Recogniser, frames_needed
 from upstream.distributed import place
+from upstream.model.encoder import run_layers
 from upstream.model.modeldir import load_model, save_model
 
 log = logging.getLogger(__name__)
@@ -59,12 +60,14 @@ class TrainConfig:
     out: str
     sources: list[Source]
     dev: dict[str, Source]
-    frozen_hours: float = 1.5
+    warm_hours: float = 1.6
+    warm_longest: float = 7.0
+    warm_steps: int = 1500
+    warm_rate: float = 1e-2
     hours: float = 100.0
     batch_seconds: float = 40.0
-    head_rate: float = 3e-3
-    rate: float = 3e-4
-    head_rate_later: float = 1e-3
+    rate: float = 2e-4
+    head_rate: float = 1e-3
     warmup_hours: float = 1.0
     decay_share: float = 0.25
     longest: list[tuple[float, float]] = field(default_factory=lambda: [(0.0, 10.0), (0.3, 16.0)])
@@ -74,6 +77,7 @@ class TrainConfig:
     dropout: float = 0.05
     spec_bands: int = 2
     spec_spans: int = 5
+    augment_hours: float = 3.0  # until then the share of augmented clips rises to 1
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     save_minutes: float = 4.0
     dev_minutes: float = 10.0
@@ -149,27 +153,70 @@ class Examples:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def collate(model: Recogniser, batch: list[Example], examples: Examples, rng: np.random.Generator, config: TrainConfig):
-    """Augmented, padded waveforms (B, N), lengths (B,), and the texts as classes."""
+def collate(model: Recogniser, batch: list[Example], examples: Examples, rng: np.random.Generator, config: TrainConfig, share: float):
+    """Augmented (a `share` of them), padded waveforms (B, N), lengths (B,), and the texts as classes."""
     clips = [examples.load(example) for example in batch]
-    changed = [augment(clip, rng, config.augment, clips) for clip in clips]
+    changed = [augment(clip, rng, config.augment, clips) if rng.random() < share else clip for clip in clips]
     lengths = torch.tensor([len(clip) for clip in changed])
     wavs = pad_sequence([torch.from_numpy(clip) for clip in changed], batch_first=True)
     return wavs, lengths, [model.encode_text(example.text) for example in batch]
 
 
-def loss_of(model: Recogniser, wavs: Tensor, lengths: Tensor, targets: list[list[int]], *, frozen: bool) -> Tensor:
-    """CTC loss a character, mean over the batch; texts that do not fit their frames count as 0."""
-    with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(not frozen):
-        logits, frames = model(wavs, lengths)
-    if frozen:
-        with torch.no_grad():
-            pass
-    logp = logits.float().log_softmax(-1).transpose(0, 1)
+def character_loss(logits: Tensor, frames: Tensor, targets: list[list[int]]) -> Tensor:
+    """CTC loss a character over a batch, (B, T, C) logits; texts that do not fit their frames count as 0."""
     sizes = torch.tensor([len(target) for target in targets])
     flat = torch.tensor([value for target in targets for value in target])
+    logp = logits.float().log_softmax(-1).transpose(0, 1)
     losses = ctc_loss(logp, flat, frames, sizes, blank=BLANK, reduction="none", zero_infinity=True)
     return losses.sum() / sizes.sum()
+
+
+def loss_of(model: Recogniser, wavs: Tensor, lengths: Tensor, targets: list[list[int]]) -> Tensor:
+    """The same from waveforms, in bfloat16 where that is safe."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, frames = model(wavs, lengths)
+    return character_loss(logits, frames, targets)
+
+
+def warm_head(model: Recogniser, examples: Examples, config: TrainConfig) -> list[float]:
+    """Train the head alone on stored top states of the first source; the mean loss of each hundred steps.
+
+    The head starts at zero: all characters alike. Only clips up to `warm_longest` seconds, unchanged.
+    """
+    audio, texts = examples.audio[0], examples.texts[0]
+    rng = np.random.default_rng([config.seed, 7])
+    ids = [name for name in examples.ids[0] if 1.0 < audio.samples(name) / SAMPLE_RATE < config.warm_longest]
+    rng.shuffle(ids)
+    ends = np.cumsum([audio.samples(name) for name in ids])
+    ids = sorted(ids[: max(24, int((ends < config.warm_hours * 3600 * SAMPLE_RATE).sum()))], key=audio.samples)
+    model.eval()
+    features: list[Tensor] = []
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        for i in range(0, len(ids), 12):
+            clips = [audio[name].astype(np.float32) / 32768 for name in ids[i : i + 12]]
+            wavs = pad_sequence([torch.from_numpy(clip / max(1e-3, 2 * np.abs(clip).max())) for clip in clips], batch_first=True)
+            states, valid = run_layers(model.encoder, wavs, torch.tensor([len(clip) for clip in clips]), inner=True)
+            features += [states[-1][k][valid[k]].bfloat16() for k in range(len(clips))]
+    targets = [model.encode_text(texts[name]) for name in ids]
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.zeros_(model.head.bias)
+    optimizer = torch.optim.AdamW(model.head.parameters(), lr=config.warm_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    losses, means = [], []
+    for step in range(config.warm_steps):
+        first = int(rng.integers(0, max(1, len(ids) - 24)))
+        rows = range(first, min(len(ids), first + 24))
+        x = pad_sequence([features[k].float() for k in rows], batch_first=True)
+        frames = torch.tensor([len(features[k]) for k in rows])
+        loss = character_loss(model.head(x), frames, [targets[k] for k in rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        optimizer.param_groups[0]["lr"] = config.warm_rate * (1 - 0.9 * step / config.warm_steps)
+        losses.append(loss.item())
+        if step % 100 == 99:
+            means.append(float(np.mean(losses[-100:])))
+            log.info("head alone, step %d: loss a character %.3f", step + 1, means[-1])
+    return means
 
 
 class Trainer:
@@ -203,6 +250,12 @@ class Trainer:
     def _resume(self) -> None:
         path = self.out / "state.pt"
         if not path.exists():
+            if self.config.warm_steps and self.rank == 0:
+                warm_head(self.model, self.examples, self.config)
+            if self.ranks > 1:
+                for parameter in self.model.head.parameters():
+                    dist.broadcast(parameter.data, 0)
+            self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
             return
         state = torch.load(path, map_location="cpu", weights_only=True)  # our own, written below
         self.model.load_state_dict(state["model"])
@@ -222,42 +275,37 @@ class Trainer:
                     temporary,
                 )  # fmt: skip
 
-    def rates(self) -> tuple[float, float, bool]:
-        """The rates of encoder and head now, and whether the encoder is frozen."""
+    def rates(self) -> tuple[float, float]:
+        """The rates of encoder and head now: a warm-up of the encoder, a plateau, a linear decay at the end."""
         config = self.config
-        frozen = config.frozen_hours * 3600
-        if self.heard < frozen:
-            return 0.0, config.head_rate * min(1.0, 0.05 + self.heard / (0.1 * frozen)), True
-        warm = min(1.0, (self.heard - frozen) / (config.warmup_hours * 3600) + 0.02)
+        warm = min(1.0, self.heard / (config.warmup_hours * 3600) + 0.02)
         left = (config.hours * 3600 - self.heard) / (config.decay_share * config.hours * 3600)
         decay = min(1.0, max(left, 0.01))
-        return config.rate * warm * decay, config.head_rate_later * decay, False
+        return config.rate * warm * decay, config.head_rate * decay
 
     def step(self, batch: list[Example]) -> float:
-        rng = np.random.default_rng([self.config.seed, self.steps, self.rank])
-        encoder_rate, head_rate, frozen = self.rates()
+        config = self.config
+        rng = np.random.default_rng([config.seed, self.steps, self.rank])
+        encoder_rate, head_rate = self.rates()
         for group in self.optimizer.param_groups:
             group["lr"] = encoder_rate if group["role"] == "encoder" else head_rate
         self.model.train()
-        if frozen:
-            self.model.encoder.eval()
-        for parameter in self.model.encoder.parameters():
-            parameter.requires_grad_(not frozen)
         chance = torch.Generator().manual_seed(int(rng.integers(2**40)))
-        self.model.spec_augment = (self.config.spec_bands, self.config.spec_spans, chance)
-        wavs, lengths, targets = collate(self.model, batch, self.examples, rng, self.config)
-        loss = loss_of(self.model, wavs, lengths, targets, frozen=False)
+        share = min(1.0, self.heard / max(1.0, config.augment_hours * 3600))
+        self.model.spec_augment = (config.spec_bands, config.spec_spans, chance) if rng.random() < share else None
+        wavs, lengths, targets = collate(self.model, batch, self.examples, rng, config, share)
+        loss = loss_of(self.model, wavs, lengths, targets)
         loss.backward()
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         self._reduce(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         if torch.isfinite(norm):
             self.optimizer.step()
         else:
             log.warning("step %d: the gradient is not finite; skipped", self.steps)
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
-        self._update_average(frozen)
+        self._update_average()
         return loss.item()
 
     def _reduce(self, parameters: list[torch.nn.Parameter]) -> None:
@@ -272,8 +320,8 @@ class Trainer:
             at += p.numel()
 
     @torch.no_grad()
-    def _update_average(self, frozen: bool) -> None:
-        keep = 0.0 if frozen else min(self.config.ema, (1 + self.steps) / (20 + self.steps))
+    def _update_average(self) -> None:
+        keep = min(self.config.ema, (1 + self.steps) / (20 + self.steps))
         for name, value in self.model.state_dict().items():
             mean = self.average[name]
             if mean.is_floating_point() and keep:
@@ -314,7 +362,7 @@ class Trainer:
 
     def _log(self, losses: list[float], started: float, begun: float, cpu: float) -> None:
         rate = (self.heard - begun) / max(1.0, time.time() - started)
-        encoder_rate, head_rate, _ = self.rates()
+        encoder_rate, head_rate = self.rates()
         row = {
             "step": self.steps, "hours": round(self.heard / 3600, 3), "loss": round(float(np.mean(losses)), 4),
             "rate": encoder_rate, "head_rate": head_rate, "audio_per_s": round(rate, 1),
