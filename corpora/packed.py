@@ -64,7 +64,8 @@ class PackedAudio(Mapping[str, np.ndarray]):
 def pack(files: Mapping[str, Path], folder: Path, *, jobs: int = 1, seed: int = 0) -> dict[str, str]:
     """Add recordings of any format to a store, in random order, so that training may begin on a part of them.
 
-    What the store holds already is not decoded again: a killed run goes on. Returns what could not be read: id -> reason.
+    What the store holds already is not decoded again: a killed run goes on. Returns what could not be read, with
+    the reason by id.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*.tsv"):

@@ -50,9 +50,7 @@ _WORDS = {
     "ليسءوا": "ليسوءوا",
 }
 # The female ending that the Quran writes open in some places, where the letter before it has a fatha.
-_OPEN_TA = re.compile(
-    "[وفبل]?(ال)?(رحمت|نعمت|امرأت|سنت|لعنت|شجرت|قرت|معصيت|كلمت|بقيت|فطرت|ابنت|غيبت|جنت|بينت)"
-)
+_OPEN_TA = re.compile("[وفبل]?(ال)?(رحمت|نعمت|امرأت|سنت|لعنت|شجرت|قرت|معصيت|كلمت|بقيت|فطرت|ابنت|غيبت|جنت|بينت)")
 _TWO_LAMS = (
     (re.compile("^([وفبك]?)اليل"), r"\1الليل"),
     (re.compile("^([وفبك]?)ال(ات|ائ|ذان|ذين)"), r"\1ال\2"),
@@ -94,7 +92,12 @@ def _word(word: str) -> str:
     if bare in _WORDS:
         return _WORDS[bare]
     keeps_alef = not _NO_ALEF.fullmatch(bare)
-    open_ta = bool(_OPEN_TA.fullmatch(bare)) and len(letters) > 1 and _FATHA in letters[-2].marks and _DAGGER not in letters[-2].marks
+    open_ta = (
+        bool(_OPEN_TA.fullmatch(bare))
+        and len(letters) > 1
+        and _FATHA in letters[-2].marks
+        and _DAGGER not in letters[-2].marks
+    )
     if open_ta and letters[-1].vowel:
         letters[-1].base = "ة"
     out: list[str] = []
@@ -117,7 +120,9 @@ def _word(word: str) -> str:
             written, skip = _hamza(letter, before, after, prefixed=prefixed, last_but_one=i + 2 == len(letters))
             out.append(written)
             dagger = dagger and not written.endswith("آ") and not skip
-        elif base == "ؤ" and after is not None and i + 2 == len(letters) and after.base == "ا" and _SILENT in after.marks:
+        elif (
+            base == "ؤ" and after is not None and i + 2 == len(letters) and after.base == "ا" and _SILENT in after.marks
+        ):
             seat = "ء" if before is not None and (_DAGGER in before.marks or before.base == "ا") else "أ"
             out.append("ؤ" if before is not None and before.vowel == "u" else seat)
             skip = True
@@ -145,9 +150,7 @@ def _word(word: str) -> str:
     result = re.sub("^([وف])سأل(?=$|[ه و])", r"\1اسأل", result) if _SUKUN in word[:4] else result
     for pattern, written in _TWO_LAMS:
         result = pattern.sub(written, result)
-    if "ٱلَّ" in word and re.match("[وف]?ال(اتي|ائي|ذان|ذين)", result) and (
-        "ال" + "ذين" not in result or "ذَي" in word
-    ):
+    if "ٱلَّ" in word and re.match("[وف]?ال(اتي|ائي|ذان|ذين)", result) and ("ال" + "ذين" not in result or "ذَي" in word):
         result = re.sub("^([وف]?)ال", r"\1الل", result)
     return result
 
@@ -191,7 +194,9 @@ def _bare(word: str) -> str:
     return "".join(letter.base for letter in _letters(word))
 
 
-def _hamza(letter: _Letter, before: _Letter | None, after: _Letter | None, *, prefixed: bool, last_but_one: bool) -> tuple[str, bool]:
+def _hamza(
+    letter: _Letter, before: _Letter | None, after: _Letter | None, *, prefixed: bool, last_but_one: bool
+) -> tuple[str, bool]:
     """A hamza without a seat as it is written today, and whether it swallows the next letter (an alef)."""
     alef = after is not None and after.base == "ا" and _SILENT not in after.marks
     own = letter.vowel

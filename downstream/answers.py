@@ -72,7 +72,9 @@ def add_commands(commands: argparse._SubParsersAction) -> list[argparse.Argument
     for action in transcribe._actions[1:]:
         if action.dest not in ("words", "device"):
             search._add_action(action)
-    search.add_argument("--texts", type=Path, required=True, metavar="FILE", help="Kaldi text, `id text` a line, in order")
+    search.add_argument(
+        "--texts", type=Path, required=True, metavar="FILE", help="Kaldi text, `id text` a line, in order"
+    )
     search.add_argument("--spans", type=int, default=1, metavar="N", help="up to N consecutive lines (default: 1)")
     return [*parsers, search]
 
@@ -147,7 +149,9 @@ def _find(args: argparse.Namespace, files: Sequence[Path]) -> int:
     from downstream.find import FLOOR, Finder, read_texts
 
     if not is_recogniser(args.model):
-        raise PredictError(f"{args.model}: `find` needs the head directory of a CTC recogniser (head.json, protocol ctc)")
+        raise PredictError(
+            f"{args.model}: `find` needs the head directory of a CTC recogniser (head.json, protocol ctc)"
+        )
     reader = Reader(args.model, args.upstream)
     floor = float(reader.description.get("find_floor", FLOOR))
     finder = Finder(read_texts(args.texts, reader.characters), reader.characters, spans=args.spans, floor=floor)

@@ -69,7 +69,7 @@ def read_texts(path: Path, characters: Sequence[str]) -> TextList:
         kept = " ".join("".join(c if c in known else "" for c in text).split())
         if not kept.strip():
             raise TextListError(
-                f"{path}:{number}: {name} has no text that the recogniser can write; expected `id text` in Arabic letters"
+                f"{path}:{number}: {name} has no text that the recogniser can write; expected `id text`, Arabic"
             )
         ids.append(name)
         texts.append(kept)

@@ -1,8 +1,8 @@
 """Fine-tune a CTC recogniser, or measure one.
 
-    python -m downstream.asr train conf/ctc.yaml [key=value ...]
-    torchrun --nproc_per_node 2 -m downstream.asr train conf/ctc.yaml
-    python -m downstream.asr score --model DIR --head DIR --audio STORE --text FILE
+python -m downstream.asr train conf/ctc.yaml [key=value ...]
+torchrun --nproc_per_node 2 -m downstream.asr train conf/ctc.yaml
+python -m downstream.asr score --model DIR --head DIR --audio STORE --text FILE
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from pathlib import Path
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 2 after one line that says what is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    parser = argparse.ArgumentParser(prog="python -m downstream.asr", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m downstream.asr", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="fine-tune an encoder with CTC; the same command goes on after a kill")
     train.add_argument("config", type=Path, help="YAML")

@@ -1,4 +1,4 @@
-"""The configuration of a CTC fine-tuning from YAML and `key=value`, checked: unknown keys name the nearest known one."""
+"""The configuration of a CTC fine-tuning from YAML and `key=value`, checked: an unknown key names the nearest known."""
 
 from __future__ import annotations
 
@@ -29,12 +29,19 @@ def read_config(path: Path, overrides: Sequence[str] = ()):
 
     for key, kind in (("sources", list), ("dev", dict)):
         if not isinstance(values.get(key), kind):
-            raise RecordError(f"{where}: `{key}` must be a {'list' if kind is list else 'mapping'} of audio stores and texts")
+            raise RecordError(
+                f"{where}: `{key}` must be a {'list' if kind is list else 'mapping'} of audio stores and texts"
+            )
     sources = [source(given, f"sources[{i}]") for i, given in enumerate(values.pop("sources"))]
     dev = {name: source(given, f"dev.{name}") for name, given in values.pop("dev").items()}
     effects = dict(values.pop("augment", {}))
     if "noise_db" in effects:
         effects["noise_db"] = tuple(effects["noise_db"])
     longest = [tuple(map(float, pair)) for pair in values.pop("longest", [[0.0, 16.0]])]
-    more = {"sources": sources, "dev": dev, "augment": record(AugmentConfig, effects, where, "augment"), "longest": longest}
+    more = {
+        "sources": sources,
+        "dev": dev,
+        "augment": record(AugmentConfig, effects, where, "augment"),
+        "longest": longest,
+    }
     return record(TrainConfig, {**values, **more}, where)

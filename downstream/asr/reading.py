@@ -68,7 +68,9 @@ class Reader:
         return self.read_blocks(map(torch.from_numpy, stream_any(path)), progress)
 
     @torch.inference_mode()
-    def read_blocks(self, blocks: Iterable[Tensor], progress: Callable[[float], None] = lambda seconds: None) -> Reading:
+    def read_blocks(
+        self, blocks: Iterable[Tensor], progress: Callable[[float], None] = lambda seconds: None
+    ) -> Reading:
         """The same for 16 kHz samples in 1-D blocks of any sizes."""
         pieces, samples = [], 0
         for window in windows(blocks, self.windowing):
@@ -76,7 +78,9 @@ class Reader:
             begin = window.skip // self.squeeze
             keep = None if window.keep is None else begin + window.keep // self.squeeze
             pieces.append(logits[begin:keep])
-            own = (len(window.samples) if window.keep is None else (window.skip + window.keep) * HOP) - window.skip * HOP
+            own = (
+                len(window.samples) if window.keep is None else (window.skip + window.keep) * HOP
+            ) - window.skip * HOP
             samples += own
             progress(own / SAMPLE_RATE)
         log_probs = torch.cat(pieces).log_softmax(-1)

@@ -85,8 +85,14 @@ def frames_needed(classes: Sequence[int]) -> int:
 def save_head(model: Recogniser, folder: Path, description: dict[str, Any]) -> None:
     """Write a head directory, whole or not at all."""
     with atomic_dir(Path(folder)) as temporary:
-        save_file({name: value.contiguous() for name, value in model.head.state_dict().items()}, temporary / "head.safetensors")
-        write_json(temporary / "head.json", {"task": "asr", "protocol": PROTOCOL, "characters": model.characters, **description})
+        save_file(
+            {name: value.contiguous() for name, value in model.head.state_dict().items()},
+            temporary / "head.safetensors",
+        )
+        write_json(
+            temporary / "head.json",
+            {"task": "asr", "protocol": PROTOCOL, "characters": model.characters, **description},
+        )
 
 
 def load_head(encoder: HubertModel, folder: Path) -> Recogniser:

@@ -1,7 +1,8 @@
 """Fine-tune an encoder with CTC on letters: `python -m downstream.asr train CONFIG [key=value ...]`, resumable.
 
-First the head alone, on stored features of clean short clips: thousands of cheap steps, until it has left the plateau on
-which everything is blank. Then everything at a low rate, with augmentation. The schedule counts seconds of audio, not steps. Several processes (torchrun) share a step.
+First the head alone, on stored features of clean short clips: thousands of cheap steps, until it has left the plateau
+on which everything is blank. Then everything at a low rate, with augmentation. The schedule counts seconds of audio,
+not steps. Several processes (torchrun) share a step.
 """
 
 from __future__ import annotations
@@ -9,18 +10,16 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import math
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import ctc_loss
 from torch.nn.utils.rnn import pad_sequence
@@ -28,9 +27,8 @@ from torch.nn.utils.rnn import pad_sequence
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_file
 from corpora.packed import PackedAudio
-from corpora.text import normalise
 from downstream.asr.augment import AugmentConfig, augment
-from downstream.asr.recogniser import BLANK, Recogniser, frames_needed
+from downstream.asr.recogniser import BLANK, Recogniser
 from upstream.distributed import place
 from upstream.model.encoder import run_layers
 from upstream.model.modeldir import load_model, save_model
@@ -126,7 +124,12 @@ class Examples:
         examples: list[Example] = []
         chunk = config.batch_seconds * self.ranks * 16 * SAMPLE_RATE
         for number, source in enumerate(config.sources):
-            wanted, audio, texts, ids = chunk * source.share / total, self.audio[number], self.texts[number], self.ids[number]
+            wanted, audio, texts, ids = (
+                chunk * source.share / total,
+                self.audio[number],
+                self.texts[number],
+                self.ids[number],
+            )
             while wanted > 0:
                 count = int(rng.integers(source.join[0], source.join[1] + 1))
                 chosen = tuple(ids[i] for i in rng.integers(len(ids), size=count))
@@ -153,7 +156,14 @@ class Examples:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def collate(model: Recogniser, batch: list[Example], examples: Examples, rng: np.random.Generator, config: TrainConfig, share: float):
+def collate(
+    model: Recogniser,
+    batch: list[Example],
+    examples: Examples,
+    rng: np.random.Generator,
+    config: TrainConfig,
+    share: float,
+):
     """Augmented (a `share` of them), padded waveforms (B, N), lengths (B,), and the texts as classes."""
     clips = [examples.load(example) for example in batch]
     changed = [augment(clip, rng, config.augment, clips) if rng.random() < share else clip for clip in clips]
@@ -194,7 +204,9 @@ def warm_head(model: Recogniser, examples: Examples, config: TrainConfig) -> lis
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         for i in range(0, len(ids), 12):
             clips = [audio[name].astype(np.float32) / 32768 for name in ids[i : i + 12]]
-            wavs = pad_sequence([torch.from_numpy(clip / max(1e-3, 2 * np.abs(clip).max())) for clip in clips], batch_first=True)
+            wavs = pad_sequence(
+                [torch.from_numpy(clip / max(1e-3, 2 * np.abs(clip).max())) for clip in clips], batch_first=True
+            )
             states, valid = run_layers(model.encoder, wavs, torch.tensor([len(clip) for clip in clips]), inner=True)
             features += [states[-1][k][valid[k]].bfloat16() for k in range(len(clips))]
     targets = [model.encode_text(texts[name]) for name in ids]
@@ -340,11 +352,12 @@ class Trainer:
             for row in rows:
                 recent.append(self.step(row))
                 if self.rank == 0 and self.steps % 20 == 0:
-                    now = self.heard + seconds * (len(recent) % max(1, len(rows))) / len(rows)
                     self._log(recent[-20:], started, begun, cpu)
             self.heard += seconds
             # The ranks must agree on when to save: the first one's clock decides.
-            flags = torch.tensor([time.time() - saved > config.save_minutes * 60, time.time() - tested > config.dev_minutes * 60]).int()
+            flags = torch.tensor(
+                [time.time() - saved > config.save_minutes * 60, time.time() - tested > config.dev_minutes * 60]
+            ).int()
             if self.ranks > 1:
                 dist.broadcast(flags, 0)
             if flags[0]:
@@ -388,7 +401,11 @@ class Trainer:
         if self.rank:
             return
         model = self.averaged()
-        row: dict[str, Any] = {"step": self.steps, "hours": round(self.heard / 3600, 3), "time": time.strftime("%H:%M:%S")}
+        row: dict[str, Any] = {
+            "step": self.steps,
+            "hours": round(self.heard / 3600, 3),
+            "time": time.strftime("%H:%M:%S"),
+        }
         for name, source in self.config.dev.items():
             scores, shown = error_rates(model, read_dev(source, self.config.dev_clips))
             row[name] = {key: round(100 * value, 2) for key, value in scores.items()}
@@ -406,7 +423,16 @@ class Trainer:
         model = self.averaged()
         card = {**read_card(self.config.model), "fine_tuned": "ctc", "hours_heard": round(self.heard / 3600, 2)}
         save_model(model.encoder, model_dir, card)
-        save_head(model, head_dir, {"upstream": model_dir.name, "upstream_key": model_sha256(model_dir), "text_profile": "modern", "build": {}})
+        save_head(
+            model,
+            head_dir,
+            {
+                "upstream": model_dir.name,
+                "upstream_key": model_sha256(model_dir),
+                "text_profile": "modern",
+                "build": {},
+            },
+        )
 
 
 def set_dropout(encoder: torch.nn.Module, share: float) -> None:

@@ -93,7 +93,12 @@ def hubert_config(g: Geometry) -> HubertConfig:
         conv = [g.conv_channels] * len(CONV_KERNELS)
         return HubertConfig(conv_dim=conv, conv_kernel=CONV_KERNELS, conv_stride=CONV_STRIDES, **common)
     return LogMelHubertConfig(
-        conv_dim=[g.feature_dim], conv_kernel=[RECEPTIVE_FIELD], conv_stride=[HOP], mels=g.mels, squeeze=g.squeeze, **common
+        conv_dim=[g.feature_dim],
+        conv_kernel=[RECEPTIVE_FIELD],
+        conv_stride=[HOP],
+        mels=g.mels,
+        squeeze=g.squeeze,
+        **common,
     )
 
 
@@ -133,8 +138,8 @@ def run_layers(
     `lengths` (B,) are the valid samples of each item; None means that nothing is padded, and the mask is None too.
     `time_mask` (B, T) bool replaces frames by the mask embedding. State 0 is the input of layer 1, state i the output
     of layer i, state L comes after the final norm. A squeezed model's layers run on pairs of frames; its states repeat
-    each of their frames, unless `inner` asks for the frames as the layers see them. `chance` (a CPU generator) decides LayerDrop. Works for any
-    Transformers HuBERT or wav2vec 2.0 encoder.
+    each of their frames, unless `inner` asks for the frames as the layers see them. `chance` (a CPU generator) decides
+    LayerDrop. Works for any Transformers HuBERT or wav2vec 2.0 encoder.
     """
     depth = len(model.encoder.layers)
     top = depth if top_layer is None else top_layer

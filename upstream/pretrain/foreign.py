@@ -8,9 +8,7 @@ Whisper pads every clip to 30 s, so windows of 30 s are filled with several clip
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +72,9 @@ def copy_layers(model: HubertModel, source: Path, layers: Sequence[int]) -> list
     if not ours.do_stable_layer_norm:
         raise ForeignError("the student norms after its layers; init `foreign` needs do_stable_layer_norm")
     if len(layers) != len(model.encoder.layers):
-        raise ForeignError(f"init: layers={list(layers)} are {len(layers)}, the student has {len(model.encoder.layers)}")
+        raise ForeignError(
+            f"init: layers={list(layers)} are {len(layers)}, the student has {len(model.encoder.layers)}"
+        )
     if not all(0 <= layer < config["encoder_layers"] for layer in layers):
         raise ForeignError(f"{source}: has layers 0 to {config['encoder_layers'] - 1}, asked for {list(layers)}")
     state = model.state_dict()
@@ -85,7 +85,11 @@ def copy_layers(model: HubertModel, source: Path, layers: Sequence[int]) -> list
             for theirs, mine in _WHISPER.items():
                 for part in ("weight", "bias"):
                     found = next(
-                        (n for p in ("model.encoder.", "encoder.", "") if (n := f"{p}layers.{layer}.{theirs}.{part}") in names),
+                        (
+                            n
+                            for p in ("model.encoder.", "encoder.", "")
+                            if (n := f"{p}layers.{layer}.{theirs}.{part}") in names
+                        ),
                         None,
                     )
                     target = f"encoder.layers.{place}.{mine}.{part}"
@@ -116,7 +120,9 @@ class WhisperTeacher(nn.Module):
         with safe_open(Path(source) / "model.safetensors", "pt") as file:
             names = set(file.keys())
             state = {
-                name: file.get_tensor(next(n for n in (f"model.encoder.{name}", f"encoder.{name}", name) if n in names)).float()
+                name: file.get_tensor(
+                    next(n for n in (f"model.encoder.{name}", f"encoder.{name}", name) if n in names)
+                ).float()
                 for name in self.encoder.state_dict()
             }
         self.encoder.load_state_dict(state)
@@ -211,11 +217,15 @@ def regress(
                     with torch.no_grad():
                         model.feature_projection.projection.bias.add_((target - state[:, :frames]).mean(dim=(0, 1)))
             # The final norm of ours comes after the layers that were copied: the top state is compared before it.
-            losses.append(((state[:, :frames].float() - target).square().mean(dim=(0, 1)) / scale[i]).clamp(max=1e4).mean())
+            losses.append(
+                ((state[:, :frames].float() - target).square().mean(dim=(0, 1)) / scale[i]).clamp(max=1e4).mean()
+            )
         loss = torch.stack(losses).mean()
         loss.backward()
         reduce_gradients(parameters)
-        done = step / config.stem_steps if only_stem else (step - config.stem_steps) / (config.steps - config.stem_steps)
+        done = (
+            step / config.stem_steps if only_stem else (step - config.stem_steps) / (config.steps - config.stem_steps)
+        )
         peak = config.stem_rate if only_stem else config.rate
         for group in optimizer.param_groups:
             group["lr"] = peak * min(1.0, done / 0.1 + 0.02) * (1.0 - 0.9 * done)
