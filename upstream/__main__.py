@@ -83,7 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--geometry", required=True, choices=list(FAMILY), metavar="NAME", help=", ".join(FAMILY))
     train.add_argument("--init", default="random", help=f"{', '.join(INIT_KINDS)} (default: random)")
     train.add_argument("--init-source", help="model directory that the weights come from")
-    train.add_argument("--init-layers", choices=LAYER_CHOICES, help="that init project takes (default: every_nth)")
+    train.add_argument(
+        "--init-layers",
+        metavar="WHICH",
+        help=f"that init project takes ({', '.join(LAYER_CHOICES)}; default: every_nth), or init foreign (0,1,2,3)",
+    )
     train.add_argument(
         "--init-minutes",
         type=float,
@@ -161,6 +165,15 @@ def _parser() -> argparse.ArgumentParser:
         "--layer-norm-first", action=argparse.BooleanOptionalAction, help="norms before attention and FFN"
     )
     facts.add_argument("--normalise", action=argparse.BooleanOptionalAction, help="waveforms to mean 0 and variance 1")
+    fit = commands.add_parser(
+        "regress", help="start a student from the layers of Whisper: copy them, learn their input; goes on"
+    )
+    fit.add_argument("--source", type=Path, required=True, help="Whisper directory in Transformers form")
+    fit.add_argument("--layers", default="0,1,2,3", metavar="L,L", help="which to copy (default: 0,1,2,3)")
+    fit.add_argument("--geometry", default="open", choices=list(FAMILY), metavar="NAME", help="default: open")
+    fit.add_argument("--audio", type=Path, required=True, help="packed store of training audio (corpora.packed)")
+    fit.add_argument("--out", type=Path, required=True, help="receives model/ and the state of the run")
+    fit.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="stem_steps, steps, windows, ...")
     cost = commands.add_parser("cost", help="parameters, MACs, compression and real-time factor on this CPU")
     cost.add_argument("models", type=Path, nargs="+")
     cost.add_argument("--out", type=Path, required=True, help="table to write (CSV)")
@@ -248,6 +261,14 @@ def _numbers(text: str, option: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _regress(args: argparse.Namespace) -> None:
+    from upstream.pretrain.foreign import RegressConfig, fit
+
+    config = record(RegressConfig, _settings(args.settings), "command line")
+    layers = _numbers(args.layers, "--layers")
+    print(fit(geometry(args.geometry), args.source, layers, args.audio, args.out, config))
+
+
 def _lineage(args: argparse.Namespace) -> None:
     from upstream.model.lineage import tree
 
@@ -257,8 +278,10 @@ def _lineage(args: argparse.Namespace) -> None:
 def _pretrain(args: argparse.Namespace) -> None:
     config = record(PretrainConfig, _settings(args.settings), "command line")
     choices = _given(args, "init_layers", "init_minutes")
-    if choices and args.init != "project":
+    if choices and args.init not in ("project", "foreign"):
         raise RecordError(f"{_option(choices)}: of --init project alone, not of --init {args.init}")
+    if args.init == "foreign" and "init_layers" in choices:
+        choices["init_layers"] = _numbers(choices["init_layers"], "--init-layers")
     init = InitConfig(args.init, args.init_source, **{key.removeprefix("init_"): v for key, v in choices.items()})
     regression = _regression(args)
     if not args.units and regression is None:
@@ -366,6 +389,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "sweep": _sweep,
     "info": _info,
     "lineage": _lineage,
+    "regress": _regress,
     "compare": _compare,
     "push": _push,
     "s3prl": _s3prl,

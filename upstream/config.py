@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-INIT_KINDS = ("random", "model", "every_nth", "first_n", "project")
+INIT_KINDS = ("random", "model", "every_nth", "first_n", "project", "foreign")
 LAYER_CHOICES = ("every_nth", "first_n")
 S3PRL = "s3prl:"  # what the source of units that an S3PRL upstream gives starts with
 
@@ -41,19 +41,24 @@ class TargetConfig:
 class InitConfig:
     """Where a model's weights start: `random`, `model` (the same geometry, continued with new heads), `every_nth`
     or `first_n` (layers of a deeper `source` of the same width; a thinner student takes only what fits), or `project`
-    (a thinner student: the source's layers brought to its width by low-rank projection).
+    (a thinner student: the source's layers brought to its width by low-rank projection), or `foreign` (layers of a
+    published pre-norm encoder of the same width, as they are: `source` is a Whisper directory in Transformers form).
 
-    `layers` says which layers `project` takes; the other kinds say it themselves. `minutes` bounds the training audio
+    `layers` says which layers `project` takes (every_nth, first_n) and which `foreign` takes (their numbers from 0);
+    the other kinds say it themselves. `minutes` bounds the training audio
     on which `project` looks at the source's activations; 0 looks at its weights alone.
     """
 
     kind: str = "random"
     source: str | None = None
-    layers: str = "every_nth"
+    layers: str | list[int] = "every_nth"
     minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.layers not in LAYER_CHOICES:
+        if self.kind == "foreign":
+            if not isinstance(self.layers, list) or not self.layers or min(self.layers) < 0:
+                raise ValueError(f"init: foreign needs layers as numbers from 0, such as [0, 1]; got {self.layers}")
+        elif self.layers not in LAYER_CHOICES:
             raise ValueError(f"init: layers `{self.layers}` is unknown; choose one of {', '.join(LAYER_CHOICES)}")
         if self.minutes < 0:
             raise ValueError(f"init: minutes={self.minutes} must not be negative")

@@ -29,7 +29,7 @@ from corpora.files import atomic_file
 from corpora.packed import PackedAudio
 from downstream.asr.augment import AugmentConfig, augment
 from downstream.asr.recogniser import BLANK, Recogniser
-from upstream.distributed import place
+from upstream.distributed import place, process_group
 from upstream.model.encoder import run_layers
 from upstream.model.modeldir import load_model, save_model
 
@@ -303,6 +303,7 @@ class Trainer:
             group["lr"] = encoder_rate if group["role"] == "encoder" else head_rate
         self.model.train()
         chance = torch.Generator().manual_seed(int(rng.integers(2**40)))
+        torch.manual_seed(int(rng.integers(2**40)))  # dropout: a resumed step is the same step
         share = min(1.0, self.heard / max(1.0, config.augment_hours * 3600))
         self.model.spec_augment = (config.spec_bands, config.spec_spans, chance) if rng.random() < share else None
         wavs, lengths, targets = collate(self.model, batch, self.examples, rng, config, share)
@@ -448,12 +449,6 @@ def set_dropout(encoder: torch.nn.Module, share: float) -> None:
 
 def train(config: TrainConfig) -> None:
     """Run or go on with a fine-tuning; every process of torchrun calls this."""
-    here = place()
-    if here.ranks > 1:
-        dist.init_process_group("gloo")
-    torch.set_num_threads(1 if here.ranks > 1 else max(1, os.cpu_count() or 1))
-    try:
+    with process_group() as here:
+        torch.set_num_threads(1 if here.ranks > 1 else max(1, os.cpu_count() or 1))
         Trainer(config).run()
-    finally:
-        if here.ranks > 1:
-            dist.destroy_process_group()

@@ -132,14 +132,16 @@ def run_layers(
     top_layer: int | None = None,
     chance: torch.Generator | None = None,
     inner: bool = False,
+    final_norm: bool = True,
 ) -> tuple[list[Tensor], Tensor | None]:
     """Walk the encoder: (B, N) samples -> hidden states 0..top_layer, each (B, T, D), and the frame mask (B, T).
 
     `lengths` (B,) are the valid samples of each item; None means that nothing is padded, and the mask is None too.
     `time_mask` (B, T) bool replaces frames by the mask embedding. State 0 is the input of layer 1, state i the output
     of layer i, state L comes after the final norm. A squeezed model's layers run on pairs of frames; its states repeat
-    each of their frames, unless `inner` asks for the frames as the layers see them. `chance` (a CPU generator) decides
-    LayerDrop. Works for any Transformers HuBERT or wav2vec 2.0 encoder.
+    each of their frames, unless `inner` asks for the frames as the layers see them; without `final_norm` state L is
+    the output of layer L. `chance` (a CPU generator) decides LayerDrop. Works for any Transformers HuBERT or wav2vec
+    2.0 encoder.
     """
     depth = len(model.encoder.layers)
     top = depth if top_layer is None else top_layer
@@ -190,7 +192,7 @@ def run_layers(
             out = layer(x, attention_mask=attend)
             x = out[0] if isinstance(out, tuple) else out
         states.append(x)
-    if stable and top == depth:
+    if stable and top == depth and final_norm:
         states[-1] = encoder.layer_norm(x)
     if squeeze == 2 and not inner:
         states = [state.repeat_interleave(2, dim=1)[:, :outer] for state in states]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from corpora.files import read_json
-from upstream.model.modeldir import model_sha256, read_card
+from upstream.model.modeldir import MODEL_TYPES, model_sha256, read_card
 
 REPORT = "report.json"  # of a units folder
 # What an ancestor's entry keeps of its card; the rest (licences, accuracies, ...) stays with the model itself.
@@ -23,6 +23,9 @@ KEPT = (
 
 def ancestors(model_dir: Path | str) -> dict[str, dict[str, Any]]:
     """The entries of a model directory and of all models that it comes from, by SHA-256 of their weights."""
+    kind = read_json(Path(model_dir) / "config.json").get("model_type")
+    if kind not in MODEL_TYPES:  # a published encoder of another family: it has no card of ours
+        return {model_sha256(model_dir): {"name": f"{Path(model_dir).name} ({kind})"}}
     card = read_card(model_dir)
     own = {key: card[key] for key in KEPT if card.get(key) is not None}
     own.setdefault("name", Path(model_dir).name)

@@ -1,7 +1,7 @@
 """A student that starts from a published pre-norm encoder: its layers copied, its input learned by regression.
 
 The layers of the source are copied whole (`init: {kind: foreign, layers: [0, 1, 2, 3]}`). Their input is not: the
-source has another front end and other positions. `regress` learns ours: first the front end's projection and the
+source has another front end and other positions. `fit` learns ours: first the front end's projection and the
 positional convolution against the source's input of layer 1, then all layers against the outputs of its layers.
 Whisper pads every clip to 30 s, so windows of 30 s are filled with several clips and silence between them.
 """
@@ -9,8 +9,9 @@ Whisper pads every clip to 30 s, so windows of 30 s are filled with several clip
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,14 @@ from torch import Tensor, nn
 from transformers import HubertModel
 
 from corpora.audio import SAMPLE_RATE
-from corpora.files import read_json
+from corpora.files import atomic_file, read_json
 from corpora.packed import PackedAudio
-from upstream.model.encoder import frame_count, run_layers
+from upstream.distributed import process_group
+from upstream.model.encoder import build_encoder, frame_count, run_layers
+from upstream.model.family import Geometry
+from upstream.model.lineage import lineage
+from upstream.model.modeldir import model_sha256, save_model
+from upstream.pretrain.init import InitError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +46,7 @@ _WHISPER = {
 WINDOW = 30 * SAMPLE_RATE
 
 
-class ForeignError(ValueError):
+class ForeignError(InitError):
     """A model cannot start from the encoder that was named; the message says which and why."""
 
 
@@ -162,80 +168,176 @@ def fill_windows(audio: PackedAudio, ids: Sequence[str], rng: np.random.Generato
 
 @dataclass(frozen=True)
 class RegressConfig:
-    """One regression. `stem_steps` steps learn the input alone, the others everything; a step sees `windows` x 30 s."""
+    """One regression. `stem_steps` steps learn the input alone, the others everything; a step of a process sees
+    `windows` of 30 s."""
 
     stem_steps: int = 50
-    steps: int = 200
-    windows: int = 2
+    steps: int = 400
+    windows: int = 1
     stem_rate: float = 2e-3
     rate: float = 3e-4
     seed: int = 0
 
-
-def regress(
-    model: HubertModel,
-    teacher: Callable[[np.ndarray], list[Tensor]],
-    windows: Iterator[np.ndarray],
-    config: RegressConfig,
-    *,
-    report: Callable[[int, list[float]], None] = lambda step, losses: None,
-    reduce_gradients: Callable[[Sequence[nn.Parameter]], None] = lambda parameters: None,
-) -> None:
-    """Learn the teacher's states 0 to L in place; the loss of a state is its squared error over its variance.
-
-    A frame of ours covers `320 * squeeze` samples and is compared with the mean of the teacher's frames (50 a second)
-    over the same time; the last frames of a window, which our formula does not have, are left out.
-    """
-    encoder = model.encoder
-    stem = [*model.feature_projection.parameters(), *encoder.pos_conv_embed.parameters()]
-    everything = [*stem, *encoder.layers.parameters()]
-    squeeze = getattr(model.config, "squeeze", 1)
-    frames = frame_count(WINDOW) // squeeze
-    model.train()
-    scale: list[Tensor] = []
-    optimizer = None
-    for step in range(config.steps):
-        if step in (0, config.stem_steps):
-            parameters = stem if step < config.stem_steps else everything
-            for parameter in model.parameters():
-                parameter.requires_grad_(False)
-            for parameter in parameters:
-                parameter.requires_grad_(True)
-            optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
-        batch = np.stack([next(windows) for _ in range(config.windows)])
-        only_stem = step < config.stem_steps
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            targets = teacher(batch)
-            states, _ = run_layers(model, torch.from_numpy(batch), top_layer=0 if only_stem else None, inner=True)
-        losses = []
-        for i, state in enumerate(states):
-            target = targets[i][:, : frames * squeeze].float().unflatten(1, (frames, squeeze)).mean(2)
-            if len(scale) <= i:
-                variance = target.var(dim=(0, 1))
-                scale.append(variance + 0.1 * variance.mean())  # dimensions that hardly move must not dominate
-                if i == 0:
-                    with torch.no_grad():
-                        model.feature_projection.projection.bias.add_((target - state[:, :frames]).mean(dim=(0, 1)))
-            # The final norm of ours comes after the layers that were copied: the top state is compared before it.
-            losses.append(
-                ((state[:, :frames].float() - target).square().mean(dim=(0, 1)) / scale[i]).clamp(max=1e4).mean()
+    def __post_init__(self) -> None:
+        if not 0 < self.stem_steps < self.steps or self.windows < 1:
+            raise ValueError(
+                f"regress: stem_steps={self.stem_steps} must lie between 0 and steps={self.steps}, windows at least 1"
             )
-        loss = torch.stack(losses).mean()
-        loss.backward()
-        reduce_gradients(parameters)
-        done = (
-            step / config.stem_steps if only_stem else (step - config.stem_steps) / (config.steps - config.stem_steps)
-        )
+
+
+class Regression:
+    """The state of one regression: model, optimiser, scale of each state, steps done.
+
+    The loss of a state is its squared error over its variance, averaged over dimensions. A frame of ours covers
+    `320 * squeeze` samples and is compared with the mean of the teacher's frames (50 a second) over the same time; the
+    last frames of a window, which our formula does not have, are left out. The final norm of ours comes after the
+    layers that were copied, so the top state is compared before it.
+    """
+
+    def __init__(
+        self, model: HubertModel, teacher: Callable[[np.ndarray], list[Tensor]], config: RegressConfig
+    ) -> None:
+        self.model, self.teacher, self.config = model, teacher, config
+        self.stem = [*model.feature_projection.parameters(), *model.encoder.pos_conv_embed.parameters()]
+        self.squeeze = getattr(model.config, "squeeze", 1)
+        self.frames = frame_count(WINDOW) // self.squeeze
+        self.scale: list[Tensor] = []
+        self.steps = 0
+        self._choose()
+
+    def _choose(self) -> None:
+        """The parameters that learn now, and a fresh optimiser for them."""
+        only_stem = self.steps < self.config.stem_steps
+        self.parameters = self.stem if only_stem else [*self.stem, *self.model.encoder.layers.parameters()]
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
+
+    def step(
+        self, batch: np.ndarray, reduce_gradients: Callable[[Sequence[nn.Parameter]], None] = lambda parameters: None
+    ) -> list[float]:
+        """Learn from (B, 480000) samples; the loss of every state that was compared."""
+        config = self.config
+        if self.steps == config.stem_steps:
+            self._choose()
+        only_stem = self.steps < config.stem_steps
+        self.model.eval()  # no dropout: the targets have none
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            targets = self.teacher(batch)
+            top = 0 if only_stem else None
+            states, _ = run_layers(self.model, torch.from_numpy(batch), top_layer=top, inner=True, final_norm=False)
+        losses = [self._loss(i, state, targets[i]) for i, state in enumerate(states)]
+        torch.stack(losses).mean().backward()
+        reduce_gradients(self.parameters)
+        first, last = (0, config.stem_steps) if only_stem else (config.stem_steps, config.steps)
+        done = (self.steps - first) / (last - first)
         peak = config.stem_rate if only_stem else config.rate
-        for group in optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = peak * min(1.0, done / 0.1 + 0.02) * (1.0 - 0.9 * done)
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        report(step, [value.item() for value in losses])
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    model.eval()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        return [loss.item() for loss in losses]
+
+    def _loss(self, i: int, state: Tensor, target: Tensor) -> Tensor:
+        frames = self.frames
+        target = target[:, : frames * self.squeeze].float().unflatten(1, (frames, self.squeeze)).mean(2)
+        state = state[:, :frames].float()
+        if len(self.scale) <= i:
+            variance = target.var(dim=(0, 1))
+            self.scale.append(variance + 0.1 * variance.mean())  # dimensions that hardly move must not dominate
+            if i == 0:
+                with torch.no_grad():
+                    self.model.feature_projection.projection.bias.add_((target - state).mean(dim=(0, 1)))
+        return ((state - target).square().mean(dim=(0, 1)) / self.scale[i]).clamp(max=1e4).mean()
+
+    def save(self, path: Path) -> None:
+        """Write everything that a resume needs, whole or not at all."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scale": self.scale,
+            "steps": self.steps,
+        }
+        with atomic_file(path) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote."""
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.scale, self.steps = state["scale"], state["steps"]
+        self._choose()
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, out: Path, config: RegressConfig) -> Path:
+    """Build a student, copy layers of Whisper into it, learn its input by regression; the model directory.
+
+    Goes on where it was killed; the processes of torchrun share each step. Raises ForeignError for a source that does
+    not fit the geometry.
+    """
+    with process_group() as here:
+        torch.set_num_threads(1 if here.ranks > 1 else max(1, os.cpu_count() or 1))
+        store = PackedAudio(audio)
+        ids = sorted(store)
+        if not ids:
+            raise ForeignError(f"{audio}: the store holds no recordings")
+        torch.manual_seed(config.seed)
+        model = build_encoder(geometry)
+        copied = copy_layers(model, source, layers)
+        measure_front_end(model, store, ids, np.random.default_rng([config.seed, 1]))
+        run = Regression(model, WhisperTeacher(source, max(layers) + 1), config)
+        if list(layers) != list(range(len(layers))):
+            raise ForeignError(f"layers {list(layers)}: the regression compares each state, so take the first ones")
+        state = Path(out) / "state.pt"
+        if state.exists():
+            run.load(state)
+        log.info("init foreign: %d tensors from %s; step %d of %d", len(copied), source, run.steps, config.steps)
+        losses: list[float] = []
+        while run.steps < config.steps:
+            rng = np.random.default_rng([config.seed, run.steps, here.rank])
+            windows = fill_windows(store, ids, rng)
+            losses = run.step(np.stack([next(windows) for _ in range(config.windows)]), _mean_over(here.ranks))
+            if here.is_first and run.steps % 20 == 0:
+                log.info("step %d: error of each state %s", run.steps, " ".join(f"{loss:.3f}" for loss in losses))
+                run.save(state)
+        if here.is_first:
+            hours = config.steps * config.windows * here.ranks * 30 / 3600
+            card = {
+                "name": geometry.name,
+                "geometry": asdict(geometry),
+                "front_end": geometry.front_end,
+                "init": {"kind": "foreign", "source_sha256": model_sha256(source), "layers": list(layers)},
+                "regression": {"layers": list(range(len(layers) + 1)), "errors": [round(x, 4) for x in losses]},
+                "hours": round(hours, 2),
+                "steps": config.steps,
+                "lineage": lineage([], str(source)),
+            }
+            for parameter in model.parameters():
+                parameter.requires_grad_(True)
+            save_model(model.eval(), Path(out) / "model", card)
+    return Path(out) / "model"
+
+
+def _mean_over(ranks: int) -> Callable[[Sequence[nn.Parameter]], None]:
+    """Replace gradients by their mean over the processes, in one exchange."""
+
+    def reduce(parameters: Sequence[nn.Parameter]) -> None:
+        if ranks == 1:
+            return
+        flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+        torch.distributed.all_reduce(flat)
+        flat /= ranks
+        at = 0
+        for parameter in parameters:
+            parameter.grad.copy_(flat[at : at + parameter.numel()].view_as(parameter))
+            at += parameter.numel()
+
+    return reduce
 
 
 @torch.no_grad()

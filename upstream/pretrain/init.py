@@ -1,5 +1,5 @@
 """Where a model's weights start: from scratch, from a model of the same shape, from a deeper teacher's layers as they
-are, or from their projection to a smaller width.
+are, from their projection to a smaller width, or from the layers of a published encoder.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ def initialise(
     """
     if config.kind == "random":
         return []
+    if config.kind == "foreign":
+        from upstream.pretrain.foreign import copy_layers
+
+        return copy_layers(model, config.source, config.layers)
     source = load_model(config.source)
     theirs = source.state_dict()
     if config.kind == "model":
