@@ -176,6 +176,7 @@ class RegressConfig:
     windows: int = 1
     stem_rate: float = 2e-3
     rate: float = 3e-4
+    save_steps: int = 20
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -302,7 +303,7 @@ def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, ou
             rng = np.random.default_rng([config.seed, run.steps, here.rank])
             windows = fill_windows(store, ids, rng)
             losses = run.step(np.stack([next(windows) for _ in range(config.windows)]), _mean_over(here.ranks))
-            if here.is_first and run.steps % 20 == 0:
+            if here.is_first and run.steps % config.save_steps == 0:
                 log.info("step %d: error of each state %s", run.steps, " ".join(f"{loss:.3f}" for loss in losses))
                 run.save(state)
         if here.is_first:
@@ -312,7 +313,12 @@ def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, ou
                 "geometry": asdict(geometry),
                 "front_end": geometry.front_end,
                 "init": {"kind": "foreign", "source_sha256": model_sha256(source), "layers": list(layers)},
-                "regression": {"layers": list(range(len(layers) + 1)), "errors": [round(x, 4) for x in losses]},
+                "regression": {
+                    "layers": list(range(len(layers) + 1)),
+                    "weight": 1.0,
+                    "source_sha256": model_sha256(source),
+                    "errors": [round(x, 4) for x in losses],
+                },
                 "hours": round(hours, 2),
                 "steps": config.steps,
                 "lineage": lineage([], str(source)),

@@ -104,13 +104,13 @@ def test_the_teacher_gives_whispers_own_states(whisper: Path) -> None:
 
 
 def test_the_regression_learns_and_goes_on_after_a_kill(whisper: Path, store: Path, tmp_path: Path) -> None:
-    config = RegressConfig(stem_steps=20, steps=24, stem_rate=1e-2)
+    config = RegressConfig(stem_steps=3, steps=6, save_steps=4, stem_rate=1e-2)
     whole = fit(STUDENT, whisper, [0, 1], store, tmp_path / "whole", config)
     card = read_card(whole)
     assert card["init"]["kind"] == "foreign" and card["init"]["layers"] == [0, 1]
     assert "whisper" in tree(whole)
     assert encode(load_model(whole), [torch.zeros(4000)]).hidden_states[0].shape == (1, 12, 32)
-    resumed = fit(STUDENT, whisper, [0, 1], store, tmp_path / "whole", config)  # from the state of step 20
+    resumed = fit(STUDENT, whisper, [0, 1], store, tmp_path / "whole", config)  # from the state of step 4
     for name, value in load_model(whole).state_dict().items():
         torch.testing.assert_close(value, load_model(resumed).state_dict()[name], msg=name)
 
@@ -119,5 +119,5 @@ def test_the_regression_learns_and_goes_on_after_a_kill(whisper: Path, store: Pa
     copy_layers(student, whisper, [0, 1])
     run = Regression(student, WhisperTeacher(whisper, 2), config)
     window = np.random.default_rng(1).normal(0, 0.1, (1, 480000)).astype(np.float32)
-    first, *_, last = (run.step(window)[0] for _ in range(20))
-    assert last < 0.9 * first
+    first, *_, last = (run.step(window)[0] for _ in range(3))
+    assert last < first
