@@ -1,5 +1,6 @@
-"""Fine-tune a CTC recogniser, or measure one.
+"""Make a CTC recogniser's data, fine-tune it, measure it.
 
+python -m downstream.asr data --quran quran.json --reciter NAME=DIR ... --out data/open_arabic_70h
 python -m downstream.asr train conf/ctc.yaml [key=value ...]
 torchrun --nproc_per_node 2 -m downstream.asr train conf/ctc.yaml
 python -m downstream.asr score --model DIR --head DIR --audio STORE --text FILE
@@ -25,6 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train = commands.add_parser("train", help="fine-tune an encoder with CTC; the same command goes on after a kill")
     train.add_argument("config", type=Path, help="YAML")
     train.add_argument("overrides", nargs="*", metavar="key=value")
+    data = commands.add_parser("data", help="decode and pack the audio, write texts and splits; goes on after a kill")
+    data.add_argument("--quran", type=Path, required=True, help="quran.json")
+    data.add_argument("--reciter", action="append", required=True, metavar="NAME=DIR", help="folder of SSSAAA.mp3")
+    data.add_argument("--unseen", action="append", default=[], metavar="NAME=DIR", help="the same, tested only")
+    data.add_argument("--keywords", type=Path, help="Arabic Speech Commands: a folder of WAV for each keyword")
+    data.add_argument("--keyword-splits", type=Path, help="folder of train.csv, val.csv, test.csv and keywords.tsv")
+    data.add_argument("--digits", type=Path, help="folder of N_name_NNNN.wav")
+    data.add_argument("--out", type=Path, required=True)
+    data.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     score = commands.add_parser("score", help="error rates on clips with text")
     score.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
     score.add_argument("--head", type=Path, required=True, help="head directory")
@@ -38,12 +48,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from downstream.asr.train_ctc import train as run
 
             run(read_config(parsed.config, parsed.overrides))
+        elif parsed.command == "data":
+            _data(parsed)
         else:
             _score(parsed)
     except (ValueError, OSError) as error:
         print(f"downstream.asr: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0
+
+
+def _data(parsed: argparse.Namespace) -> None:
+    from corpora.sets.recitation import named_folders, prepare
+
+    hours = prepare(
+        parsed.out,
+        quran=parsed.quran,
+        reciters=named_folders(parsed.reciter, "--reciter"),
+        unseen=named_folders(parsed.unseen, "--unseen"),
+        keywords=parsed.keywords,
+        keyword_splits=parsed.keyword_splits,
+        digits=parsed.digits,
+        jobs=parsed.jobs,
+    )
+    for name, value in hours.items():
+        print(f"{name}\t{value:.2f} h")
 
 
 def _score(parsed: argparse.Namespace) -> None:
