@@ -59,9 +59,8 @@ def main() -> None:
         expected.append({f"{verse['surah']}:{verse['ayah']}" for verse in sample["expected_verses"]})
         found.append(set(answer.ids))
         sources.append(sample["source"])
-        print(
-            f"{sample['file']}\t{' '.join(sorted(expected[-1]))}\t{' '.join(answer.ids)}\t{answer.score}\t{reading.text}"
-        )
+        wanted, got = " ".join(sorted(expected[-1])), " ".join(answer.ids)
+        print(f"{sample['file']}\t{wanted}\t{got}\t{answer.score}\t{reading.text}")
     size = (reader.model_dir / "model.safetensors").stat().st_size / 1e6
     print("\n| system | clips | recall | precision | exact | MB | s a clip |\n|---|---:|---:|---:|---:|---:|---:|")
     for group in ("all", *sorted(set(sources))):
@@ -72,7 +71,7 @@ def main() -> None:
         shares = " | ".join(f"{100 * row[key]:.1f}" for key in ("recall", "precision", "exact"))
         print(f"| {reader.model_dir.name}, PyTorch, {group} | {len(chosen)} | {shares} | {size:.0f} | {spent} |")
     for name, recall, megabytes, spent in PUBLISHED:
-        print(f"| {name} (published) | 43 | {100 * recall:.0f} | | | {megabytes} | {'' if spent is None else spent} |")
+        print(f"| {name} (published) | 43 | {100 * recall:.0f} | | | {megabytes} | {spent or ''} |")
     print(f"\nratio find {sum(times) / seconds:.4f} (s a second of audio)")
 
 

@@ -56,7 +56,7 @@ def prepare(
 ) -> dict[str, float]:
     """Write everything above; the hours of each store. What is packed already is not decoded again.
 
-    `quran` is quran.json, `reciters` and `unseen` folders with SSSAAA.mp3, `keywords` Arabic Speech Commands (folders of
+    `quran` is quran.json, `reciters` and `unseen` folders of SSSAAA.mp3, `keywords` Arabic Speech Commands (folders of
     WAV), `keyword_splits` the folder of its {train,val,test}.csv and keywords.tsv. Raises CorpusError for a folder
     without audio.
     """

@@ -8,10 +8,12 @@ from upstream.model.family import geometry
 NARROW = geometry("mini_hst", front_end="waveform", conv_channels=16)
 
 
-@pytest.fixture(scope="module", params=["waveform", "logmel"])
+@pytest.fixture(scope="module", params=["waveform", "logmel", "squeezed"])
 def model(request):
     torch.manual_seed(0)
     g = NARROW if request.param == "waveform" else geometry("mini_hst")
+    if request.param == "squeezed":
+        g = geometry("mini_hst", squeeze=2)
     return build_encoder(g).eval()
 
 
@@ -27,6 +29,18 @@ def test_frame_count_equals_the_real_output_for_every_length(front_end):
         for samples in range(400, 4001):
             assert model.feature_extractor(torch.zeros(1, samples)).shape[2] == frame_count(samples), samples
     assert frame_count(399) == 0 and frame_count(0) == 0
+
+
+def test_a_squeezed_model_has_the_frames_of_any_other_and_half_as_many_inside():
+    model = build_encoder(geometry("mini_hst", layers=1, squeeze=2)).eval()
+    with torch.no_grad():
+        for samples in (400, 719, 720, 1039, 1040, 4000):
+            frames = frame_count(samples)
+            states, _ = run_layers(model, wav(samples)[None])
+            inner, _ = run_layers(model, wav(samples)[None], inner=True)
+            assert [s.shape[1] for s in states] == [frames] * 2 and inner[1].shape[1] == -(-frames // 2)
+            torch.testing.assert_close(states[1][:, ::2], inner[1])
+            torch.testing.assert_close(states[1][:, 1::2], inner[1][:, : frames // 2])
 
 
 def test_top_state_equals_transformers_own_forward():
