@@ -4,6 +4,7 @@ python -m downstream benchmark --recipe mini --data data/mini --exp exp/mini --u
 python -m downstream report --recipe mini --exp exp/mini
 python -m downstream traits --models HL=exp/my/models/harness_l,HST=... --data data/my/traits --out exp/my/traits
 python -m downstream transcribe talk.mp3 --model exp/mini/probes/asr_light/harness_st/seed0/head
+python -m downstream find recitation.mp3 --texts verses.text --spans 5 --model exp/open_arabic_70h/ctc/head
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -119,6 +120,12 @@ def _predict(parsed: argparse.Namespace) -> int:
     return predict.run(parsed)
 
 
+def _find(parsed: argparse.Namespace) -> int:
+    from downstream import predict
+
+    return predict.find(parsed)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; its attribute `options` lists the option strings of every command."""
     parser = _Parser(
@@ -173,17 +180,28 @@ def build_parser() -> argparse.ArgumentParser:
     kept.add_argument("--against", default=None, metavar="NAMES", help="models to compare the others with")
 
     predictors = [_add_predictor(commands, task) for task in TASKS]
-    every = (benchmark, page, kept, *predictors)
+    predictors[0].add_argument("--words", action="store_true", help="times of each word (CTC recognisers only)")
+    search = _add_reader(commands, "find", "known texts that audio files contain, by a CTC recogniser", _find)
+    add = search.add_argument
+    add("--texts", type=Path, required=True, metavar="FILE", help="one `id text` per line, in order (Kaldi text)")
+    add("--spans", type=int, default=1, metavar="N", help="up to N consecutive lines per file (default: 1)")
+    every = (benchmark, page, kept, *predictors, search)
     parser.options = [option for p in every for action in p._actions for option in action.option_strings]
     return parser
 
 
 def _add_predictor(commands: argparse._SubParsersAction, task: str) -> argparse.ArgumentParser:
-    text = _PREDICTED[task]
-    parser = commands.add_parser(
-        TASKS[task].command, help=text, description=f"{text[0].upper()}{text[1:]}. {_EPILOGUE}"
-    )
-    parser.set_defaults(run=_predict)
+    parser = _add_reader(commands, TASKS[task].command, _PREDICTED[task], _predict)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    return parser
+
+
+def _add_reader(
+    commands: argparse._SubParsersAction, name: str, text: str, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """Add a command that reads audio files and writes one line for each."""
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {_EPILOGUE}")
+    parser.set_defaults(run=run)
     add = parser.add_argument
     add("audio", type=Path, nargs="+", metavar="AUDIO", help="audio files, or folders that are searched for them")
     add("--model", type=Path, required=True, metavar="HEAD_DIR", help="folder with head.json")
@@ -191,7 +209,6 @@ def _add_predictor(commands: argparse._SubParsersAction, task: str) -> argparse.
         "directory of its name in $HARNESS_MODELS, or in a folder `models` above the head)")  # fmt: skip
     add("--format", choices=("json", "tsv"), default="json", help="default: json, one object per line")
     add("--out", type=Path, help="output file, written whole or not at all (default: standard output)")
-    add("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     return parser
 
 

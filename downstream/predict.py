@@ -26,11 +26,13 @@ from torch import Tensor, nn
 from corpora.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, audio_info, stream_any
 from corpora.files import atomic_file, read_json
 from downstream import DownstreamError
+from downstream.asr.reading import Reader, is_recogniser, word_times
+from downstream.find import FLOOR, Finder, read_texts
 from downstream.probe import finetune, quiet_import
 from downstream.protocols import TASKS
 from downstream.upstreams import Upstream, resolve
 from upstream.model.chunked import Windowing, windows
-from upstream.model.family import HOP
+from upstream.model.family import FRAME_RATE, HOP
 
 _FILES = ("head.json", "head.safetensors")
 _KEYS = ("task", "protocol", "upstream", "upstream_key", "build")
@@ -54,6 +56,10 @@ def run(args: argparse.Namespace) -> int:
     """
     files = audio_files(args.audio)
     task = next(name for name, task in TASKS.items() if task.command == args.command)
+    if task == "asr" and is_recogniser(args.model):
+        return _transcribe(args, files)
+    if getattr(args, "words", False):
+        raise DownstreamError(f"{args.model}: --words needs a CTC recogniser; this head is a probe of the benchmark")
     predictor = Predictor(args.model, task, args.upstream, args.device)
     failed = 0
     with _output(args.out) as stream:
@@ -63,8 +69,72 @@ def run(args: argparse.Namespace) -> int:
             failed += answer.error is not None
             stream.write(as_line(answer, task, args.format))
             stream.flush()
+    return _status(failed, len(files))
+
+
+def _transcribe(args: argparse.Namespace, files: Sequence[Path]) -> int:
+    """The text of each file by a CTC recogniser; with --words also the times of its words (JSON only)."""
+    if args.words and args.format != "json":
+        raise DownstreamError("--words: only with --format json")
+    reader = Reader(args.model, args.upstream)
+    failed = 0
+    with _output(args.out) as stream:
+        if args.format == "tsv":
+            stream.write(f"audio\t{TASKS['asr'].label}\tscore\tseconds\terror\n")
+        for file in files:
+            words: dict[str, object] = {}
+            try:
+                reading = reader.read(file)
+                answer = Answer(str(file), reading.text, reading.seconds)
+                if args.words:
+                    classes = [reader.characters.index(c) for c in reading.text]
+                    times = word_times(reading.log_probs, classes, reader.characters, 1 / FRAME_RATE)
+                    words["words"] = [{"word": word, "start": start, "end": end} for word, start, end in times]
+            except (AudioError, ValueError) as error:
+                failed += 1
+                answer = Answer(str(file), None, None, error=" ".join(str(error).split()))
+            line = as_line(answer, "asr", args.format)
+            stream.write(json.dumps(json.loads(line) | words, ensure_ascii=False) + "\n" if words else line)
+            stream.flush()
+    return _status(failed, len(files))
+
+
+def find(args: argparse.Namespace) -> int:
+    """The command `find`: for each file, the lines of a list of texts that it contains; 0, or 1 like `run`."""
+    if not is_recogniser(args.model):
+        raise DownstreamError(f"{args.model}: `find` needs the head directory of a CTC recogniser (protocol ctc)")
+    files = audio_files(args.audio)
+    reader = Reader(args.model, args.upstream)
+    floor = float(reader.description.get("find_floor", FLOOR))
+    finder = Finder(read_texts(args.texts, reader.characters), reader.characters, spans=args.spans, floor=floor)
+    failed = 0
+    with _output(args.out) as stream:
+        if args.format == "tsv":
+            stream.write("audio\tfound\tscore\tmargin\tseconds\ttext\terror\n")
+        for file in files:
+            row: dict[str, Any] = {"audio": str(file), "seconds": None, "text": None, "found": [], "score": None}
+            row["margin"] = None
+            try:
+                reading = reader.read(file)
+                found = finder.find(reading.log_probs, reading.text)
+                row |= {"seconds": reading.seconds, "text": reading.text, "found": found.ids, "score": found.score}
+                row["margin"] = found.margin
+            except (AudioError, ValueError) as error:
+                failed += 1
+                row["error"] = " ".join(str(error).split())
+            if args.format == "json":
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                cells = [row["audio"], " ".join(row["found"]), row["score"], row["margin"], row["seconds"], row["text"]]
+                cells.append(row.get("error"))
+                stream.write("\t".join("" if c is None else " ".join(str(c).split()) for c in cells) + "\n")
+            stream.flush()
+    return _status(failed, len(files))
+
+
+def _status(failed: int, files: int) -> int:
     if failed:
-        print(f"downstream: {failed} of {len(files)} files have no answer; see their lines", file=sys.stderr)
+        print(f"downstream: {failed} of {files} files have no answer; see their lines", file=sys.stderr)
     return 1 if failed else 0
 
 

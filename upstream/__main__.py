@@ -11,6 +11,7 @@
     python -m upstream export   exp/my/hl/model --format onnx --out hl.onnx
     python -m upstream push     exp/my/hl/model OWNER/NAME
     python -m upstream s3prl    SuperbER --help
+    python -m upstream regress  --source whisper_base --audio data/my/audio --out exp/my/start
     python -m upstream cost     exp/mini/models/* --out exp/my/compression.csv
     python -m upstream baselines
 
@@ -170,6 +171,16 @@ def parser() -> argparse.ArgumentParser:
     add("models", type=Path, nargs="+")
     add("--out", type=Path, required=True, help="table to write (CSV)")
 
+    add = command("regress", _regress, "start a student: copy Whisper's layers and learn their input; resumes")
+    add("--source", type=Path, required=True, help="Whisper's folder in Transformers form")
+    add("--layers", default="0,1,2,3", metavar="L,L", help="its first layers, which are copied (default: %(default)s)")
+    add("--geometry", default="hst_fast", choices=list(FAMILY), metavar="NAME", help="default: %(default)s")
+    add("--audio", type=Path, required=True, help="folder of packed audio (corpora/packed.py)")
+    add("--out", type=Path, required=True, help="folder for model/ and the state of the run")
+    add(
+        "settings", nargs="*", metavar="KEY=VALUE", help="stem_steps, steps, windows, stem_rate, rate, save_steps, seed"
+    )
+
     command("baselines", _baselines, "list published encoders: name, size, licence, local folder")
     command("s3prl", _s3prl, "S3PRL's own commands, with our names registered: s3prl PROBLEM ..., s3prl -m ...")
     return whole
@@ -258,9 +269,12 @@ def _units(args: Namespace) -> None:
 def _pretrain(args: Namespace) -> None:
     config = record(PretrainConfig, _settings(args.settings), WHERE)
     choices = _given(args, "init", ("layers", "minutes"))
-    if choices and args.init != "project":
-        options = ", ".join(f"--init-{name}" for name in choices)
-        raise UpstreamError(f"{options}: only for --init project, not for --init {args.init}")
+    allowed = {"project": ("layers", "minutes"), "foreign": ("layers",)}.get(args.init, ())
+    if wrong := [f"--init-{name}" for name in choices if name not in allowed]:
+        kinds = "--init project" if "--init-minutes" in wrong else "--init project or foreign"
+        raise UpstreamError(f"{', '.join(wrong)}: only for {kinds}, not for --init {args.init}")
+    if args.init == "foreign" and "layers" in choices:
+        choices["layers"] = _numbers(choices["layers"], "--init-layers")
     init = record(InitConfig, {"kind": args.init, "source": args.init_source, **choices}, WHERE, "init")
     regression = _regression(args)
     if not args.units and regression is None:
@@ -309,6 +323,14 @@ def _sweep(args: Namespace) -> None:
         seed=args.seed,
     )
     print(sweep(args.data, args.out, config))
+
+
+def _regress(args: Namespace) -> None:
+    from upstream.pretrain.foreign import RegressConfig, fit
+
+    config = record(RegressConfig, _settings(args.settings), WHERE)
+    layers = _numbers(args.layers, "--layers")
+    print(fit(geometry(args.geometry), args.source, layers, args.audio, args.out, config))
 
 
 def _lineage(args: Namespace) -> None:

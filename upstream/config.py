@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-InitKind = Literal["random", "model", "every_nth", "first_n", "project"]
+InitKind = Literal["random", "model", "every_nth", "first_n", "project", "foreign"]
 LayerChoice = Literal["every_nth", "first_n"]
 INIT_KINDS: tuple[str, ...] = get_args(InitKind)
 LAYER_CHOICES: tuple[str, ...] = get_args(LayerChoice)
@@ -50,15 +50,21 @@ class TargetConfig:
 @_config
 class InitConfig:
     """Initial weights of a model: `random`, `model` (a model of the same geometry, with new heads), `every_nth` or
-    `first_n` (layers of a deeper `source` of the same width; a thinner student copies only tensors that fit), or
-    `project` (a thinner student: the layers of the source, brought to its width by low-rank projection).
+    `first_n` (layers of a deeper `source` of the same width; a thinner student copies only tensors that fit),
+    `project` (a thinner student: the layers of the source, brought to its width by low-rank projection), or `foreign`
+    (layers of Whisper's encoder of the same width, copied unchanged; `source` is its folder in Transformers form).
 
-    Only `project` reads `layers` and `minutes`.
+    `layers` says which layers `project` takes (every_nth, first_n) or `foreign` copies (numbers from 0). Only `project`
+    reads `minutes`.
     """
 
     kind: InitKind = "random"
     source: str | None = Field(None, description="model directory of the initial weights")
-    layers: LayerChoice = Field("every_nth", description="layers that init project copies (default: every_nth)")
+    layers: LayerChoice | list[Annotated[int, Field(ge=0)]] = Field(
+        "every_nth",
+        description="layers that init project copies (every_nth or first_n; default: every_nth) or init foreign "
+        "(numbers from 0, such as 0,1,2,3)",
+    )
     minutes: NotNegative = Field(
         5.0,
         description="training audio from which init project computes the source's activations; 0: it reads only the "
@@ -69,6 +75,10 @@ class InitConfig:
     def _check(self) -> InitConfig:
         if (self.kind == "random") != (self.source is None):
             raise ValueError(f"init: kind `{self.kind}` {'takes no' if self.kind == 'random' else 'needs a'} source")
+        if self.kind == "foreign" and (isinstance(self.layers, str) or not self.layers):
+            raise ValueError(f"init: kind `foreign` needs layers as numbers from 0, such as [0, 1], not {self.layers}")
+        if self.kind != "foreign" and not isinstance(self.layers, str):
+            raise ValueError(f"init: kind `{self.kind}` takes layers {' or '.join(LAYER_CHOICES)}, not {self.layers}")
         return self
 
 

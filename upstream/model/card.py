@@ -14,7 +14,7 @@ from corpora.files import read_json
 from upstream.errors import UpstreamError
 from upstream.model.encoder import front_end_of, geometry_of, normalises_waveform, squeeze_of
 from upstream.model.family import FRAME_RATE, macs_per_second
-from upstream.model.modeldir import load_model, model_sha256, read_card
+from upstream.model.modeldir import MODEL_TYPES, load_model, model_sha256, read_card
 
 REPORT = "report.json"  # of a units folder
 # Keys of an ancestor's card that its entry contains.
@@ -108,7 +108,13 @@ def _fill(form: str, value: Any) -> str | None:
 
 
 def ancestors(model_dir: Path | str) -> dict[str, dict[str, Any]]:
-    """The entries of a model directory and of all its ancestors, by the SHA-256 of their weights."""
+    """The entries of a model directory and of all its ancestors, by the SHA-256 of their weights.
+
+    The directory of another kind of encoder, such as Whisper, has no card: its entry is its name and kind.
+    """
+    kind = read_json(Path(model_dir) / "config.json").get("model_type")
+    if kind not in MODEL_TYPES:
+        return {model_sha256(model_dir): {"name": f"{Path(model_dir).name} ({kind})"}}
     card = read_card(model_dir)
     own = {key: card[key] for key in KEPT if card.get(key) is not None}
     own.setdefault("name", Path(model_dir).name)

@@ -1,5 +1,5 @@
-"""Initialise a model: random weights, a model of the same geometry, layers of a deeper teacher, or their projection to
-a smaller width.
+"""Initialise a model: random weights, a model of the same geometry, layers of a deeper teacher, their projection to a
+smaller width, or layers of Whisper's encoder.
 """
 
 from __future__ import annotations
@@ -100,6 +100,10 @@ def initialise(
     """
     if config.kind == "random":
         return []
+    if config.kind == "foreign":
+        from upstream.pretrain.foreign import copy_layers
+
+        return copy_layers(model, config.source, config.layers)
     source = load_model(config.source)
     theirs = source.state_dict()
     if config.kind == "model":

@@ -242,6 +242,8 @@ def _facts(
     }
     if init.kind == "project":
         facts["init"] |= {"layers": init.layers, "minutes": init.minutes}
+    if init.kind == "foreign":
+        facts["init"] |= {"layers": init.layers}
     if regression is not None:
         teacher_sha256 = model_sha256(regression.source)
         facts["regression"] = {**asdict(regression), "source": None, "source_sha256": teacher_sha256}

@@ -1,0 +1,161 @@
+"""The recogniser's data: recitations, keywords and digits, packed, with texts in modern spelling and fixed splits.
+
+    <out>/audio/{recitation,eval,keywords,digits}/     packed stores (`corpora.packed`); eval: dev and test chapters
+    <out>/text/recitation.text                         training verses
+    <out>/text/{dev,test}_<reciter>.text               every reciter's, and {dev,test}_seen.text of the trained ones
+    <out>/text/keywords_{train,val,test}.text          the official speakers
+    <out>/text/digits.text  <out>/text/verses.text     all verses, for `find`
+    <out>/sources.tsv  <out>/skipped.tsv               hours and licence of each source; what could not be read
+
+Dev is chapters 54, 70, 76, test 36, 44, 56, 68, 75, of every reciter. A verse of another chapter whose text equals one
+of theirs (a refrain) is left out of training. Reciters under `unseen` are tested, never trained on.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from corpora.audio import SAMPLE_RATE
+from corpora.files import CorpusError, read_json, write_text
+from corpora.packed import PackedAudio, pack
+from corpora.text import normalise, text_key
+
+DEV = frozenset({54, 70, 76})
+TEST = frozenset({36, 44, 56, 68, 75})
+PROFILE = "modern"
+DIGITS = "صفر واحد اثنان ثلاثة أربعة خمسة ستة سبعة ثمانية تسعة عشرة".split()
+LICENCES = {
+    "recitation": "none stated by the publisher; published for free listening",
+    "keywords": "CC BY 4.0",
+    "digits": "CC BY 4.0",
+}
+# Letters that open chapters and are read by their names: their spelling says nothing of the sound.
+_NAMED_LETTERS = frozenset("الم المر الر المص كهيعص طسم طس حم عسق طه يس".split())
+_VERSE = re.compile(r"(\d{3})(\d{3})\.mp3", re.IGNORECASE)
+_DIGIT = re.compile(r"(\d+)_[a-z]+_\d+\.wav")
+
+log = logging.getLogger(__name__)
+
+
+def prepare(
+    out: Path,
+    *,
+    quran: Path,
+    reciters: Mapping[str, Path],
+    unseen: Mapping[str, Path] | None = None,
+    keywords: Path | None = None,
+    keyword_splits: Path | None = None,
+    digits: Path | None = None,
+    jobs: int = 1,
+) -> dict[str, float]:
+    """Write everything above; the hours of each store. What is packed already is not decoded again.
+
+    `quran` is quran.json, `reciters` and `unseen` folders of SSSAAA.mp3, `keywords` Arabic Speech Commands (folders of
+    WAV), `keyword_splits` the folder of its {train,val,test}.csv and keywords.tsv. Raises CorpusError for a folder
+    without audio.
+    """
+    verses = _verses(quran)
+    held = {text_key(raw) for (chapter, _), (raw, _) in verses.items() if chapter in DEV | TEST}
+    training: dict[str, Path] = {}
+    scored: dict[str, Path] = {}
+    rows: dict[str, list[tuple[str, str]]] = {"recitation": []}
+    for name, folder in {**reciters, **(unseen or {})}.items():
+        for utt_id, place, path in _recordings(name, folder):
+            if place not in verses:
+                continue
+            raw, text = verses[place]
+            split = "dev" if place[0] in DEV else "test" if place[0] in TEST else None
+            if split:
+                scored[utt_id] = path
+                rows.setdefault(f"{split}_{name}", []).append((utt_id, text))
+                if name in reciters:
+                    rows.setdefault(f"{split}_seen", []).append((utt_id, text))
+            elif name in reciters and text_key(raw) not in held and text not in _NAMED_LETTERS:
+                training[utt_id] = path
+                rows["recitation"].append((utt_id, text))
+    stores = {"eval": scored, "recitation": training}
+    if keywords is not None:
+        stores["keywords"] = {}
+        for split, utt_id, path, text in _keywords(keywords, keyword_splits or keywords):
+            stores["keywords"][utt_id] = path
+            rows.setdefault(f"keywords_{split}", []).append((utt_id, text))
+    if digits is not None:
+        stores["digits"] = {f"digits-{path.stem}": path for path in _wavs(digits) if _DIGIT.fullmatch(path.name)}
+        rows["digits"] = [(name, DIGITS[int(_DIGIT.fullmatch(p.name)[1])]) for name, p in stores["digits"].items()]
+    skipped: dict[str, str] = {}
+    hours: dict[str, float] = {}
+    for name, files in stores.items():
+        skipped |= pack(files, out / "audio" / name, jobs=jobs)
+        store = PackedAudio(out / "audio" / name)
+        hours[name] = sum(store.samples(utt_id) for utt_id in store) / SAMPLE_RATE / 3600
+    for name, entries in rows.items():
+        kept = sorted((utt_id, text) for utt_id, text in entries if utt_id not in skipped)
+        write_text(out / "text" / f"{name}.text", "".join(f"{utt_id} {text}\n" for utt_id, text in kept))
+    everything = "".join(f"{chapter}:{verse} {text}\n" for (chapter, verse), (_, text) in sorted(verses.items()))
+    write_text(out / "text" / "verses.text", everything)
+    licences = "".join(f"{name}\t{hours[name]:.2f}\t{LICENCES.get(name, LICENCES['recitation'])}\n" for name in hours)
+    write_text(out / "sources.tsv", "store\thours\tlicence\n" + licences)
+    write_text(out / "skipped.tsv", "".join(f"{name}\t{reason}\n" for name, reason in sorted(skipped.items())))
+    if skipped:
+        log.warning("%d files could not be read; %s names them", len(skipped), out / "skipped.tsv")
+    return hours
+
+
+def _verses(path: Path) -> dict[tuple[int, int], tuple[str, str]]:
+    """Chapter and verse -> the text as it is, and in modern spelling."""
+    chapters = read_json(path)
+    try:
+        raw = {(int(v["chapter"]), int(v["verse"])): v["text"] for verses in chapters.values() for v in verses}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CorpusError(f'{path}: expected {{"<chapter>": [{{"chapter", "verse", "text"}}]}}: {error!r}') from error
+    return {place: (text, normalise(text, PROFILE, quran=True)) for place, text in raw.items()}
+
+
+def _recordings(name: str, folder: Path) -> list[tuple[str, tuple[int, int], Path]]:
+    found = []
+    for path in sorted(Path(folder).rglob("*.mp3")):
+        if match := _VERSE.fullmatch(path.name):
+            found.append((f"{name}-{path.stem}", (int(match[1]), int(match[2])), path))
+    if not found:
+        raise CorpusError(f"{folder}: no file named SSSAAA.mp3 (chapter, verse) for the reciter {name}")
+    return found
+
+
+def _wavs(folder: Path) -> list[Path]:
+    found = sorted(Path(folder).rglob("*.wav"))
+    if not found:
+        raise CorpusError(f"{folder}: no WAV file in this folder")
+    return found
+
+
+def _keywords(folder: Path, splits: Path) -> list[tuple[str, str, Path, str]]:
+    """Split, id, path and word of every recording; a speaker that no list names belongs to train."""
+    words = dict(line.split("\t")[:2] for line in (splits / "keywords.tsv").read_text(encoding="utf-8").splitlines())
+    speakers: dict[str, str] = {}
+    for split in ("train", "val", "test"):
+        with open(splits / f"{split}.csv", encoding="utf-8", newline="") as file:
+            speakers |= {Path(row["file"]).name[:8]: split for row in csv.DictReader(file)}
+    found = []
+    for path in _wavs(folder):
+        if path.parent.name in words:
+            name = f"keywords-{path.parent.name.replace(' ', '_')}-{path.stem}"
+            text = normalise(words[path.parent.name], PROFILE)
+            found.append((speakers.get(path.name[:8], "train"), name, path, text))
+    if not found:
+        raise CorpusError(f"{folder}: no folder is named after a keyword of {splits / 'keywords.tsv'}")
+    return found
+
+
+def named_folders(pairs: Sequence[str], option: str) -> dict[str, Path]:
+    """`NAME=DIR` arguments as a mapping; CorpusError for what is not one."""
+    given = {}
+    for pair in pairs:
+        name, _, folder = pair.partition("=")
+        if not folder or not re.fullmatch(r"\w+", name) or name in given:
+            raise CorpusError(f"{option} {pair}: write NAME=DIR, every name once")
+        given[name] = Path(folder)
+    return given

@@ -1,0 +1,90 @@
+"""Prepare data for a CTC recogniser, train it, and measure its error rates.
+
+python -m downstream.asr data --quran quran.json --reciter NAME=DIR ... --out data/open_arabic_70h
+python -m downstream.asr train conf/ctc.yaml [key=value ...]
+torchrun --nproc_per_node 2 -m downstream.asr train conf/ctc.yaml
+python -m downstream.asr score --model DIR --head DIR --audio STORE --text FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0 on success, or 2 after printing one line about the error."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    parser = argparse.ArgumentParser(
+        prog="python -m downstream.asr", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="fine-tune an encoder with CTC; the same command resumes")
+    train.add_argument("config", type=Path, help="YAML")
+    train.add_argument("overrides", nargs="*", metavar="key=value")
+    data = commands.add_parser("data", help="decode and pack the audio, write texts and splits; resumes")
+    data.add_argument("--quran", type=Path, required=True, help="quran.json")
+    data.add_argument("--reciter", action="append", required=True, metavar="NAME=DIR", help="folder of SSSAAA.mp3")
+    data.add_argument("--unseen", action="append", default=[], metavar="NAME=DIR", help="a reciter for test only")
+    data.add_argument("--keywords", type=Path, help="Arabic Speech Commands: a folder of WAV for each keyword")
+    data.add_argument("--keyword-splits", type=Path, help="folder of train.csv, val.csv, test.csv and keywords.tsv")
+    data.add_argument("--digits", type=Path, help="folder of N_name_NNNN.wav")
+    data.add_argument("--out", type=Path, required=True)
+    data.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
+    score = commands.add_parser("score", help="error rates on clips with text")
+    score.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
+    score.add_argument("--head", type=Path, required=True, help="head directory")
+    score.add_argument("--audio", type=Path, required=True, help="packed store")
+    score.add_argument("--text", type=Path, required=True, help="Kaldi text")
+    score.add_argument("--clips", type=int, default=None, help="number of clips, evenly spread (None: all)")
+    parsed = parser.parse_args(arguments)
+    try:
+        if parsed.command == "train":
+            from downstream.asr.config import read_config
+            from downstream.asr.train_ctc import train as run
+
+            run(read_config(parsed.config, parsed.overrides))
+        elif parsed.command == "data":
+            _data(parsed)
+        else:
+            _score(parsed)
+    except (ValueError, OSError) as error:
+        print(f"downstream.asr: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _data(parsed: argparse.Namespace) -> None:
+    from corpora.sets.recitation import named_folders, prepare
+
+    hours = prepare(
+        parsed.out,
+        quran=parsed.quran,
+        reciters=named_folders(parsed.reciter, "--reciter"),
+        unseen=named_folders(parsed.unseen, "--unseen"),
+        keywords=parsed.keywords,
+        keyword_splits=parsed.keyword_splits,
+        digits=parsed.digits,
+        jobs=parsed.jobs,
+    )
+    for name, value in hours.items():
+        print(f"{name}\t{value:.2f} h")
+
+
+def _score(parsed: argparse.Namespace) -> None:
+    from downstream.asr.evaluate import error_rates, read_dev
+    from downstream.asr.recogniser import load_head
+    from downstream.asr.train_ctc import Source
+    from upstream.model.modeldir import load_model
+
+    model = load_head(load_model(parsed.model), parsed.head)
+    scores, _ = error_rates(model, read_dev(Source(str(parsed.audio), str(parsed.text)), parsed.clips))
+    print(json.dumps({key: round(100 * value, 3) for key, value in scores.items()}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Apply a trained recogniser to audio of any format, sample rate and length: log-probabilities, text, word times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from corpora.audio import SAMPLE_RATE, stream_any
+from corpora.files import read_json
+from downstream import DownstreamError
+from downstream.asr.recogniser import PROTOCOL, Recogniser, load_head
+from upstream.errors import UpstreamError
+from upstream.model.chunked import Windowing, windows
+from upstream.model.encoder import squeeze_of
+from upstream.model.family import HOP, RECEPTIVE_FIELD
+from upstream.model.modeldir import load_model, model_sha256
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The output for one recording: natural-log probabilities (T, characters), seconds, text."""
+
+    log_probs: np.ndarray
+    seconds: float
+    text: str
+
+
+def is_recogniser(folder: Path) -> bool:
+    """Whether a head directory belongs to a CTC recogniser (and not to a probe of the benchmark)."""
+    path = Path(folder) / "head.json"
+    head = read_json(path) if path.is_file() else {}
+    return isinstance(head, dict) and head.get("protocol") == PROTOCOL
+
+
+class Reader:
+    """A recogniser with its encoder, ready for files. Without `model` it searches the encoder near the head directory.
+
+    Raises DownstreamError for a missing encoder, and for one whose weights are not those that the head was trained on.
+    """
+
+    def __init__(self, head: Path, model: Path | None = None) -> None:
+        head = Path(head)
+        self.description = read_json(head / "head.json")
+        self.model_dir = Path(model) if model is not None else _beside(head, str(self.description["upstream"]))
+        try:
+            encoder = load_model(self.model_dir)
+        except UpstreamError as error:
+            raise DownstreamError(str(error)) from error
+        if model_sha256(self.model_dir) != self.description["upstream_key"]:
+            raise DownstreamError(
+                f"{head}: trained on other weights than those of {self.model_dir}; name the right model "
+                "directory with --upstream DIR"
+            )
+        self.recogniser: Recogniser = load_head(encoder, head)
+        self.characters = self.recogniser.characters
+        self.windowing = Windowing(frames=squeeze_of(encoder))
+        self.forward: Callable[[Tensor], Tensor] = lambda samples: self.recogniser(samples[None])[0][0]
+
+    def read(self, path: Path, progress: Callable[[float], None] = lambda seconds: None) -> Reading:
+        """The output for one recording. Raises AudioError for a file that cannot be read."""
+        return self.read_blocks(map(torch.from_numpy, stream_any(path)), progress)
+
+    @torch.inference_mode()
+    def read_blocks(
+        self, blocks: Iterable[Tensor], progress: Callable[[float], None] = lambda seconds: None
+    ) -> Reading:
+        """The same for 16 kHz samples in 1-D blocks of any sizes."""
+        pieces, samples = [], 0
+        for window in windows(blocks, self.windowing):
+            logits = self.forward(_at_least_one_frame(window.samples)).float()
+            end = None if window.keep is None else window.skip + window.keep
+            pieces.append(logits[window.skip : end])
+            own = (len(window.samples) if end is None else end * HOP) - window.skip * HOP
+            samples += own
+            progress(own / SAMPLE_RATE)
+        log_probs = torch.cat(pieces).log_softmax(-1)
+        text = self.recogniser.decode(log_probs.argmax(-1).tolist())
+        return Reading(log_probs.numpy(), round(samples / SAMPLE_RATE, 3), text)
+
+
+def _at_least_one_frame(samples: Tensor) -> Tensor:
+    short = RECEPTIVE_FIELD - len(samples)
+    return torch.nn.functional.pad(samples, (0, short)) if short > 0 else samples
+
+
+def _beside(head: Path, name: str) -> Path:
+    """The model directory of a name: the head's own parent, or a folder of that name near it."""
+    parent = head.resolve().parent
+    for place in (parent, parent / name, *(above / "models" / name for above in head.resolve().parents)):
+        if (place / "config.json").is_file() and (place / "model.safetensors").is_file():
+            return place
+    raise DownstreamError(f"{head}: its encoder {name} was not found; name the model directory with --upstream DIR")
+
+
+def word_times(
+    log_probs: np.ndarray, classes: list[int], characters: list[str], seconds_per_frame: float
+) -> list[tuple[str, float, float]]:
+    """Words with start and end in seconds, from the best CTC path through a text. Raises ValueError like `align`."""
+    path = align(log_probs, classes)
+    words: list[tuple[str, float, float]] = []
+    letters: list[str] = []
+    start = end = 0.0
+    for position, value in enumerate([*classes, characters.index(" ")]):
+        if characters[value] == " ":
+            if letters:
+                words.append(("".join(letters), round(start, 2), round(end, 2)))
+            letters = []
+            continue
+        first, last = path[position]
+        start = first * seconds_per_frame if not letters else start
+        letters.append(characters[value])
+        end = (last + 1) * seconds_per_frame
+    return words
+
+
+def align(log_probs: np.ndarray, classes: list[int], blank: int = 0) -> list[tuple[int, int]]:
+    """The frames (first, last) of each class on the likeliest CTC path, (T, C) natural-log probabilities.
+
+    Raises ValueError for a text with more characters than the frames can hold.
+    """
+    frames, states = len(log_probs), 2 * len(classes) + 1
+    labels = np.full(states, blank)
+    labels[1::2] = classes
+    skip = np.zeros(states, bool)
+    skip[3::2] = labels[3::2] != labels[1:-2:2]
+    score = np.full(states, -np.inf)
+    score[:2] = log_probs[0, labels[:2]]
+    back = np.zeros((frames, states), np.int8)
+    for t in range(1, frames):
+        one = np.concatenate([[-np.inf], score[:-1]])
+        two = np.where(skip, np.concatenate([[-np.inf, -np.inf], score[:-2]]), -np.inf)
+        choices = np.stack([score, one, two])
+        back[t] = choices.argmax(0)
+        score = choices.max(0) + log_probs[t, labels]
+    state = states - 1 if states == 1 or score[-1] >= score[-2] else states - 2
+    if not np.isfinite(score[state]):
+        raise ValueError(f"{len(classes)} characters do not fit {frames} frames")
+    spans: list[list[int]] = [[frames, -1] for _ in classes]
+    for t in range(frames - 1, -1, -1):
+        if state % 2:
+            span = spans[state // 2]
+            span[0], span[1] = min(span[0], t), max(span[1], t)
+        state -= back[t, state]
+    return [(first, last) for first, last in spans]

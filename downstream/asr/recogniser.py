@@ -1,0 +1,110 @@
+"""The CTC recogniser: an encoder that is fine-tuned as a whole, with one linear layer on its top hidden state.
+
+A head directory of this kind holds `head.json` (`"protocol": "ctc"`, characters, text profile, upstream hash) and
+`head.safetensors`; the fine-tuned encoder is a model directory of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import HubertModel
+
+from corpora.files import atomic_dir, read_json, write_json
+from upstream.model.encoder import run_layers
+
+BLANK = 0
+LETTERS = "ءآأؤإئابةتثجحخدذرزسشصضطظعغفقكلمنهوىي"
+CHARACTERS = ["<blank>", " ", *LETTERS]
+PROTOCOL = "ctc"
+
+
+class Recogniser(nn.Module):
+    """Encoder and linear head; 50 frames of logits per second."""
+
+    def __init__(self, encoder: HubertModel, characters: Sequence[str] = CHARACTERS) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.characters = list(characters)
+        self.head = nn.Linear(encoder.config.hidden_size, len(self.characters))
+        self.index = {character: i for i, character in enumerate(self.characters)}
+        self.spec_augment: tuple[int, int, torch.Generator] | None = None
+        encoder.feature_extractor.register_forward_hook(self._mask_features)
+
+    def _mask_features(self, module: nn.Module, inputs: Any, features: Tensor) -> Tensor | None:
+        """SpecAugment on normalised log-mel (B, 2 * mels, T): bands and spans become the mean, 0."""
+        if self.spec_augment is None or not self.training:
+            return None
+        bands, spans_per_10s, chance = self.spec_augment
+        batch, channels, frames = features.shape
+        mels = channels // 2
+        keep = torch.ones(batch, 2, mels, frames, dtype=torch.bool)
+        for item in range(batch):
+            for _ in range(bands):
+                width = int(torch.randint(0, mels // 4, (1,), generator=chance))
+                start = int(torch.randint(0, mels - width, (1,), generator=chance))
+                keep[item, :, start : start + width] = False
+            for _ in range(max(1, round(spans_per_10s * frames / 500))):
+                width = int(torch.randint(0, 25, (1,), generator=chance))
+                start = int(torch.randint(0, max(1, frames - width), (1,), generator=chance))
+                keep[item, :, :, start : start + width] = False
+        return features * keep.view(batch, channels, frames)
+
+    def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, N) samples, (B,) valid ones -> logits (B, T, characters) and the number of valid frames (B,)."""
+        states, valid = run_layers(self.encoder, wavs, lengths)
+        logits = self.head(states[-1])
+        if valid is None:
+            return logits, torch.full((logits.shape[0],), logits.shape[1], device=logits.device)
+        return logits, valid.sum(1)
+
+    def encode_text(self, text: str) -> list[int]:
+        """The characters of a text as classes. Raises KeyError for a character that is none of them."""
+        return [self.index[character] for character in text]
+
+    def decode(self, classes: Sequence[int]) -> str:
+        """Best path: repeats merged, blanks dropped."""
+        text, last = [], BLANK
+        for value in classes:
+            if value != last and value != BLANK:
+                text.append(self.characters[value])
+            last = value
+        return " ".join("".join(text).split())
+
+
+def frames_needed(classes: Sequence[int]) -> int:
+    """The fewest frames that CTC can align a text with: one for each character, and one between equal neighbours."""
+    return len(classes) + sum(a == b for a, b in zip(classes, classes[1:], strict=False))
+
+
+def save_head(model: Recogniser, folder: Path, description: dict[str, Any]) -> None:
+    """Write a head directory, whole or not at all."""
+    with atomic_dir(Path(folder)) as temporary:
+        save_file(
+            {name: value.contiguous() for name, value in model.head.state_dict().items()},
+            temporary / "head.safetensors",
+        )
+        write_json(
+            temporary / "head.json",
+            {"task": "asr", "protocol": PROTOCOL, "characters": model.characters, **description},
+        )
+
+
+def load_head(encoder: HubertModel, folder: Path) -> Recogniser:
+    """The recogniser of a head directory on its encoder, in eval mode. Raises ValueError where they do not fit."""
+    head = read_json(Path(folder) / "head.json")
+    if head.get("protocol") != PROTOCOL:
+        raise ValueError(f"{folder}: the head's protocol is {head.get('protocol')!r}, expected {PROTOCOL!r}")
+    model = Recogniser(encoder, head["characters"])
+    state = load_file(Path(folder) / "head.safetensors")
+    wanted = {name: tuple(value.shape) for name, value in model.head.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if wanted != found:
+        raise ValueError(f"{folder}: head.safetensors holds {found}, encoder and head.json ask for {wanted}")
+    model.head.load_state_dict({name: value.float() for name, value in state.items()})
+    return model.eval()

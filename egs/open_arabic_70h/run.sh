@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# The recogniser from published recitations: data, encoder from Whisper's layers, CTC, error rates.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+stage=1
+stop_stage=4
+nproc=2
+quran=
+reciters=
+unseen=
+keywords=
+keyword_splits=
+digits=
+whisper=
+
+help() {
+    cat <<'EOF'
+egs/open_arabic_70h/run.sh [--option value ...]
+  stages: 1 data, 2 encoder from Whisper's layers, 3 CTC fine-tuning, 4 error rates
+  --stage N --stop_stage N     first and last stage (1, 4)
+  --nproc N                    processes (2)
+  --quran FILE                 quran.json
+  --reciters "NAME=DIR ..."    trained on: folders of SSSAAA.mp3
+  --unseen "NAME=DIR ..."      tested only
+  --keywords DIR               Arabic Speech Commands
+  --keyword_splits DIR         its train.csv, val.csv, test.csv and keywords.tsv
+  --digits DIR                 Arabic digits
+  --whisper DIR                Whisper base in Transformers form
+EOF
+}
+
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --help) help; exit 0 ;;
+        --*) name=${1#--}; name=${name//-/_}
+             if ! [[ " stage stop_stage nproc quran reciters unseen keywords keyword_splits digits whisper " == *" ${name} "* ]] || [ $# -lt 2 ]; then
+                 echo "run.sh: unknown option or no value: $1 (--help shows all)" >&2; exit 2
+             fi
+             printf -v "${name}" '%s' "$2"; shift 2 ;;
+        *) echo "run.sh: what is '$1'? (--help shows the options)" >&2; exit 2 ;;
+    esac
+done
+log() { echo "$(date '+%Y-%m-%d %H:%M:%S') (${BASH_LINENO[0]}) $*"; }
+data=data/open_arabic_70h
+exp=exp/open_arabic_70h
+launch="torchrun --nproc_per_node ${nproc} -m"
+
+if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
+    log "stage 1: data"
+    options=(--quran "${quran}" --jobs "${nproc}" --out "${data}")
+    for pair in ${reciters}; do options+=(--reciter "${pair}"); done
+    for pair in ${unseen}; do options+=(--unseen "${pair}"); done
+    [ -z "${keywords}" ] || options+=(--keywords "${keywords}" --keyword-splits "${keyword_splits:-${keywords}}")
+    [ -z "${digits}" ] || options+=(--digits "${digits}")
+    python -m downstream.asr data "${options[@]}"
+fi
+if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
+    log "stage 2: the first four layers of Whisper, their input by regression"
+    ${launch} upstream regress --source "${whisper}" --audio "${data}/audio/recitation" --out "${exp}/start" steps=1500
+fi
+if [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 3 ]; then
+    log "stage 3: CTC"
+    ${launch} downstream.asr train egs/open_arabic_70h/conf/ctc.yaml
+fi
+if [ "${stage}" -le 4 ] && [ "${stop_stage}" -ge 4 ]; then
+    for text in "${data}"/text/test_*.text; do
+        log "stage 4: ${text}"
+        python -m downstream.asr score --model "${exp}/ctc/model" --head "${exp}/ctc/head" --audio "${data}/audio/eval" --text "${text}"
+    done
+fi

@@ -1,0 +1,176 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from corpora.audio import write_audio
+from corpora.packed import pack
+from downstream import DownstreamError
+from downstream.__main__ import main
+from downstream.asr.config import read_config
+from downstream.asr.reading import Reader, align, word_times
+from downstream.asr.recogniser import CHARACTERS, Recogniser, frames_needed, load_head, save_head
+from downstream.asr.train_ctc import Trainer
+from upstream.model.encoder import build_encoder, frame_count
+from upstream.model.family import Geometry
+from upstream.model.modeldir import model_sha256, save_model
+
+TINY = Geometry("tiny", 2, 32, 2, 64, "logmel", pos_conv_kernel=8, pos_conv_groups=4, squeeze=2)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[Path, Path]:
+    """A model directory and a head directory beside each other, with random weights."""
+    torch.manual_seed(0)
+    model = Recogniser(build_encoder(TINY)).eval()
+    save_model(model.encoder, tmp_path / "tiny", {"name": "tiny"})
+    description = {"upstream": "tiny", "upstream_key": model_sha256(tmp_path / "tiny"), "text_profile": "modern"}
+    save_head(model, tmp_path / "tiny" / "letters", description)
+    return tmp_path / "tiny", tmp_path / "tiny" / "letters"
+
+
+def test_logits_do_not_depend_on_the_padding() -> None:
+    torch.manual_seed(0)
+    model = Recogniser(build_encoder(TINY)).eval()
+    wavs = torch.randn(2, 9000) * 0.1
+    lengths = torch.tensor([9000, 5000])
+    with torch.no_grad():
+        together, frames = model(wavs, lengths)
+        wavs[1, 5000:] = 7.0
+        noisy, _ = model(wavs, lengths)
+        alone, count = model(wavs[1:, :5000])
+    assert frames.tolist() == [frame_count(9000), frame_count(5000)] and count.item() == frames[1]
+    torch.testing.assert_close(together[1, : frames[1]], alone[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(together[1, : frames[1]], noisy[1, : frames[1]], atol=1e-5, rtol=1e-4)
+
+
+def test_decoding_merges_repeats_and_drops_blanks() -> None:
+    model = Recogniser(build_encoder(TINY))
+    classes = model.encode_text("رررب")
+    assert model.decode([0, classes[0], classes[0], 0, classes[0], 1, 1, classes[3], 0]) == "رر ب"
+    assert frames_needed(classes) == 6
+
+
+def test_a_head_directory_gives_back_the_same_logits(trained: tuple[Path, Path]) -> None:
+    folder, head = trained
+    from upstream.model.modeldir import load_model
+
+    torch.manual_seed(0)
+    first = Recogniser(build_encoder(TINY)).eval()
+    second = load_head(load_model(folder), head)
+    wav = torch.randn(1, 8000) * 0.1
+    with torch.no_grad():
+        torch.testing.assert_close(first(wav)[0], second(wav)[0])
+
+
+def test_another_encoder_is_refused(trained: tuple[Path, Path]) -> None:
+    folder, head = trained
+    save_model(build_encoder(TINY), folder.parent / "other", {"name": "other"})
+    with pytest.raises(DownstreamError, match="other weights"):
+        Reader(head, folder.parent / "other")
+
+
+def test_long_audio_is_read_in_windows(trained: tuple[Path, Path]) -> None:
+    reader = Reader(trained[1])
+    samples = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, 16000 * 70).astype(np.float32))
+    reading = reader.read_blocks([samples])
+    assert reading.seconds == 70.0 and len(reading.log_probs) == frame_count(16000 * 70)
+    np.testing.assert_allclose(np.exp(reading.log_probs).sum(-1), 1, atol=1e-4)
+
+
+def test_the_alignment_follows_the_probabilities() -> None:
+    text = "بسم الله"
+    classes = [CHARACTERS.index(c) for c in text]
+    frames = []
+    for label in classes:
+        frames += [label, label, 0]
+    probabilities = np.full((len(frames), len(CHARACTERS)), 0.001)
+    probabilities[np.arange(len(frames)), frames] = 0.96
+    assert align(np.log(probabilities), classes) == [(3 * i, 3 * i + 1) for i in range(len(classes))]
+    words = word_times(np.log(probabilities), classes, CHARACTERS, 0.04)
+    assert words == [("بسم", 0.0, 0.32), ("الله", 0.48, 0.92)]
+    with pytest.raises(ValueError, match="do not fit"):
+        align(np.log(probabilities[:5]), classes)
+
+
+def test_transcribe_and_find_open_the_head(trained: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    audio = tmp_path / "noise.wav"
+    write_audio(audio, np.random.default_rng(0).uniform(-0.3, 0.3, 16000))
+    assert main(["transcribe", str(audio), "--model", str(trained[1]), "--words"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["seconds"] == 1.0 and isinstance(row["text"], str) and isinstance(row["words"], list)
+    texts = tmp_path / "texts"
+    texts.write_text("a كتاب\nb قلم\n", encoding="utf-8")
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF")
+    options = ["--model", str(trained[1]), "--texts", str(texts), "--spans", "2"]
+    assert main(["find", str(audio), str(broken), *options]) == 1
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert set(first) == {"audio", "seconds", "text", "found", "score", "margin"}
+    assert second["found"] == [] and "broken.wav" in second["error"]
+    assert main(["find", str(audio), *options, "--format", "tsv"]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split("\t") == ["audio", "found", "score", "margin", "seconds", "text", "error"]
+    assert len(line.split("\t")) == 7
+
+
+def _training(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    files, rows = {}, []
+    for i in range(12):
+        write_audio(tmp_path / f"{i}.wav", rng.uniform(-0.3, 0.3, 12000 + 500 * i))
+        files[f"u{i:02d}"] = tmp_path / f"{i}.wav"
+        rows.append(f"u{i:02d} {'بسم' if i % 2 else 'قل هو'}\n")
+    pack(files, tmp_path / "store")
+    (tmp_path / "text").write_text("".join(rows), encoding="utf-8")
+    torch.manual_seed(0)
+    save_model(build_encoder(TINY), tmp_path / "start", {"name": "start"})
+    config = tmp_path / "ctc.yaml"
+    source = f"{{audio: {tmp_path}/store, text: {tmp_path}/text}}"
+    config.write_text(
+        f"model: {tmp_path}/start\nout: {tmp_path}/out\nsources: [{source}]\ndev: {{seen: {source}}}\nhours: 0.02\n"
+        "batch_seconds: 4\nwarm_steps: 5\nwarm_hours: 0.01\nlongest: [[0.0, 16.0]]\nwarmup_hours: 0.001\n"
+        "augment_hours: 0.001\nsnapshot_hours: 1.0\n",
+        encoding="utf-8",
+    )
+    return config
+
+
+def test_a_training_that_was_killed_goes_on_as_if_it_had_not(tmp_path: Path) -> None:
+    config = _training(tmp_path)
+
+    def heard_twice(folder: str, *, killed: bool) -> dict[str, torch.Tensor]:
+        trainer = Trainer(read_config(config, [f"out={tmp_path}/{folder}"]))
+        for half in range(2):
+            rows, seconds = trainer.examples.batches(trainer.heard)
+            for row in rows[:3]:
+                trainer.step(row)
+            trainer.heard += seconds
+            if killed and half == 0:
+                trainer.save()
+                trainer = Trainer(read_config(config, [f"out={tmp_path}/{folder}"]))
+        return trainer.model.state_dict()
+
+    whole, resumed = heard_twice("whole", killed=False), heard_twice("resumed", killed=True)
+    for name, value in whole.items():
+        torch.testing.assert_close(value, resumed[name], msg=name)
+
+
+def test_a_run_leaves_a_model_and_a_head_that_transcribe(tmp_path: Path) -> None:
+    Trainer(read_config(_training(tmp_path))).run()
+    out = tmp_path / "out"
+    reader = Reader(out / "head", out / "model")
+    assert reader.description["text_profile"] == "modern"
+    rows = [json.loads(line) for line in (out / "dev.jsonl").read_text().splitlines()]
+    assert set(rows[-1]["seen"]) == {"cer", "wer", "letters"}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("ratee=1", "rate"), ("augment.spede=1", "speed"), ("batch_seconds=many", "batch_seconds")],
+)
+def test_a_configuration_is_checked(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_config(_training(tmp_path), [override])

@@ -1,0 +1,94 @@
+"""Finding a known text: what is searched is built from log-probabilities, so no model is needed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from downstream import DownstreamError
+from downstream.asr.recogniser import CHARACTERS
+from downstream.find import Finder, read_texts
+
+TEXTS = """v1 بسم الله الرحمن الرحيم
+v2 الحمد لله رب العالمين
+v3 الرحمن الرحيم
+v4 مالك يوم الدين
+v5 إياك نعبد وإياك نستعين
+v6 قل أعوذ برب الناس
+"""
+
+
+def spoken(text: str, sure: float = 0.9, frames: int = 2, seed: int = 0) -> np.ndarray:
+    """Log-probabilities in which each letter of a text lasts some frames, with a blank behind."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for letter in text:
+        for label in [CHARACTERS.index(letter)] * frames + [0]:
+            noise = rng.dirichlet(np.ones(len(CHARACTERS))) * (1 - sure)
+            noise[label] += sure
+            rows.append(noise)
+    return np.log(np.array(rows) + 1e-9).astype(np.float32)
+
+
+def greedy(log_probs: np.ndarray) -> str:
+    best = log_probs.argmax(-1)
+    kept = [b for i, b in enumerate(best) if b and (i == 0 or best[i - 1] != b)]
+    return "".join(CHARACTERS[b] for b in kept)
+
+
+@pytest.fixture
+def verses(tmp_path: Path) -> Path:
+    path = tmp_path / "verses.txt"
+    path.write_text(TEXTS, encoding="utf-8")
+    return path
+
+
+def find(path: Path, text: str, spans: int = 1, **options: float):
+    probabilities = spoken(text, **options)
+    return Finder(read_texts(path, CHARACTERS), CHARACTERS, spans=spans).find(probabilities, greedy(probabilities))
+
+
+def test_a_line_is_found_though_letters_are_wrong(verses: Path) -> None:
+    assert find(verses, "ملك يوم الذين", sure=0.6).ids == ["v4"]
+    assert find(verses, "الرحمن الرحيم").ids == ["v3"]
+
+
+def test_consecutive_lines_are_found_in_order(verses: Path) -> None:
+    text = "الحمد لله رب العالمين الرحمن الرحيم مالك يوم الدين"
+    found = find(verses, text, spans=5)
+    assert found.ids == ["v2", "v3", "v4"] and found.margin > 0
+    assert len(find(verses, text, spans=1).ids) <= 1
+
+
+def test_a_text_that_is_not_in_the_list_is_none(verses: Path) -> None:
+    found = find(verses, "تفضل بالجلوس هنا يا سيدي")
+    assert found.ids == [] and found.margin < 0
+
+
+def test_silence_is_none(verses: Path) -> None:
+    silence = np.log(np.full((50, len(CHARACTERS)), 1e-3, np.float32))
+    silence[:, 0] = np.log(0.96)
+    found = Finder(read_texts(verses, CHARACTERS), CHARACTERS).find(silence, "")
+    assert found.ids == [] and found.score is None
+
+
+def test_diacritics_and_uthmani_spelling_are_searched_as_modern(tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text("a ٱلۡحَمۡدُ لِلَّهِ رَبِّ ٱلۡعَٰلَمِينَ\n\nb مَٰلِكِ يَوۡمِ ٱلدِّينِ\n", encoding="utf-8")
+    assert read_texts(path, CHARACTERS).texts == ["الحمد لله رب العالمين", "مالك يوم الدين"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no lines"),
+        ("a كتاب\na قلم\n", ":2: the id a stands in line 1"),
+        ("a\n", ":1: a has no text"),
+        ("a كتاب\nb hello\n", ":2: b has no text"),
+    ],
+)
+def test_a_list_that_cannot_be_searched_says_where(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DownstreamError, match=message):
+        read_texts(path, CHARACTERS)
