@@ -1,10 +1,11 @@
-"""Find which of many known texts a recording says: verses, commands, prompts.
+"""Find which of many known texts a recording contains: verses, commands, prompts.
 
     audio -> greedy text -> candidates by edit distance -> CTC likelihood of each -> ids, or none
 
 Candidates are single lines and spans of up to N consecutive lines. The score is the log-likelihood of a text under the
-recogniser, less that of the best free path, a letter: 0 at best. Below the floor, which was calibrated on recordings
-whose text was taken out of the list, the answer is none; the margin is the score's distance from the floor.
+recogniser, minus that of the best path without a text, divided by the number of letters; 0 is the best value. Below the
+floor the answer is none. `find_floor` in head.json sets the floor; the default is not calibrated on any recogniser. The
+margin is the distance of the score from the floor.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from torch.nn.functional import ctc_loss
 from corpora.text import normalise
 from downstream import DownstreamError
 
-FLOOR = -1.2  # of the score, a letter
-SHORTEST = 3  # letters that the greedy text must have
+FLOOR = -1.2  # lowest score per letter at which a text is found
+SHORTEST = 3  # a greedy text with fewer letters finds nothing
 
 
 @dataclass(frozen=True)
 class Found:
-    """The ids of the lines in order (empty: none of them), the score a letter, its distance from the floor."""
+    """The ids of the lines in order (empty: none of them), the score per letter, its distance from the floor."""
 
     ids: list[str]
     score: float | None
@@ -37,7 +38,7 @@ class Found:
 
 @dataclass(frozen=True)
 class TextList:
-    """Lines to search: ids, texts as the recogniser writes them, and the same without spaces."""
+    """Lines to search: ids, texts in the spelling of the recogniser, and the same texts without spaces."""
 
     ids: list[str]
     texts: list[str]
@@ -60,7 +61,7 @@ def read_texts(path: Path, characters: Sequence[str]) -> TextList:
             continue
         name, _, raw = line.strip().partition(" ")
         if name in seen:
-            raise DownstreamError(f"{path}:{number}: the id {name} stands in line {seen[name]} too; ids must differ")
+            raise DownstreamError(f"{path}:{number}: the id {name} is also in line {seen[name]}; ids must differ")
         seen[name] = number
         text = normalise(raw, "modern", quran=True)
         kept = " ".join("".join(c if c in known else "" for c in text).split())
@@ -76,7 +77,7 @@ def read_texts(path: Path, characters: Sequence[str]) -> TextList:
 
 
 class Finder:
-    """A list of texts, prepared for searching. `spans`: the most consecutive lines that one recording may say."""
+    """A list of texts, prepared for searching. `spans`: the largest number of consecutive lines in one recording."""
 
     def __init__(
         self, texts: TextList, characters: Sequence[str], *, spans: int = 1, floor: float = FLOOR, candidates: int = 24
@@ -111,7 +112,7 @@ class Finder:
         return " ".join(self.texts.texts[span[0] : span[0] + span[1]])
 
     def _candidates(self, heard: str) -> list[tuple[int, int]]:
-        """The spans whose letters are nearest to those heard, of lengths within a factor of two."""
+        """The spans whose letters are nearest to the greedy text, with lengths within a factor of two."""
         near = np.flatnonzero((self.span_lengths >= len(heard) * 0.5) & (self.span_lengths <= len(heard) * 2 + 4))
         if not len(near):
             return []
@@ -122,7 +123,7 @@ class Finder:
         return [self.spans[near[j]] for j in order]
 
     def _scores(self, log_probs: np.ndarray, texts: list[str]) -> np.ndarray:
-        """Log-likelihood of each text less that of the best free path, a letter."""
+        """Log-likelihood of each text minus that of the best path without a text, per letter."""
         targets = [[self.index[c] for c in text] for text in texts]
         sizes = torch.tensor([len(target) for target in targets])
         padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(t) for t in targets], batch_first=True)

@@ -1,14 +1,14 @@
-"""The recogniser's data: recitations, keywords and digits, packed, with texts in modern spelling and fixed splits.
+"""Data of the recogniser: packed recitations, keywords and digits, texts in modern spelling, fixed splits.
 
     <out>/audio/{recitation,eval,keywords,digits}/     packed stores (`corpora.packed`); eval: dev and test chapters
     <out>/text/recitation.text                         training verses
-    <out>/text/{dev,test}_<reciter>.text               every reciter's, and {dev,test}_seen.text of the trained ones
-    <out>/text/keywords_{train,val,test}.text          the official speakers
+    <out>/text/{dev,test}_<reciter>.text               of each reciter; {dev,test}_seen.text: of all reciters in training
+    <out>/text/keywords_{train,val,test}.text          official lists of speakers
     <out>/text/digits.text  <out>/text/verses.text     all verses, for `find`
-    <out>/sources.tsv  <out>/skipped.tsv               hours and licence of each source; what could not be read
+    <out>/sources.tsv  <out>/skipped.tsv               hours and licence of each source; unreadable files
 
-Dev is chapters 54, 70, 76, test 36, 44, 56, 68, 75, of every reciter. A verse of another chapter whose text equals one
-of theirs (a refrain) is left out of training. Reciters under `unseen` are tested, never trained on.
+Dev is chapters 54, 70, 76 and test is chapters 36, 44, 56, 68, 75, for every reciter. Training leaves out a verse of
+another chapter if one of these has the same text (a refrain). Reciters under `unseen` are only in dev and test.
 """
 
 from __future__ import annotations

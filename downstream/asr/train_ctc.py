@@ -1,8 +1,8 @@
 """Fine-tune an encoder with CTC on letters: `python -m downstream.asr train CONFIG [key=value ...]`, resumable.
 
-First the head alone, on stored features of clean short clips: thousands of cheap steps, until it has left the plateau
-on which everything is blank. Then everything at a low rate, with augmentation. The schedule counts seconds of audio,
-not steps. Several processes (torchrun) share a step.
+First only the head is trained, on stored features of short unchanged clips: thousands of cheap steps, until it has left
+the plateau on which every frame is blank. Then all weights are trained at a low rate, with augmentation. The schedule
+counts seconds of audio, not steps. Several processes (torchrun) share a step.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """One training source: a packed store, its Kaldi `text`, its share of the audio heard, and how many of its clips
-    are joined into one example (single words say nothing of words in a row)."""
+    """One training source: a packed store, its Kaldi `text`, its share of the training audio, and how many of its
+    clips are joined into one example (a recording of one word does not show how words follow each other)."""
 
     audio: str
     text: str
@@ -87,7 +87,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Example:
-    """Clips that are heard one after the other, and the text of all of them."""
+    """Clips that are joined in this order, and their joined text."""
 
     source: int
     ids: tuple[str, ...]
@@ -96,7 +96,7 @@ class Example:
 
 
 class Examples:
-    """Endless batches of examples for one rank: sources by their shares, similar lengths together."""
+    """Endless batches of examples for one process: sources by their shares, similar lengths together."""
 
     def __init__(self, config: TrainConfig, rank: int, ranks: int) -> None:
         self.config, self.rank, self.ranks = config, rank, ranks
@@ -227,7 +227,7 @@ def warm_head(model: Recogniser, examples: Examples, config: TrainConfig) -> lis
 
 
 class Trainer:
-    """The state of one run: model, optimiser, average, seconds heard."""
+    """The state of one run: model, optimiser, averaged weights, seconds of audio so far."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config

@@ -82,7 +82,7 @@ def test_diacritics_and_uthmani_spelling_are_searched_as_modern(tmp_path: Path) 
     ("content", "message"),
     [
         ("", "no lines"),
-        ("a كتاب\na قلم\n", ":2: the id a stands in line 1"),
+        ("a كتاب\na قلم\n", ":2: the id a is also in line 1"),
         ("a\n", ":1: a has no text"),
         ("a كتاب\nb hello\n", ":2: b has no text"),
     ],

@@ -112,8 +112,9 @@ def ancestors(model_dir: Path | str) -> dict[str, dict[str, Any]]:
 
     The directory of another kind of encoder, such as Whisper, has no card: its entry is its name and kind.
     """
-    kind = read_json(Path(model_dir) / "config.json").get("model_type")
-    if kind not in MODEL_TYPES:
+    config = Path(model_dir) / "config.json"
+    kind = read_json(config).get("model_type") if config.is_file() else None
+    if kind is not None and kind not in MODEL_TYPES:
         return {model_sha256(model_dir): {"name": f"{Path(model_dir).name} ({kind})"}}
     card = read_card(model_dir)
     own = {key: card[key] for key in KEPT if card.get(key) is not None}

@@ -171,8 +171,8 @@ def fill_windows(audio: PackedAudio, ids: Sequence[str], rng: np.random.Generato
 
 @dataclass(frozen=True)
 class RegressConfig:
-    """One regression. `stem_steps` steps learn the input alone, the others everything; a step of a process sees
-    `windows` of 30 s."""
+    """One regression. The first `stem_steps` steps train the input only, the others all weights; in each step a
+    process reads `windows` windows of 30 s."""
 
     stem_steps: int = 50
     steps: int = 400
