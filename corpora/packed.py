@@ -1,4 +1,4 @@
-"""Packed audio: thousands of short recordings in a few files of 16-bit samples, decoded once and read through a memory map.
+"""Packed audio: thousands of short recordings in a few files of 16-bit samples, read through a memory map.
 
     store/
       00.pcm      16 kHz mono, 16-bit little-endian, one recording after the other

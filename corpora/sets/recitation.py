@@ -2,7 +2,7 @@
 
     <out>/audio/{recitation,eval,keywords,digits}/     packed stores (`corpora.packed`); eval: dev and test chapters
     <out>/text/recitation.text                         training verses
-    <out>/text/{dev,test}_<reciter>.text               of each reciter; {dev,test}_seen.text: of all reciters in training
+    <out>/text/{dev,test}_<reciter>.text           of each reciter; {dev,test}_seen.text: of the training reciters
     <out>/text/keywords_{train,val,test}.text          official lists of speakers
     <out>/text/digits.text  <out>/text/verses.text     all verses, for `find`
     <out>/sources.tsv  <out>/skipped.tsv               hours and licence of each source; unreadable files
