@@ -10,6 +10,8 @@ import re
 import unicodedata
 from collections.abc import Callable
 
+from corpora.quran_spelling import modern_spelling
+
 # fatha, damma, kasra, their tanwin, shadda, sukun
 _VOWEL_MARKS = re.compile("[\u064b-\u0652]")
 # all marks above or below a letter, with Quranic marks and small letters
@@ -20,6 +22,9 @@ _TATWEEL = "\u0640"
 _WEAK = re.compile("[^\u0628\u0629\u062a-\u0647]|\u0640")
 # In Quran spelling a hamza may sit above a tatweel (with vowel marks between the two) where others write a ya.
 _HAMZA_ON_TATWEEL = re.compile("\u0640([\u064b-\u0652]*)\u0654")
+
+# Hamza on every seat and every form of alef: here Quran spelling and modern spelling differ most.
+_WITHOUT_ALEF = str.maketrans("", "", "ءأإآاٱؤئى")
 
 _EASTERN_DIGITS = {ord(arabic): str(value) for value, arabic in enumerate("٠١٢٣٤٥٦٧٨٩")}
 _MGB_LETTERS = str.maketrans({"ة": "ه", "أ": "ا", "إ": "ا", "آ": "ا", "ى": "ي", "ؤ": "ء", "ئ": "ء"})
@@ -85,7 +90,22 @@ def _artst(text: str) -> str:
     return text.translate(_NO_PUNCTUATION_BUT_SIGNS).lower()
 
 
-_STEPS: dict[str, Callable[[str], str]] = {"mgb": _mgb, "leaderboard": _leaderboard, "artst": _artst}
+def _modern(text: str) -> str:
+    text = _ALL_MARKS.sub("", text.translate(_EASTERN_DIGITS)).translate(_NO_PUNCTUATION)
+    return text.replace("ٱ", "ا").replace(_TATWEEL, "")
+
+
+def _letters(text: str) -> str:
+    return _modern(text).translate(_WITHOUT_ALEF)
+
+
+_STEPS: dict[str, Callable[[str], str]] = {
+    "mgb": _mgb,
+    "leaderboard": _leaderboard,
+    "artst": _artst,
+    "modern": _modern,
+    "letters": _letters,
+}
 
 PROFILES: tuple[str, ...] = ("none", *_STEPS)
 
@@ -96,14 +116,17 @@ def normalise(text: str, profile: str, *, quran: bool = False) -> str:
     "none" keeps the text. "mgb" (MGB-2): teh marbuta as heh, alef, alef maksura and hamza unified, no diacritics,
     punctuation or hesitations (words that begin with #), six numerals in standard spelling. "leaderboard" (Open
     Universal Arabic ASR): no punctuation, vowel marks or hamza, alef unified, ASCII digits. "artst": no diacritics, no
-    punctuation or symbols except @ and %, ASCII digits, lower case.
+    punctuation or symbols except @ and %, ASCII digits, lower case. "modern": no diacritics, tatweel, punctuation or
+    symbols, ASCII digits, all letters unchanged. "letters": as "modern", and without hamza, its seats and every form of
+    alef, so that Quran spelling and modern spelling have the same letters.
 
-    quran: convert Quran spelling first, as `from_quran` does. Raises ValueError for an unknown profile.
+    quran: convert Quran spelling first: for "modern" and "letters" as `quran_spelling.modern_spelling` does, for the
+    others as `from_quran` does. Raises ValueError for an unknown profile.
     """
     if profile not in PROFILES:
         raise ValueError(f"text profile {profile!r} is not one of {', '.join(PROFILES)}")
     if quran:
-        text = from_quran(text)
+        text = modern_spelling(text) if profile in ("modern", "letters") else from_quran(text)
     if profile != "none":
         text = _without_invisible(unicodedata.normalize("NFC", text))
         text = _STEPS[profile](text)
