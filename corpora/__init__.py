@@ -2,3 +2,6 @@
 
 No module here imports torch, S3PRL or ESPnet.
 """
+
+SAMPLE_RATE = 16000  # Hz, of all audio that is trained on or scored
+MIN_SAMPLES = 400  # one window of 25 ms: shorter audio has no frame

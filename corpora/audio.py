@@ -14,10 +14,9 @@ import numpy as np
 import soundfile
 import soxr
 
+from corpora import SAMPLE_RATE
 from corpora.files import CorpusError, atomic_file
 
-SAMPLE_RATE = 16000  # Hz, of all audio that is trained on or scored
-MIN_SAMPLES = 400  # one window of 25 ms: shorter audio has no frame
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf")
 
 # Programs that write to a pipe do not know the length beforehand; they write a placeholder of about 2 or 4 GiB.

@@ -1,10 +1,10 @@
-"""Quran (Uthmani) spelling in the spelling of today: what readers type and recognisers write, without diacritics.
+"""Convert Quran (Uthmani) spelling to modern spelling without diacritics, as people type and recognisers write it.
 
     ٱلصَّلَوٰةَ -> الصلاة    هَٰذَا -> هذا    ءَامَنُواْ -> آمنوا    يَـٰٓأَيُّهَا -> يا أيها    مَسۡـُٔولٗا -> مسؤولا
 
-A dagger alef is written as an alef or dropped as the dictionary form wants it; waw and ya that stand for an alef become
-one; a hamza gets the seat that the vowels around it ask for; letters that are not read are dropped; small letters are
-written out inside a word. Input is the text of the King Fahd Complex as quran.json and Tanzil write it.
+A dagger alef is written as an alef or dropped, as in the dictionary form. Waw and ya that represent an alef become an
+alef. A hamza gets its seat from the vowels around it. Silent letters are dropped. Small letters inside a word are
+written out. Input is the text of the King Fahd Complex as quran.json and Tanzil have it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _MARK = re.compile("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06ed\u08d3-\u08ff]
 _NOT_TEXT = re.compile("[\u06dd\u06de\u06e9]")
 _NO_CONNECTION = set("ادذرزوأآء")  # letters that do not join the next one
 
-# Bare words whose dagger alef is not written today, with what may stand before and after.
+# Bare words whose dagger alef is not written in modern spelling, with their prefixes and suffixes.
 _NO_ALEF = re.compile(
     "[أوفبكل]{0,2}(هذا|هذه|هذان|هؤلاء|هكذا|ذلك(م|ما|ن)?|أولئك(م)?|لكن(ه|ها|هم|ا|ي|كم)?|(ال)?رحمن|رحمن|"
     "(ال)?إله(ا|ه|ك|كم|نا|هم|ي|ين)?|الله|لله|اللهم)"
 )
-# Bare words that are written in another way altogether.
+# Bare words with another modern spelling.
 _WORDS = {
     "رءا": "رأى",
     "ترءا": "تراءى",

@@ -26,9 +26,10 @@ make_environment() {
     if command -v flock >/dev/null; then exec 9>&-; fi
 }
 
-# is_own VENV: whether run.sh makes VENV. A user's own environment (HARNESS_VENV) only gets the missing packages.
+# is_own VENV: whether run.sh may replace VENV. An existing environment of HARNESS_VENV only gets the missing packages,
+# also if run.sh of another clone made it.
 is_own() {
-    [ -z "${HARNESS_VENV:-}" ] || [ ! -x "$1/bin/python" ] || [ -e "$1/${installed}" ]
+    [ -z "${HARNESS_VENV:-}" ] || [ ! -x "$1/bin/python" ]
 }
 
 # is_complete VENV PYTHON: whether the requirements are installed in VENV, and its Python has the version of PYTHON.

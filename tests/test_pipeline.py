@@ -181,4 +181,4 @@ def test_killed_and_started_again_ends_the_same(
     if number == 3:
         assert "training steps 0 to 24" not in output, "it resumed from its checkpoint"
     if number == 10:
-        assert "complete already" in output
+        assert "already complete" in output

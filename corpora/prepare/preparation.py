@@ -20,7 +20,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from corpora.audio import MIN_SAMPLES, SAMPLE_RATE
+from corpora import MIN_SAMPLES
+from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, write_datadir
 from corpora.files import BadFileTally, CorpusError, write_json, write_tsv
 from corpora.prepare.sources import Provenance, Recording, read_recordings, safe_relative, write_sources

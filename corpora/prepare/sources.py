@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from corpora.audio import MIN_SAMPLES, SAMPLE_RATE, AudioError, audio_info, convert_audio, hash_audio
+from corpora import MIN_SAMPLES
+from corpora.audio import SAMPLE_RATE, AudioError, audio_info, convert_audio, hash_audio
 from corpora.files import BadFileTally, CorpusError, write_tsv
 from corpora.machine import parallel
 from corpora.registry import CorpusInfo, corpus_error

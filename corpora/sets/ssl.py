@@ -21,7 +21,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from corpora.audio import MIN_SAMPLES, SAMPLE_RATE
+from corpora import MIN_SAMPLES
+from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.files import CorpusError, hash_fraction, write_json, write_tsv
 from corpora.prepare.groups import connected

@@ -104,6 +104,15 @@ def test_an_environment_of_the_user_is_completed_and_never_cleared(clone: Clone,
     assert clone.run(HARNESS_VENV=str(own)).returncode == 0 and clone.uv() == []
 
 
+def test_an_environment_of_another_clone_is_completed_and_never_cleared(clone: Clone, tmp_path: Path) -> None:
+    other = tmp_path / "other/.venv"
+    assert clone.run(HARNESS_VENV=str(other)).returncode == 0
+    assert [line.split()[0] for line in clone.uv()] == ["venv", "pip"]
+    (other / "harness-requirements.txt").write_text("packaging==2.0\n")
+    assert clone.run(HARNESS_VENV=str(other)).returncode == 0
+    assert [line.split()[0] for line in clone.uv()] == ["pip"]
+
+
 def test_a_folder_that_is_no_environment_is_refused(clone: Clone) -> None:
     (clone.folder / ".venv").mkdir()
     (clone.folder / ".venv/notes").write_text("mine")

@@ -175,7 +175,7 @@ def test_jobs_go_to_slurm(call, calls) -> None:
     [
         (["--rank", "2"], "--rank "),
         (["--stage", "10"], "0 to 9"),
-        (["--ranks", "0"], "--ranks 0: a number from 1 on"),
+        (["--ranks", "0"], "--ranks 0"),
         (["--config", "conf/none.yaml"], "no such file"),
         (["--num_nodes", "2"], "needs cmd_backend=slurm"),
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from corpora.audio import MIN_SAMPLES, SAMPLE_RATE
+from corpora import MIN_SAMPLES, SAMPLE_RATE  # corpora.audio would import NumPy
 from upstream.errors import UpstreamError
 
 CONV_KERNELS = (10, 3, 3, 3, 3, 2, 2)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from downstream import DownstreamError
 from downstream.report.leaderboard import leaderboard, superb_scores
 from downstream.score import metrics
 
@@ -41,7 +42,7 @@ def test_the_score_of_superb():
     own, base, best = {"asr": {"wer": 0.3}, "ser": {"ua": 0.75}}, {"asr": {"wer": 0.5}, "ser": {"ua": 0.5}}, None
     best = {"asr": {"wer": 0.1}, "ser": {"ua": 0.7}}
     assert metrics.superb_score(own, base, best) == pytest.approx(1000 * (0.5 + 1.25) / 2)
-    with pytest.raises(metrics.MetricError, match="asr|ser"):
+    with pytest.raises(DownstreamError, match="asr|ser"):
         metrics.superb_score(own, base, base)
 
 

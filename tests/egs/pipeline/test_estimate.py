@@ -64,7 +64,7 @@ def test_the_tables_of_the_page_are_those_of_its_commands(capsys, monkeypatch: p
 def test_a_schedule_says_what_it_costs(path: Path) -> None:
     head = " ".join(line.strip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
     ranks, hours = re.search(r"--ranks (\d+) --hours (\d+)", head).groups()
-    found = re.search(r"(\d+) h on H100, (\d+) GB of memory a GPU, (\d+) GB of disk", head)
+    found = re.search(r"(\d+) h on H100, (\d+) GB of memory per GPU, (\d+) GB of disk", head)
     costs = estimate(load_recipe("harness", config=path), float(hours), Machine(int(ranks)))
     sums = [sum(cost.hours for cost in costs), max(cost.memory for cost in costs) / 1e9]
     assert [int(number) for number in found.groups()] == [
