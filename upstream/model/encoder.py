@@ -6,6 +6,7 @@ The layers run here, one by one, instead of inside Transformers: its stable-laye
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from transformers import HubertConfig, HubertModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from upstream.errors import UpstreamError
-from upstream.model.family import CONV_KERNELS, CONV_STRIDES, HOP, RECEPTIVE_FIELD, Geometry
+from upstream.model.family import CONV_KERNELS, CONV_STRIDES, HOP, RECEPTIVE_FIELD, STEM_TAPS, Geometry
 from upstream.model.frontend import LogMelFrontEnd, stack_pairs
 
 
@@ -38,12 +39,57 @@ def repeat_frames(x: Tensor, factor: int) -> Tensor:
     return x.unsqueeze(2).expand(-1, -1, factor, -1).reshape(x.shape[0], -1, x.shape[2])
 
 
+class ConvolutionalStem(torch.nn.Module):
+    """Whisper's stem in place of the linear projection: pairs of 10 ms frames (B, T, 2 * mels) -> (B, T, width).
+
+    Two convolutions of three taps with GELU, the second one with stride 2. Frame t depends on the pairs t - 1 to t + 1.
+    Frames of padding must be zero.
+    """
+
+    def __init__(self, mels: int, width: int) -> None:
+        super().__init__()
+        self.mels = mels
+        self.conv1 = torch.nn.Conv1d(mels, width, STEM_TAPS, padding=1)
+        self.conv2 = torch.nn.Conv1d(width, width, STEM_TAPS, stride=2, padding=1)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        x = pairs.reshape(pairs.shape[0], -1, self.mels).transpose(1, 2)
+        x = torch.nn.functional.gelu(self.conv1(x))
+        return torch.nn.functional.gelu(self.conv2(x)).transpose(1, 2)
+
+
+class SinusoidalPositions(torch.nn.Module):
+    """Whisper's positions in place of the positional convolution: (B, T, D) -> (1, T, D), to be added.
+
+    Computed for the length at hand, so that no length is the longest. In training a clip starts at a random frame of a
+    30 s window: all positions are trained, and a window of a long recording looks like a clip.
+    """
+
+    WINDOW = 1500  # frames
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = self.width // 2
+        scale = math.log(10000.0) / (half - 1)
+        rates = torch.exp(-scale * torch.arange(half, device=x.device, dtype=torch.float32))
+        times = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
+        if self.training and x.shape[1] < self.WINDOW:
+            times = times + torch.randint(0, self.WINDOW - x.shape[1] + 1, (1,), device=x.device)
+        angles = times[:, None] * rates
+        return torch.cat([angles.sin(), angles.cos()], dim=1)[None].to(x.dtype)
+
+
 class LogMelHubertConfig(HubertConfig):
     """`HubertConfig` of a model with a log-mel front end; its one "convolution" gives the frame formula."""
 
     model_type = "harness_logmel_hubert"
     mels: int = 80
     squeeze: int = 1  # 20 ms frames in one frame of the layers
+    stem: str = "linear"
+    positions: str = "convolution"
 
 
 class LogMelHubertModel(HubertModel):
@@ -56,6 +102,10 @@ class LogMelHubertModel(HubertModel):
         self.feature_extractor = LogMelFrontEnd(config.mels)
         if config.squeeze > 1:
             self.upsampler = Upsampler(config.hidden_size, config.squeeze)
+        if config.stem == "convolution":
+            self.feature_projection = ConvolutionalStem(config.mels, config.hidden_size)
+        if config.positions == "sinusoid":
+            self.encoder.pos_conv_embed = SinusoidalPositions(config.hidden_size)
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -120,6 +170,8 @@ def hubert_config(g: Geometry) -> HubertConfig:
         conv_stride=[HOP],
         mels=g.mels,
         squeeze=g.squeeze,
+        stem=g.stem,
+        positions=g.positions,
         **common,
     )
 
@@ -157,6 +209,8 @@ def geometry_of(model: HubertModel, name: str = "model") -> Geometry:
         pos_conv_kernel=config.num_conv_pos_embeddings,
         pos_conv_groups=config.num_conv_pos_embedding_groups,
         squeeze=squeeze_of(model),
+        stem=getattr(config, "stem", "linear"),
+        positions=getattr(config, "positions", "convolution"),
     )
 
 
@@ -207,6 +261,8 @@ def run_layers(
         features = stack_pairs(features, frames)
         if time_mask is not None:  # a pair is masked if one of its frames is
             time_mask = stack_pairs(time_mask.unsqueeze(-1)).any(-1)
+    if isinstance(model.feature_projection, ConvolutionalStem) and frames is not None:
+        features = features * (torch.arange(total, device=features.device) < frames[:, None]).unsqueeze(-1)
     x = model.feature_projection(features)
     if isinstance(x, tuple):  # wav2vec 2.0 also returns the features before the projection
         x = x[0]

@@ -18,6 +18,7 @@ RECEPTIVE_FIELD = MIN_SAMPLES  # 400 samples of one frame, in either front end
 HOP = 320  # samples from one frame to the next
 FRAME_RATE = SAMPLE_RATE // HOP  # 50 Hz
 NARROW_CHANNELS = 256  # of the narrow convolutional encoder; HuBERT has 512
+STEM_TAPS = 3  # of both convolutions of a convolutional stem
 FFT_SIZE = 512  # of the log-mel front end: 257 bins, each from 400 samples
 
 
@@ -26,7 +27,9 @@ class Geometry:
     """Shape of one model; `front_end` is `waveform` (seven convolutions) or `logmel` (80-d at 10 ms, two stacked).
 
     `squeeze` is the number of 20 ms frames that one frame of the layers represents: 1, or 2 for layers at 25 Hz. The
-    hidden states have 50 frames per second in both cases.
+    hidden states have 50 frames per second in both cases. `stem` and `positions` describe what stands between a log-mel
+    front end and the layers: one linear projection or the two convolutions of Whisper, and a positional convolution or
+    the sinusoids of Whisper.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Geometry:
     pos_conv_kernel: int = 128
     pos_conv_groups: int = 16
     squeeze: int = 1
+    stem: str = "linear"
+    positions: str = "convolution"
 
     def __post_init__(self) -> None:
         if self.front_end not in ("waveform", "logmel"):
@@ -55,6 +60,14 @@ class Geometry:
         if self.squeeze > 1 and self.front_end == "waveform":
             # A waveform model must load as a plain `HubertModel`, which has no such layers.
             raise UpstreamError(f"{self.name}: squeeze {self.squeeze} needs the log-mel front end")
+        if self.stem not in ("linear", "convolution"):
+            raise UpstreamError(f"{self.name}: stem `{self.stem}` is unknown; choose linear or convolution")
+        if self.positions not in ("convolution", "sinusoid"):
+            raise UpstreamError(f"{self.name}: positions `{self.positions}` are unknown; choose convolution or sinusoid")
+        if (self.stem, self.positions) != ("linear", "convolution") and self.front_end == "waveform":
+            raise UpstreamError(f"{self.name}: another stem or other positions need the log-mel front end")
+        if self.stem == "convolution" and self.squeeze > 1:
+            raise UpstreamError(f"{self.name}: stem `convolution` gives 50 frames a second, so squeeze must be 1")
 
     @property
     def feature_dim(self) -> int:
@@ -62,8 +75,10 @@ class Geometry:
         return self.conv_channels if self.front_end == "waveform" else 2 * self.mels
 
     def facts(self) -> dict[str, Any]:
-        """The fields as JSON for cards and fingerprints; `squeeze` only where it is not 1, as in older cards."""
-        return {key: value for key, value in asdict(self).items() if key != "squeeze" or value > 1}
+        """The fields as JSON for cards and fingerprints; fields that older cards lack only where they differ from the
+        default."""
+        defaults = {"squeeze": 1, "stem": "linear", "positions": "convolution"}
+        return {key: value for key, value in asdict(self).items() if key not in defaults or value != defaults[key]}
 
 
 def _table() -> dict[str, Geometry]:
@@ -91,13 +106,15 @@ def _table() -> dict[str, Geometry]:
         Geometry("hst_fast", 4, 512, 8, 2048, "logmel", pos_conv_kernel=64, squeeze=2),
         Geometry("hst_tiny", 4, 192, 3, 768, "logmel", pos_conv_kernel=64, squeeze=2),
     ]
+    # Whisper base in four layers: its stem and positions, so that its first layers can be copied as they are.
+    copied = [Geometry("open", 4, 512, 8, 2048, "logmel", stem="convolution", positions="sinusoid")]
     # The same Transformer behind three front ends, to measure the cost of each on real speech.
     open_hst = next(g for g in small if g.name == "open_hst")
     fronts = [
         replace(open_hst, name="open_hst_waveform", front_end="waveform"),
         replace(open_hst, name="open_hst_narrow", front_end="waveform", conv_channels=NARROW_CHANNELS),
     ]
-    return {g.name: g for g in [*full, *narrow, *logmel, *squeezed, *small, *fronts]}
+    return {g.name: g for g in [*full, *narrow, *logmel, *squeezed, *copied, *small, *fronts]}
 
 
 FAMILY: dict[str, Geometry] = _table()
@@ -122,9 +139,13 @@ def parameters(g: Geometry) -> int:
         front = sum(i * c * k + c + 2 * c for i, k in zip(channels_in, CONV_KERNELS, strict=True))
     features = g.squeeze * g.feature_dim
     projection = 2 * features + features * g.width + g.width
+    if g.stem == "convolution":
+        projection = STEM_TAPS * (g.mels + g.width) * g.width + 2 * g.width
     upsampler = g.squeeze * (g.width * g.width + g.width) if g.squeeze > 1 else 0
     # Weight norm stores a direction, and a gain for each kernel tap.
     positional = g.width * (g.width // g.pos_conv_groups) * g.pos_conv_kernel + g.pos_conv_kernel + g.width
+    if g.positions == "sinusoid":
+        positional = 0
     return front + projection + positional + g.layers * layer + upsampler + 2 * g.width + g.width
 
 
@@ -144,8 +165,12 @@ def macs_per_second(g: Geometry, seconds: float = 10.0) -> float:
         bins = FFT_SIZE // 2 + 1
         total += short_frames * (RECEPTIVE_FIELD * 2 * bins + bins * g.mels)
     frames = -(-frames // g.squeeze)  # of the layers
-    total += frames * g.squeeze * g.feature_dim * g.width
-    total += frames * g.width * (g.width // g.pos_conv_groups) * g.pos_conv_kernel
+    if g.stem == "convolution":
+        total += frames * STEM_TAPS * (2 * g.mels + g.width) * g.width
+    else:
+        total += frames * g.squeeze * g.feature_dim * g.width
+    if g.positions == "convolution":
+        total += frames * g.width * (g.width // g.pos_conv_groups) * g.pos_conv_kernel
     total += g.layers * frames * (4 * g.width * g.width + 2 * g.width * g.ffn + 2 * frames * g.width)
     if g.squeeze > 1:
         total += frames * g.width * g.squeeze * g.width  # upsampler

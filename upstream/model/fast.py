@@ -125,7 +125,7 @@ def accelerate(model: HubertModel) -> HubertModel:
     """
     fast = sharing_copy(model)
     positional = fast.encoder.pos_conv_embed
-    if getattr(positional, "batch_norm", None) is None:
+    if hasattr(positional, "conv") and getattr(positional, "batch_norm", None) is None:
         fast.encoder.pos_conv_embed = _Positional(positional.conv, positional.activation)
     for layer in fast.encoder.layers:
         layer.attention = _Attention(layer.attention)

@@ -66,8 +66,9 @@ def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
             return_attention_mask=True,
         ).save_pretrained(folder)
         written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if written.get("squeeze") == 1:  # the default; older directories do not have the key
-            del written["squeeze"]
+        for key, default in (("squeeze", 1), ("stem", "linear"), ("positions", "convolution")):
+            if written.get(key) == default:  # older directories do not have the key
+                del written[key]
         write_json(folder / "config.json", written)
         write_text(folder / "README.md", _readme(model, card))
     return path
@@ -148,6 +149,10 @@ def _check_shapes(path: Path, config: dict[str, Any]) -> None:
         sizes = [s for name, s in shapes.items() if name.endswith("upsampler.projection.weight") and len(s) == 2]
         held["squeeze"] = sizes[0][0] // sizes[0][1] if sizes else 1
         config = {"squeeze": 1, **config}
+    if config.get("model_type") == LogMelHubertConfig.model_type:
+        held["stem"] = "convolution" if any("feature_projection.conv1." in name for name in shapes) else "linear"
+        held["positions"] = "convolution" if any("pos_conv_embed." in name for name in shapes) else "sinusoid"
+        config = {"stem": "linear", "positions": "convolution", **config}
     for key, size in held.items():
         stated = config.get(key, size)
         if stated != size or isinstance(stated, bool):

@@ -9,8 +9,9 @@ pads every clip to 30 s, so windows of 30 s are filled with several clips and si
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,27 +84,21 @@ def copy_layers(model: HubertModel, source: Path, layers: Sequence[int]) -> list
         raise UpstreamError(f"{source}: has layers 0 to {config['encoder_layers'] - 1}, asked for {list(layers)}")
     state = model.state_dict()
     copied = []
-    with safe_open(Path(source) / "model.safetensors", "pt") as file:
-        names = set(file.keys())
-        for place, layer in enumerate(layers):
-            for theirs, mine in _WHISPER.items():
-                for part in ("weight", "bias"):
-                    found = next(
-                        (
-                            n
-                            for p in ("model.encoder.", "encoder.", "")
-                            if (n := f"{p}layers.{layer}.{theirs}.{part}") in names
-                        ),
-                        None,
-                    )
-                    target = f"encoder.layers.{place}.{mine}.{part}"
-                    if found is None and (theirs, part) != ("self_attn.k_proj", "bias"):
-                        raise UpstreamError(f"{source}: model.safetensors lacks layers.{layer}.{theirs}.{part}")
-                    if found is None:
-                        state[target].zero_()
-                    else:
-                        state[target].copy_(file.get_tensor(found))
-                    copied.append(target)
+    pairs = {
+        f"layers.{layer}.{theirs}.{part}": f"encoder.layers.{place}.{mine}.{part}"
+        for place, layer in enumerate(layers)
+        for theirs, mine in _WHISPER.items()
+        for part in ("weight", "bias")
+        if (theirs, part) != ("self_attn.k_proj", "bias")
+    }
+    for theirs, tensor in _whisper_tensors(source, pairs).items():
+        state[pairs[theirs]].copy_(tensor)
+        copied.append(pairs[theirs])
+    for place in range(len(layers)):
+        state[name := f"encoder.layers.{place}.attention.k_proj.bias"].zero_()
+        copied.append(name)
+    if ours.stem == "convolution" and ours.positions == "sinusoid":
+        copied += _copy_stem(model, source)
     model.encoder.layer_norm.reset_parameters()
     copied += ["encoder.layer_norm.weight", "encoder.layer_norm.bias"]
     if squeeze_of(model) > 1:
@@ -112,6 +107,50 @@ def copy_layers(model: HubertModel, source: Path, layers: Sequence[int]) -> list
             copied.append(name)
     log.info("init foreign from %s: layers %s copied", source, list(layers))
     return copied
+
+
+@torch.no_grad()
+def _copy_stem(model: HubertModel, source: Path) -> list[str]:
+    """Give the log-mel front end Whisper's filters, window and scale, and copy its two convolutions.
+
+    Whisper divides log10 energies by 4 and adds 1; it also raises energies below 10^-8 of a window's largest one, where
+    ours have a fixed floor. Its frames are centred, ours begin at the same sample: the states are those of the audio
+    12.5 ms later.
+    """
+    from transformers import WhisperFeatureExtractor
+
+    front = model.feature_extractor
+    extractor = WhisperFeatureExtractor(feature_size=model.config.mels)
+    filters = torch.from_numpy(np.asarray(extractor.mel_filters, np.float32))
+    size = 2 * (len(filters) - 1)  # of the FFT, and of the window
+    samples, bins = np.arange(size), np.arange(len(filters))
+    angle = 2 * np.pi * np.outer(samples, bins) / size
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * samples / size)
+    front.dft.zero_()
+    front.mel.zero_()
+    half = front.dft.shape[1] // 2
+    front.dft[:, : len(bins)] = torch.from_numpy((np.cos(angle) * window[:, None]).astype(np.float32))
+    front.dft[:, half : half + len(bins)] = torch.from_numpy((-np.sin(angle) * window[:, None]).astype(np.float32))
+    front.mel[: len(filters)] = filters
+    front.set_statistics(torch.full_like(front.mean, -4 * math.log(10)), torch.full_like(front.std, 4 * math.log(10)))
+    names = {f"{conv}.{part}": f"{conv}.{part}" for conv in ("conv1", "conv2") for part in ("weight", "bias")}
+    state = model.feature_projection.state_dict()
+    for name, tensor in _whisper_tensors(source, names).items():
+        state[name].copy_(tensor)
+    return [f"feature_projection.{name}" for name in names]
+
+
+def _whisper_tensors(source: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Tensors of Whisper's encoder by their names in it. Raises UpstreamError for one that is not there."""
+    with safe_open(Path(source) / "model.safetensors", "pt") as file:
+        held = set(file.keys())
+        found = {}
+        for name in names:
+            full = next((p + name for p in ("model.encoder.", "encoder.", "") if p + name in held), None)
+            if full is None:
+                raise UpstreamError(f"{source}: model.safetensors lacks {name}")
+            found[name] = file.get_tensor(full).float()
+    return found
 
 
 class WhisperTeacher(nn.Module):
@@ -126,14 +165,7 @@ class WhisperTeacher(nn.Module):
         made.encoder_layers = layers
         made._attn_implementation = "sdpa"
         self.encoder = WhisperEncoder(made)
-        with safe_open(Path(source) / "model.safetensors", "pt") as file:
-            names = set(file.keys())
-            state = {
-                name: file.get_tensor(
-                    next(n for n in (f"model.encoder.{name}", f"encoder.{name}", name) if n in names)
-                ).float()
-                for name in self.encoder.state_dict()
-            }
+        state = _whisper_tensors(source, self.encoder.state_dict())
         self.encoder.load_state_dict(state)
         self.encoder.eval().requires_grad_(False)
         self.extractor = WhisperFeatureExtractor(feature_size=made.num_mel_bins)
@@ -298,9 +330,10 @@ class Regression:
 def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, out: Path, config: RegressConfig) -> Path:
     """Build a student, copy layers of Whisper into it, learn its input by regression; the model directory.
 
-    Goes on where it was killed; the processes of torchrun share each step. Raises UpstreamError for a source that does
-    not fit the geometry.
+    A geometry with Whisper's stem and positions (`open`) needs no regression: everything is copied. A killed run
+    resumes; the processes of torchrun share each step. Raises UpstreamError for a source that does not fit the geometry.
     """
+    whole = geometry.stem == "convolution" and geometry.positions == "sinusoid"
     with process_group() as here:
         torch.set_num_threads(1 if here.ranks > 1 else max(1, os.cpu_count() or 1))
         store = PackedAudio(audio)
@@ -310,7 +343,8 @@ def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, ou
         torch.manual_seed(config.seed)
         model = build_encoder(geometry)
         copied = copy_layers(model, source, layers)
-        measure_front_end(model, store, ids, np.random.default_rng([config.seed, 1]))
+        if not whole:
+            measure_front_end(model, store, ids, np.random.default_rng([config.seed, 1]))
         run = Regression(model, WhisperTeacher(source, max(layers) + 1), config)
         if list(layers) != list(range(len(layers))):
             raise UpstreamError(f"layers {list(layers)}: the regression compares each state, so take the first ones")
@@ -319,7 +353,7 @@ def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, ou
             run.load(state)
         log.info("init foreign: %d tensors from %s; step %d of %d", len(copied), source, run.steps, config.steps)
         losses: list[float] = []
-        while run.steps < config.steps:
+        while not whole and run.steps < config.steps:
             rng = np.random.default_rng([config.seed, run.steps, here.rank])
             windows = fill_windows(store, ids, rng)
             losses = run.step(np.stack([next(windows) for _ in range(config.windows)]), _mean_over(here.ranks))
@@ -327,20 +361,21 @@ def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, ou
                 log.info("step %d: error of each state %s", run.steps, " ".join(f"{loss:.3f}" for loss in losses))
                 run.save(state)
         if here.is_first:
+            regression = None if whole else {
+                "layers": list(range(len(layers) + 1)),
+                "weight": 1.0,
+                "source_sha256": model_sha256(source),
+                "errors": [round(x, 4) for x in losses],
+            }  # fmt: skip
             hours = config.steps * config.windows * here.ranks * 30 / 3600
             card = {
                 "name": geometry.name,
                 "geometry": geometry.facts(),
                 "front_end": geometry.front_end,
                 "init": {"kind": "foreign", "source_sha256": model_sha256(source), "layers": list(layers)},
-                "regression": {
-                    "layers": list(range(len(layers) + 1)),
-                    "weight": 1.0,
-                    "source_sha256": model_sha256(source),
-                    "errors": [round(x, 4) for x in losses],
-                },
-                "hours": round(hours, 2),
-                "steps": config.steps,
+                "regression": regression,
+                "hours": 0.0 if whole else round(hours, 2),
+                "steps": run.steps,
                 "lineage": lineage([], str(source)),
             }
             for parameter in model.parameters():
