@@ -22,6 +22,7 @@ GEOMETRIES = {
     ),
     "logmel": Geometry("tiny_mel", 3, 32, 2, 64, "logmel", pos_conv_kernel=16, pos_conv_groups=4),
     "squeezed": Geometry("tiny_fast", 3, 32, 2, 64, "logmel", pos_conv_kernel=16, pos_conv_groups=4, squeeze=2),
+    "copied": Geometry("tiny_open", 3, 32, 2, 64, "logmel", stem="convolution", positions="sinusoid"),
 }
 
 

@@ -61,11 +61,8 @@ class ConvolutionalStem(torch.nn.Module):
 class SinusoidalPositions(torch.nn.Module):
     """Whisper's positions in place of the positional convolution: (B, T, D) -> (1, T, D), to be added.
 
-    Computed for the length at hand, so that no length is the longest. In training a clip starts at a random frame of a
-    30 s window: all positions are trained, and a window of a long recording looks like a clip.
+    They are computed, not stored, so that a clip may have any length.
     """
-
-    WINDOW = 1500  # frames
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -76,8 +73,6 @@ class SinusoidalPositions(torch.nn.Module):
         scale = math.log(10000.0) / (half - 1)
         rates = torch.exp(-scale * torch.arange(half, device=x.device, dtype=torch.float32))
         times = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
-        if self.training and x.shape[1] < self.WINDOW:
-            times = times + torch.randint(0, self.WINDOW - x.shape[1] + 1, (1,), device=x.device)
         angles = times[:, None] * rates
         return torch.cat([angles.sin(), angles.cos()], dim=1)[None].to(x.dtype)
 
@@ -152,7 +147,7 @@ def hubert_config(g: Geometry) -> HubertConfig:
         "do_stable_layer_norm": True,
         "feat_extract_norm": "layer",
         "conv_bias": True,
-        "num_conv_pos_embeddings": g.pos_conv_kernel,
+        "num_conv_pos_embeddings": g.pos_conv_kernel if g.positions == "convolution" else 1,
         "num_conv_pos_embedding_groups": g.pos_conv_groups,
         "layerdrop": 0.0,
         "apply_spec_augment": False,

@@ -63,7 +63,7 @@ class Geometry:
         if self.stem not in ("linear", "convolution"):
             raise UpstreamError(f"{self.name}: stem `{self.stem}` is unknown; choose linear or convolution")
         if self.positions not in ("convolution", "sinusoid"):
-            raise UpstreamError(f"{self.name}: positions `{self.positions}` are unknown; choose convolution or sinusoid")
+            raise UpstreamError(f"{self.name}: positions `{self.positions}`: choose convolution or sinusoid")
         if (self.stem, self.positions) != ("linear", "convolution") and self.front_end == "waveform":
             raise UpstreamError(f"{self.name}: another stem or other positions need the log-mel front end")
         if self.stem == "convolution" and self.squeeze > 1:

@@ -153,6 +153,8 @@ def _check_shapes(path: Path, config: dict[str, Any]) -> None:
         held["stem"] = "convolution" if any("feature_projection.conv1." in name for name in shapes) else "linear"
         held["positions"] = "convolution" if any("pos_conv_embed." in name for name in shapes) else "sinusoid"
         config = {"stem": "linear", "positions": "convolution", **config}
+        if held["positions"] == "sinusoid":
+            held["num_conv_pos_embeddings"] = 1  # Transformers builds a convolution of this size before it is replaced
     for key, size in held.items():
         stated = config.get(key, size)
         if stated != size or isinstance(stated, bool):

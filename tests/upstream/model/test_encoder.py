@@ -17,7 +17,12 @@ from upstream.model.family import FAMILY, geometry
 NARROW = geometry("mini_hst", front_end="waveform", conv_channels=16)
 
 
-SHAPES = {"waveform": NARROW, "logmel": geometry("mini_hst"), "squeezed": geometry("mini_hst", squeeze=2)}
+SHAPES = {
+    "waveform": NARROW,
+    "logmel": geometry("mini_hst"),
+    "squeezed": geometry("mini_hst", squeeze=2),
+    "convolutional stem": geometry("mini_hst", stem="convolution", positions="sinusoid"),
+}
 
 
 @pytest.fixture(scope="module", params=list(SHAPES))

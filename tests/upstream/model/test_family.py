@@ -53,6 +53,13 @@ def test_squeezed_members_are_smaller_and_faster():
     assert "squeeze" not in plain.facts() and fast.facts()["squeeze"] == 2
 
 
+def test_the_copied_geometry_counts_its_stem_and_has_no_positional_convolution():
+    for name in ("open", "hst_logmel"):
+        g = geometry(name)
+        assert parameters(g) == sum(p.numel() for p in build_encoder(g).parameters())
+    assert "stem" not in geometry("hst_logmel").facts() and geometry("open").facts()["stem"] == "convolution"
+
+
 def test_front_ends_differ_in_nothing_else():
     """The cost of front ends is comparable only behind the same Transformer."""
     for names in (("hs", "hs_narrow", "hs_logmel"), ("open_hst", "open_hst_waveform", "open_hst_narrow")):
@@ -71,6 +78,11 @@ def test_front_ends_differ_in_nothing_else():
         ({"layers": 0}, "layers"),
         ({"squeeze": 3}, "squeeze 3"),
         ({"front_end": "waveform", "squeeze": 2}, "squeeze 2"),
+        ({"stem": "mlp"}, "`mlp`"),
+        ({"positions": "rotary"}, "`rotary`"),
+        ({"front_end": "waveform", "stem": "convolution"}, "log-mel"),
+        ({"front_end": "waveform", "positions": "sinusoid"}, "log-mel"),
+        ({"stem": "convolution", "squeeze": 2}, "squeeze must be 1"),
     ],
 )
 def test_impossible_geometries_are_refused(changes, message):

@@ -37,6 +37,8 @@ def models():
     shape = dict(conv_channels=16, pos_conv_groups=4)
     yield "logmel", build_encoder(Geometry("tiny", 2, 48, 4, 96, "logmel", **shape))
     yield "squeezed", build_encoder(Geometry("tiny", 2, 48, 4, 96, "logmel", squeeze=2, **shape))
+    copied = dict(stem="convolution", positions="sinusoid", **shape)
+    yield "convolutional stem", build_encoder(Geometry("tiny", 2, 48, 4, 96, "logmel", **copied))
     yield "waveform", build_encoder(Geometry("tiny", 2, 48, 4, 96, "waveform", pos_conv_kernel=33, **shape))
     yield "hubert with batch norm", HubertModel(HubertConfig(conv_pos_batch_norm=True, **SMALL, **CONV))
     yield "wav2vec 2.0, post-norm", Wav2Vec2Model(Wav2Vec2Config(**SMALL, **CONV))

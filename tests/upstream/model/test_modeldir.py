@@ -15,6 +15,7 @@ G = {
     "waveform": geometry("mini_hst", front_end="waveform", conv_channels=16),
     "logmel": geometry("mini_hst"),
     "squeezed": geometry("mini_hst", squeeze=2),
+    "convolutional stem": geometry("mini_hst", stem="convolution", positions="sinusoid"),
 }
 
 
@@ -57,7 +58,7 @@ def test_saving_twice_gives_the_same_identity_and_a_changed_weight_another(saved
     again = save_model(model, tmp_path / "again", {"name": "other card"})
     assert model_sha256(again) == model_sha256(path)
     with torch.no_grad():
-        model.feature_projection.projection.bias += 1e-3
+        model.encoder.layer_norm.bias += 1e-3
     assert model_sha256(save_model(model, tmp_path / "changed", {})) != model_sha256(path)
 
 
@@ -119,7 +120,7 @@ def test_a_failed_save_leaves_the_old_model_whole(saved):
     model, path = saved
     before = model_sha256(path)
     with torch.no_grad():
-        model.feature_projection.projection.bias += 1
+        model.encoder.layer_norm.bias += 1
     with pytest.raises(TypeError):
         save_model(model, path, {"name": object()})  # no JSON
     assert model_sha256(path) == before and {file.name for file in path.iterdir()} == FILES
@@ -236,4 +237,19 @@ def test_a_broken_configuration_or_a_missing_preprocessor_is_refused(saved):
         load_model(path)
     (path / "config.json").write_text("[1]", encoding="utf-8")
     with pytest.raises(UpstreamError, match="config.json"):
+        load_model(path)
+
+
+def test_stem_and_positions_that_the_weights_do_not_hold_are_refused(saved):
+    model, path = saved
+    if model.config.model_type == "hubert":
+        return
+    other = {"linear": "convolution", "convolution": "linear"}[model.config.stem]
+    edited(path, stem=other)
+    with pytest.raises(UpstreamError, match="stem"):
+        load_model(path)
+    edited(path, stem=model.config.stem)
+    load_model(path)
+    edited(path, positions="sinusoid" if model.config.positions == "convolution" else "convolution")
+    with pytest.raises(UpstreamError, match="positions"):
         load_model(path)

@@ -23,10 +23,11 @@ GEOMETRIES = {
     "waveform": geometry("mini_hst", front_end="waveform", conv_channels=16),
     "logmel": geometry("mini_hst"),
     "squeezed": geometry("mini_hst", squeeze=2),
+    "stem": geometry("mini_hst", stem="convolution", positions="sinusoid"),
 }
 
 
-@pytest.fixture(scope="module", params=["waveform", "logmel", "squeezed", "group"])
+@pytest.fixture(scope="module", params=["waveform", "logmel", "squeezed", "stem", "group"])
 def model_dir(request, tmp_path_factory) -> Path:
     torch.manual_seed(1)
     if request.param == "group":  # HuBERT-Base's kind: group norm over time, layer norm after each block
@@ -105,7 +106,7 @@ def test_the_graph_is_accelerated_and_has_nothing_random(model_dir, files):
     graph = onnx.load(files["fp32"]).graph
     kinds = Counter(node.op_type for node in graph.node)
     assert not {"RandomNormal", "RandomUniform", "RandomUniformLike", "Dropout", "Loop"} & set(kinds)
-    convolutions = {"waveform": 7, "group": 7, "logmel": 0, "squeezed": 0}[model_dir.name]
+    convolutions = {"waveform": 7, "group": 7, "logmel": 0, "squeezed": 0, "stem": 2}[model_dir.name]
     assert kinds["Conv"] == convolutions, "the positional convolution is no product of spectra"
     assert len([n for n in graph.node if n.name.endswith("/qkv/MatMul")]) == 2, "one product for q, k and v a layer"
     # A weight norm in the graph would compute a norm in every pass.
@@ -117,7 +118,7 @@ def test_the_graph_is_accelerated_and_has_nothing_random(model_dir, files):
 @torch.no_grad()
 def test_folding_weight_norm_leaves_one_plain_weight_and_the_same_states(model_dir):
     plain, folded = load_model(model_dir), fold_weight_norm(load_model(model_dir))
-    assert [name for name, _ in plain.named_parameters() if "original" in name]
+    assert model_dir.name == "stem" or [name for name, _ in plain.named_parameters() if "original" in name]
     assert not [name for name, _ in folded.named_parameters() if "original" in name]
     wavs = clips(5043)
     for ours, theirs in zip(encode(folded, wavs).hidden_states, encode(plain, wavs).hidden_states, strict=True):
@@ -129,10 +130,11 @@ def test_int8_quantises_products_with_weights_only(model_dir, files):
     before, after = (Counter(n.op_type for n in onnx.load(files[k]).graph.node) for k in ("fp32", "int8"))
     assert after["Conv"] == before["Conv"] and not after["ConvInteger"] and not after["QLinearConv"]
     # Two layers of q with k and v, out, two of the FFN; the projection, and the upsampler of a squeezed model.
-    assert after["MatMulInteger"] == 2 * 4 + 1 + (model_dir.name == "squeezed")
+    assert after["MatMulInteger"] == 2 * 4 + {"squeezed": 2, "stem": 0}.get(model_dir.name, 1)
     products = [n.name for n in graph.node if n.op_type == "MatMulInteger"]
     assert not any("feature_extractor" in name or "pos_conv_embed" in name for name in products)
-    assert any("/pos_conv_embed/" in n.name for n in graph.node if n.op_type == "MatMul")
+    spectral = any("/pos_conv_embed/" in n.name for n in graph.node if n.op_type == "MatMul")
+    assert spectral == (model_dir.name != "stem")
     eighths = sum(np.prod(t.dims) for t in graph.initializer if t.data_type == onnx.TensorProto.INT8)
     model = load_model(model_dir)
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
@@ -168,7 +170,7 @@ def test_the_plain_form_equals_the_accelerated_one_and_the_model_is_not_changed(
     before = {name: value.clone() for name, value in model.state_dict().items()}
     out = model_dir.parent / "as_in_transformers.onnx"
     export_model(model, out, accelerated=False, lengths=False)
-    convolutions = {"waveform": 8, "group": 8, "logmel": 1, "squeezed": 1}[model_dir.name]
+    convolutions = {"waveform": 8, "group": 8, "logmel": 1, "squeezed": 1, "stem": 2}[model_dir.name]
     assert Counter(n.op_type for n in onnx.load(out).graph.node)["Conv"] == convolutions
     after = model.state_dict()
     assert model.training and after.keys() == before.keys()

@@ -1,6 +1,7 @@
 """A student that starts from Whisper's layers; the Whisper here is a small random one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from upstream.model.card import tree
 from upstream.model.encoder import build_encoder, encode
 from upstream.model.family import Geometry
 from upstream.model.modeldir import load_model, read_card
-from upstream.pretrain.foreign import RegressConfig, Regression, WhisperTeacher, copy_layers, fit
+from upstream.pretrain.foreign import RegressConfig, Regression, WhisperTeacher, copy_layers, fit, frames_of_layers
 from upstream.pretrain.init import initialise
 
 STUDENT = Geometry("student", 2, 32, 2, 64, "logmel", pos_conv_kernel=8, pos_conv_groups=4, squeeze=2)
@@ -71,6 +72,20 @@ def test_init_foreign_copies_them_too(whisper: Path) -> None:
         InitConfig("foreign", str(whisper), "every_nth")
 
 
+def test_with_whispers_stem_and_positions_the_states_are_whispers(whisper: Path, store: Path, tmp_path: Path) -> None:
+    whole = replace(STUDENT, squeeze=1, stem="convolution", positions="sinusoid")
+    made = fit(whole, whisper, [0, 1], store, tmp_path / "start", RegressConfig())
+    assert read_card(made)["steps"] == 0 and read_card(made)["regression"] is None
+    student = load_model(made)
+    wav = np.random.default_rng(0).normal(0, 0.1, 480000).astype(np.float32)
+    theirs = WhisperTeacher(whisper, 2)(wav[None])
+    early = np.concatenate([wav[200:0:-1], wav, np.zeros(600, np.float32)])  # Whisper's frames are centred
+    with torch.no_grad():
+        ours = frames_of_layers(student, torch.from_numpy(early)[None])
+    for i in (1, 2):  # the teacher's state 0 is without positions
+        torch.testing.assert_close(ours[i][:, :1490], theirs[i][:, :1490], atol=2e-3, rtol=2e-3)
+
+
 @pytest.mark.parametrize(
     ("changes", "layers", "message"),
     [
@@ -82,8 +97,6 @@ def test_init_foreign_copies_them_too(whisper: Path) -> None:
     ],
 )
 def test_an_encoder_of_another_shape_is_refused(whisper: Path, changes: dict, layers: list[int], message: str) -> None:
-    from dataclasses import replace
-
     with pytest.raises(UpstreamError, match=message):
         copy_layers(build_encoder(replace(STUDENT, **changes)), whisper, layers)
 
