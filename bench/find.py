@@ -61,7 +61,7 @@ def main() -> None:
         sources.append(sample["source"])
         wanted, got = " ".join(sorted(expected[-1])), " ".join(answer.ids)
         print(f"{sample['file']}\t{wanted}\t{got}\t{answer.score}\t{reading.text}")
-    size = (reader.model_dir / "model.safetensors").stat().st_size / 1e6
+    size = reader.file.stat().st_size / 1e6
     print("\n| system | clips | recall | precision | exact | MB | s a clip |\n|---|---:|---:|---:|---:|---:|---:|")
     for group in ("all", *sorted(set(sources))):
         chosen = [i for i, source in enumerate(sources) if group in ("all", source)]
@@ -69,7 +69,9 @@ def main() -> None:
         took = [times[i] for i in chosen]
         spent = f"{statistics.fmean(took):.2f} (median {statistics.median(took):.2f})"
         shares = " | ".join(f"{100 * row[key]:.1f}" for key in ("recall", "precision", "exact"))
-        print(f"| {reader.model_dir.name}, PyTorch, {group} | {len(chosen)} | {shares} | {size:.0f} | {spent} |")
+        print(
+            f"| {reader.model_dir.name}, {reader.engine}, {group} | {len(chosen)} | {shares} | {size:.0f} | {spent} |"
+        )
     for name, recall, megabytes, spent in PUBLISHED:
         print(f"| {name} (published) | 43 | {100 * recall:.0f} | | | {megabytes} | {spent or ''} |")
     print(f"\nratio find {sum(times) / seconds:.4f} (s a second of audio)")

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from corpora.audio import SAMPLE_RATE
 from corpora.packed import PackedAudio
 from corpora.text import normalise
-from downstream.asr.recogniser import Recogniser
+from downstream.asr.recogniser import Recogniser, best_path
 
 
 def read_text(path: Path) -> dict[str, str]:
@@ -47,7 +47,7 @@ def transcribe(model: Recogniser, wavs: Sequence[np.ndarray], batch_seconds: flo
                 logits, frames = model(padded, lengths)
             best = logits.argmax(-1)
             for row, j in enumerate(batch):
-                texts[j] = model.decode(best[row, : frames[row]].tolist())
+                texts[j] = best_path(best[row, : frames[row]].tolist(), model.characters)
             batch = []
     return texts
 

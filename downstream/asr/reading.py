@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from corpora.audio import SAMPLE_RATE, stream_any
 from corpora.files import read_json
 from downstream import DownstreamError
-from downstream.asr.recogniser import PROTOCOL, Recogniser, load_head
+from downstream.asr.recogniser import PROTOCOL, best_path, load_head, read_description
 from upstream.errors import UpstreamError
 from upstream.model.chunked import Windowing, windows
 from upstream.model.encoder import squeeze_of
 from upstream.model.family import HOP, RECEPTIVE_FIELD
+from upstream.model.fast import accelerate
 from upstream.model.modeldir import load_model, model_sha256
+from upstream.model.onnx import OnnxEncoder
+
+ONNX_FILE = "int8.onnx"  # in a model directory: the encoder with 8-bit weights
 
 
 @dataclass(frozen=True)
@@ -40,26 +46,43 @@ def is_recogniser(folder: Path) -> bool:
 class Reader:
     """A recogniser with its encoder, ready for files. Without `model` it searches the encoder near the head directory.
 
+    `engine`: `torch` runs model.safetensors, `onnx` runs int8.onnx beside it (8-bit weights), `auto` prefers the latter
+    where the file and ONNX Runtime exist. `threads` is for ONNX Runtime (0: one for each core).
     Raises DownstreamError for a missing encoder, and for one whose weights are not those that the head was trained on.
     """
 
-    def __init__(self, head: Path, model: Path | None = None) -> None:
+    def __init__(self, head: Path, model: Path | None = None, *, engine: str = "auto", threads: int = 0) -> None:
         head = Path(head)
-        self.description = read_json(head / "head.json")
+        self.description = read_description(head)
+        self.characters: list[str] = self.description["characters"]
         self.model_dir = Path(model) if model is not None else _beside(head, str(self.description["upstream"]))
+        exported = self.model_dir / ONNX_FILE
+        if engine == "auto":
+            engine = "onnx" if exported.is_file() and find_spec("onnxruntime") is not None else "torch"
+        self.engine = engine
         try:
-            encoder = load_model(self.model_dir)
+            if engine == "onnx":
+                encoder = OnnxEncoder(exported, threads=threads)
+                key, frames = encoder.facts.get("source_sha256"), int(encoder.facts.get("squeeze", 1))
+                self.forward = _onnx_logits(encoder, head)
+            else:
+                loaded = load_model(self.model_dir)
+                key, frames = model_sha256(self.model_dir), squeeze_of(loaded)
+                recogniser = load_head(accelerate(loaded), head)
+                self.forward = lambda samples: recogniser(samples[None])[0][0]
         except UpstreamError as error:
             raise DownstreamError(str(error)) from error
-        if model_sha256(self.model_dir) != self.description["upstream_key"]:
+        if key != self.description["upstream_key"]:
             raise DownstreamError(
-                f"{head}: trained on other weights than those of {self.model_dir}; name the right model "
-                "directory with --upstream DIR"
+                f"{head}: trained on other weights than those of {exported if engine == 'onnx' else self.model_dir}; "
+                "name the right model directory with --upstream DIR"
             )
-        self.recogniser: Recogniser = load_head(encoder, head)
-        self.characters = self.recogniser.characters
-        self.windowing = Windowing(frames=squeeze_of(encoder))
-        self.forward: Callable[[Tensor], Tensor] = lambda samples: self.recogniser(samples[None])[0][0]
+        self.windowing = Windowing(frames=frames)
+
+    @property
+    def file(self) -> Path:
+        """The file of weights that is run."""
+        return self.model_dir / (ONNX_FILE if self.engine == "onnx" else "model.safetensors")
 
     def read(self, path: Path, progress: Callable[[float], None] = lambda seconds: None) -> Reading:
         """The output for one recording. Raises AudioError for a file that cannot be read."""
@@ -79,8 +102,19 @@ class Reader:
             samples += own
             progress(own / SAMPLE_RATE)
         log_probs = torch.cat(pieces).log_softmax(-1)
-        text = self.recogniser.decode(log_probs.argmax(-1).tolist())
+        text = best_path(log_probs.argmax(-1).tolist(), self.characters)
         return Reading(log_probs.numpy(), round(samples / SAMPLE_RATE, 3), text)
+
+
+def _onnx_logits(encoder: OnnxEncoder, head: Path) -> Callable[[Tensor], Tensor]:
+    state = load_file(head / "head.safetensors")
+    weight, bias = state["weight"].float(), state["bias"].float()
+
+    def forward(samples: Tensor) -> Tensor:
+        encoded = encoder([samples.numpy()])
+        return torch.from_numpy(encoded.last_hidden_state[0]) @ weight.T + bias
+
+    return forward
 
 
 def _at_least_one_frame(samples: Tensor) -> Tensor:

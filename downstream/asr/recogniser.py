@@ -67,14 +67,15 @@ class Recogniser(nn.Module):
         """The characters of a text as classes. Raises KeyError for a character that is none of them."""
         return [self.index[character] for character in text]
 
-    def decode(self, classes: Sequence[int]) -> str:
-        """Best path: repeats merged, blanks dropped."""
-        text, last = [], BLANK
-        for value in classes:
-            if value != last and value != BLANK:
-                text.append(self.characters[value])
-            last = value
-        return " ".join("".join(text).split())
+
+def best_path(classes: Sequence[int], characters: Sequence[str]) -> str:
+    """The text of one class a frame: repeats merged, blanks dropped."""
+    text, last = [], BLANK
+    for value in classes:
+        if value != last and value != BLANK:
+            text.append(characters[value])
+        last = value
+    return " ".join("".join(text).split())
 
 
 def frames_needed(classes: Sequence[int]) -> int:
@@ -95,11 +96,17 @@ def save_head(model: Recogniser, folder: Path, description: dict[str, Any]) -> N
         )
 
 
-def load_head(encoder: HubertModel, folder: Path) -> Recogniser:
-    """The recogniser of a head directory on its encoder, in eval mode. Raises ValueError where they do not fit."""
+def read_description(folder: Path) -> dict[str, Any]:
+    """head.json of a recogniser. Raises ValueError for a head of another kind."""
     head = read_json(Path(folder) / "head.json")
     if head.get("protocol") != PROTOCOL:
         raise ValueError(f"{folder}: the head's protocol is {head.get('protocol')!r}, expected {PROTOCOL!r}")
+    return head
+
+
+def load_head(encoder: HubertModel, folder: Path) -> Recogniser:
+    """The recogniser of a head directory on its encoder, in eval mode. Raises ValueError where they do not fit."""
+    head = read_description(folder)
     model = Recogniser(encoder, head["characters"])
     state = load_file(Path(folder) / "head.safetensors")
     wanted = {name: tuple(value.shape) for name, value in model.head.state_dict().items()}

@@ -23,7 +23,7 @@ from transformers import HubertModel
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_file
 from upstream.errors import UpstreamError
-from upstream.model.encoder import encode, front_end_of, normalises_waveform, run_layers
+from upstream.model.encoder import encode, front_end_of, normalises_waveform, run_layers, squeeze_of
 from upstream.model.family import RECEPTIVE_FIELD
 from upstream.model.fast import accelerate, sharing_copy
 from upstream.model.modeldir import load_model, model_sha256
@@ -35,6 +35,8 @@ LARGEST_BYTES = 2_000_000_000
 TOLERANCE = 1e-3
 # Cosine of int8 and fp32 states, mean over frames: below this value int8 has broken the model, and no file is written.
 LEAST_COSINE = 0.95
+# Values of the smallest fp32 weight that an int8 file stores in 16 bits; norms and biases stay exact.
+SMALLEST_HALF = 4096
 # Modules whose products stay in fp32: energies and spectra span too many orders of magnitude for eight bits.
 SPECTRAL = ("/feature_extractor/", "/pos_conv_embed/")
 
@@ -137,10 +139,13 @@ def export_model(
         if int8:
             quantise(traced, temporary)
         graph = onnx.load(temporary if int8 else traced)
+        if int8:
+            store_half(graph)
         properties = {
             **(facts or {}),
             "sampling_rate": str(SAMPLE_RATE),
             "front_end": front_end_of(model),
+            "squeeze": str(squeeze_of(model)),
             "precision": "int8" if int8 else "fp32",
             "layers": str(model.config.num_hidden_layers),
             "width": str(model.config.hidden_size),
@@ -226,6 +231,22 @@ def quantise(source: Path, target: Path) -> None:
         )
     finally:
         logging.disable(level)
+
+
+def store_half(model: Any) -> None:
+    """Store the large fp32 weights of a graph (convolutions) in 16 bits, in place; a cast restores them at loading."""
+    import onnx
+
+    for tensor in list(model.graph.initializer):
+        if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST_HALF:
+            continue
+        half = onnx.numpy_helper.from_array(
+            onnx.numpy_helper.to_array(tensor).astype(np.float16), f"{tensor.name}_half"
+        )
+        cast = onnx.helper.make_node("Cast", [half.name], [tensor.name], f"{tensor.name}_cast", to=tensor.data_type)
+        model.graph.initializer.remove(tensor)
+        model.graph.initializer.append(half)
+        model.graph.node.insert(0, cast)
 
 
 def _check_signal(samples: int, rows: int) -> Tensor:

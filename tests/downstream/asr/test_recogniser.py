@@ -10,12 +10,13 @@ from corpora.packed import pack
 from downstream import DownstreamError
 from downstream.__main__ import main
 from downstream.asr.config import read_config
-from downstream.asr.reading import Reader, align, word_times
-from downstream.asr.recogniser import CHARACTERS, Recogniser, frames_needed, load_head, save_head
+from downstream.asr.reading import ONNX_FILE, Reader, align, word_times
+from downstream.asr.recogniser import CHARACTERS, Recogniser, best_path, frames_needed, load_head, save_head
 from downstream.asr.train_ctc import Trainer
 from upstream.model.encoder import build_encoder, frame_count
 from upstream.model.family import Geometry
 from upstream.model.modeldir import model_sha256, save_model
+from upstream.model.onnx import export_onnx
 
 TINY = Geometry("tiny", 2, 32, 2, 64, "logmel", pos_conv_kernel=8, pos_conv_groups=4, squeeze=2)
 
@@ -49,7 +50,7 @@ def test_logits_do_not_depend_on_the_padding() -> None:
 def test_decoding_merges_repeats_and_drops_blanks() -> None:
     model = Recogniser(build_encoder(TINY))
     classes = model.encode_text("رررب")
-    assert model.decode([0, classes[0], classes[0], 0, classes[0], 1, 1, classes[3], 0]) == "رر ب"
+    assert best_path([0, classes[0], classes[0], 0, classes[0], 1, 1, classes[3], 0], CHARACTERS) == "رر ب"
     assert frames_needed(classes) == 6
 
 
@@ -70,6 +71,21 @@ def test_another_encoder_is_refused(trained: tuple[Path, Path]) -> None:
     save_model(build_encoder(TINY), folder.parent / "other", {"name": "other"})
     with pytest.raises(DownstreamError, match="other weights"):
         Reader(head, folder.parent / "other")
+
+
+def test_the_export_is_preferred_and_reads_the_same(trained: tuple[Path, Path]) -> None:
+    folder, head = trained
+    wav = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, 30000).astype(np.float32))
+    assert Reader(head).engine == "torch"
+    export_onnx(folder, folder / ONNX_FILE, int8=True)
+    exported, plain = Reader(head), Reader(head, engine="torch")
+    assert (exported.engine, exported.file) == ("onnx", folder / ONNX_FILE)
+    ours, theirs = exported.read_blocks([wav]), plain.read_blocks([wav])
+    np.testing.assert_allclose(ours.log_probs, theirs.log_probs, atol=0.05)
+    head_json = json.loads((head / "head.json").read_text(encoding="utf-8"))
+    (head / "head.json").write_text(json.dumps(head_json | {"upstream_key": "0"}), encoding="utf-8")
+    with pytest.raises(DownstreamError, match="int8.onnx"):
+        Reader(head)
 
 
 def test_long_audio_is_read_in_windows(trained: tuple[Path, Path]) -> None:

@@ -213,7 +213,7 @@ def test_both_spellings_of_weight_norm_load(saved):
         ): value
         for name, value in weights.items()
     }
-    assert set(spelled) != set(weights)
+    assert (set(spelled) != set(weights)) == any("pos_conv_embed" in name for name in weights)
     save_file(spelled, path / "model.safetensors", {"format": "pt"})
     for ours, theirs in zip(states(load_model(path)), states(model), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
