@@ -15,7 +15,7 @@ from pathlib import Path
 
 from corpora.files import read_json
 from downstream.asr.reading import Reader
-from downstream.find import FLOOR, Finder, read_texts
+from downstream.find import Finder, limits_of, read_texts
 
 # Source: the benchmark table of yazinsai/offline-tarteel (now tilawa), second set, full file, CPU of a laptop.
 PUBLISHED = (
@@ -45,8 +45,8 @@ def main() -> None:
     parser.add_argument("--spans", type=int, default=5, help="most consecutive verses (default: 5)")
     parsed = parser.parse_args()
     reader = Reader(parsed.model, parsed.upstream)
-    floor = float(reader.description.get("find_floor", FLOOR))
-    finder = Finder(read_texts(parsed.texts, reader.characters), reader.characters, spans=parsed.spans, floor=floor)
+    texts, limits = read_texts(parsed.texts, reader.characters), limits_of(reader.description)
+    finder = Finder(texts, reader.characters, spans=parsed.spans, limits=limits)
     expected, found, sources, times, seconds = [], [], [], [], 0.0
     samples = read_json(parsed.clips / "manifest.json")["samples"]
     reader.read(parsed.clips / samples[0]["file"])  # the first pass warms up

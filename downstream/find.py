@@ -2,10 +2,10 @@
 
     audio -> greedy text -> candidates by edit distance -> CTC likelihood of each -> ids, or none
 
-Candidates are single lines and spans of up to N consecutive lines. The score is the log-likelihood of a text under the
-recogniser, minus that of the best path without a text, divided by the number of letters; 0 is the best value. Below the
-floor the answer is none. `find_floor` in head.json sets the floor; the default is not calibrated on any recogniser. The
-margin is the distance of the score from the floor.
+Candidates are single lines and spans of up to N consecutive lines, compared without spaces. Those whose letters are
+nearly as close to the greedy text as the closest ones are ranked by CTC. The answer is none unless few letters differ
+(`Limits.share`), or all other lines differ by clearly more (`Limits.gap`): a bad recording of a listed text has many
+errors, but no other line is nearer; a recording of another text is about equally far from many lines.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,13 +24,29 @@ from torch.nn.functional import ctc_loss
 from corpora.text import normalise
 from downstream import DownstreamError
 
-FLOOR = -1.2  # lowest score per letter at which a text is found
 SHORTEST = 3  # a greedy text with fewer letters finds nothing
+NEAR = 0.12  # candidates differ by at most so much more of their letters than the closest one
+CANDIDATES = 24  # at most so many are ranked by CTC
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A text is found if the share of its letters that differ is at most `share`, or if that share is smaller than that
+    of every other line by at least `gap`. head.json holds the values that were calibrated for a recogniser (`find`)."""
+
+    share: float = 0.35
+    gap: float = 0.08
+
+
+def limits_of(description: dict[str, Any]) -> Limits:
+    """The limits in head.json, or the defaults."""
+    return Limits(**description.get("find", {}))
 
 
 @dataclass(frozen=True)
 class Found:
-    """The ids of the lines in order (empty: none of them), the score per letter, its distance from the floor."""
+    """The ids of the lines in order (empty: none of them); `score`, the log-likelihood ratio per letter of the best
+    text to the best path without a text (0 is best); `margin`, positive if and only if a text was found."""
 
     ids: list[str]
     score: float | None
@@ -80,47 +97,55 @@ class Finder:
     """A list of texts, prepared for searching. `spans`: the largest number of consecutive lines in one recording."""
 
     def __init__(
-        self, texts: TextList, characters: Sequence[str], *, spans: int = 1, floor: float = FLOOR, candidates: int = 24
+        self, texts: TextList, characters: Sequence[str], *, spans: int = 1, limits: Limits | None = None
     ) -> None:
         if spans < 1:
             raise DownstreamError(f"--spans {spans}: at least 1")
-        self.texts, self.floor, self.candidates = texts, floor, candidates
+        self.texts, self.limits = texts, limits or Limits()
         self.index = {character: i for i, character in enumerate(characters)}
         self.lengths = np.array([len(bare) for bare in texts.bare])
         self.spans = [(i, n) for n in range(1, spans + 1) for i in range(len(texts.bare) - n + 1)]
         ends = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.span_lengths = np.array([ends[i + n] - ends[i] for i, n in self.spans])
+        self.starts, self.counts = np.array(self.spans).T
+        self.span_lengths = ends[self.starts + self.counts] - ends[self.starts]
         whole = "".join(texts.bare)
         self.strings = [whole[ends[i] : ends[i + n]] for i, n in self.spans]
+        self.same = np.unique(self.strings, return_inverse=True)[1]  # equal for equal texts
 
     def find(self, log_probs: np.ndarray, greedy: str) -> Found:
         """The lines that explain (T, C) natural-log probabilities best; `greedy` is their best free path."""
         heard = normalise(greedy, "modern").replace(" ", "")
         if len(heard) < SHORTEST:
             return Found([], None, None)
-        chosen = self._candidates(heard)
-        if not chosen:
+        near = np.flatnonzero((self.span_lengths >= len(heard) * 0.5) & (self.span_lengths <= len(heard) * 2 + 4))
+        if not len(near):
             return Found([], None, None)
-        scores = self._scores(log_probs, [self._text(span) for span in chosen])
-        best = int(np.argmax(scores))
-        score = float(scores[best])
-        start, count = chosen[best]
-        ids = self.texts.ids[start : start + count] if score >= self.floor else []
-        return Found(ids, round(score, 4), round(score - self.floor, 4))
+        shares = self._shares(heard, near)
+        order = np.argsort(shares, kind="stable")[:CANDIDATES]
+        chosen = order[shares[order] <= shares[order[0]] + NEAR]
+        scores = self._scores(log_probs, [self._text(self.spans[near[j]]) for j in chosen])
+        best = chosen[int(np.argmax(scores))]
+        margin = max(self.limits.share - shares[best], self._gap(near, shares, best) - self.limits.gap)
+        start, count = self.spans[near[best]]
+        ids = self.texts.ids[start : start + count] if margin >= 0 else []
+        return Found(ids, round(float(scores.max()), 4), round(float(margin), 4))
 
     def _text(self, span: tuple[int, int]) -> str:
         return " ".join(self.texts.texts[span[0] : span[0] + span[1]])
 
-    def _candidates(self, heard: str) -> list[tuple[int, int]]:
-        """The spans whose letters are nearest to the greedy text, with lengths within a factor of two."""
-        near = np.flatnonzero((self.span_lengths >= len(heard) * 0.5) & (self.span_lengths <= len(heard) * 2 + 4))
-        if not len(near):
-            return []
+    def _shares(self, heard: str, near: np.ndarray) -> np.ndarray:
+        """The edit distance from a greedy text to each of these spans, divided by the length of the longer one."""
         strings = [self.strings[j] for j in near]
         distances = process.cdist([heard], strings, scorer=Levenshtein.distance, dtype=np.int32)[0]
-        shares = distances / np.maximum(self.span_lengths[near], len(heard))
-        order = np.argsort(shares, kind="stable")[: self.candidates]
-        return [self.spans[near[j]] for j in order]
+        return distances / np.maximum(self.span_lengths[near], len(heard))
+
+    def _gap(self, near: np.ndarray, shares: np.ndarray, best: int) -> float:
+        """How much farther the nearest other text is that has no line in common with the best one."""
+        span = near[best]
+        start, end = self.starts[span], self.starts[span] + self.counts[span]
+        others = (self.starts[near] >= end) | (self.starts[near] + self.counts[near] <= start)
+        others &= self.same[near] != self.same[span]
+        return float(shares[others].min(initial=1.0) - shares[best])
 
     def _scores(self, log_probs: np.ndarray, texts: list[str]) -> np.ndarray:
         """Log-likelihood of each text minus that of the best path without a text, per letter."""

@@ -27,7 +27,7 @@ from corpora.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, audio_info, s
 from corpora.files import atomic_file, read_json
 from downstream import DownstreamError
 from downstream.asr.reading import Reader, is_recogniser, word_times
-from downstream.find import FLOOR, Finder, read_texts
+from downstream.find import Finder, limits_of, read_texts
 from downstream.probe import finetune, quiet_import
 from downstream.protocols import TASKS
 from downstream.upstreams import Upstream, resolve
@@ -105,8 +105,8 @@ def find(args: argparse.Namespace) -> int:
         raise DownstreamError(f"{args.model}: `find` needs the head directory of a CTC recogniser (protocol ctc)")
     files = audio_files(args.audio)
     reader = Reader(args.model, args.upstream)
-    floor = float(reader.description.get("find_floor", FLOOR))
-    finder = Finder(read_texts(args.texts, reader.characters), reader.characters, spans=args.spans, floor=floor)
+    texts, limits = read_texts(args.texts, reader.characters), limits_of(reader.description)
+    finder = Finder(texts, reader.characters, spans=args.spans, limits=limits)
     failed = 0
     with _output(args.out) as stream:
         if args.format == "tsv":

@@ -56,8 +56,8 @@ if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
     python -m downstream.asr data "${options[@]}"
 fi
 if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
-    log "stage 2: the first four layers of Whisper, their input by regression"
-    ${launch} upstream regress --source "${whisper}" --audio "${data}/audio/recitation" --out "${exp}/start" steps=1500
+    log "stage 2: stem and first four layers of Whisper"
+    python -m upstream regress --geometry open --source "${whisper}" --audio "${data}/audio/recitation" --out "${exp}/start"
 fi
 if [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 3 ]; then
     log "stage 3: CTC"

@@ -7,7 +7,7 @@ import pytest
 
 from downstream import DownstreamError
 from downstream.asr.recogniser import CHARACTERS
-from downstream.find import Finder, read_texts
+from downstream.find import Finder, Limits, read_texts
 
 TEXTS = """v1 بسم الله الرحمن الرحيم
 v2 الحمد لله رب العالمين
@@ -63,6 +63,23 @@ def test_consecutive_lines_are_found_in_order(verses: Path) -> None:
 def test_a_text_that_is_not_in_the_list_is_none(verses: Path) -> None:
     found = find(verses, "تفضل بالجلوس هنا يا سيدي")
     assert found.ids == [] and found.margin < 0
+
+
+def test_a_bad_recording_is_found_if_no_other_line_is_near(verses: Path) -> None:
+    garbled = "قا أعز برل ناص"  # 5 of 13 letters of v6 differ
+    lines = read_texts(verses, CHARACTERS)
+    probabilities = spoken(garbled)
+    strict = Finder(lines, CHARACTERS, limits=Limits(share=0.1, gap=1.0)).find(probabilities, garbled)
+    assert strict.ids == [] and strict.margin < 0
+    assert Finder(lines, CHARACTERS, limits=Limits(share=0.1, gap=0.1)).find(probabilities, garbled).ids == ["v6"]
+
+
+def test_equal_lines_and_spans_with_the_line_are_no_rivals(tmp_path: Path) -> None:
+    path = tmp_path / "refrain.txt"
+    path.write_text("a فبأي آلاء ربكما تكذبان\nb كل من عليها فان\nc فبأي آلاء ربكما تكذبان\n", encoding="utf-8")
+    said = "فبأ الاء ربكم تكذبن"
+    finder = Finder(read_texts(path, CHARACTERS), CHARACTERS, spans=2, limits=Limits(share=0.0, gap=0.2))
+    assert finder.find(spoken(said), said).ids == ["a"]
 
 
 def test_silence_is_none(verses: Path) -> None:
