@@ -112,8 +112,9 @@ class Finder:
         self.strings = [whole[ends[i] : ends[i + n]] for i, n in self.spans]
         self.same = np.unique(self.strings, return_inverse=True)[1]  # equal for equal texts
 
-    def find(self, log_probs: np.ndarray, greedy: str) -> Found:
-        """The lines that explain (T, C) natural-log probabilities best; `greedy` is their best free path."""
+    def find(self, log_probs: np.ndarray | None, greedy: str) -> Found:
+        """The lines that explain (T, C) natural-log probabilities best; `greedy` is their best free path. Without
+        probabilities (another recogniser's text) edit distance alone decides, and the score is None."""
         heard = normalise(greedy, "modern").replace(" ", "")
         if len(heard) < SHORTEST:
             return Found([], None, None)
@@ -123,12 +124,14 @@ class Finder:
         shares = self._shares(heard, near)
         order = np.argsort(shares, kind="stable")[:CANDIDATES]
         chosen = order[shares[order] <= shares[order[0]] + NEAR]
-        scores = self._scores(log_probs, [self._text(self.spans[near[j]]) for j in chosen])
-        best = chosen[int(np.argmax(scores))]
+        best, score = chosen[0], None
+        if log_probs is not None:
+            scores = self._scores(log_probs, [self._text(self.spans[near[j]]) for j in chosen])
+            best, score = chosen[int(np.argmax(scores))], round(float(scores.max()), 4)
         margin = max(self.limits.share - shares[best], self._gap(near, shares, best) - self.limits.gap)
         start, count = self.spans[near[best]]
         ids = self.texts.ids[start : start + count] if margin >= 0 else []
-        return Found(ids, round(float(scores.max()), 4), round(float(margin), 4))
+        return Found(ids, score, round(float(margin), 4))
 
     def _text(self, span: tuple[int, int]) -> str:
         return " ".join(self.texts.texts[span[0] : span[0] + span[1]])

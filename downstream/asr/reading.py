@@ -29,9 +29,9 @@ ONNX_FILE = "int8.onnx"  # in a model directory: the encoder with 8-bit weights
 
 @dataclass(frozen=True)
 class Reading:
-    """The output for one recording: natural-log probabilities (T, characters), seconds, text."""
+    """The output for one recording: natural-log probabilities (T, characters) if the recogniser has them, seconds, text."""
 
-    log_probs: np.ndarray
+    log_probs: np.ndarray | None
     seconds: float
     text: str
 
