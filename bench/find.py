@@ -106,15 +106,8 @@ def main() -> None:
             row.times.append(time.perf_counter() - begin)
             row.seconds += reading.seconds
             row.found.append(set(answer.ids))
-            cells = (
-                row.name,
-                sample["file"],
-                " ".join(sorted(wanted)),
-                " ".join(answer.ids),
-                answer.margin,
-                reading.text,
-            )
-            print(*cells, sep="\t", flush=True)
+            ids = (" ".join(sorted(wanted)), " ".join(answer.ids))
+            print(row.name, sample["file"], *ids, answer.margin, reading.text, sep="\t", flush=True)
     print("\n| system | clips | recall | precision | exact | MB | s a clip |\n|---|---:|---:|---:|---:|---:|---:|")
     for row, _ in systems:
         for group in ("all", *sorted(set(sources))):

@@ -12,7 +12,7 @@ HEAD = "letters"  # the head directory that `transcribe` and `find` use by defau
 
 
 def shipped(name: str) -> Path:
-    """The model directory of a shipped model. Raises UpstreamError for another name, and where its files are missing."""
+    """The model directory of a shipped model. Raises UpstreamError for another name and for missing files."""
     if name not in SHIPPED:
         raise UpstreamError(f"no shipped model named `{name}`; known: {', '.join(SHIPPED)}")
     root = Path(__file__).resolve().parents[1]

@@ -29,7 +29,8 @@ ONNX_FILE = "int8.onnx"  # in a model directory: the encoder with 8-bit weights
 
 @dataclass(frozen=True)
 class Reading:
-    """The output for one recording: natural-log probabilities (T, characters) if the recogniser has them, seconds, text."""
+    """The output for one recording: natural-log probabilities (T, characters) where a recogniser has them, seconds and
+    text."""
 
     log_probs: np.ndarray | None
     seconds: float
