@@ -6,7 +6,8 @@ A head directory of this kind holds `head.json` (`"protocol": "ctc"`, characters
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,27 +34,6 @@ class Recogniser(nn.Module):
         self.characters = list(characters)
         self.head = nn.Linear(encoder.config.hidden_size, len(self.characters))
         self.index = {character: i for i, character in enumerate(self.characters)}
-        self.spec_augment: tuple[int, int, torch.Generator] | None = None
-        encoder.feature_extractor.register_forward_hook(self._mask_features)
-
-    def _mask_features(self, module: nn.Module, inputs: Any, features: Tensor) -> Tensor | None:
-        """SpecAugment on normalised log-mel (B, 2 * mels, T): bands and spans become the mean, 0."""
-        if self.spec_augment is None or not self.training:
-            return None
-        bands, spans_per_10s, chance = self.spec_augment
-        batch, channels, frames = features.shape
-        mels = channels // 2
-        keep = torch.ones(batch, 2, mels, frames, dtype=torch.bool)
-        for item in range(batch):
-            for _ in range(bands):
-                width = int(torch.randint(0, mels // 4, (1,), generator=chance))
-                start = int(torch.randint(0, mels - width, (1,), generator=chance))
-                keep[item, :, start : start + width] = False
-            for _ in range(max(1, round(spans_per_10s * frames / 500))):
-                width = int(torch.randint(0, 25, (1,), generator=chance))
-                start = int(torch.randint(0, max(1, frames - width), (1,), generator=chance))
-                keep[item, :, :, start : start + width] = False
-        return features * keep.view(batch, channels, frames)
 
     def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, N) samples, (B,) valid ones -> logits (B, T, characters) and the number of valid frames (B,)."""
@@ -76,6 +56,36 @@ def best_path(classes: Sequence[int], characters: Sequence[str]) -> str:
             text.append(characters[value])
         last = value
     return " ".join("".join(text).split())
+
+
+@contextmanager
+def spec_augment(encoder: HubertModel, bands: int, spans: int, chance: torch.Generator) -> Iterator[None]:
+    """SpecAugment while the block runs: `bands` of mel bands and `spans` of time per 10 s become 0 in every item.
+
+    The front end's features are (B, 2 * mels, T), two 10 ms frames stacked; a band is masked in both.
+    """
+
+    def mask(module: nn.Module, inputs: Any, features: Tensor) -> Tensor:
+        batch, channels, frames = features.shape
+        mels = channels // 2
+        keep = torch.ones(batch, 2, mels, frames, dtype=torch.bool)
+        for item in range(batch):
+            for _ in range(bands):
+                width = int(torch.randint(0, mels // 4, (1,), generator=chance))
+                start = int(torch.randint(0, mels - width, (1,), generator=chance))
+                keep[item, :, start : start + width] = False
+            for _ in range(max(1, round(spans * frames / 500))):
+                width = int(torch.randint(0, 25, (1,), generator=chance))
+                start = int(torch.randint(0, max(1, frames - width), (1,), generator=chance))
+                keep[item, :, :, start : start + width] = False
+        return features * keep.view(batch, channels, frames)
+
+    # Removed afterwards: a hook that stays would be copied with the encoder, and mask what is evaluated and exported.
+    handle = encoder.feature_extractor.register_forward_hook(mask)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def frames_needed(classes: Sequence[int]) -> int:

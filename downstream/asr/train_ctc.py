@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from corpora.files import atomic_file
 from corpora.packed import PackedAudio
 from downstream.asr.augment import AugmentConfig, augment
 from downstream.asr.evaluate import error_rates, read_dev, read_text
-from downstream.asr.recogniser import BLANK, Recogniser
+from downstream.asr.recogniser import BLANK, Recogniser, spec_augment
 from upstream.distributed import place, process_group
 from upstream.model.encoder import run_layers
 from upstream.model.modeldir import load_model, save_model
@@ -300,9 +301,10 @@ class Trainer:
         chance = torch.Generator().manual_seed(int(rng.integers(2**40)))
         torch.manual_seed(int(rng.integers(2**40)))  # dropout: a resumed step is the same step
         share = min(1.0, self.heard / max(1.0, config.augment_hours * 3600))
-        self.model.spec_augment = (config.spec_bands, config.spec_spans, chance) if rng.random() < share else None
+        masked = rng.random() < share
         wavs, lengths, targets = collate(self.model, batch, self.examples, rng, config, share)
-        loss = loss_of(self.model, wavs, lengths, targets)
+        with spec_augment(self.model.encoder, config.spec_bands, config.spec_spans, chance) if masked else nullcontext():
+            loss = loss_of(self.model, wavs, lengths, targets)
         loss.backward()
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         self._reduce(parameters)

@@ -57,7 +57,7 @@ if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
 fi
 if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
     log "stage 2: stem and first four layers of Whisper"
-    python -m upstream regress --geometry open --source "${whisper}" --audio "${data}/audio/recitation" --out "${exp}/start"
+    python -m upstream regress --geometry hst_whisper --source "${whisper}" --audio "${data}/audio/recitation" --out "${exp}/start"
 fi
 if [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 3 ]; then
     log "stage 3: CTC"

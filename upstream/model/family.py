@@ -107,7 +107,7 @@ def _table() -> dict[str, Geometry]:
         Geometry("hst_tiny", 4, 192, 3, 768, "logmel", pos_conv_kernel=64, squeeze=2),
     ]
     # Whisper base in four layers: its stem and positions, so that its first layers can be copied as they are.
-    copied = [Geometry("open", 4, 512, 8, 2048, "logmel", stem="convolution", positions="sinusoid")]
+    copied = [Geometry("hst_whisper", 4, 512, 8, 2048, "logmel", stem="convolution", positions="sinusoid")]
     # The same Transformer behind three front ends, to measure the cost of each on real speech.
     open_hst = next(g for g in small if g.name == "open_hst")
     fronts = [

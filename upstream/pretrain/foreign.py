@@ -330,7 +330,7 @@ class Regression:
 def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, out: Path, config: RegressConfig) -> Path:
     """Build a student, copy layers of Whisper into it, learn its input by regression; the model directory.
 
-    A geometry with Whisper's stem and positions (`open`) needs no regression: everything is copied. A killed run
+    A geometry with Whisper's stem and positions (`hst_whisper`) needs no regression: everything is copied. A killed run
     resumes; the processes of torchrun share each step. Raises UpstreamError for a source that does not fit.
     """
     whole = geometry.stem == "convolution" and geometry.positions == "sinusoid"
