@@ -301,9 +301,10 @@ class Trainer:
         chance = torch.Generator().manual_seed(int(rng.integers(2**40)))
         torch.manual_seed(int(rng.integers(2**40)))  # dropout: a resumed step is the same step
         share = min(1.0, self.heard / max(1.0, config.augment_hours * 3600))
-        masked = rng.random() < share
+        bands = (config.spec_bands, config.spec_spans)
+        masks = spec_augment(self.model.encoder, *bands, chance) if rng.random() < share else nullcontext()
         wavs, lengths, targets = collate(self.model, batch, self.examples, rng, config, share)
-        with spec_augment(self.model.encoder, config.spec_bands, config.spec_spans, chance) if masked else nullcontext():
+        with masks:
             loss = loss_of(self.model, wavs, lengths, targets)
         loss.backward()
         parameters = [p for p in self.model.parameters() if p.grad is not None]
