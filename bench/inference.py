@@ -35,7 +35,7 @@ if str(ROOT) not in sys.path:  # `python bench/inference.py` puts bench/ there, 
     sys.path.insert(0, str(ROOT))
 
 from corpora.audio import SAMPLE_RATE  # noqa: E402
-from corpora.files import atomic_file  # noqa: E402
+from corpora.files import write_csv  # noqa: E402
 from upstream.model.family import FAMILY, Geometry, macs_per_second  # noqa: E402
 
 if TYPE_CHECKING:
@@ -241,14 +241,6 @@ def _typed(kind: Any, text: str) -> Any:
     return {"float": float, "int": int, "str": str}[kind](text)
 
 
-def write_rows(path: Path, rows: dict[Case, Row]) -> None:
-    """Write the table, whole or not at all."""
-    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows.values())
-
-
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
     head = "| model | engine | audio (s) | batch | params (M) | GMAC/s | RTF | pass (s), min to max | peak (MB) |"
@@ -352,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    cases = _cases(args)
+    cases, columns = _cases(args), [f.name for f in fields(Row)]
     with TemporaryDirectory(prefix="harness-bench-") as folder:
         graphs = Path(folder)
         ratio_rows, lines = ratios(
@@ -368,12 +360,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows[case] = run(case, graphs)
             except RuntimeError as error:
                 rows[case] = Row(**asdict(case), error=" ".join(str(error).split()))
-            write_rows(args.out, rows)
+            write_csv(args.out, columns, rows.values())
             left = {(c.model, c.engine) for c in todo[number + 1 :]}
             if (case.model, case.engine) not in left:
                 (graphs / f"{case.model}-{case.engine}.onnx").unlink(missing_ok=True)
     if not args.quick:
-        write_rows(args.out, rows)
+        write_csv(args.out, columns, rows.values())
     shown = [row for case, row in rows.items() if args.quick or case in {*cases, *(r.case for r in ratio_rows)}]
     print(table(shown))
     print("\n".join(lines))

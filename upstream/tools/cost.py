@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -98,7 +98,7 @@ def measure(
         )
         for name, (g, parameters, iteration, times) in measured.items()
     ]
-    write_csv(out_csv, [f.name for f in fields(Cost)], map(asdict, rows))
+    write_csv(out_csv, [f.name for f in fields(Cost)], rows)
     return rows
 
 
