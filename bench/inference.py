@@ -243,18 +243,20 @@ def _typed(kind: Any, text: str) -> Any:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as Markdown."""
-    head = "| model | engine | audio (s) | batch | params (M) | GMAC/s | RTF | pass (s), min to max | peak (MB) |"
-    lines = [head, "|---|---|---:|---:|---:|---:|---:|---:|---:|"]
+    from downstream.report.tables import Table
+
+    header = ["model", "engine", "audio (s)", "batch"]
+    header += ["params (M)", "GMAC/s", "RTF", "pass (s), min to max", "peak (MB)"]
+    cells = []
     for r in sorted(rows, key=lambda r: (r.device, r.seconds, r.batch, MODELS.index(r.model), ENGINES.index(r.engine))):
+        engine = f"{r.engine} (GPU)" if r.device == "cuda" else r.engine
         if r.error:
-            lines.append(f"| {r.model} | {r.engine} | {r.seconds:g} | {r.batch} | | | not run: {r.error} | | |")
-            continue
-        lines.append(
-            f"| {r.model} | {r.engine}{' (GPU)' if r.device == 'cuda' else ''} | {r.seconds:g} | {r.batch} "
-            f"| {r.params_m:.2f} | {r.macs_g_per_s:.3f} | {r.rtf:.4f} "
-            f"| {r.pass_s:.3f}, {r.pass_min_s:.3f} to {r.pass_max_s:.3f} | {r.peak_mb:.0f} |"
-        )
-    return "\n".join(lines)
+            measured = ["", "", "", f"not run: {r.error}", ""]
+        else:
+            times = f"{r.pass_s:.3f}, {r.pass_min_s:.3f} to {r.pass_max_s:.3f}"
+            measured = [f"{r.params_m:.2f}", f"{r.macs_g_per_s:.3f}", f"{r.rtf:.4f}", times, f"{r.peak_mb:.0f}"]
+        cells.append([r.model, engine, f"{r.seconds:g}", str(r.batch), *measured])
+    return Table("", header, cells).markdown()
 
 
 def ratios(

@@ -12,6 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from corpora.audio import SAMPLE_RATE
+from downstream.report.tables import Table
 from egs.pipeline.recipe import Recipe
 from egs.pipeline.stages import stages_of
 from upstream.model.family import CONV_STRIDES, HOP, Geometry, macs_per_second, parameters
@@ -111,12 +112,15 @@ def table(costs: list[Cost], machine: Machine) -> str:
         "all", *(sum(getattr(c, name) for c in costs) for name in ("hours", "shown")), max(c.memory for c in costs),
         sum(c.disk for c in costs),
     )  # fmt: skip
-    lines = ["| stage | wall (h) | GPU hours | audio (h) | memory of a GPU (GB) | disk (GB) |"]
-    lines.append("|---|---:|---:|---:|---:|---:|")
-    for c in (*costs, total):
-        gpu_hours = c.hours * machine.ranks
-        cells = (c.name, f"{c.hours:.1f}", f"{gpu_hours:.0f}", f"{c.shown:,.0f}", f"{c.memory / 1e9:.1f}")
-        lines.append(f"| {' | '.join(cells)} | {c.disk / 1e9:.1f} |")
+    header = ["stage", "wall (h)", "GPU hours", "audio (h)", "memory of a GPU (GB)", "disk (GB)"]
+    rows = [
+        [
+            *(c.name, f"{c.hours:.1f}", f"{c.hours * machine.ranks:.0f}", f"{c.shown:,.0f}"),
+            *(f"{c.memory / 1e9:.1f}", f"{c.disk / 1e9:.1f}"),
+        ]
+        for c in (*costs, total)
+    ]
+    text = Table("", header, rows).markdown()
     if machine.price:
-        lines.append(f"\n{total.hours * machine.ranks * machine.price:,.0f} at {machine.price:g} a GPU hour")
-    return "\n".join(lines)
+        text += f"\n\n{total.hours * machine.ranks * machine.price:,.0f} at {machine.price:g} a GPU hour"
+    return text
