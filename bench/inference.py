@@ -68,7 +68,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Row(Case):
+class Timing(Case):
     """A measured case; times in seconds for one pass. `error` is the reason if there are none."""
 
     params_m: float = 0.0
@@ -113,7 +113,7 @@ def is_accelerated(case: Case) -> bool:
     return case.model not in PEERS and not case.engine.startswith("plain_")
 
 
-def measure(case: Case, graph: Path | None) -> Row:
+def measure(case: Case, graph: Path | None) -> Timing:
     """Time a case in this process; `graph` is its ONNX file."""
     passing, parameters = _torch_pass(case) if graph is None else _onnx_pass(case, graph)
     clock = time.perf_counter if case.clock == "wall" else time.process_time
@@ -123,7 +123,7 @@ def measure(case: Case, graph: Path | None) -> Row:
         start = clock()
         passing()
         times.append(clock() - start)
-    return Row(
+    return Timing(
         **asdict(case),
         params_m=round(parameters / 1e6, 3),
         macs_g_per_s=round(macs_per_second(geometry_named(case.model), case.seconds) / 1e9, 4),
@@ -204,14 +204,14 @@ def export(case: Case, path: Path) -> None:
     export_model(build(case.model), path, int8=int8, lengths=False, accelerated=is_accelerated(case))
 
 
-def run(case: Case, graphs: Path) -> Row:
+def run(case: Case, graphs: Path) -> Timing:
     """Measure a case in a new process; another process writes its ONNX graph if it does not exist."""
     graph = None
     if "onnx" in case.engine:
         graph = graphs / f"{case.model}-{case.engine}.onnx"
         if not graph.is_file():
             _child("--export", case, graph)
-    return Row(**json.loads(_child("--case", case, graph)))
+    return Timing(**json.loads(_child("--case", case, graph)))
 
 
 def _child(what: str, case: Case, graph: Path | None) -> str:
@@ -227,13 +227,13 @@ def _child(what: str, case: Case, graph: Path | None) -> str:
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
 
-def read_rows(path: Path) -> dict[Case, Row]:
+def read_rows(path: Path) -> dict[Case, Timing]:
     """Rows of an earlier run; empty without one."""
     if not path.is_file():
         return {}
     with open(path, encoding="utf-8", newline="") as stream:
         records = list(csv.DictReader(stream))
-    rows = [Row(**{f.name: _typed(f.type, record[f.name]) for f in fields(Row)}) for record in records]
+    rows = [Timing(**{f.name: _typed(f.type, record[f.name]) for f in fields(Timing)}) for record in records]
     return {row.case: row for row in rows}
 
 
@@ -241,7 +241,7 @@ def _typed(kind: Any, text: str) -> Any:
     return {"float": float, "int": int, "str": str}[kind](text)
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Timing]) -> str:
     """The rows as Markdown."""
     from downstream.report.tables import Table
 
@@ -261,11 +261,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def ratios(
     threads: int, clock: str, count: int, graphs: Path, say: Callable[[str], None]
-) -> tuple[list[Row], list[str]]:
+) -> tuple[list[Timing], list[str]]:
     """Measure the cases of the ratios in `count` alternating rounds; return the median rows and the lines to print."""
     pairs = [(PEER, "torch_fp32"), (PEER, "onnx_fp32"), *((STUDENT, engine) for engine in ENGINES)]
     cases = [Case(model, engine, 10.0, 1, threads, "cpu", clock) for model, engine in pairs]
-    rounds: dict[Case, list[Row]] = {case: [] for case in cases}
+    rounds: dict[Case, list[Timing]] = {case: [] for case in cases}
     for number in range(count):
         for case in cases:
             row = run(case, graphs)
@@ -346,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    cases, columns = _cases(args), [f.name for f in fields(Row)]
+    cases, columns = _cases(args), [f.name for f in fields(Timing)]
     with TemporaryDirectory(prefix="harness-bench-") as folder:
         graphs = Path(folder)
         ratio_rows, lines = ratios(
@@ -361,7 +361,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 rows[case] = run(case, graphs)
             except RuntimeError as error:
-                rows[case] = Row(**asdict(case), error=" ".join(str(error).split()))
+                rows[case] = Timing(**asdict(case), error=" ".join(str(error).split()))
             write_csv(args.out, columns, rows.values())
             left = {(c.model, c.engine) for c in todo[number + 1 :]}
             if (case.model, case.engine) not in left:

@@ -29,7 +29,7 @@ from bench.common import print_table
 from corpora.audio import SAMPLE_RATE
 from corpora.files import read_json, write_json
 from downstream.probe import cache
-from downstream.probe.data import Item, TaskData, load_task
+from downstream.probe.data import LabelledUtterance, TaskData, load_task
 from downstream.protocols import load
 from downstream.upstreams import Upstream, resolve
 
@@ -117,13 +117,13 @@ class _Bench:
             write_json(path, run())
         return read_json(path)
 
-    def features(self, items: Sequence[Item]) -> cache.Features:
+    def features(self, items: Sequence[LabelledUtterance]) -> cache.Features:
         from downstream.probe.probe import UpstreamExtractor
 
         build = lambda: UpstreamExtractor(self.upstream, "cpu")  # noqa: E731
         return cache.prepare(self.work / "cache", self.upstream, "pooled", items, build, normalised=True)
 
-    def extract(self, items: Sequence[Item]) -> dict[str, Any]:
+    def extract(self, items: Sequence[LabelledUtterance]) -> dict[str, Any]:
         begin = time.monotonic()
         self.features(items)
         return {"seconds": time.monotonic() - begin}

@@ -29,7 +29,7 @@ from pathlib import Path
 from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.datasets import arabic_speech_commands, baved, everyayah, free_spoken_digits
-from corpora.datasets._emotion import FOLDS, Clip, write_folds
+from corpora.datasets._emotion import FOLDS, EmotionClip, write_folds
 from corpora.datasets.everyayah import Verse
 from corpora.files import CorpusError, hash_fraction, write_json
 from corpora.prepare.sources import Provenance, check_isolation, write_sources
@@ -237,7 +237,7 @@ def _write_ssl(
     return summary
 
 
-def _write_ser(out_dir: Path, clips: Sequence[Clip], folds: int, seed: int) -> dict[str, dict]:
+def _write_ser(out_dir: Path, clips: Sequence[EmotionClip], folds: int, seed: int) -> dict[str, dict]:
     write_folds(baved.INFO.name, clips, out_dir / "ser", folds=folds, seed=seed)
     names = [f"ser/fold{number}/{split}" for number in range(1, folds + 1) for split in ("train", "dev", "test")]
     return {name: _describe(read_datadir(out_dir / name)) for name in names}

@@ -21,7 +21,7 @@ from filelock import FileLock
 from corpora.files import atomic_dir, read_json, write_json
 from downstream.probe import finetune
 from downstream.probe.cache import Features
-from downstream.probe.data import Item, TaskData
+from downstream.probe.data import LabelledUtterance, TaskData
 from downstream.probe.finetune import PROBE, Tuning
 from downstream.probe.heads import train_heads
 from downstream.probe.probe import CachedDataset, WaveDataset, head_state, scheduler_arguments
@@ -170,7 +170,7 @@ class Trainer:
             "build_downstream": self.conf["build_downstream"],
         }
 
-    def dataset(self, items: Sequence[Item], mode: str) -> Any:
+    def dataset(self, items: Sequence[LabelledUtterance], mode: str) -> Any:
         if mode != "train":
             # Utterances of similar lengths share a batch, which saves padding.
             items = sorted(items, key=lambda item: (item.samples, item.utt_id))
