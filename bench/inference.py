@@ -46,7 +46,7 @@ PEERS = {
     "hubert_base": Geometry("hubert_base", 12, 768, 12, 3072),
     "xls_r_300m": Geometry("xls_r_300m", 24, 1024, 16, 4096),
 }
-MODELS = (*PEERS, "hl", "hs", "hst", "hs_narrow", "hst_narrow", "hs_logmel", "hst_logmel")
+MODELS = (*PEERS, "hl", "hs", "hst", "hs_narrow", "hst_narrow", "hs_logmel", "hst_logmel", "hst_fast", "hst_tiny")
 # `plain` engines run our models in Transformers' form, the others after `accelerate`; peers are not accelerated.
 ENGINES = ("torch_fp32", "torch_bf16", "onnx_fp32", "onnx_int8", "plain_torch_fp32", "plain_onnx_fp32")
 TABLE_ENGINES = ENGINES[:4]

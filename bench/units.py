@@ -42,11 +42,8 @@ def collect(folder: Path, audio: Path | None, minutes: float) -> list[Utterance]
     order = rng.permutation(len(paths)).tolist()
     while room > 0:
         try:
-            wav = (
-                load_any(paths[order.pop()])
-                if paths
-                else 0.1 * rng.standard_normal(int(rng.integers(SAMPLE_RATE, 10 * SAMPLE_RATE)))
-            )
+            noise = 0.1 * rng.standard_normal(int(rng.integers(SAMPLE_RATE, 10 * SAMPLE_RATE)))
+            wav = load_any(paths[order.pop()]) if paths else noise
         except AudioError:
             continue
         except IndexError:
