@@ -14,9 +14,11 @@ Relative paths in wav.scp count from the folder where commands run, as in Kaldi 
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -122,6 +124,24 @@ def audio_sha256(utterances: Sequence[Utterance]) -> str:
         stat = stats[u.audio]
         rows.append([u.utt_id, u.samples, u.start or 0, stat.st_size, stat.st_mtime_ns])
     return sha256_json(rows)
+
+
+def summary_of(utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """Numbers of utterances and speakers, and hours, in all and by language, for a summary.json."""
+    samples: Counter[str] = Counter()
+    for utterance in utterances:
+        samples[utterance.language or "?"] += utterance.samples
+    return {
+        "utterances": len(utterances),
+        "speakers": len({utterance.speaker for utterance in utterances}),
+        "hours": hours(samples.total()),
+        "hours_by_language": {language: hours(count) for language, count in sorted(samples.items())},
+    }
+
+
+def hours(samples: int) -> float:
+    """Hours of a number of samples at 16 kHz, with four decimals."""
+    return round(samples / SAMPLE_RATE / 3600, 4)
 
 
 class KaldiTable(dict[str, str]):
