@@ -3,7 +3,7 @@
     <root>/<upstream>-<key>-<form>/info.json                          layers, width, stride
         <kind>[_normalised]/<shard>/   values.npy keys.json [frames.npy scale.npy]
         <kind>[_normalised]/.use       shared lock of every process that reads these features
-        <kind>[_normalised]/.write-*   lock of the process that computes a shard
+        <kind>[_normalised]/.*.lock    lock of the process that computes a shard
 
 There are two kinds. `pooled` is the mean over time of every layer, float32 (layers, width) per utterance; it is exact
 for heads that are linear before mean pooling, since the mean of W x + b is W mean(x) + b. `frames` is every frame,
@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from corpora.audio import SAMPLE_RATE, AudioError
 from corpora.datadir import read_utterance
-from corpora.files import BadFileTally, atomic_dir, read_json, sha256_json, write_json
+from corpora.files import BadFileTally, atomic_dir, locked, read_json, sha256_json, write_json
 from downstream import DownstreamError
 from downstream.probe.data import LabelledUtterance
 from downstream.upstreams import Upstream
@@ -244,15 +244,15 @@ def _write_each(
 ) -> None:
     """Call `write` for each missing shard; shards that another process is writing come last and are waited for."""
     for wait in (False, True):
-        locked = {}
+        busy = {}
         for shard, part in shards.items():
             try:
-                with FileLock(shard.with_name(f".write-{shard.name}"), blocking=wait):
+                with locked(shard, timeout=-1 if wait else 0):
                     if not (shard / _LISTING).is_file():
                         write(shard, part)
             except Timeout:
-                locked[shard] = part
-        shards = locked
+                busy[shard] = part
+        shards = busy
 
 
 def _make_room(root: Path, need: int, limit: int) -> int:

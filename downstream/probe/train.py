@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
 
-from corpora.files import atomic_dir, read_json, write_json
+from corpora.files import atomic_dir, locked, read_json, write_json
 from downstream.probe import finetune
 from downstream.probe.cache import Features
 from downstream.probe.data import LabelledUtterance, TaskData
@@ -233,8 +232,7 @@ class Trainer:
         conf["train"] |= {"total_steps": steps, "eval_step": steps}
         identity = [FORM, self.protocol.hash, self.upstream.key, self.data.hash, self.tuning.tag, self.features is None]
         path = folder / "search.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        with locked(path):
             found = read_json(path) if path.is_file() else {}
             if found.get("identity") != identity:
                 dev, points = {}, []

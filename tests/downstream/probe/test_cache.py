@@ -133,7 +133,7 @@ def test_a_killed_run_leaves_the_same_shards(items: list[LabelledUtterance], tmp
 
 def test_a_deleted_shard_is_computed_again(items: list[LabelledUtterance], tmp_path: Path):
     cache.prepare(tmp_path / "c", TOY, "pooled", items, Toy, shard_items=4)
-    shutil.rmtree(next(cache.folder_of(tmp_path / "c", TOY).glob("pooled/*")))
+    shutil.rmtree(next(cache.folder_of(tmp_path / "c", TOY).glob("pooled/[!.]*")))
     toy = Toy()
     features = cache.prepare(tmp_path / "c", TOY, "pooled", items, lambda: toy)
     assert 1 <= toy.seen <= 4
