@@ -1,4 +1,4 @@
-"""The common base of our S3PRL problems: upstreams, stored features as datasets, model files; imports S3PRL."""
+"""Base of our S3PRL problems: upstream wrappers, datasets of stored features, model files; imports S3PRL."""
 
 from __future__ import annotations
 

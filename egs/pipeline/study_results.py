@@ -1,5 +1,4 @@
-"""Probe all rows of a study, and compare each row with the base row, or with the rows under its `against`: a table and
-figures."""
+"""Probe all rows of a study, compare each with the base row or those under its `against`, write a table and figures."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Initialise a model: random weights, a model of the same geometry, layers of a deeper teacher, or their projection to
-a smaller width.
-"""
+"""Initialise a model: random, from the same geometry, from layers of a deeper teacher, or from their projection."""
 
 from __future__ import annotations
 
