@@ -120,6 +120,7 @@ def test_a_change_without_effect_stops_there(project: Project, monkeypatch: pyte
     assert project.run("pretrain.hl_it1.steps=7") == [3]
 
 
+@pytest.mark.slow
 def test_an_earlier_configuration_finds_its_units_and_models(
     project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,6 +201,7 @@ def test_force_discards_an_unfinished_attempt_and_stage_resumes_it(
         assert checkpoint.exists() is kept, stages
 
 
+@pytest.mark.slow
 def test_external_weights_count_by_their_content(project: Project, tmp_path: Path) -> None:
     """Checkpoints of one architecture all have the same size."""
     model = tmp_path / "elsewhere"
