@@ -14,6 +14,7 @@ import torch
 from transformers import HubertModel
 
 from bench.common import hardware, print_table
+from corpora.audio import SAMPLE_RATE
 from egs.pipeline.estimate import kept_bytes
 from upstream.model.encoder import build_encoder, frame_count
 from upstream.model.family import FAMILY
@@ -32,7 +33,7 @@ def kept(model: HubertModel, seconds: float) -> int:
             sizes[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    samples = int(16000 * seconds)
+    samples = int(SAMPLE_RATE * seconds)
     mask = torch.zeros(1, frame_count(samples), dtype=torch.bool)
     hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
     with torch.autocast("cpu", torch.bfloat16), hooks:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from corpora.machine import cpu_name
+from downstream.report.tables import Table
 
 
 def hardware() -> str:
@@ -50,10 +51,4 @@ def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a Markdown table with numbers aligned to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
-    print("| " + " | ".join(h.ljust(w) for h, w in zip(head, widths, strict=True)) + " |")
-    print("|" + "|".join("-" * (w + 1) + (":" if i else "-") for i, w in enumerate(widths)) + "|")
-    for row in cells:
-        aligned = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-        print("| " + " | ".join(aligned) + " |")
+    print(Table("", list(head), [[str(cell) for cell in row] for row in rows]).markdown())

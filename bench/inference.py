@@ -35,7 +35,7 @@ if str(ROOT) not in sys.path:  # `python bench/inference.py` puts bench/ there, 
     sys.path.insert(0, str(ROOT))
 
 from corpora.audio import SAMPLE_RATE  # noqa: E402
-from corpora.files import atomic_file  # noqa: E402
+from corpora.files import write_csv  # noqa: E402
 from upstream.model.family import FAMILY, Geometry, macs_per_second  # noqa: E402
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ PEERS = {
     "hubert_base": Geometry("hubert_base", 12, 768, 12, 3072),
     "xls_r_300m": Geometry("xls_r_300m", 24, 1024, 16, 4096),
 }
-MODELS = (*PEERS, "hl", "hs", "hst", "hs_narrow", "hst_narrow", "hs_logmel", "hst_logmel")
+MODELS = (*PEERS, "hl", "hs", "hst", "hs_narrow", "hst_narrow", "hs_logmel", "hst_logmel", "hst_fast", "hst_tiny")
 # `plain` engines run our models in Transformers' form, the others after `accelerate`; peers are not accelerated.
 ENGINES = ("torch_fp32", "torch_bf16", "onnx_fp32", "onnx_int8", "plain_torch_fp32", "plain_onnx_fp32")
 TABLE_ENGINES = ENGINES[:4]
@@ -68,7 +68,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Row(Case):
+class Timing(Case):
     """A measured case; times in seconds for one pass. `error` is the reason if there are none."""
 
     params_m: float = 0.0
@@ -113,7 +113,7 @@ def is_accelerated(case: Case) -> bool:
     return case.model not in PEERS and not case.engine.startswith("plain_")
 
 
-def measure(case: Case, graph: Path | None) -> Row:
+def measure(case: Case, graph: Path | None) -> Timing:
     """Time a case in this process; `graph` is its ONNX file."""
     passing, parameters = _torch_pass(case) if graph is None else _onnx_pass(case, graph)
     clock = time.perf_counter if case.clock == "wall" else time.process_time
@@ -123,7 +123,7 @@ def measure(case: Case, graph: Path | None) -> Row:
         start = clock()
         passing()
         times.append(clock() - start)
-    return Row(
+    return Timing(
         **asdict(case),
         params_m=round(parameters / 1e6, 3),
         macs_g_per_s=round(macs_per_second(geometry_named(case.model), case.seconds) / 1e9, 4),
@@ -204,14 +204,14 @@ def export(case: Case, path: Path) -> None:
     export_model(build(case.model), path, int8=int8, lengths=False, accelerated=is_accelerated(case))
 
 
-def run(case: Case, graphs: Path) -> Row:
+def run(case: Case, graphs: Path) -> Timing:
     """Measure a case in a new process; another process writes its ONNX graph if it does not exist."""
     graph = None
     if "onnx" in case.engine:
         graph = graphs / f"{case.model}-{case.engine}.onnx"
         if not graph.is_file():
             _child("--export", case, graph)
-    return Row(**json.loads(_child("--case", case, graph)))
+    return Timing(**json.loads(_child("--case", case, graph)))
 
 
 def _child(what: str, case: Case, graph: Path | None) -> str:
@@ -227,13 +227,13 @@ def _child(what: str, case: Case, graph: Path | None) -> str:
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
 
-def read_rows(path: Path) -> dict[Case, Row]:
+def read_rows(path: Path) -> dict[Case, Timing]:
     """Rows of an earlier run; empty without one."""
     if not path.is_file():
         return {}
     with open(path, encoding="utf-8", newline="") as stream:
         records = list(csv.DictReader(stream))
-    rows = [Row(**{f.name: _typed(f.type, record[f.name]) for f in fields(Row)}) for record in records]
+    rows = [Timing(**{f.name: _typed(f.type, record[f.name]) for f in fields(Timing)}) for record in records]
     return {row.case: row for row in rows}
 
 
@@ -241,37 +241,31 @@ def _typed(kind: Any, text: str) -> Any:
     return {"float": float, "int": int, "str": str}[kind](text)
 
 
-def write_rows(path: Path, rows: dict[Case, Row]) -> None:
-    """Write the table, whole or not at all."""
-    with atomic_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows.values())
-
-
-def table(rows: Sequence[Row]) -> str:
+def table(rows: Sequence[Timing]) -> str:
     """The rows as Markdown."""
-    head = "| model | engine | audio (s) | batch | params (M) | GMAC/s | RTF | pass (s), min to max | peak (MB) |"
-    lines = [head, "|---|---|---:|---:|---:|---:|---:|---:|---:|"]
+    from downstream.report.tables import Table
+
+    header = ["model", "engine", "audio (s)", "batch"]
+    header += ["params (M)", "GMAC/s", "RTF", "pass (s), min to max", "peak (MB)"]
+    cells = []
     for r in sorted(rows, key=lambda r: (r.device, r.seconds, r.batch, MODELS.index(r.model), ENGINES.index(r.engine))):
+        engine = f"{r.engine} (GPU)" if r.device == "cuda" else r.engine
         if r.error:
-            lines.append(f"| {r.model} | {r.engine} | {r.seconds:g} | {r.batch} | | | not run: {r.error} | | |")
-            continue
-        lines.append(
-            f"| {r.model} | {r.engine}{' (GPU)' if r.device == 'cuda' else ''} | {r.seconds:g} | {r.batch} "
-            f"| {r.params_m:.2f} | {r.macs_g_per_s:.3f} | {r.rtf:.4f} "
-            f"| {r.pass_s:.3f}, {r.pass_min_s:.3f} to {r.pass_max_s:.3f} | {r.peak_mb:.0f} |"
-        )
-    return "\n".join(lines)
+            measured = ["", "", "", f"not run: {r.error}", ""]
+        else:
+            times = f"{r.pass_s:.3f}, {r.pass_min_s:.3f} to {r.pass_max_s:.3f}"
+            measured = [f"{r.params_m:.2f}", f"{r.macs_g_per_s:.3f}", f"{r.rtf:.4f}", times, f"{r.peak_mb:.0f}"]
+        cells.append([r.model, engine, f"{r.seconds:g}", str(r.batch), *measured])
+    return Table("", header, cells).markdown()
 
 
 def ratios(
     threads: int, clock: str, count: int, graphs: Path, say: Callable[[str], None]
-) -> tuple[list[Row], list[str]]:
+) -> tuple[list[Timing], list[str]]:
     """Measure the cases of the ratios in `count` alternating rounds; return the median rows and the lines to print."""
     pairs = [(PEER, "torch_fp32"), (PEER, "onnx_fp32"), *((STUDENT, engine) for engine in ENGINES)]
     cases = [Case(model, engine, 10.0, 1, threads, "cpu", clock) for model, engine in pairs]
-    rounds: dict[Case, list[Row]] = {case: [] for case in cases}
+    rounds: dict[Case, list[Timing]] = {case: [] for case in cases}
     for number in range(count):
         for case in cases:
             row = run(case, graphs)
@@ -352,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from tqdm import tqdm
 
-    cases = _cases(args)
+    cases, columns = _cases(args), [f.name for f in fields(Timing)]
     with TemporaryDirectory(prefix="harness-bench-") as folder:
         graphs = Path(folder)
         ratio_rows, lines = ratios(
@@ -367,13 +361,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             try:
                 rows[case] = run(case, graphs)
             except RuntimeError as error:
-                rows[case] = Row(**asdict(case), error=" ".join(str(error).split()))
-            write_rows(args.out, rows)
+                rows[case] = Timing(**asdict(case), error=" ".join(str(error).split()))
+            write_csv(args.out, columns, rows.values())
             left = {(c.model, c.engine) for c in todo[number + 1 :]}
             if (case.model, case.engine) not in left:
                 (graphs / f"{case.model}-{case.engine}.onnx").unlink(missing_ok=True)
     if not args.quick:
-        write_rows(args.out, rows)
+        write_csv(args.out, columns, rows.values())
     shown = [row for case, row in rows.items() if args.quick or case in {*cases, *(r.case for r in ratio_rows)}]
     print(table(shown))
     print("\n".join(lines))

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import HubertConfig, HubertModel
 
 from bench.common import alternate, hardware, medians, print_table, synchronise
+from corpora.audio import SAMPLE_RATE
 from upstream.config import PretrainConfig
 from upstream.model.encoder import frame_count
 from upstream.pretrain.data import Batch, StepBatches, batch_mask
@@ -55,7 +56,7 @@ class Logits(nn.Module):
 def make_batch(clips: int, seconds: float, device: torch.device) -> Batch:
     """Noise with random units and HuBERT's masks."""
     rng = np.random.default_rng(0)
-    samples = int(seconds * 16000)
+    samples = int(seconds * SAMPLE_RATE)
     frames = frame_count(samples)
     mask = torch.from_numpy(batch_mask([frames] * clips, 0.8, 10, rng)).to(device)
     labels = torch.from_numpy(rng.integers(0, K, (clips, frames))).to(device)

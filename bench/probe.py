@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.common import print_table
+from corpora.audio import SAMPLE_RATE
 from corpora.files import read_json, write_json
 from downstream.probe import cache
-from downstream.probe.data import Item, TaskData, load_task
+from downstream.probe.data import LabelledUtterance, TaskData, load_task
 from downstream.protocols import load
 from downstream.upstreams import Upstream, resolve
 
@@ -115,13 +117,13 @@ class _Bench:
             write_json(path, run())
         return read_json(path)
 
-    def features(self, items: Sequence[Item]) -> cache.Features:
+    def features(self, items: Sequence[LabelledUtterance]) -> cache.Features:
         from downstream.probe.probe import UpstreamExtractor
 
         build = lambda: UpstreamExtractor(self.upstream, "cpu")  # noqa: E731
         return cache.prepare(self.work / "cache", self.upstream, "pooled", items, build, normalised=True)
 
-    def extract(self, items: Sequence[Item]) -> dict[str, Any]:
+    def extract(self, items: Sequence[LabelledUtterance]) -> dict[str, Any]:
         begin = time.monotonic()
         self.features(items)
         return {"seconds": time.monotonic() - begin}
@@ -235,13 +237,15 @@ class _Bench:
         cells = len(RATES) * len(SEEDS)
         lr, seed = CELL
         timed = "" if theirs == steps else f" ({theirs} of {steps} steps timed: {loop['seconds']:.1f} s)"
-        speech = sum(item.samples for item in self.data.items) / 16000 / 60
+        speech = sum(item.samples for item in self.data.items) / SAMPLE_RATE / 60
         print(f"BAVED fold 1: {len(self.data.items)} utterances, {speech:.1f} min; {self.setting}\n")
-        print("| | time (s) |\n|---|---:|")
-        print(f"| ours: features of train and test | {extraction_s:.1f} |")
-        print(f"| ours: {cells} heads, {steps} steps each, and their test | {ours['seconds']:.1f} |")
-        print(f"| S3PRL's loop, one cell{timed} | {cell_s:.1f} |")
-        print(f"| S3PRL's loop, {cells} cells | {cells * cell_s:.1f} |")
+        times = {
+            "ours: features of train and test": extraction_s,
+            f"ours: {cells} heads, {steps} steps each, and their test": ours["seconds"],
+            f"S3PRL's loop, one cell{timed}": cell_s,
+            f"S3PRL's loop, {cells} cells": cells * cell_s,
+        }
+        print_table(["", "time (s)"], [[name, f"{seconds:.1f}"] for name, seconds in times.items()])
         own = compared["accuracy"][f"{lr:g} {seed}"]
         print(f"\ntest accuracy of rate {lr:g}, seed {seed} after {theirs} steps: ours {own:.4f}, "
               f"S3PRL's {loop['accuracy']:.4f}")  # fmt: skip

@@ -29,7 +29,7 @@ from corpora.audio import SAMPLE_RATE, write_audio
 from corpora.datadir import read_utterance
 from downstream import DownstreamError
 from downstream.predict import Predictor, find_upstream, read_head
-from downstream.probe.data import Item, load_task
+from downstream.probe.data import LabelledUtterance, load_task
 from downstream.protocols import load
 from downstream.score import metrics, stats
 from upstream.model.chunked import Windowing
@@ -43,7 +43,7 @@ _NO_WINDOWS_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
-class Recording:
+class ScoredAudio:
     """Audio and its text in the form in which it is scored; `split` names its test set."""
 
     path: Path
@@ -136,21 +136,21 @@ def _split(states: Sequence[np.ndarray], frames: Sequence[int], wanted: Sequence
     return [np.pad(x, ((0, 0), (0, n - x.shape[1]), (0, 0)), mode="edge") for x, n in zip(rows, wanted, strict=True)]
 
 
-def _wave(item: Item) -> np.ndarray:
+def _wave(item: LabelledUtterance) -> np.ndarray:
     return read_utterance(item)
 
 
-def _recording(item: Item, split: str, folder: Path) -> Recording:
+def _recording(item: LabelledUtterance, split: str, folder: Path) -> ScoredAudio:
     path = folder / f"{split}-{item.utt_id}.wav"
     write_audio(path, _wave(item))
-    return Recording(path, split, item.speaker, item.label, item.samples / SAMPLE_RATE)
+    return ScoredAudio(path, split, item.speaker, item.label, item.samples / SAMPLE_RATE)
 
 
-def _join(tests: dict[str, list[Item]], seconds: float, folder: Path) -> Iterator[Recording]:
+def _join(tests: dict[str, list[LabelledUtterance]], seconds: float, folder: Path) -> Iterator[ScoredAudio]:
     """Join consecutive utterances of a speaker with half a second of silence; a shorter rest is dropped."""
     silence = np.zeros(SAMPLE_RATE // 2, np.float32)
     for split, items in tests.items():
-        of_speaker: dict[str, list[Item]] = defaultdict(list)
+        of_speaker: dict[str, list[LabelledUtterance]] = defaultdict(list)
         for item in items:
             of_speaker[item.speaker].append(item)
         for speaker, own in of_speaker.items():
@@ -162,11 +162,11 @@ def _join(tests: dict[str, list[Item]], seconds: float, folder: Path) -> Iterato
                 if (total := sum(map(len, waves))) >= seconds * SAMPLE_RATE:
                     path = folder / f"{split}-{speaker}-{item.utt_id}.wav"
                     write_audio(path, np.concatenate(waves))
-                    yield Recording(path, split, speaker, " ".join(words), total / SAMPLE_RATE)
+                    yield ScoredAudio(path, split, speaker, " ".join(words), total / SAMPLE_RATE)
                     waves, words = [], []
 
 
-def _texts(predictor: Predictor, recordings: Sequence[Recording], name: str) -> list[str]:
+def _texts(predictor: Predictor, recordings: Sequence[ScoredAudio], name: str) -> list[str]:
     found = []
     for recording in tqdm(recordings, desc=name, mininterval=5):
         answer = predictor(recording.path)
@@ -176,7 +176,7 @@ def _texts(predictor: Predictor, recordings: Sequence[Recording], name: str) -> 
     return found
 
 
-def _print(texts: dict[str, list[str]], recordings: Sequence[Recording], base: str) -> dict[str, float]:
+def _print(texts: dict[str, list[str]], recordings: Sequence[ScoredAudio], base: str) -> dict[str, float]:
     """A table of CER (%) by test set; the relative change of CER over all of them against `base`, by name."""
     speakers = [r.speaker for r in recordings]
     references = [r.text for r in recordings]

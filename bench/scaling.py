@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from bench.common import alternate, hardware, print_table
-from corpora.audio import write_audio
+from corpora.audio import SAMPLE_RATE, write_audio
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from upstream.config import InitConfig, PretrainConfig, TargetConfig
 from upstream.model.encoder import frame_count
@@ -40,7 +40,7 @@ def noise(folder: Path, count: int) -> Path:
     """A data directory of `count` utterances of 1 to 9 s."""
     rng, utterances = np.random.default_rng(0), []
     for i in range(count):
-        samples = int(rng.integers(16000, 144000))
+        samples = int(rng.integers(SAMPLE_RATE, 9 * SAMPLE_RATE))
         write_audio(folder / "audio" / f"{i:05d}.wav", 0.1 * rng.standard_normal(samples))
         utterances.append(Utterance(f"s-{i:05d}", "s", folder / "audio" / f"{i:05d}.wav", samples))
     write_datadir(folder / "train", utterances)

@@ -20,7 +20,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from bench.common import alternate, hardware, medians, print_table
-from corpora.audio import AudioError, load_any, write_audio
+from corpora.audio import SAMPLE_RATE, AudioError, load_any, write_audio
 from corpora.datadir import Utterance
 from upstream.model.encoder import build_encoder
 from upstream.model.family import Geometry
@@ -36,13 +36,14 @@ BASE = Geometry("base", 12, 768, 12, 3072)
 
 def collect(folder: Path, audio: Path | None, minutes: float) -> list[Utterance]:
     """About `minutes` of speech from a folder, or of noise, as 16 kHz files."""
-    room, utterances = minutes * 60 * 16000, []
+    room, utterances = minutes * 60 * SAMPLE_RATE, []
     rng = np.random.default_rng(0)
     paths = sorted(p for p in audio.rglob("*") if p.suffix in (".wav", ".mp3", ".flac")) if audio else []
     order = rng.permutation(len(paths)).tolist()
     while room > 0:
         try:
-            wav = load_any(paths[order.pop()]) if paths else 0.1 * rng.standard_normal(int(rng.integers(16000, 160000)))
+            noise = 0.1 * rng.standard_normal(int(rng.integers(SAMPLE_RATE, 10 * SAMPLE_RATE)))
+            wav = load_any(paths[order.pop()]) if paths else noise
         except AudioError:
             continue
         except IndexError:
@@ -69,7 +70,7 @@ def main() -> None:
 def compare(folder: Path, audio: Path | None, minutes: float, runs: int) -> None:
     """Time the forward pass alone, our labelling, dump and predict, and our labelling one utterance at a time."""
     utterances = collect(folder, audio, minutes)
-    seconds = sum(u.samples for u in utterances) / 16000
+    seconds = sum(u.samples for u in utterances) / SAMPLE_RATE
     torch.manual_seed(0)
     model = save_model(build_encoder(BASE), folder / "model", {"name": "base"})
     source = LayerSource(model, LAYER, batch_seconds=BATCH_SECONDS)

@@ -14,9 +14,11 @@ Relative paths in wav.scp count from the folder where commands run, as in Kaldi 
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -124,7 +126,25 @@ def audio_sha256(utterances: Sequence[Utterance]) -> str:
     return sha256_json(rows)
 
 
-class Table(dict[str, str]):
+def summary_of(utterances: Sequence[Utterance]) -> dict[str, Any]:
+    """Numbers of utterances and speakers, and hours, in all and by language, for a summary.json."""
+    samples: Counter[str] = Counter()
+    for utterance in utterances:
+        samples[utterance.language or "?"] += utterance.samples
+    return {
+        "utterances": len(utterances),
+        "speakers": len({utterance.speaker for utterance in utterances}),
+        "hours": hours(samples.total()),
+        "hours_by_language": {language: hours(count) for language, count in sorted(samples.items())},
+    }
+
+
+def hours(samples: int) -> float:
+    """Hours of a number of samples at 16 kHz, with four decimals."""
+    return round(samples / SAMPLE_RATE / 3600, 4)
+
+
+class KaldiTable(dict[str, str]):
     """id -> value in the order of the file, with the line of each id."""
 
     def __init__(self, file: Path):
@@ -137,12 +157,12 @@ class Table(dict[str, str]):
         return f"{self.file}:{self.lines[key]}"
 
 
-def read_table(file: Path, problems: list[str], what: str = "value", *, one_word: bool = False) -> Table:
+def read_table(file: Path, problems: list[str], what: str = "value", *, one_word: bool = False) -> KaldiTable:
     """Read a Kaldi table (id, space, value); append each problem, with file and line, to `problems`.
 
     what: noun for a value, used in messages.  one_word: values hold no space.
     """
-    table = Table(file)
+    table = KaldiTable(file)
     try:
         content = file.read_bytes()
         lines = content.decode("utf-8").split("\n")
@@ -197,7 +217,7 @@ def check_line(where: str, line: str) -> list[str]:
     return []
 
 
-def compare_ids(table: Table, expected: Mapping[str, object], source: str = "utt2spk") -> list[str]:
+def compare_ids(table: KaldiTable, expected: Mapping[str, object], source: str = "utt2spk") -> list[str]:
     """Problems where the ids of a table differ from `expected`, the ids of the file `source`."""
     missing = sorted(expected.keys() - table.keys())
     extra = sorted(table.keys() - expected.keys())
@@ -376,7 +396,7 @@ def _load(path: Path) -> tuple[list[Utterance], list[str]]:
     return utterances, problems
 
 
-def _check_audio(scp: Table) -> list[str]:
+def _check_audio(scp: KaldiTable) -> list[str]:
     problems = []
     for key, entry in scp.items():
         if entry.endswith("|") or entry.startswith("|"):
@@ -388,7 +408,7 @@ def _check_audio(scp: Table) -> list[str]:
 
 
 def _spans(
-    path: Path, speakers: Table, scp: Table, problems: list[str]
+    path: Path, speakers: KaldiTable, scp: KaldiTable, problems: list[str]
 ) -> dict[str, tuple[str, int | None, int | None]]:
     """Recording id, first sample and end of every utterance (None: the whole file)."""
     file = path / "segments"
@@ -417,8 +437,8 @@ def _spans(
 
 def _lengths(
     path: Path,
-    speakers: Table,
-    scp: Table,
+    speakers: KaldiTable,
+    scp: KaldiTable,
     spans: Mapping[str, tuple[str, int | None, int | None]],
     problems: list[str],
 ) -> dict[str, int]:

@@ -13,8 +13,9 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -250,12 +251,15 @@ class BadFileTally:
         write_tsv(path, ("path", "reason"), rows)
 
 
-def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, object]]) -> None:
-    """Write rows as CSV (UTF-8, LF), whole or not at all; a row without a column has an empty field there."""
+def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Any]) -> None:
+    """Write mappings or dataclasses as CSV (UTF-8, LF), whole or not at all.
+
+    None and missing columns are empty fields. Raises ValueError if a row has another column.
+    """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(asdict(row) if is_dataclass(row) else row for row in rows)
     write_text(Path(path), buffer.getvalue())
 
 

@@ -28,10 +28,10 @@ from tqdm import tqdm
 from corpora.audio import SAMPLE_RATE
 from corpora.batches import length_batches
 from corpora.datadir import Utterance, read_datadir, read_utterance
-from corpora.files import write_text
+from corpora.files import write_csv, write_text
 from downstream import DownstreamError
 from downstream.report import drawing
-from downstream.report.tables import Table, difference, number, percent, write_csv
+from downstream.report.tables import Table, difference, number, percent
 from downstream.score import stats
 from downstream.score.results import commit
 from upstream.model.encoder import encode
@@ -281,7 +281,8 @@ def write(probes: Sequence[TraitProbe], out: Path, command: str) -> str:
     Returns the tables as text.
     """
     out.mkdir(parents=True, exist_ok=True)
-    write_csv(out / "traits.csv", [_flat(probe) for probe in probes])
+    rows = [_flat(probe) for probe in probes]
+    write_csv(out / "traits.csv", dict.fromkeys(name for row in rows for name in row), rows)
     traits = list(dict.fromkeys(probe.trait for probe in probes))
     tables = [_table([probe for probe in probes if probe.trait == trait]) for trait in traits]
     parts = ["# Speaker and language in the hidden states", f"Command: `{command}` (commit {commit()})."]

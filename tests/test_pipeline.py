@@ -128,7 +128,7 @@ def test_a_second_run_does_nothing_and_shows_the_table(finished: tuple[Project, 
     seconds = time.monotonic() - started
     assert states(output) == dict.fromkeys(range(1, 14), "complete")
     changed = {path.name for path, when in project.times().items() if before.get(path) != when}
-    assert changed <= {".lock", ".lock.pid"}
+    assert changed <= {".run.lock", ".run.pid"}
     table = (project.exp / "results.txt").read_text(encoding="utf-8")
     assert table in first and table in output
     assert seconds < 20, f"{seconds:.0f} s for nothing"

@@ -57,7 +57,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Clip:
+class EmotionClip:
     """One recording with its speaker and its emotion."""
 
     utt_id: str
@@ -143,7 +143,7 @@ def distinct_clips(
     tally: BadFileTally,
     jobs: int = 1,
     speaker_word: str = "speaker",
-) -> list[Clip]:
+) -> list[EmotionClip]:
     """Clips of all usable files, sorted by id; one clip for several equal recordings.
 
     labels: by path inside the corpus. Speakers that share a recording are one speaker, under the first of their
@@ -158,7 +158,7 @@ def distinct_clips(
         by_audio[recording.sha256].append(source)
         spoken[labels[source].speaker].add(recording.sha256)
     person = _persons(spoken)
-    clips: dict[str, Clip] = {}
+    clips: dict[str, EmotionClip] = {}
     for copies in by_audio.values():
         if len({labels[source].emotion for source in copies}) > 1:
             for source in copies:
@@ -171,7 +171,7 @@ def distinct_clips(
         if utt_id in clips:
             tally.skip(corpus_dir / source, f"the same id as {clips[utt_id].recording.source}: {utt_id}")
             continue
-        clips[utt_id] = Clip(utt_id, speaker, label.emotion, recordings[source], info.name)
+        clips[utt_id] = EmotionClip(utt_id, speaker, label.emotion, recordings[source], info.name)
     repeated = len(recordings) - len(by_audio)
     if repeated:
         _log.info("%s: %d recordings are exact copies of another recording and left out", info.name, repeated)
@@ -208,7 +208,7 @@ def plain(name: str) -> str:
 
 def write_folds(
     name: str,
-    clips: Sequence[Clip],
+    clips: Sequence[EmotionClip],
     out_dir: Path,
     *,
     folds: int = FOLDS,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from corpora.datasets._emotion import FOLDS, Clip, Label, distinct_clips, read_labels, write_corpus
+from corpora.datasets._emotion import FOLDS, EmotionClip, Label, distinct_clips, read_labels, write_corpus
 from corpora.fetch import GITHUB, fetch_repository, make_once
 from corpora.files import BadFileTally
 from corpora.prepare.sources import Listing, list_audio
@@ -47,7 +47,7 @@ def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, fo
     write_corpus(INFO, corpus_dir, out_dir, labels, tally, folds=folds, seed=seed, jobs=jobs)
 
 
-def read_clips(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[list[Clip], BadFileTally]:
+def read_clips(corpus_dir: Path, audio_dir: Path, *, jobs: int = 1) -> tuple[list[EmotionClip], BadFileTally]:
     """All distinct recordings with the labels of their file names, and the tally of the files that were left out.
 
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.

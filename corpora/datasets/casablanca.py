@@ -45,7 +45,7 @@ SPLITS = {"dev": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
-class Clip:
+class Segment:
     """One row: place, country, id, text, and the path of its recording inside the audio folder."""
 
     where: str
@@ -67,7 +67,7 @@ def read_clips(
     countries: Sequence[str] = tuple(COUNTRIES),
     tally: BadFileTally,
     text_column: str = "transcription",
-) -> Iterator[Clip]:
+) -> Iterator[Segment]:
     """The rows of a split ("dev" or "test"), with their recordings written to `audio_dir`. Bad rows go to `tally`.
 
     Raises CorpusError for a Parquet file that is damaged or lacks a column, and for a country without files.
@@ -88,7 +88,7 @@ def read_clips(
                 except CorpusError as error:
                     tally.skip(Path(where), error)
                     continue
-                yield Clip(where, country, seg_id, row[text_column] or "", path.relative_to(audio_dir).as_posix())
+                yield Segment(where, country, seg_id, row[text_column] or "", path.relative_to(audio_dir).as_posix())
 
 
 def prepare(

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from corpora import MIN_SAMPLES
 from corpora.audio import SAMPLE_RATE
-from corpora.datadir import Utterance, write_datadir
+from corpora.datadir import Utterance, hours, write_datadir
 from corpora.files import BadFileTally, CorpusError, write_json, write_tsv
 from corpora.prepare.sources import Provenance, Recording, read_recordings, safe_relative, write_sources
 from corpora.registry import CorpusInfo
@@ -267,7 +267,7 @@ class Preparation:
             sets[split] = {
                 "utterances": len(own),
                 "speakers": len({utterance.speaker for utterance in own}),
-                "hours": round(sum(utterance.samples for utterance in own) / SAMPLE_RATE / 3600, 4),
+                "hours": hours(sum(utterance.samples for utterance in own)),
                 "excluded": excluded[split],
                 **compare_count(self.info.name, split, len(own), published.get(split), excluded[split]),
             }

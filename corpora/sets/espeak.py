@@ -1,4 +1,4 @@
-"""Synthesise Arabic and English speech with eSpeak NG: many voices, numeric prosody, reproducible bytes.
+"""Synthesise Arabic and English speech with eSpeak NG: many voices, prosody in numbers, the same bytes in every run.
 
 The library keeps state between utterances (flutter, gain control, noise), so its output depends on its earlier output.
 Here every utterance is synthesised in a fork of a process in one fixed state:

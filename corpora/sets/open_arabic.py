@@ -26,10 +26,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from corpora.audio import SAMPLE_RATE
-from corpora.datadir import Utterance, read_datadir, write_datadir
+from corpora.datadir import Utterance, read_datadir, summary_of, write_datadir
 from corpora.datasets import arabic_speech_commands, baved, everyayah, free_spoken_digits
-from corpora.datasets._emotion import FOLDS, Clip, write_folds
+from corpora.datasets._emotion import FOLDS, EmotionClip, write_folds
 from corpora.datasets.everyayah import Verse
 from corpora.files import CorpusError, hash_fraction, write_json
 from corpora.prepare.sources import Provenance, check_isolation, write_sources
@@ -237,10 +236,10 @@ def _write_ssl(
     return summary
 
 
-def _write_ser(out_dir: Path, clips: Sequence[Clip], folds: int, seed: int) -> dict[str, dict]:
+def _write_ser(out_dir: Path, clips: Sequence[EmotionClip], folds: int, seed: int) -> dict[str, dict]:
     write_folds(baved.INFO.name, clips, out_dir / "ser", folds=folds, seed=seed)
     names = [f"ser/fold{number}/{split}" for number in range(1, folds + 1) for split in ("train", "dev", "test")]
-    return {name: _describe(read_datadir(out_dir / name)) for name in names}
+    return {name: summary_of(read_datadir(out_dir / name)) for name in names}
 
 
 def _hold_out_words(words: Sequence[Word], seed: int) -> dict[str, list[Word]]:
@@ -267,20 +266,4 @@ def _write(path: Path, own: _Set) -> dict:
         raise CorpusError(f"{path}: no utterances: the corpora have too few files for this set")
     write_datadir(path, own.utterances)
     write_sources(path, own.sources)
-    return _describe(own.utterances)
-
-
-def _describe(utterances: Sequence[Utterance]) -> dict:
-    samples: Counter[str] = Counter()
-    for utterance in utterances:
-        samples[utterance.language or "?"] += utterance.samples
-    return {
-        "utterances": len(utterances),
-        "speakers": len({utterance.speaker for utterance in utterances}),
-        "hours": _hours(samples.total()),
-        "hours_by_language": {language: _hours(count) for language, count in sorted(samples.items())},
-    }
-
-
-def _hours(samples: int) -> float:
-    return round(samples / SAMPLE_RATE / 3600, 4)
+    return summary_of(own.utterances)

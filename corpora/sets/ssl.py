@@ -23,7 +23,7 @@ from pathlib import Path
 
 from corpora import MIN_SAMPLES
 from corpora.audio import SAMPLE_RATE
-from corpora.datadir import Utterance, read_datadir, write_datadir
+from corpora.datadir import Utterance, hours, read_datadir, summary_of, write_datadir
 from corpora.files import CorpusError, hash_fraction, write_json, write_tsv
 from corpora.prepare.groups import connected
 from corpora.prepare.ids import name_utterances, safe_id
@@ -121,8 +121,8 @@ def prepare(
         },
     )  # fmt: skip
     for split, entry in summary.items():
-        hours = ", ".join(f"{language} {value:.3f}" for language, value in entry["hours_by_language"].items())
-        _log.info("ssl/%s: %d utterances, %.3f h (%s)", split, entry["utterances"], entry["hours"], hours)
+        by_language = ", ".join(f"{name} {value:.3f}" for name, value in entry["hours_by_language"].items())
+        _log.info("ssl/%s: %d utterances, %.3f h (%s)", split, entry["utterances"], entry["hours"], by_language)
     for reason, count in reasons.items():
         _log.info("ssl: %d utterances left out: %s", count, reason)
 
@@ -247,23 +247,17 @@ def _write(
 ) -> dict[str, object]:
     """Write a data directory with its sources; return its entry of the summary."""
     utterances, sources = [], []
-    languages, corpora = Counter(), Counter()
+    corpora: Counter[str] = Counter()
     for member in members:
         utt_id, speaker = names[_ids(member)]
         for piece in _pieces(replace(member.utterance, utt_id=utt_id, speaker=speaker), longest):
             utterances.append(replace(piece, language=member.language, text=None, dialect=None, emotion=None))
             sources += [replace(row, utt_id=piece.utt_id) for row in member.rows]
-        languages[member.language] += member.utterance.samples
         corpora[member.corpus] += member.utterance.samples
     write_datadir(path, utterances)
     write_sources(path, sources)
-    return {
-        "utterances": len(utterances),
-        "speakers": len({utterance.speaker for utterance in utterances}),
-        "hours": _hours(languages.total()),
-        "hours_by_language": {key: _hours(samples) for key, samples in sorted(languages.items())},
-        "hours_by_corpus": {key: _hours(samples) for key, samples in sorted(corpora.items())},
-    }
+    by_corpus = {corpus: hours(samples) for corpus, samples in sorted(corpora.items())}
+    return {**summary_of(utterances), "hours_by_corpus": by_corpus}
 
 
 def _pieces(utterance: Utterance, longest: int) -> Iterator[Utterance]:
@@ -276,7 +270,3 @@ def _pieces(utterance: Utterance, longest: int) -> Iterator[Utterance]:
     edges = [first + utterance.samples * place // count for place in range(count + 1)]
     for place, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
         yield replace(utterance, utt_id=f"{utterance.utt_id}-{place:04d}", start=start, end=end, samples=end - start)
-
-
-def _hours(samples: int) -> float:
-    return round(samples / SAMPLE_RATE / 3600, 4)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pandas
 
 from corpora.datadir import read_datadir
-from corpora.files import write_text
+from corpora.files import write_csv, write_text
 from downstream import DownstreamError
 from downstream.report.examples import direction
 from downstream.report.provenance import environment, facts_table
-from downstream.report.tables import Table, percent, write_csv
+from downstream.report.tables import Table, percent
 from downstream.score.metrics import tidy, value
 from downstream.score.stats import bootstrap_ci, score
 
@@ -96,7 +96,7 @@ def score_set(decoded: DecodedSet, profile: str) -> list[dict[str, str]]:
 def write_scores(folder: Path, decoded: DecodedSet, profile: str) -> None:
     """Write `scores.csv` and `hypotheses.tsv` (utterance, reference, hypothesis, all as scored) of one decoded set."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "scores.csv", score_set(decoded, profile), COLUMNS)
+    write_csv(folder / "scores.csv", COLUMNS, score_set(decoded, profile))
     lines = [
         f"{utt_id}\t{tidy(reference, profile)}\t{tidy(hypothesis, profile)}\n"
         for utt_id, reference, hypothesis in zip(decoded.utt_ids, decoded.references, decoded.hypotheses, strict=True)

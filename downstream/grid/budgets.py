@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from corpora.audio import SAMPLE_RATE
 from downstream import DownstreamError
-from downstream.probe.data import Item
+from downstream.probe.data import LabelledUtterance
 
 _SEED = 0
 _UNITS = {"s": 1, "min": 60, "h": 3600}
@@ -74,7 +74,7 @@ def in_order(texts: Iterable[str]) -> list[str]:
     return sorted(texts, key=rank)
 
 
-def select(items: Sequence[Item], budget: Budget | None, *, by_label: bool) -> list[Item]:
+def select(items: Sequence[LabelledUtterance], budget: Budget | None, *, by_label: bool) -> list[LabelledUtterance]:
     """The items within a budget, in their given order; `by_label` also keeps the shares of the classes.
 
     Raises DownstreamError for a budget above the size of the training set, and for one without any item or without an
@@ -106,11 +106,11 @@ def select(items: Sequence[Item], budget: Budget | None, *, by_label: bool) -> l
     return kept
 
 
-def _order(items: Sequence[Item], by_label: bool) -> list[Item]:
-    groups: dict[tuple[str, str], list[Item]] = defaultdict(list)
+def _order(items: Sequence[LabelledUtterance], by_label: bool) -> list[LabelledUtterance]:
+    groups: dict[tuple[str, str], list[LabelledUtterance]] = defaultdict(list)
     for item in sorted(items, key=lambda item: item.utt_id):
         groups[item.speaker, item.label if by_label else ""].append(item)
-    ranked: list[tuple[float, float, Item]] = []
+    ranked: list[tuple[float, float, LabelledUtterance]] = []
     for key, group in sorted(groups.items()):
         generator = random.Random(f"{_SEED} {key}")
         generator.shuffle(group)

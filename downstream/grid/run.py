@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import queue
@@ -46,8 +45,6 @@ from downstream.probe.data import TaskData
 from downstream.protocols import Protocol
 from downstream.score import results
 from downstream.upstreams import Upstream, UpstreamMissing, resolve
-
-logger = logging.getLogger(__name__)
 
 
 class BenchmarkError(DownstreamError):
@@ -348,5 +345,5 @@ def _serve(pipe: Any, settings: Settings, threads: int, device: str, parent: int
 
 
 def _say(line: str) -> None:
-    logger.info("%s", line)
+    """Print a line on standard error. It is not logged as well, because a stage shows its log on the terminal too."""
     print(line, file=sys.stderr, flush=True)

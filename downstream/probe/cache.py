@@ -3,7 +3,7 @@
     <root>/<upstream>-<key>-<form>/info.json                          layers, width, stride
         <kind>[_normalised]/<shard>/   values.npy keys.json [frames.npy scale.npy]
         <kind>[_normalised]/.use       shared lock of every process that reads these features
-        <kind>[_normalised]/.write-*   lock of the process that computes a shard
+        <kind>[_normalised]/.*.lock    lock of the process that computes a shard
 
 There are two kinds. `pooled` is the mean over time of every layer, float32 (layers, width) per utterance; it is exact
 for heads that are linear before mean pooling, since the mean of W x + b is W mean(x) + b. `frames` is every frame,
@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from corpora.audio import SAMPLE_RATE, AudioError
 from corpora.datadir import read_utterance
-from corpora.files import BadFileTally, atomic_dir, read_json, sha256_json, write_json
+from corpora.files import BadFileTally, atomic_dir, locked, read_json, sha256_json, write_json
 from downstream import DownstreamError
-from downstream.probe.data import Item
+from downstream.probe.data import LabelledUtterance
 from downstream.upstreams import Upstream
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Features:
         shard, row = self.where[key]
         return shard.packed(row)
 
-    def usable(self, items: Iterable[Item]) -> list[Item]:
+    def usable(self, items: Iterable[LabelledUtterance]) -> list[LabelledUtterance]:
         """The items whose audio could be read."""
         return [item for item in items if item.key not in self.bad]
 
@@ -160,7 +160,7 @@ def prepare(
     root: Path,
     upstream: Upstream,
     kind: str,
-    items: Iterable[Item],
+    items: Iterable[LabelledUtterance],
     build: Callable[[], Extractor],
     *,
     normalised: bool = False,
@@ -200,7 +200,7 @@ def prepare(
         total = sum(item.samples for item in missing)
         done = 0
 
-        def write(shard: Path, part: Sequence[Item]) -> None:
+        def write(shard: Path, part: Sequence[LabelledUtterance]) -> None:
             nonlocal done
             _write_shard(shard, part, kind, upstream, extractor, tally)
             done += sum(item.samples for item in part)
@@ -239,18 +239,20 @@ def _use(store: Path) -> IO[str]:
     return handle
 
 
-def _write_each(shards: dict[Path, list[Item]], write: Callable[[Path, list[Item]], None]) -> None:
+def _write_each(
+    shards: dict[Path, list[LabelledUtterance]], write: Callable[[Path, list[LabelledUtterance]], None]
+) -> None:
     """Call `write` for each missing shard; shards that another process is writing come last and are waited for."""
     for wait in (False, True):
-        locked = {}
+        busy = {}
         for shard, part in shards.items():
             try:
-                with FileLock(shard.with_name(f".write-{shard.name}"), blocking=wait):
+                with locked(shard, timeout=-1 if wait else 0):
                     if not (shard / _LISTING).is_file():
                         write(shard, part)
             except Timeout:
-                locked[shard] = part
-        shards = locked
+                busy[shard] = part
+        shards = busy
 
 
 def _make_room(root: Path, need: int, limit: int) -> int:
@@ -306,9 +308,9 @@ def _index(folder: Path, kind: str, info: Info, wanted: set[str]) -> tuple[dict[
     return where, read
 
 
-def _shards(items: list[Item], kind: str, info: Info, most: int) -> list[list[Item]]:
+def _shards(items: list[LabelledUtterance], kind: str, info: Info, most: int) -> list[list[LabelledUtterance]]:
     """Consecutive items of limited total size; a resumed run makes the same shards, since only the items count."""
-    parts: list[list[Item]] = []
+    parts: list[list[LabelledUtterance]] = []
     size = samples = 0
     for item in items:
         own = bytes_of(item, kind, info)
@@ -322,14 +324,16 @@ def _shards(items: list[Item], kind: str, info: Info, most: int) -> list[list[It
     return parts
 
 
-def bytes_of(item: Item, kind: str, info: Info) -> int:
+def bytes_of(item: LabelledUtterance, kind: str, info: Info) -> int:
     """Bytes on disk of the features of one utterance."""
     if kind == "pooled":
         return info.layers * info.width * 4
     return info.layers * (info.frames(item.samples) * info.width * 2 + 4)
 
 
-def _check_room(folder: Path, upstream: Upstream, kind: str, items: list[Item], info: Info, limit: int | None) -> None:
+def _check_room(
+    folder: Path, upstream: Upstream, kind: str, items: list[LabelledUtterance], info: Info, limit: int | None
+) -> None:
     """Log the size of the missing features, and raise CacheFull if they do not fit."""
     need = sum(bytes_of(item, kind, info) for item in items)
     folder.mkdir(parents=True, exist_ok=True)
@@ -368,7 +372,7 @@ def _write_info(folder: Path, upstream: Upstream, info: Info) -> None:
 
 def _write_shard(
     folder: Path,
-    items: Sequence[Item],
+    items: Sequence[LabelledUtterance],
     kind: str,
     upstream: Upstream,
     extractor: Extractor,
@@ -403,7 +407,7 @@ def _write_shard(
 
 
 def _write_pooled(
-    folder: Path, items: list[Item], waves: list[np.ndarray], upstream: Upstream, extractor: Extractor
+    folder: Path, items: list[LabelledUtterance], waves: list[np.ndarray], upstream: Upstream, extractor: Extractor
 ) -> None:
     info = extractor.info
     values = np.empty((len(items), info.layers, info.width), np.float32)
@@ -413,7 +417,7 @@ def _write_pooled(
 
 
 def _write_frames(
-    folder: Path, items: list[Item], waves: list[np.ndarray], upstream: Upstream, extractor: Extractor
+    folder: Path, items: list[LabelledUtterance], waves: list[np.ndarray], upstream: Upstream, extractor: Extractor
 ) -> None:
     info = extractor.info
     counts = np.array([info.frames(len(wave)) for wave in waves], dtype=np.int64)
@@ -430,7 +434,7 @@ def _write_frames(
 
 
 def _extract(
-    items: list[Item], waves: list[np.ndarray], upstream: Upstream, extractor: Extractor
+    items: list[LabelledUtterance], waves: list[np.ndarray], upstream: Upstream, extractor: Extractor
 ) -> Iterable[tuple[int, np.ndarray]]:
     """(row, hidden states) of every item; items of similar lengths share a pass if the upstream allows batches."""
     passes: list[list[int]] = []

@@ -13,7 +13,7 @@ from s3prl.problem.common.superb_sid import SuperbSID
 from s3prl.task.utterance_classification_task import UtteranceClassificationTask
 from torch import Tensor
 
-from downstream.probe.data import Item
+from downstream.probe.data import LabelledUtterance
 from downstream.probe.probe import ProbeMixin
 from downstream.score import metrics
 
@@ -59,7 +59,7 @@ class ClassificationTask(UtteranceClassificationTask):
 class ClassificationMixin(ProbeMixin):
     """Labels, batches and head of an utterance classifier."""
 
-    def describe(self, items: Sequence[Item]) -> dict[str, list[str]]:
+    def describe(self, items: Sequence[LabelledUtterance]) -> dict[str, list[str]]:
         """The classes of the training items, sorted."""
         return {"labels": sorted({item.label for item in items})}
 
@@ -72,7 +72,7 @@ class ClassificationMixin(ProbeMixin):
     def output_size(self, arguments: dict[str, Any]) -> int:
         return len(arguments["encoder"])
 
-    def targets(self, items: Sequence[Item], arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    def targets(self, items: Sequence[LabelledUtterance], arguments: dict[str, Any]) -> list[dict[str, Any]]:
         encoder = arguments["encoder"]
         return [{"label": item.label, "class_id": encoder.encode(item.label)} for item in items]
 

@@ -24,7 +24,7 @@ ENOUGH_LETTERS = 2000
 
 
 @dataclass(frozen=True)
-class Item:
+class LabelledUtterance:
     """One labelled utterance; `key` identifies its audio content, `start` and `end` are in samples.
 
     `others` are further transcriptions of the same speech, in the same text profile.
@@ -49,7 +49,7 @@ class TaskData:
     """
 
     task: str
-    splits: dict[str, list[Item]]
+    splits: dict[str, list[LabelledUtterance]]
     left_out: dict[str, list[str]] = field(default_factory=dict)
     corpus: str = ""
 
@@ -68,7 +68,7 @@ class TaskData:
         )
 
     @property
-    def items(self) -> list[Item]:
+    def items(self) -> list[LabelledUtterance]:
         return [item for items in self.splits.values() for item in items]
 
 
@@ -93,7 +93,7 @@ def load_task(folder: Path, protocol: Protocol, *, enough_letters: int = ENOUGH_
             raise DownstreamError(f"{protocol.task}: no data directory {folder / name}; {_advice(folder)}")
     if len(names) == 2:
         raise DownstreamError(f"{protocol.task}: no test set (test*) under {folder}; {_advice(folder)}")
-    splits: dict[str, list[Item]] = {}
+    splits: dict[str, list[LabelledUtterance]] = {}
     left_out: dict[str, list[str]] = {}
     for name in names:
         items = _items(folder / name, protocol, enough_letters)
@@ -144,7 +144,7 @@ def _corpus_of(folders: Iterable[Path]) -> str:
     return "+".join(sorted({row.corpus for folder in present for row in read_sources(folder)}))
 
 
-def _items(folder: Path, protocol: Protocol, enough_letters: int) -> list[Item]:
+def _items(folder: Path, protocol: Protocol, enough_letters: int) -> list[LabelledUtterance]:
     task, profile = TASKS[protocol.task], protocol.config["text_profile"]
     utterances = read_datadir(folder)
     if not utterances:
@@ -169,7 +169,7 @@ def _items(folder: Path, protocol: Protocol, enough_letters: int) -> list[Item]:
     return _with_others(items, folder, profile)
 
 
-def _with_others(items: list[Item], folder: Path, profile: str) -> list[Item]:
+def _with_others(items: list[LabelledUtterance], folder: Path, profile: str) -> list[LabelledUtterance]:
     """Add further transcriptions from the files `text.<name>` or `text_<name>` beside `text` (MGB-3, MGB-5)."""
     problems: list[str] = []
     files = sorted(p for p in folder.glob("text[._]*") if p.is_file())
@@ -188,11 +188,11 @@ def _with_others(items: list[Item], folder: Path, profile: str) -> list[Item]:
     return [replace(item, others=tuple(text for text in texts[item.utt_id] if text != item.label)) for item in items]
 
 
-def _item(utterance: Utterance, label: str) -> Item:
+def _item(utterance: Utterance, label: str) -> LabelledUtterance:
     key = cached_sha256(utterance.audio)[:32]
     if utterance.start is not None:
         key = f"{key}:{utterance.start}-{utterance.end}"
-    return Item(
+    return LabelledUtterance(
         utterance.utt_id,
         utterance.speaker,
         label,
@@ -204,7 +204,9 @@ def _item(utterance: Utterance, label: str) -> Item:
     )
 
 
-def _long_enough(items: list[Item], protocol: Protocol, folder: Path) -> tuple[list[Item], list[str]]:
+def _long_enough(
+    items: list[LabelledUtterance], protocol: Protocol, folder: Path
+) -> tuple[list[LabelledUtterance], list[str]]:
     least = protocol.config["min_ms"] * SAMPLE_RATE // 1000
     short = [item.utt_id for item in items if item.samples < least]
     if short:
@@ -220,7 +222,9 @@ def _long_enough(items: list[Item], protocol: Protocol, folder: Path) -> tuple[l
     return [item for item in items if item.samples >= least], short
 
 
-def _alignable(items: list[Item], protocol: Protocol, folder: Path) -> tuple[list[Item], list[str]]:
+def _alignable(
+    items: list[LabelledUtterance], protocol: Protocol, folder: Path
+) -> tuple[list[LabelledUtterance], list[str]]:
     """The items that CTC can align; with fewer frames than characters and repeats its loss is infinite."""
     # The lowest frame rate of any head of this protocol: all upstreams leave out the same utterances.
     stride = protocol.config["problem"]["build_downstream"].get("total_rate") or 320
@@ -240,7 +244,7 @@ def _alignable(items: list[Item], protocol: Protocol, folder: Path) -> tuple[lis
     return [item for item in items if item.utt_id not in gone], bad
 
 
-def _check_share(bad: list[str], items: list[Item], protocol: Protocol, folder: Path, reason: str) -> None:
+def _check_share(bad: list[str], items: list[LabelledUtterance], protocol: Protocol, folder: Path, reason: str) -> None:
     limit = protocol.config["max_left_out"]
     if len(bad) == len(items) or (len(bad) > 1 and len(bad) > limit * len(items)):
         raise DownstreamError(
@@ -249,7 +253,7 @@ def _check_share(bad: list[str], items: list[Item], protocol: Protocol, folder: 
         )
 
 
-def _check_classes(splits: dict[str, list[Item]], folder: Path, task: str) -> None:
+def _check_classes(splits: dict[str, list[LabelledUtterance]], folder: Path, task: str) -> None:
     known = {item.label for item in splits["train"]}
     if len(known) < 2:
         raise DownstreamError(f"{folder / 'train'}: only one class ({', '.join(known)}); a classifier needs two")
@@ -262,7 +266,7 @@ def _check_classes(splits: dict[str, list[Item]], folder: Path, task: str) -> No
                 )
 
 
-def _check_characters(splits: dict[str, list[Item]], protocol: Protocol, folder: Path) -> None:
+def _check_characters(splits: dict[str, list[LabelledUtterance]], protocol: Protocol, folder: Path) -> None:
     """Characters that are not in training are errors of every hypothesis; many of them mean a wrong text profile."""
     known = set().union(*(item.label for item in splits["train"]))
     for name, items in splits.items():
@@ -281,7 +285,7 @@ def _check_characters(splits: dict[str, list[Item]], protocol: Protocol, folder:
         logger.warning("%s; they stay and count as errors", message)
 
 
-def _check_speakers(splits: dict[str, list[Item]], folder: Path) -> None:
+def _check_speakers(splits: dict[str, list[LabelledUtterance]], folder: Path) -> None:
     """Refuse a speaker who is in training and in dev or test, or in dev, which chooses the checkpoint, and in test.
 
     For dialect the speaker is the smallest unit that the corpus names: the programme or video of an utterance.
@@ -298,7 +302,7 @@ def _check_speakers(splits: dict[str, list[Item]], folder: Path) -> None:
                 )
 
 
-def _check_audio(splits: dict[str, list[Item]], folder: Path) -> None:
+def _check_audio(splits: dict[str, list[LabelledUtterance]], folder: Path) -> None:
     """Refuse a recording that is in two of train, dev and test, even under different ids."""
     first: dict[str, tuple[str, str]] = {}
     for name, items in splits.items():

@@ -1,4 +1,4 @@
-"""The common base of our S3PRL problems: upstreams, stored features as datasets, model files; imports S3PRL."""
+"""Base of our S3PRL problems: upstream wrappers, datasets of stored features, model files; imports S3PRL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from corpora.datadir import read_utterance
 from corpora.files import write_json
 from downstream.probe import finetune
 from downstream.probe.cache import Features, Info
-from downstream.probe.data import Item
+from downstream.probe.data import LabelledUtterance
 from downstream.upstreams import BASELINES, Upstream
 
 
@@ -98,7 +98,7 @@ class LayerSum(Featurizer):
 class CachedDataset:
     """Items as batches with `x` (layers, B, T, D) from stored features; T = 1 for pooled features."""
 
-    def __init__(self, items: Sequence[Item], targets: Sequence[dict[str, Any]], features: Features):
+    def __init__(self, items: Sequence[LabelledUtterance], targets: Sequence[dict[str, Any]], features: Features):
         self.items = list(items)
         self.targets = list(targets)
         self.features = features
@@ -132,7 +132,9 @@ class WaveDataset:
     A waveform longer than `max_secs` is cut to a random piece of that length.
     """
 
-    def __init__(self, items: Sequence[Item], targets: Sequence[dict[str, Any]], max_secs: float | None = None):
+    def __init__(
+        self, items: Sequence[LabelledUtterance], targets: Sequence[dict[str, Any]], max_secs: float | None = None
+    ):
         self.items = list(items)
         self.targets = list(targets)
         self.max_samples = None if max_secs is None else int(max_secs * SAMPLE_RATE)

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from corpora.audio import SAMPLE_RATE
 from corpora.batches import length_batches
-from downstream.probe.data import Item
+from downstream.probe.data import LabelledUtterance
 from downstream.probe.probe import ProbeMixin
 from downstream.score import metrics
 
@@ -130,7 +130,7 @@ class BudgetSampler:
 class SpeechRecognition(ProbeMixin, SuperbASR):
     """SuperbASR on Kaldi data directories with `text`; the tokens are the characters of the training text and space."""
 
-    def describe(self, items: Sequence[Item]) -> dict[str, list[str]]:
+    def describe(self, items: Sequence[LabelledUtterance]) -> dict[str, list[str]]:
         """The characters of the training text; the word separator is one of them."""
         text = [item.label for item in items]
         return {"characters": sorted({*generate_basic_vocab("character", text), " "})}
@@ -148,7 +148,7 @@ class SpeechRecognition(ProbeMixin, SuperbASR):
     def output_size(self, arguments: dict[str, Any]) -> int:
         return len(arguments["tokenizer"])
 
-    def targets(self, items: Sequence[Item], arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    def targets(self, items: Sequence[LabelledUtterance], arguments: dict[str, Any]) -> list[dict[str, Any]]:
         encode = arguments["tokenizer"].encode
         return [{"labels": item.label, "class_ids": torch.tensor(encode(item.label))} for item in items]
 

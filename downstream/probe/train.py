@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
 
-from corpora.files import atomic_dir, read_json, write_json
+from corpora.files import atomic_dir, locked, read_json, write_json
 from downstream.probe import finetune
 from downstream.probe.cache import Features
-from downstream.probe.data import Item, TaskData
+from downstream.probe.data import LabelledUtterance, TaskData
 from downstream.probe.finetune import PROBE, Tuning
 from downstream.probe.heads import train_heads
 from downstream.probe.probe import CachedDataset, WaveDataset, head_state, scheduler_arguments
@@ -170,7 +169,7 @@ class Trainer:
             "build_downstream": self.conf["build_downstream"],
         }
 
-    def dataset(self, items: Sequence[Item], mode: str) -> Any:
+    def dataset(self, items: Sequence[LabelledUtterance], mode: str) -> Any:
         if mode != "train":
             # Utterances of similar lengths share a batch, which saves padding.
             items = sorted(items, key=lambda item: (item.samples, item.utt_id))
@@ -233,8 +232,7 @@ class Trainer:
         conf["train"] |= {"total_steps": steps, "eval_step": steps}
         identity = [FORM, self.protocol.hash, self.upstream.key, self.data.hash, self.tuning.tag, self.features is None]
         path = folder / "search.json"
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        with locked(path):
             found = read_json(path) if path.is_file() else {}
             if found.get("identity") != identity:
                 dev, points = {}, []

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corpora.files import atomic_dir, write_text
+from corpora.files import atomic_dir, write_csv, write_text
 
 if TYPE_CHECKING:
     from downstream.report.contents import Contents
@@ -31,14 +31,13 @@ def build(
     from downstream.report import claims, drawing, latex, page
     from downstream.report.contents import gather
     from downstream.report.provenance import SYNTHETIC_BANNER
-    from downstream.report.tables import write_csv
     from upstream.names import TEACHER
 
     exp_dir = Path(exp_dir)
     command = command or f"./run.sh --recipe {recipe}"
     contents = gather(exp_dir, recipe, left_out or {}, command, reference or TEACHER)
     columns = [field.name for field in fields(claims.Comparison)]
-    write_csv(exp_dir / "comparisons.csv", contents.comparisons, columns)
+    write_csv(exp_dir / "comparisons.csv", columns, contents.comparisons)
     with atomic_dir(exp_dir / "report") as folder:
         panels = {figure.name: drawing.save(figure, folder) for figure in contents.figures}
         write_text(folder / "tables.tex", latex.render(contents))

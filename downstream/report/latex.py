@@ -1,4 +1,4 @@
-r"""tables.tex: the leaderboards and the compression table in LaTeX (`\usepackage{booktabs,amssymb}`)."""
+r"""Write tables.tex: the leaderboards and the compression table in LaTeX (`\usepackage{booktabs,amssymb}`)."""
 
 from __future__ import annotations
 

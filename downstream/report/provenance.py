@@ -6,6 +6,8 @@ import platform
 from datetime import datetime, timezone
 from pathlib import Path
 
+from tabulate import tabulate
+
 from corpora import machine
 from downstream.protocols import TASKS
 from downstream.report.rows import SYNTHETIC, Result
@@ -45,7 +47,7 @@ def facts(rows: list[Result], command: str) -> dict[str, str]:
 
 def facts_table(shown: dict[str, str]) -> str:
     """Facts as a Markdown table."""
-    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in shown.items())])
+    return tabulate(shown.items(), ("", ""), "pipe", disable_numparse=True)
 
 
 def hardware() -> str:

@@ -1,17 +1,15 @@
-"""Tables as text (terminal, Markdown, CSV), and the tables of metrics, model costs and times."""
+"""Tables as text (terminal, Markdown), and the tables of metrics, model costs and times."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import pandas
 from tabulate import tabulate
 
-from corpora.files import write_text
 from downstream.report.columns import Column, Measurement
 from downstream.report.rows import Result, task_order, upstream_order
 from downstream.report.runs import ProbeRun
@@ -39,16 +37,6 @@ class Table:
     def _text(self, rows: list[list[str]], form: str) -> str:
         align = ["left"] + ["right"] * (len(self.header) - 1)
         return tabulate(rows, self.header, form, disable_numparse=True, colalign=align if rows else None)
-
-
-def write_csv(path: Path, records: Iterable[Any], columns: Sequence[str] | None = None) -> None:
-    """Write dataclasses or mappings as CSV, whole or not at all; None is an empty field.
-
-    `columns`: default are all keys of the records.
-    """
-    rows = [asdict(record) if is_dataclass(record) else record for record in records]
-    frame = pandas.DataFrame(rows, columns=columns, dtype=object)
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def percent(value: float | None, low: float | None = None, high: float | None = None) -> str:

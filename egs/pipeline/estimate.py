@@ -12,6 +12,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from corpora.audio import SAMPLE_RATE
+from downstream.report.tables import Table
 from egs.pipeline.recipe import Recipe
 from egs.pipeline.stages import stages_of
 from upstream.model.family import CONV_STRIDES, HOP, Geometry, macs_per_second, parameters
@@ -41,7 +42,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Cost:
+class StageCost:
     """One stage: wall time in hours, hours of audio processed, memory of one GPU and disk in bytes."""
 
     name: str
@@ -63,7 +64,7 @@ def kept_bytes(g: Geometry) -> float:
     return kept
 
 
-def estimate(recipe: Recipe, hours: float, machine: Machine) -> list[Cost]:
+def estimate(recipe: Recipe, hours: float, machine: Machine) -> list[StageCost]:
     """Every units and training stage of a schedule on `hours` of audio, in the order in which they run.
 
     MFCC units, which are computed on the CPU, count as 0 hours. Stages 1 and 9 are not included.
@@ -75,11 +76,13 @@ def estimate(recipe: Recipe, hours: float, machine: Machine) -> list[Cost]:
         elif stage.key in recipe.pretrain:
             costs.append(_training(recipe, stage.key, machine))
     if recipe.shards is not None:
-        costs.append(Cost(f"shards ({recipe.shards.codec})", 0.0, hours, 0.0, hours * SHARD_BYTES[recipe.shards.codec]))
+        costs.append(
+            StageCost(f"shards ({recipe.shards.codec})", 0.0, hours, 0.0, hours * SHARD_BYTES[recipe.shards.codec])
+        )
     return costs
 
 
-def _units(recipe: Recipe, key: str, hours: float, machine: Machine) -> Cost:
+def _units(recipe: Recipe, key: str, hours: float, machine: Machine) -> StageCost:
     config = recipe.units[key]
     operations, memory = 0.0, 0.0
     if config.source in recipe.pretrain:
@@ -87,10 +90,10 @@ def _units(recipe: Recipe, key: str, hours: float, machine: Machine) -> Cost:
         layer = round(2 * g.layers / 3) if config.layer is None else config.layer
         operations = 2 * hours * 3600 * macs_per_second(dataclasses.replace(g, layers=max(1, layer)), UNITS_CLIP)
         memory = 4 * parameters(g)
-    return Cost(f"units {key}", machine.hours(operations), hours, memory, hours * UNIT_BYTES)
+    return StageCost(f"units {key}", machine.hours(operations), hours, memory, hours * UNIT_BYTES)
 
 
-def _training(recipe: Recipe, key: str, machine: Machine) -> Cost:
+def _training(recipe: Recipe, key: str, machine: Machine) -> StageCost:
     run = recipe.pretrain[key]
     g, train = recipe.family[run.geometry], run.train
     seconds = train.steps * train.accumulate * train.batch_seconds * machine.ranks
@@ -102,21 +105,24 @@ def _training(recipe: Recipe, key: str, machine: Machine) -> Cost:
     kept = kept_bytes(g) / (g.layers if train.checkpointing else 1)
     memory = STATE_BYTES * parameters(g) + kept * train.batch_seconds
     disk = (2 * CHECKPOINT_BYTES + 4 + 4) * parameters(g)  # last, previous, best, model
-    return Cost(key, machine.hours(operations), seconds / 3600, memory, disk)
+    return StageCost(key, machine.hours(operations), seconds / 3600, memory, disk)
 
 
-def table(costs: list[Cost], machine: Machine) -> str:
+def table(costs: list[StageCost], machine: Machine) -> str:
     """A Markdown table of the stages and their sum."""
-    total = Cost(
+    total = StageCost(
         "all", *(sum(getattr(c, name) for c in costs) for name in ("hours", "shown")), max(c.memory for c in costs),
         sum(c.disk for c in costs),
     )  # fmt: skip
-    lines = ["| stage | wall (h) | GPU hours | audio (h) | memory of a GPU (GB) | disk (GB) |"]
-    lines.append("|---|---:|---:|---:|---:|---:|")
-    for c in (*costs, total):
-        gpu_hours = c.hours * machine.ranks
-        cells = (c.name, f"{c.hours:.1f}", f"{gpu_hours:.0f}", f"{c.shown:,.0f}", f"{c.memory / 1e9:.1f}")
-        lines.append(f"| {' | '.join(cells)} | {c.disk / 1e9:.1f} |")
+    header = ["stage", "wall (h)", "GPU hours", "audio (h)", "memory of a GPU (GB)", "disk (GB)"]
+    rows = [
+        [
+            *(c.name, f"{c.hours:.1f}", f"{c.hours * machine.ranks:.0f}", f"{c.shown:,.0f}"),
+            *(f"{c.memory / 1e9:.1f}", f"{c.disk / 1e9:.1f}"),
+        ]
+        for c in (*costs, total)
+    ]
+    text = Table("", header, rows).markdown()
     if machine.price:
-        lines.append(f"\n{total.hours * machine.ranks * machine.price:,.0f} at {machine.price:g} a GPU hour")
-    return "\n".join(lines)
+        text += f"\n\n{total.hours * machine.ranks * machine.price:,.0f} at {machine.price:g} a GPU hour"
+    return text

@@ -31,9 +31,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from corpora.files import read_json, sha256_file, sha256_json, write_json
+from corpora.files import locked, read_json, sha256_file, sha256_json, write_json
 from egs.pipeline.process import run_process
 from egs.pipeline.stages import LAST, Stage, StageId, file_name, stages_of
 from egs.pipeline.work import Job, StageError, fingerprints, link, source_folders
@@ -127,7 +127,7 @@ class Runner:
         after that, it writes the shards that the stage reads. `only` restricts the range to these stages.
         """
         ran = []
-        with locked(self.job.exp):
+        with in_use(self.job.exp):
             self._adopt_old_folders()
             for stage in self.stages.values():
                 self._point_link(stage)
@@ -323,12 +323,11 @@ def content_digest(paths: Iterable[Path]) -> str:
 
 
 @contextmanager
-def locked(exp: Path) -> Iterator[None]:
-    """Hold the lock of an experiment folder. Raises StageError, naming the process that holds it."""
-    exp.mkdir(parents=True, exist_ok=True)
-    holder = exp / ".lock.pid"
+def in_use(exp: Path) -> Iterator[None]:
+    """Hold the lock of an experiment folder, `.run.lock` in it. Raises StageError, naming the process that holds it."""
+    holder = exp / ".run.pid"
     try:
-        with FileLock(exp / ".lock", timeout=0):
+        with locked(exp / "run", timeout=0):
             holder.write_text(f"{os.getpid()}\n", encoding="ascii")
             yield
     except Timeout:

@@ -1,5 +1,4 @@
-"""Probe all rows of a study, and compare each row with the base row, or with the rows under its `against`: a table and
-figures."""
+"""Probe all rows of a study, compare each with the base row or those under its `against`, write a table and figures."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corpora.files import read_json, write_text
+from corpora.files import read_json, write_csv, write_text
 from corpora.schema import flatten
 from egs.pipeline.study import Study, describe
 from egs.pipeline.work import Job
@@ -112,7 +111,6 @@ def write_results(study: Study, job: Job, stale: Mapping[str, str] | None = None
     from downstream.report.claims import compare
     from downstream.report.columns import Predictions, headline_columns, make_columns
     from downstream.report.rows import is_test, read_rows
-    from downstream.report.tables import write_csv
 
     exp = job.exp / FOLDER
     names = _names(study)
@@ -127,7 +125,7 @@ def write_results(study: Study, job: Job, stale: Mapping[str, str] | None = None
         lambda present: [(n, o, "") for n in sorted(present) for o in study.compared_with(n) if o in present],
     )
     first, further = _rows(study, job, columns, comparisons)
-    write_csv(exp / "study.csv", [*first, *further], [field.name for field in dataclasses.fields(StudyRow)])
+    write_csv(exp / "study.csv", [field.name for field in dataclasses.fields(StudyRow)], [*first, *further])
     drawing.save(_intervals_figure(study, first, columns), exp)
     curves = curves_figure(study, job, [row for row in study.rows if row not in (stale or {})])
     if curves is not None:

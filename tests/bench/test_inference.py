@@ -63,7 +63,7 @@ def test_ratios_are_last_and_a_second_run_measures_only_what_is_missing(bench, m
         asked.append(case)
         if case.model == "hl":
             raise RuntimeError("killed: too little memory?")
-        return bench.Row(**asdict(case), pass_s=seconds.get((case.model, case.engine), 0.4), rtf=0.1, passes=3)
+        return bench.Timing(**asdict(case), pass_s=seconds.get((case.model, case.engine), 0.4), rtf=0.1, passes=3)
 
     monkeypatch.setattr(bench, "run", run)
     out = tmp_path / "table.csv"

@@ -9,13 +9,15 @@ import pytest
 
 from bench import quality
 from corpora.audio import read_audio, write_audio
-from downstream.probe.data import Item
+from downstream.probe.data import LabelledUtterance
 
 
-def item(folder: Path, number: int, seconds: float, speaker: str = "a") -> Item:
+def item(folder: Path, number: int, seconds: float, speaker: str = "a") -> LabelledUtterance:
     path = folder / f"{number}.wav"
     write_audio(path, np.full(int(seconds * 16000), 0.01 * (number + 1), np.float32))
-    return Item(f"{speaker}-{number}", speaker, f"كلمة{number}", path, None, None, int(seconds * 16000), str(number))
+    return LabelledUtterance(
+        f"{speaker}-{number}", speaker, f"كلمة{number}", path, None, None, int(seconds * 16000), str(number)
+    )
 
 
 def test_missing_frames_are_the_last_one_repeated() -> None:
@@ -40,7 +42,7 @@ def test_utterances_of_a_speaker_are_joined_in_order_and_a_short_rest_is_dropped
 
 
 def test_changes_are_relative_to_the_base_and_unknown_where_it_makes_no_error(tmp_path: Path, capsys) -> None:
-    recordings = [quality.Recording(tmp_path, "test", speaker, "سلام", 1.0) for speaker in ("a", "b")]
+    recordings = [quality.ScoredAudio(tmp_path, "test", speaker, "سلام", 1.0) for speaker in ("a", "b")]
     texts = {"base": ["سلام", "سلم"], "same": ["سلام", "سلم"], "worse": ["سل", "سلم"]}
     change = quality._print(texts, recordings, "base")
     assert change["same"] == 0 and change["worse"] == pytest.approx(2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import logging
@@ -9,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from corpora.files import (
     sha256_file,
     sha256_json,
     tree_fingerprint,
+    write_csv,
     write_json,
     write_text,
 )
@@ -211,3 +214,21 @@ def test_tally_logs_and_lists_every_file(tmp_path: Path, caplog: pytest.LogCaptu
     assert "left out a b.wav: truncated here" in caplog.text and "1 of 1000" in caplog.text
     tally.write(tmp_path / "bad.tsv")
     assert (tmp_path / "bad.tsv").read_text() == "path\treason\na b.wav\ttruncated here\n"
+
+
+@dataclass(frozen=True)
+class Measured:
+    a: float
+    b: bool | None
+
+
+@pytest.mark.parametrize("kind", [dict, Measured])
+def test_csv_has_a_header_and_keeps_every_value(tmp_path: Path, kind: type) -> None:
+    path = tmp_path / "x.csv"
+    write_csv(path, ["a", "b"], [])
+    assert path.read_bytes() == b"a,b\n"
+    write_csv(path, ["a", "b"], [kind(a=1, b=None), kind(a=0.1, b=True)])
+    with path.open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file)) == [["a", "b"], ["1", ""], ["0.1", "True"]]
+    with pytest.raises(ValueError, match="'b'"):
+        write_csv(path, ["a"], [kind(a=2, b=None)])

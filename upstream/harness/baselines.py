@@ -14,6 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tabulate import tabulate
+
 from corpora.files import read_json, sha256_file, write_json
 from corpora.schema import nearest, record
 from upstream.errors import UpstreamError
@@ -203,15 +205,11 @@ def _of_s3prl(row: Baseline, entry: Callable[..., Any], refresh: bool, options: 
 
 def listing() -> str:
     """The table as text: name, parameters, licence, source, and local folder."""
-    head = f"{'name':<18}{'params (M)':>11}  {'licence':<14}{'source':<34}local folder"
-    lines = [head, "-" * (len(head) + 24)]
+    rows = []
     for row in table().values():
         place = local_folder(row)
         state = str(place) if place else f"no; {'S3PRL fetches it' if row.s3prl else 'fetched at first use'}"
-        licence = row.licence or "not stated"
-        lines.append(f"{row.name:<18}{row.parameters / 1e6:>11.1f}  {licence:<14}{row.source:<34}{state}")
-    lines.append(
-        f"Without network: put {', '.join(_FILES)} of {_endpoint()}/<source> into <name>/ under a folder that "
-        f"{VARIABLE} names."
-    )
-    return "\n".join(lines)
+        rows.append((row.name, row.parameters / 1e6, row.licence or "not stated", row.source, state))
+    shown = tabulate(rows, ("name", "params (M)", "licence", "source", "local folder"), floatfmt=".1f")
+    files = f"{', '.join(_FILES)} of {_endpoint()}/<source>"
+    return f"{shown}\nWithout network: put {files} into <name>/ under a folder that {VARIABLE} names."

@@ -1,5 +1,5 @@
-"""Initialise a model: random weights, a model of the same geometry, layers of a deeper teacher, their projection to a
-smaller width, or layers of Whisper's encoder.
+"""Initialise a model: random, from the same geometry, from layers of a deeper teacher or their projection, or from
+layers of Whisper.
 """
 
 from __future__ import annotations

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 from transformers import HubertModel
 
 from corpora.audio import SAMPLE_RATE
@@ -98,22 +99,17 @@ def measure(
         )
         for name, (g, parameters, iteration, times) in measured.items()
     ]
-    write_csv(out_csv, [f.name for f in fields(Cost)], map(asdict, rows))
+    write_csv(out_csv, [f.name for f in fields(Cost)], rows)
     return rows
 
 
 def table(rows: list[Cost]) -> str:
     """The rows as text; the last column is the real-time factor."""
-    head = f"{'upstream':<14}{'front end':<11}{'layers':>7}{'width':>7}"
-    head += f"{'params (M)':>12}{'GMAC/s':>9}{'ΔS (%)':>8}{'RTF':>9}"
-    lines = [head, "-" * len(head)]
-    for r in rows:
-        lines.append(
-            f"{r.upstream:<14}{r.front_end:<11}{r.layers:>7}{r.width:>7}{r.params_m:>12.2f}"
-            f"{r.macs_g_per_s:>9.3f}{r.delta_s:>8.1f}{r.rtf_cpu:>9.4f}"
-        )
+    header = ("upstream", "front end", "layers", "width", "params (M)", "GMAC/s", "ΔS (%)", "RTF")
+    digits = ("", "", "d", "d", ".2f", ".3f", ".1f", ".4f")
+    cells = [
+        (r.upstream, r.front_end, r.layers, r.width, r.params_m, r.macs_g_per_s, r.delta_s, r.rtf_cpu) for r in rows
+    ]
     first = rows[0]
-    lines.append(
-        f"RTF: median of {first.runs} runs on {first.seconds:g} s of audio, CPU, {first.threads} threads, batch 1"
-    )
-    return "\n".join(lines)
+    note = f"RTF: median of {first.runs} runs on {first.seconds:g} s of audio, CPU, {first.threads} threads, batch 1"
+    return f"{tabulate(cells, header, floatfmt=digits)}\n{note}"

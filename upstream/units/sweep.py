@@ -22,7 +22,7 @@ from tqdm import tqdm
 from corpora.audio import SAMPLE_RATE
 from corpora.batches import random_share
 from corpora.datadir import Utterance, audio_sha256, read_datadir
-from corpora.files import atomic_file, read_json, write_json
+from corpora.files import atomic_file, read_json, write_csv, write_json
 from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
 from upstream.model.family import FRAME_RATE
@@ -112,8 +112,7 @@ def sweep(data_dir: Path, out_dir: Path, config: Sweep) -> str:
         for pca, k in tqdm(todo, desc="codebooks", unit="codebook"):
             rows.append(_row(target, labels, pca, k, config.seed))
             rows.sort(key=lambda row: (row["pca"] == "none", row["pca_dim"], row["pca"], row["k"]))
-            with atomic_file(out_dir / "sweep.csv") as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False, na_rep="nan", lineterminator="\n")
+            write_csv(out_dir / "sweep.csv", rows[0], rows)
     shutil.rmtree(out_dir / "features", ignore_errors=True)
     table = pd.DataFrame(rows)
     _draw(table, source, out_dir / "sweep.png")

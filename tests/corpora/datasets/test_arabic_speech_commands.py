@@ -189,6 +189,7 @@ def test_a_part_of_the_corpus_with_test_speakers_alone(corpus_trees, tmp_path):
         arabic_speech_commands.prepare(corpus, tmp_path / "out2")
 
 
+@pytest.mark.slow
 def test_real_lists_are_whole(real_speech, tmp_path):
     corpus = real_speech / "arabic_speech_commands"
     assert arabic_speech_commands.read_keywords(corpus) == arabic_speech_commands.KEYWORDS

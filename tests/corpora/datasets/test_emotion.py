@@ -22,7 +22,7 @@ def _fold(out: Path, number: int = 1) -> dict[str, list]:
     return {split: read_datadir(out / f"fold{number}" / split) for split in SPLITS}
 
 
-def _clips(root: Path, write_clip, emotions: dict[str, str], per: int = 3) -> list[emotion.Clip]:
+def _clips(root: Path, write_clip, emotions: dict[str, str], per: int = 3) -> list[emotion.EmotionClip]:
     """`per` clips of each emotion (by first letter) of each speaker."""
     clips = []
     for place, (speaker, letters) in enumerate(emotions.items()):
@@ -30,7 +30,9 @@ def _clips(root: Path, write_clip, emotions: dict[str, str], per: int = 3) -> li
             for number in range(per):
                 utt_id = f"{speaker}-{letter}{number}"
                 path = write_clip(root / f"{utt_id}.wav", 1000 * place + 100 * ord(letter) + number, seconds=0.05)
-                clips.append(emotion.Clip(utt_id, speaker, letter, Recording(path.name, path, 800, utt_id), "made"))
+                clips.append(
+                    emotion.EmotionClip(utt_id, speaker, letter, Recording(path.name, path, 800, utt_id), "made")
+                )
     return clips
 
 

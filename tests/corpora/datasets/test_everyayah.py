@@ -109,6 +109,7 @@ def test_verses_without_text_are_counted_and_formulas_passed_over(corpus_trees, 
         everyayah.read_verses(corpus, tmp_path / "audio")
 
 
+@pytest.mark.slow
 def test_real_texts_in_every_profile(real_speech):
     """All 6,236 verses: no text of one split is in another under any profile, and words stay words."""
     surahs = json.loads((real_speech / "everyayah/quran.json").read_text(encoding="utf-8"))

@@ -153,6 +153,7 @@ def test_emotions_and_dialects_overlap() -> None:
     assert sum(len(dialects) == 1 for word, dialects in owners.items() if " " not in word) > 10
 
 
+@pytest.mark.slow
 def test_same_bytes_in_another_folder_with_more_processes(corpus: Path, tmp_path: Path) -> None:
     mini.prepare(tmp_path / "again", scale=0.05, jobs=2)
     assert content(tmp_path / "again") == content(corpus)

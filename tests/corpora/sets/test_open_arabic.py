@@ -172,6 +172,7 @@ def test_the_same_audio_under_a_scored_and_a_training_name_stops_the_stage(corpu
         open_arabic.prepare(tmp_path / "out", sources=sources, seed=1)
 
 
+@pytest.mark.slow
 def test_bad_files_of_all_corpora_are_listed(corpus_trees, tmp_path):
     sources = _sources(tmp_path, corpus_trees)
     for corpus, pattern in (("EVERYAYAH", "*/001002.mp3"), ("FREE_SPOKEN_DIGITS", "*/3_theo_6.wav")):

@@ -13,21 +13,23 @@ from hypothesis import strategies as st
 from downstream import DownstreamError
 from downstream.grid import budgets
 from downstream.grid.budgets import Budget
-from downstream.probe.data import Item
+from downstream.probe.data import LabelledUtterance
 
 
-def items(count: int = 400) -> list[Item]:
+def items(count: int = 400) -> list[LabelledUtterance]:
     generator = np.random.default_rng(0)
     found = []
     for number in range(count):
         speaker = f"s{int(generator.choice(5, p=[0.4, 0.3, 0.1, 0.1, 0.1]))}"
         label = "ابت"[int(generator.integers(3))]
         samples = int(generator.integers(8_000, 80_000))
-        found.append(Item(f"{speaker}-{number:04d}", speaker, label, Path("x"), None, None, samples, str(number)))
+        found.append(
+            LabelledUtterance(f"{speaker}-{number:04d}", speaker, label, Path("x"), None, None, samples, str(number))
+        )
     return sorted(found, key=lambda item: item.utt_id)
 
 
-def seconds(chosen: list[Item]) -> float:
+def seconds(chosen: list[LabelledUtterance]) -> float:
     return sum(item.samples for item in chosen) / 16000
 
 
@@ -85,7 +87,9 @@ def test_smaller_budgets_lie_within_larger_ones(by_label: bool):
 @given(st.lists(st.integers(1, 200), min_size=2, max_size=12), st.floats(0.05, 1), st.floats(0.05, 1))
 def test_nesting_holds_for_any_lengths(lengths: list[int], one: float, other: float):
     """A short clip that still fits after a long one did not must not get in: the next budget would lose it."""
-    own = [Item(f"s-{i:02d}", "s", "ا", Path("x"), None, None, n * 100, str(i)) for i, n in enumerate(lengths)]
+    own = [
+        LabelledUtterance(f"s-{i:02d}", "s", "ا", Path("x"), None, None, n * 100, str(i)) for i, n in enumerate(lengths)
+    ]
 
     def names(share: float) -> set[str]:
         try:

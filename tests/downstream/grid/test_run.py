@@ -83,6 +83,15 @@ def test_a_grid_its_rows_and_run_directories(
     assert float(wa["value"]) == pytest.approx(share, abs=1e-5)
 
 
+def test_lines_appear_once_where_the_log_is_shown_too(
+    data: Path, tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO")
+    with pytest.raises(benchmark.BenchmarkError, match="harness_l"):
+        grid(data, tmp_path / "exp", tiny_models, upstreams=["harness_l"])
+    assert (capsys.readouterr().err + caplog.text).count("left out: harness_l:") == 1
+
+
 def test_a_cell_reports_its_share_of_the_extraction(
     data: Path, tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

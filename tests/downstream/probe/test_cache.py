@@ -20,7 +20,7 @@ from corpora.files import TooManyBadFiles
 from downstream import DownstreamError
 from downstream.probe import cache
 from downstream.probe.cache import Info
-from downstream.probe.data import Item, load_task
+from downstream.probe.data import LabelledUtterance, load_task
 from downstream.protocols import load
 from downstream.upstreams import Upstream
 
@@ -48,7 +48,7 @@ class Toy:
 
 
 @pytest.fixture
-def items(make_set: Callable[..., Path]) -> list[Item]:
+def items(make_set: Callable[..., Path]) -> list[LabelledUtterance]:
     return load_task(make_set("ser", {"train": 9, "dev": 6, "test": 6}), load("ser", "light")).items
 
 
@@ -56,7 +56,7 @@ def never() -> Toy:
     raise AssertionError("the upstream was built although every feature is stored")
 
 
-def test_pooled_features_are_exact_means(items: list[Item], tmp_path: Path):
+def test_pooled_features_are_exact_means(items: list[LabelledUtterance], tmp_path: Path):
     toy = Toy()
     features = cache.prepare(tmp_path / "c", TOY, "pooled", items, lambda: toy)
     from corpora.audio import read_audio
@@ -65,7 +65,7 @@ def test_pooled_features_are_exact_means(items: list[Item], tmp_path: Path):
         assert np.array_equal(features[item.key], toy.states(read_audio(item.audio)).mean(axis=1))
 
 
-def test_frames_keep_half_precision_of_each_layer(items: list[Item], tmp_path: Path):
+def test_frames_keep_half_precision_of_each_layer(items: list[LabelledUtterance], tmp_path: Path):
     toy = Toy(gain=1e4)  # the upper layer would overflow half precision without a scale
     features = cache.prepare(tmp_path / "c", TOY, "frames", items, lambda: toy)
     from corpora.audio import read_audio
@@ -78,7 +78,7 @@ def test_frames_keep_half_precision_of_each_layer(items: list[Item], tmp_path: P
         assert (np.abs(got - expected) / peak).max() < 2**-11
 
 
-def test_features_are_computed_once_for_each_kind(items: list[Item], tmp_path: Path):
+def test_features_are_computed_once_for_each_kind(items: list[LabelledUtterance], tmp_path: Path):
     toy = Toy()
     for _ in range(2):
         cache.prepare(tmp_path / "c", TOY, "pooled", items, lambda: toy)
@@ -88,7 +88,7 @@ def test_features_are_computed_once_for_each_kind(items: list[Item], tmp_path: P
     assert toy.seen == 2 * len(items)
 
 
-def test_another_model_has_its_own_features(items: list[Item], tmp_path: Path):
+def test_another_model_has_its_own_features(items: list[LabelledUtterance], tmp_path: Path):
     first = cache.prepare(tmp_path / "c", TOY, "pooled", items, Toy)
     other = replace(TOY, key="1" * 64)
     second = cache.prepare(tmp_path / "c", other, "pooled", items, lambda: Toy(gain=2.0))
@@ -112,7 +112,7 @@ def test_features_of_changed_audio_are_computed_again(make_set: Callable[..., Pa
     assert toy.seen == 1
 
 
-def test_a_killed_run_leaves_the_same_shards(items: list[Item], tmp_path: Path):
+def test_a_killed_run_leaves_the_same_shards(items: list[LabelledUtterance], tmp_path: Path):
     whole = cache.prepare(tmp_path / "whole", TOY, "frames", items, Toy, shard_items=4)
 
     class Killed(Toy):
@@ -131,9 +131,9 @@ def test_a_killed_run_leaves_the_same_shards(items: list[Item], tmp_path: Path):
     assert all(np.array_equal(whole[i.key], again[i.key]) for i in items)
 
 
-def test_a_deleted_shard_is_computed_again(items: list[Item], tmp_path: Path):
+def test_a_deleted_shard_is_computed_again(items: list[LabelledUtterance], tmp_path: Path):
     cache.prepare(tmp_path / "c", TOY, "pooled", items, Toy, shard_items=4)
-    shutil.rmtree(next(cache.folder_of(tmp_path / "c", TOY).glob("pooled/*")))
+    shutil.rmtree(next(cache.folder_of(tmp_path / "c", TOY).glob("pooled/[!.]*")))
     toy = Toy()
     features = cache.prepare(tmp_path / "c", TOY, "pooled", items, lambda: toy)
     assert 1 <= toy.seen <= 4
@@ -141,7 +141,7 @@ def test_a_deleted_shard_is_computed_again(items: list[Item], tmp_path: Path):
 
 
 @pytest.mark.parametrize("kind", cache.KINDS)
-def test_features_that_are_not_finite_name_the_utterance(items: list[Item], tmp_path: Path, kind: str):
+def test_features_that_are_not_finite_name_the_utterance(items: list[LabelledUtterance], tmp_path: Path, kind: str):
     class Broken(Toy):
         def states(self, wave: np.ndarray) -> np.ndarray:
             states = super().states(wave)
@@ -153,7 +153,7 @@ def test_features_that_are_not_finite_name_the_utterance(items: list[Item], tmp_
         cache.prepare(tmp_path / "c", TOY, kind, items, Broken)
 
 
-def test_features_of_a_wrong_length_are_refused(items: list[Item], tmp_path: Path):
+def test_features_of_a_wrong_length_are_refused(items: list[LabelledUtterance], tmp_path: Path):
     class Long(Toy):
         def states(self, wave: np.ndarray) -> np.ndarray:
             return np.pad(super().states(wave), ((0, 0), (0, 1), (0, 0)))
@@ -162,7 +162,7 @@ def test_features_of_a_wrong_length_are_refused(items: list[Item], tmp_path: Pat
         cache.prepare(tmp_path / "c", TOY, "pooled", items, Long)
 
 
-def test_one_unreadable_file_is_left_out_and_remembered(items: list[Item], tmp_path: Path):
+def test_one_unreadable_file_is_left_out_and_remembered(items: list[LabelledUtterance], tmp_path: Path):
     bad = items[3]
     bad.audio.write_bytes(bad.audio.read_bytes()[:-200])  # truncated after it was listed
     features = cache.prepare(tmp_path / "c", TOY, "pooled", items, Toy)
@@ -175,7 +175,7 @@ def test_one_unreadable_file_is_left_out_and_remembered(items: list[Item], tmp_p
 
 
 def test_free_space_is_checked_before_anything_is_written(
-    items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    items: list[LabelledUtterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     caplog.set_level("INFO")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=10**9, used=10**9, free=1000))
@@ -186,7 +186,7 @@ def test_free_space_is_checked_before_anything_is_written(
 
 
 def test_a_full_disk_is_named_and_complete_shards_are_kept(
-    items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    items: list[LabelledUtterance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     real, calls = np.save, []
 
@@ -213,7 +213,7 @@ def used_at(features_root: Path, upstream: Upstream, when: float) -> None:
         os.utime(listing, (when, when))
 
 
-def test_the_longest_unused_features_go_first(items: list[Item], tmp_path: Path):
+def test_the_longest_unused_features_go_first(items: list[LabelledUtterance], tmp_path: Path):
     root = tmp_path / "c"
     others = [replace(TOY, name=name, key=name * 64) for name in "abc"]
     for number, upstream in enumerate(others):
@@ -227,7 +227,7 @@ def test_the_longest_unused_features_go_first(items: list[Item], tmp_path: Path)
     assert size_of(root) <= 3.2 * one and kept[items[0].key].shape
 
 
-def test_features_in_use_are_never_removed(items: list[Item], tmp_path: Path):
+def test_features_in_use_are_never_removed(items: list[LabelledUtterance], tmp_path: Path):
     root = tmp_path / "c"
     reading = cache.prepare(root, replace(TOY, name="a", key="a" * 64), "frames", items, Toy)
     one = size_of(root)
@@ -239,7 +239,7 @@ def test_features_in_use_are_never_removed(items: list[Item], tmp_path: Path):
     assert {p.parents[2].name[:3] for p in root.glob("*/*/[!.]*/keys.json")} == {"toy"}
 
 
-def test_a_folder_without_listing_is_no_shard(items: list[Item], tmp_path: Path):
+def test_a_folder_without_listing_is_no_shard(items: list[LabelledUtterance], tmp_path: Path):
     """The listing is removed first: a process that is killed while it makes room leaves the other files."""
     cache.prepare(tmp_path / "c", TOY, "frames", items, Toy)
     for listing in cache.folder_of(tmp_path / "c", TOY).glob("frames/[!.]*/keys.json"):

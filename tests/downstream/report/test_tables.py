@@ -1,13 +1,8 @@
-"""Tables as text and CSV."""
+"""Tables as text."""
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path
-
-import pytest
-
-from downstream.report.tables import Table, difference, number, percent, write_csv
+from downstream.report.tables import Table, difference, number, percent
 
 
 def test_columns_are_aligned_and_markdown_keeps_its_columns():
@@ -17,13 +12,6 @@ def test_columns_are_aligned_and_markdown_keeps_its_columns():
     lines = table.markdown().splitlines()
     assert r"a\|b" in lines[2] and lines[-1] == "- a note"
     assert all(line.replace(r"\|", "").count("|") == 3 for line in lines[:4])
-
-
-@pytest.mark.parametrize("records", [[], [{"a": 1, "b": None}, {"a": 0.1, "b": True}]])
-def test_csv_has_a_header_and_keeps_every_value(tmp_path: Path, records):
-    write_csv(tmp_path / "x.csv", records, ["a", "b"])
-    rows = list(csv.reader(open(tmp_path / "x.csv", encoding="utf-8", newline="")))
-    assert rows == [["a", "b"], *([["1", ""], ["0.1", "True"]] if records else [])]
 
 
 def test_numbers_of_tables():

@@ -46,7 +46,7 @@ def test_the_command_prints_a_table_and_refuses_nonsense(capsys) -> None:
     command = ["estimate", "--recipe", "mini", "--hours", "1", "--price", "2"]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "| hl_it1 |" in printed and "at 2 a GPU hour" in printed
+    assert "| hl_it1  " in printed and "at 2 a GPU hour" in printed
     assert main([*command, "--mfu", "2"]) == 2 and "--mfu at most 1" in capsys.readouterr().err
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from egs.__main__ import command_line, job_of
 from egs.pipeline.recipe import load_recipe
-from egs.pipeline.run import CHANGED, Done, Range, Runner, check_data_owner, content_digest, locked
+from egs.pipeline.run import CHANGED, Done, Range, Runner, check_data_owner, content_digest, in_use
 from egs.pipeline.stages import file_name
 from egs.pipeline.work import Job, StageError, link
 
@@ -101,7 +101,7 @@ def test_everything_runs_once(project: Project) -> None:
     before = project.times()
     assert project.run() == []
     changed = {path.name for path, when in project.times().items() if before.get(path) != when}
-    assert changed <= {"ran", ".lock", ".lock.pid", "plan.json"}
+    assert changed <= {"ran", ".run.lock", ".run.pid", "plan.json"}
 
 
 def test_a_change_reruns_the_stage_and_its_dependants_only(project: Project) -> None:
@@ -120,6 +120,7 @@ def test_a_change_without_effect_stops_there(project: Project, monkeypatch: pyte
     assert project.run("pretrain.hl_it1.steps=7") == [3]
 
 
+@pytest.mark.slow
 def test_an_earlier_configuration_finds_its_units_and_models(
     project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,6 +201,7 @@ def test_force_discards_an_unfinished_attempt_and_stage_resumes_it(
         assert checkpoint.exists() is kept, stages
 
 
+@pytest.mark.slow
 def test_external_weights_count_by_their_content(project: Project, tmp_path: Path) -> None:
     """Checkpoints of one architecture all have the same size."""
     model = tmp_path / "elsewhere"
@@ -322,18 +324,18 @@ def test_a_failing_stage_shows_its_message_and_its_log(
 
 def test_two_runs_on_one_recipe_are_refused(tmp_path: Path, root: Path) -> None:
     code = (
-        "import sys, time; from pathlib import Path; from egs.pipeline.run import locked\n"
-        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from egs.pipeline.run import in_use\n"
+        "with in_use(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=root, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None and other.stdout.readline() == b"held\n"
         for _ in range(2):
-            with pytest.raises(StageError, match=rf"\b{other.pid}\b"), locked(tmp_path):
+            with pytest.raises(StageError, match=rf"\b{other.pid}\b"), in_use(tmp_path):
                 pass
         other.send_signal(signal.SIGKILL)
         other.wait()
-        with locked(tmp_path):
-            assert (tmp_path / ".lock.pid").read_text() == f"{os.getpid()}\n"
+        with in_use(tmp_path):
+            assert (tmp_path / ".run.pid").read_text() == f"{os.getpid()}\n"
 
 
 def test_a_stage_dies_with_its_run(root: Path) -> None:

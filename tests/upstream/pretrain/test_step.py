@@ -190,6 +190,7 @@ def test_the_waveform_receives_no_gradient():
     assert all(p.grad is not None for p in m.encoder.feature_extractor.parameters()), "nothing may be frozen"
 
 
+@pytest.mark.slow
 def test_compile_is_left_to_gpus():
     assert resolve_compile("on") and not resolve_compile("off")
     assert resolve_compile("auto") == torch.cuda.is_available()

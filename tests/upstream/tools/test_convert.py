@@ -331,6 +331,7 @@ def test_pickles_are_never_opened_in_the_process_of_the_caller(tmp_path, monkeyp
     monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_a_stand_in_is_inert_even_when_the_file_calls_it(tmp_path, fairseq_classes, monkeypatch):
     """A pickle can call the classes that it names; a stand-in does nothing when it is called."""
     package = tmp_path / "fairseq"

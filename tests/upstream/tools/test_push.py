@@ -131,6 +131,7 @@ def test_the_directory_arrives_with_its_card_and_nothing_else(hub, model_dir, tm
     assert load_model(arrived).config.num_hidden_layers == 2
 
 
+@pytest.mark.slow
 def test_a_refused_token_is_one_line(hub, model_dir, tmp_path):
     done = push(hub, model_dir, tmp_path / "home", "hf_other")
     assert done.returncode == 2 and hub.files == {}

@@ -121,6 +121,7 @@ def test_refuses_audio_without_a_frame():
         mfcc(torch.zeros(1, 16000))
 
 
+@pytest.mark.slow
 def test_imports_without_torchaudio_s3prl_and_espnet():
     code = """
 import sys

@@ -116,6 +116,7 @@ def test_a_killed_sweep_resumes_with_its_stored_features(place, swept, tmp_path,
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()} == stored
 
 
+@pytest.mark.slow
 def test_another_layer_starts_again_and_a_finished_sweep_does_nothing(place, tmp_path, fits):
     small = {"pca": [2], "k": [4], "against": [0]}
     sweep(place / "data", tmp_path, Sweep(str(place / "model"), layer=1, **small))
@@ -127,6 +128,7 @@ def test_another_layer_starts_again_and_a_finished_sweep_does_nothing(place, tmp
     assert fits == []
 
 
+@pytest.mark.slow
 def test_rows_of_another_grid_stay_but_not_those_of_other_audio(place, tmp_path, fits):
     data, out = tmp_path / "data", tmp_path / "out"
     for split in ("train", "dev"):
