@@ -77,7 +77,8 @@ EOF
 
 parse_options "$@"
 check_stages 13
-if [ -n "${jobs}" ] && ! [[ ${jobs} =~ ^[1-9][0-9]*$ ]]; then fail "--jobs ${jobs}: give a number of processes"; fi
+check_counts jobs
+if [[ ${recipe} == */* ]]; then fail "--recipe ${recipe}: give the name of a folder below egs/, not a path"; fi
 if [ ! -f "egs/${recipe}/recipe.yaml" ]; then
     known=$(cd egs && printf '%s ' */recipe.yaml)
     fail "--recipe ${recipe}: egs/${recipe}/recipe.yaml does not exist; recipes: ${known//\/recipe.yaml/}"

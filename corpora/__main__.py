@@ -21,28 +21,24 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from corpora import fetch, machine, registry
+from corpora.command import Parser, fail, number, whole
 from corpora.datadir import read_datadir, validate_datadir
-from corpora.files import CorpusError, atomic_file
+from corpora.files import CorpusError, atomic_file, only_writer
 from corpora.schema import nearest
 
 DOWNLOADS = "downloads"
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser that reports a wrong command line on one line, like every other error of this command."""
-
-    def error(self, message: str) -> NoReturn:
-        raise CorpusError(f"{message} (see python -m corpora --help)")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns 0 on success, 2 after an error, which is printed on one line."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    options: dict[str, Any] = {}
     try:
         arguments = list(sys.argv[1:] if arguments is None else arguments)
         options = vars(_parser(arguments[0] if arguments else "").parse_args(arguments))
@@ -50,13 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _list()
         if not options.pop("command"):
             raise CorpusError("expected the name of a corpus or a command (see python -m corpora --help)")
-        return options.pop("run")(**options)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"corpora: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        run = options.pop("run")
+        with only_writer(options["out"]) if "out" in options else nullcontext():
+            return run(**options)
     except KeyboardInterrupt:
         print("corpora: interrupted; the same command resumes", file=sys.stderr)
         return 130
+    except Exception as error:
+        return fail("corpora", error, output=options.get("out"))
 
 
 def _parser(asked: str) -> argparse.ArgumentParser:
@@ -66,7 +63,7 @@ def _parser(asked: str) -> argparse.ArgumentParser:
         hint = nearest(asked, known) or f"; known are {', '.join(known)}"
         raise CorpusError(f"unknown corpus or command `{asked}`{hint}")
     form: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
-    parser = _Parser(prog="python -m corpora", description=__doc__, **form)
+    parser = Parser(prog="python -m corpora", description=__doc__, **form)
     parser.add_argument("--list", action="store_true", help="list the corpora that can be prepared")
     commands = parser.add_subparsers(dest="command", metavar="command", help="a corpus of --list, or validate")
     for name in known:
@@ -94,7 +91,9 @@ def _add_corpus(parser: argparse.ArgumentParser, module: ModuleType) -> None:
 
 def _add_mini(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
-    parser.add_argument("--scale", type=float, default=1.0, help="size; 1.0 (the default) is that of the recipe")
+    parser.add_argument(
+        "--scale", type=number(0, above=True), default=1.0, help="size; 1.0 (the default) is that of the recipe"
+    )
     parser.set_defaults(run=_mini)
 
 
@@ -111,12 +110,17 @@ def _add_ssl(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, required=True, help="writes OUT/ssl/{train,dev}")
     add("--from", dest="sets", action="append", default=[], metavar="DIR[:LANG]", help="data directory to train on")
     add("--held-out", action="append", default=[], metavar="DIR", help="data directory that will be scored")
-    add("--max-seconds", type=float, default=30.0, help="longer utterances are cut (default: %(default)s)")
-    add("--min-seconds", type=float, default=0.5, help="shorter ones are left out (default: %(default)s)")
-    add("--dev-share", type=float, default=ssl.DEV_SHARE, help="of each language (default: %(default)s)")
+    add(
+        "--max-seconds",
+        type=number(0, above=True),
+        default=30.0,
+        help="longer utterances are cut (default: %(default)s)",
+    )
+    add("--min-seconds", type=number(0), default=0.5, help="shorter ones are left out (default: %(default)s)")
+    add("--dev-share", type=number(0, 1), default=ssl.DEV_SHARE, help="of each language (default: %(default)s)")
     add(
         "--min-text-words",
-        type=_positive,
+        type=whole(1),
         default=ssl.MIN_TEXT_WORDS,
         help="a held-out text of fewer words may be trained on (default: %(default)s)",
     )
@@ -126,7 +130,7 @@ def _add_ssl(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="train on other utterances of held-out speakers too (default: no)",
     )
-    add("--seed", type=int, default=0, help="seed of the dev part (default: %(default)s)")
+    add("--seed", type=whole(0), default=0, help="seed of the dev part (default: %(default)s)")
     parser.set_defaults(run=_ssl)
 
 
@@ -146,15 +150,8 @@ def _add_cuts(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser, *, seed: bool = True) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the data directories into")
     if seed:
-        parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0)")
-    parser.add_argument("--jobs", type=_positive, default=machine.cores(), help="processes (default: number of cores)")
-
-
-def _positive(value: str) -> int:
-    number = int(value)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {value}")
-    return number
+        parser.add_argument("--seed", type=whole(0), default=0, help="seed of every random choice (default: 0)")
+    parser.add_argument("--jobs", type=whole(1), default=machine.cores(), help="processes (default: number of cores)")
 
 
 def _describe_options(module: ModuleType) -> str:
@@ -218,10 +215,13 @@ def _ssl(out: Path, **options: Any) -> int:
 
 def _validate(folder: Path) -> int:
     """Check every data directory in a folder; prints one line per problem."""
-    found = sorted(path.parent for path in folder.rglob("wav.scp"))
-    if not found:
+    unreadable: list[OSError] = []
+    found = sorted(Path(path) for path, _, names in os.walk(folder, onerror=unreadable.append) if "wav.scp" in names)
+    if not found and not (unreadable and folder.is_dir()):
         raise CorpusError(f"{folder}: expected a data directory or a folder that contains some; found no wav.scp")
-    problems = 0
+    problems = len(unreadable)
+    for error in unreadable:
+        print(f"{error.filename}: cannot be read ({error.strerror})", file=sys.stderr)
     for data_dir in found:
         own = validate_datadir(data_dir)
         problems += len(own)

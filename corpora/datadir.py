@@ -26,6 +26,7 @@ from corpora.audio import SAMPLE_RATE, AudioError, audio_info, read_audio
 from corpora.files import CorpusError, atomic_dir, sha256_json
 
 _LABEL_FILES = {"text": "text", "utt2lang": "language", "utt2dialect": "dialect", "utt2emotion": "emotion"}
+_LONGEST = 10**12 - 1  # samples: two years of audio; above it, a number is damaged
 _CONTROL_NAMES = {"\r": "CARRIAGE RETURN", "\t": "TAB"}
 _allowed: set[str] = set()  # characters already checked: millions of characters are about a hundred different ones
 
@@ -85,7 +86,10 @@ def read_datadir(path: Path) -> list[Utterance]:
 
 def validate_datadir(path: Path) -> list[str]:
     """All problems of a data directory, each with file, line and, for a character, its code point."""
-    return _load(Path(path))[1]
+    try:
+        return _load(Path(path))[1]
+    except OSError as error:
+        return [f"{path}: cannot be read ({error.strerror})"]
 
 
 def read_utterance(utterance: Utterance) -> np.ndarray:
@@ -168,6 +172,9 @@ def read_table(file: Path, problems: list[str], what: str = "value", *, one_word
         lines = content.decode("utf-8").split("\n")
     except FileNotFoundError:
         problems.append(f"{file}: no such file")
+        return table
+    except OSError as error:
+        problems.append(f"{file}: cannot be read ({error.strerror})")
         return table
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
@@ -429,7 +436,7 @@ def _spans(
             continue
         if recording not in scp:
             problems.append(f"{table.where(utt_id)}: recording {recording} is not in wav.scp")
-        elif not 0 <= start < end:
+        elif not 0 <= start < end <= _LONGEST:
             problems.append(f"{table.where(utt_id)}: segment {utt_id} from {fields[1]} to {fields[2]} s holds no audio")
         spans[utt_id] = (recording, start, end)
     return spans
@@ -451,7 +458,7 @@ def _lengths(
         table = read_table(file, problems, one_word=True)
         problems += compare_ids(table, speakers)
         for utt_id, value in table.items():
-            if not value.isdecimal() or int(value) == 0:
+            if not (value.isascii() and value.isdecimal()) or not 0 < int(value[:20]) <= _LONGEST:
                 problems.append(f"{table.where(utt_id)}: {value!r} is not a number of samples")
                 continue
             lengths[utt_id] = int(value)

@@ -7,8 +7,10 @@ A corpus that can be fetched has `download(root)`, built from `make_once` and `f
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import logging
+import lzma
 import os
 import shutil
 import stat
@@ -18,6 +20,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,6 +87,10 @@ def extract(archive: Path, dest: Path, *, strip: int = 0, max_bytes: int = _MAX_
     CorpusError, before anything is written, for absolute names, names with "..", devices, links that lead out of
     `dest`, and archives that unpack to more than `max_bytes`.
     """
+    _unpack(archive, dest, _checked_members(archive, max_bytes), strip)
+
+
+def _checked_members(archive: Path, max_bytes: int) -> list[_Member]:
     members = list(_members(archive))
     total = 0
     for member in members:
@@ -91,10 +98,14 @@ def extract(archive: Path, dest: Path, *, strip: int = 0, max_bytes: int = _MAX_
         total += member.size
     if total > max_bytes:
         raise CorpusError(f"{archive}: unpacks to {total / 2**30:.1f} GiB, more than {max_bytes / 2**30:.1f}")
+    return members
+
+
+def _unpack(archive: Path, dest: Path, members: list[_Member], strip: int) -> None:
     dest.mkdir(parents=True, exist_ok=True)
     wanted = {member.name: member for member in members if member.kind == "file"}
     bar = tqdm(total=len(wanted), desc=f"unpack {archive.name}", unit="file", mininterval=0.5)
-    with bar, _contents(archive) as contents:
+    with bar, _damage(archive), _contents(archive) as contents:
         for name, stream in contents:
             parts = PurePosixPath(name).parts[strip:]
             if name not in wanted or not parts:
@@ -114,11 +125,18 @@ def unpack_once(archive: Path, folder: Path, *, strip: int = 0) -> Path:
     stat = archive.stat()
     stamp = [str(archive.resolve()), stat.st_size, stat.st_mtime_ns]
     mark = folder / ".archive.json"
+
+    def is_done() -> bool:
+        return mark.is_file() and read_json(mark) == stamp
+
+    if is_done():
+        return folder
+    there = next(path for path in folder.absolute().parents if path.is_dir())
+    members = _checked_members(archive, 9 * shutil.disk_usage(there).free // 10)
     with locked(folder):
-        if not (mark.is_file() and read_json(mark) == stamp):
-            free = shutil.disk_usage(folder.parent).free
+        if not is_done():
             with atomic_dir(folder) as temporary:
-                extract(archive, temporary, strip=strip, max_bytes=9 * free // 10)
+                _unpack(archive, temporary, members, strip)
                 write_json(temporary / mark.name, stamp)
     return folder
 
@@ -163,8 +181,11 @@ class _Member:
 
 
 def _members(archive: Path) -> Iterator[_Member]:
-    """List an archive without unpacking it. Raises CorpusError for a damaged archive."""
-    try:
+    """List an archive without unpacking it, and read a compressed tar to its end, where its checksum is.
+
+    Raises CorpusError for a damaged archive.
+    """
+    with _damage(archive):
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
                 for info in file.infolist():
@@ -178,7 +199,7 @@ def _members(archive: Path) -> Iterator[_Member]:
                         plain = stat.S_IFMT(mode) in (0, stat.S_IFREG)
                         yield _Member(info.filename, "file" if plain else "other", info.file_size)
         else:
-            with tarfile.open(archive) as file:
+            with tarfile.open(archive, tarinfo=_StrictHeader) as file:
                 for info in file:
                     if info.isfile():
                         yield _Member(info.name, "file", info.size)
@@ -190,7 +211,37 @@ def _members(archive: Path) -> Iterator[_Member]:
                         yield _Member(info.name, "link", 0, info.linkname)
                     else:
                         yield _Member(info.name, "other", 0)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+                while file.fileobj and file.fileobj.read(_BLOCK):  # tarfile stops at the mark of the end
+                    pass
+
+
+class _StrictHeader(tarfile.TarInfo):
+    """A header whose damage is an error; tarfile takes it for the end of the archive and drops the rest."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if not any(buf):  # the mark of the end, or the end of the file
+                raise
+            raise tarfile.ReadError(f"a damaged header: {error}") from error
+
+
+@contextmanager
+def _damage(archive: Path) -> Iterator[None]:
+    """Raise CorpusError, which names the archive, for every error that a damaged archive causes."""
+    try:
+        yield
+    except RuntimeError as error:  # zipfile: a password; NotImplementedError, an unknown method of compression
+        raise CorpusError(
+            f"{archive}: cannot be unpacked ({error}); unpack it by other means and name its folder"
+        ) from error
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError) as error:
+        raise CorpusError(f"{archive}: damaged or no archive ({error}); delete it and fetch it again") from error
+    except OSError as error:
+        if error.errno is not None and not isinstance(error, gzip.BadGzipFile):  # of the disk, not of the archive
+            raise
         raise CorpusError(f"{archive}: damaged or no archive ({error}); delete it and fetch it again") from error
 
 

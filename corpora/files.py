@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import inspect
 import io
 import json
 import logging
@@ -13,14 +14,17 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 _ONE_FIELD = str.maketrans("\t\r\n", "   ")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 class CorpusError(ValueError):
@@ -139,6 +143,52 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold the lock of an output folder or file, which one command at a time may write.
+
+    Raises CorpusError at once if another process holds it, and names that process. The lock file is removed afterwards;
+    that of a killed process stays and locks nothing.
+    """
+    from filelock import FileLock, Timeout
+
+    path = Path(os.path.realpath(path))  # a run may be known by a link
+    lock = lock_file(path)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        pid = lock.read_text(encoding="ascii").strip() if lock.is_file() else ""
+        raise CorpusError(
+            f"{path} is in use by {f'process {pid}' if pid else 'another process'}: wait until it ends, stop it, or "
+            "give this command another folder"
+        ) from None
+    try:
+        lock.write_text(f"{os.getpid()}\n", encoding="ascii")
+        yield
+    finally:
+        # Removed while it is locked: who waits for it notices that it has gone, and makes a new one.
+        lock.unlink(missing_ok=True)
+        held.release()
+
+
+def writes(argument: str, when: Callable[[], bool] = lambda: True) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Decorator: hold the lock of the folder that is this argument of the function, if `when` is true."""
+
+    def decorate(function: Callable[..., T]) -> Callable[..., T]:
+        @functools.wraps(function)
+        def with_lock(*args: Any, **kwargs: Any) -> T:
+            if not when():
+                return function(*args, **kwargs)
+            with only_writer(inspect.signature(function).bind(*args, **kwargs).arguments[argument]):
+                return function(*args, **kwargs)
+
+        return with_lock
+
+    return decorate
+
+
 def lock_file(path: Path) -> Path:
     """The file that `locked(path)` locks."""
     return path.with_name(f".{path.name}.lock")
@@ -156,13 +206,15 @@ def write_json(path: Path, obj: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises CorpusError with line and column where it is not valid JSON in UTF-8."""
+    """Read a JSON file. Raises CorpusError, with line and column where possible, if it is not valid JSON in UTF-8."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise CorpusError(f"{path}: not valid JSON, line {error.lineno} column {error.colno}: {error.msg}") from error
     except UnicodeDecodeError as error:
         raise CorpusError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except (RecursionError, ValueError) as error:  # thousands of brackets, a number of thousands of digits
+        raise CorpusError(f"{path}: not a JSON file of a usual size ({error})") from None
 
 
 def sha256_file(path: Path) -> str:
@@ -251,19 +303,41 @@ class BadFileTally:
         write_tsv(path, ("path", "reason"), rows)
 
 
+def for_spreadsheet(value: object) -> object:
+    """A field of a table: text that a spreadsheet would compute as a formula gets an apostrophe before it.
+
+    These are texts, other than numbers, that begin with = + - @ or a tab. `from_spreadsheet` undoes it.
+    """
+    if not isinstance(value, str) or not value.lstrip("'").startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def from_spreadsheet(text: str) -> str:
+    """The text that `for_spreadsheet` was given."""
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA) else text
+
+
 def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Any]) -> None:
     """Write mappings or dataclasses as CSV (UTF-8, LF), whole or not at all.
 
-    None and missing columns are empty fields. Raises ValueError if a row has another column.
+    None and missing columns are empty fields. Text passes `for_spreadsheet`. Raises ValueError if a row has another
+    column.
     """
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(columns), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) if is_dataclass(row) else row for row in rows)
+    mappings = (asdict(row) if is_dataclass(row) else row for row in rows)
+    writer.writerows({name: for_spreadsheet(value) for name, value in row.items()} for row in mappings)
     write_text(Path(path), buffer.getvalue())
 
 
 def write_tsv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a tab-separated table atomically; a tab or line end inside a field becomes a space."""
-    lines = ("\t".join(str(field).translate(_ONE_FIELD) for field in row) for row in (header, *rows))
+    """Write a tab-separated table atomically; a tab or line end inside a field becomes a space. Text passes
+    `for_spreadsheet`."""
+    lines = ("\t".join(str(for_spreadsheet(field)).translate(_ONE_FIELD) for field in row) for row in (header, *rows))
     write_text(path, "".join(f"{line}\n" for line in lines))

@@ -1,4 +1,4 @@
-"""Check keys and types of configurations read from YAML or `key=value`; errors name the nearest known key."""
+"""Check keys and types of configurations read from YAML or `key=value`; errors are reported together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from corpora.files import CorpusError
@@ -34,15 +35,37 @@ def nearest(name: str, known: Iterable[str], mark: str = "") -> str:
     return ""
 
 
+class Problems:
+    """Collects the errors of several checks, so that all of them are reported at once."""
+
+    def __init__(self, where: str):
+        """where: the file or command line that all of them concern."""
+        self.where = where
+        self.found: list[str] = []
+
+    @contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keep an error of the block instead of raising it."""
+        try:
+            yield
+        except ValueError as error:
+            self.found.append(str(error))
+
+    def check(self) -> None:
+        """Raise CorpusError with all errors, if there are any; `where` stands only before the first one."""
+        if self.found:
+            first, *others = dict.fromkeys(self.found)
+            raise CorpusError("; ".join([first, *(text.removeprefix(f"{self.where}: ") for text in others)]))
+
+
 def check_keys(mapping: Any, known: Iterable[str], where: str, prefix: str) -> None:
-    """Raise CorpusError if `mapping` is not a mapping or has an unknown key."""
+    """Raise CorpusError if `mapping` is not a mapping or has unknown keys."""
     known = list(known)
     if not isinstance(mapping, dict):
         raise CorpusError(f"{where}: {f'`{prefix}`' if prefix else 'it'} must be a mapping with {', '.join(known)}")
-    for key in mapping:
-        if key not in known:
-            full = f"{prefix}.{key}" if prefix else str(key)
-            raise CorpusError(f"{where}: unknown key `{full}`{nearest(key, known)} (known: {', '.join(known)})")
+    if unknown := [key for key in mapping if key not in known]:
+        named = [f"`{f'{prefix}.' if prefix else ''}{key}`{nearest(key, known)}" for key in unknown]
+        raise CorpusError(f"{where}: unknown key {', '.join(named)} (known: {', '.join(known)})")
 
 
 def flatten(tree: Mapping[str, Any], *, lists: bool = False) -> dict[str, Any]:
@@ -69,8 +92,15 @@ def record(cls: type[T], mapping: Any, where: str, prefix: str = "") -> T:
     prefix: the section inside the file. Raises CorpusError for unknown or missing keys, for wrong types, and for
     values that the dataclass itself refuses.
     """
-    check_keys(mapping, [field.name for field in dataclasses.fields(cls)], where, prefix)  # type: ignore[arg-type]
-    return _validate(cls, mapping, where, prefix, cls.__name__)
+    fields = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    problems = Problems(where)
+    with problems.collect():
+        check_keys(mapping, fields, where, prefix)
+    if isinstance(mapping, dict):
+        with problems.collect():
+            made = _validate(cls, {k: v for k, v in mapping.items() if k in fields}, where, prefix, cls.__name__)
+    problems.check()
+    return made
 
 
 def convert(hint: Any, value: Any, where: str, key: str) -> Any:
@@ -89,18 +119,21 @@ def _validate(hint: Any, value: Any, where: str, key: str, name: str) -> Any:
 
 
 def _describe(error: ValidationError, value: Any, key: str, name: str) -> str:
-    """The first problem, with its key and the value found."""
-    entries = error.errors(include_url=False)
-    first = entries[0]
-    place, found = _locate(first["loc"], value, key)
-    if first["type"] == "missing":
-        return f"`{place}{'.' if place else ''}{first['loc'][-1]}` is missing"
-    if first["type"] == "value_error":
-        return f"`{place or name}`: {first['ctx']['error']}"
-    # A union reports one problem for each of its types.
-    reasons = dict.fromkeys(entry["msg"] for entry in entries if _locate(entry["loc"], value, key)[0] == place)
-    wanted = " or ".join(reason.removeprefix("Input should be ") for reason in reasons).replace("array", "list")
-    return f"`{place or name}` must be {wanted}, not `{found}` ({type(found).__name__})"
+    """All problems, each with its key and the value found."""
+    lines: dict[str, None] = {}
+    entries = [(*_locate(entry["loc"], value, key), entry) for entry in error.errors(include_url=False)]
+    for place, found, entry in entries:
+        if entry["type"] == "missing":
+            lines[f"`{place}{'.' if place else ''}{entry['loc'][-1]}` is missing"] = None
+        elif entry["type"] == "value_error":
+            lines[f"`{place or name}`: {entry['ctx']['error']}"] = None
+        else:
+            # A union reports one problem for each of its types.
+            reasons = dict.fromkeys(other["msg"] for where, _, other in entries if where == place)
+            wanted = " or ".join(reason.removeprefix("Input should be ") for reason in reasons).replace("array", "list")
+            shown = text if len(text := str(found)) <= 80 else f"{text[:80]}..."
+            lines[f"`{place or name}` must be {wanted}, not `{shown}` ({type(found).__name__})"] = None
+    return "; ".join(lines)
 
 
 def _locate(steps: Iterable[int | str], value: Any, key: str) -> tuple[str, Any]:

@@ -15,9 +15,10 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from corpora.files import CorpusError, TooManyBadFiles
+from corpora.command import Parser, device, fail, number, whole
+from corpora.files import only_writer
+from corpora.names import check_name
 from corpora.schema import nearest
 from downstream import DownstreamError
 from downstream.grid import run as grid
@@ -36,25 +37,18 @@ _EPILOGUE = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise DownstreamError(f"{message} (see python -m downstream --help)")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 on success, 1 when probes or files failed, 2 after a one-line error message."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
     except grid.BenchmarkError as error:
-        print(f"downstream: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except (ValueError, OSError, CorpusError, TooManyBadFiles) as error:
-        print(f"downstream: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return fail("downstream", error, 1)
     except KeyboardInterrupt:
         print("downstream: interrupted; finished probes are kept, and the same command resumes", file=sys.stderr)
         return 130
+    except Exception as error:
+        return fail("downstream", error)
 
 
 def _run(arguments: list[str]) -> int:
@@ -70,7 +64,7 @@ def _run(arguments: list[str]) -> int:
 def _benchmark(parsed: argparse.Namespace) -> int:
     grid.run_tasks(
         _names(parsed.tasks, "--tasks", TASKS),
-        parsed.recipe,
+        check_name(parsed.recipe, "--recipe"),
         parsed.data,
         parsed.exp,
         _names(parsed.upstreams, "--upstreams"),
@@ -93,7 +87,11 @@ def _benchmark(parsed: argparse.Namespace) -> int:
 def _report(parsed: argparse.Namespace) -> int:
     from downstream import report
 
-    report.build(parsed.exp, parsed.recipe, reference=parsed.reference)
+    check_name(parsed.recipe, "--recipe")
+    if not parsed.exp.is_dir():
+        raise DownstreamError(f"--exp {parsed.exp}: no such folder")
+    with only_writer(parsed.exp / "report"):
+        report.build(parsed.exp, parsed.recipe, reference=parsed.reference)
     return 0
 
 
@@ -105,12 +103,13 @@ def _traits(parsed: argparse.Namespace) -> int:
         name, _, path = entry.partition("=")
         if not path or name in models:
             raise DownstreamError(f"--models: `{entry}`: give NAME=DIR, each name once")
-        models[name] = Path(path)
+        models[check_name(name, "--models")] = Path(path)
     against = _names(parsed.against, "--against") if parsed.against else []
     probes = traits.probe_models(models, parsed.data, against=against, reference=next(iter(models)))
     words = ["--models", parsed.models, "--data", str(parsed.data), "--out", str(parsed.out)]
     words += ["--against", parsed.against] if parsed.against else []
-    print(traits.write(probes, parsed.out, shlex.join(["python", "-m", "downstream", "traits", *words])))
+    with only_writer(parsed.out):
+        print(traits.write(probes, parsed.out, shlex.join(["python", "-m", "downstream", "traits", *words])))
     return 0
 
 
@@ -128,7 +127,7 @@ def _find(parsed: argparse.Namespace) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; its attribute `options` lists the option strings of every command."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m downstream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -148,15 +147,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tasks", default=",".join(TASKS), help="comma-separated")
     add("--protocol", default="light", help="downstream/<task>/<protocol>.yaml")
     add("--seeds", default="0,1,2", help="comma-separated")
-    add("--folds", type=int, default=None, help="use the first N folds (None: all)")
-    add("--jobs", type=int, default=None, help="processes (None: one per core, or one per GPU)")
+    add("--folds", type=whole(1), default=None, help="use the first N folds (None: all)")
+    add("--jobs", type=whole(1), default=None, help="processes (None: one per core, or one per GPU)")
     add("--finetune", default="probe", help="trained part of the upstream, comma-separated: probe (none), top-K "
         "layers, lora-R (rank), full")  # fmt: skip
     add("--budget", default="all", help="labelled training speech, comma-separated: 10min, 1h, a share (0.1), all")
-    add("--device", default="auto", help="auto, cpu, cuda (processes take the GPUs in turn) or cuda:N")
+    add("--device", type=device, default="auto", help="auto, cpu, cuda (processes take the GPUs in turn) or cuda:N")
     add("--shard", default=None, metavar="I/N", help="part I of N, for array jobs (None: all)")
-    add("--cache_gb", type=float, default=None, help="limit of stored features (GB); the least recently used are "
-        "deleted first (None: the disk)")  # fmt: skip
+    add("--cache_gb", type=number(0, above=True), default=None, help="limit of stored features (GB); the least "
+        "recently used are deleted first (None: the disk)")  # fmt: skip
     add("--dry_run", action="store_true", help="print the plan with its time and disk space; train nothing")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a protocol value")
 
@@ -225,7 +224,7 @@ def _names(text: str, option: str, known: Iterable[str] = ()) -> list[str]:
 
 
 def _number(text: str, option: str) -> int:
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
         raise DownstreamError(f"{option}: `{text}` is not a whole number")
     return int(text)
 

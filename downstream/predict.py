@@ -24,10 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from corpora.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, audio_info, stream_any
-from corpora.files import atomic_file, read_json
+from corpora.files import atomic_file, for_spreadsheet, read_json
+from corpora.names import check_name
 from downstream import DownstreamError
 from downstream.asr.reading import Reader, is_recogniser, word_times
 from downstream.find import Finder, limits_of, read_texts
+from downstream.grid.plan import devices_of
 from downstream.probe import finetune, quiet_import
 from downstream.protocols import TASKS
 from downstream.upstreams import Upstream, resolve
@@ -172,13 +174,14 @@ def seconds_of(path: Path) -> float:
     """Length of a file by its header (s), 0 where the header cannot be read; for the progress bar."""
     try:
         info = audio_info(path)
-    except AudioError:
+    except (AudioError, ValueError, OSError):  # ValueError: a name that is not UTF-8
         return 0.0
     return info.samples / info.sample_rate
 
 
 def as_line(answer: Answer, task: str, form: str) -> str:
-    """One line of JSON or TSV. In TSV the score is that of the answer, and tabs and line breaks become spaces."""
+    """One line of JSON or TSV. In TSV the score is that of the answer, tabs and line breaks become spaces, and text
+    passes `for_spreadsheet`."""
     label = TASKS[task].label
     if form == "json":
         row: dict[str, object] = {"audio": answer.audio, label: answer.result, "seconds": answer.seconds}
@@ -186,7 +189,8 @@ def as_line(answer: Answer, task: str, form: str) -> str:
         row |= {"error": answer.error} if answer.error else {}
         return json.dumps(row, ensure_ascii=False) + "\n"
     score = answer.scores.get(answer.result or "")
-    cells = ("" if c is None else str(c) for c in (answer.audio, answer.result, score, answer.seconds, answer.error))
+    given = (answer.audio, answer.result, score, answer.seconds, answer.error)
+    cells = ("" if cell is None else str(for_spreadsheet(cell)) for cell in given)
     return "\t".join(" ".join(cell.splitlines()).replace("\t", " ") for cell in cells) + "\n"
 
 
@@ -245,7 +249,7 @@ def find_upstream(head: dict[str, Any], folder: Path, given: Path | None) -> Ups
     Without `given`, it searches $HARNESS_MODELS, then a folder `models` in every parent folder of the head. Raises
     DownstreamError where it finds none, or where the weights are not those that the head was trained on.
     """
-    name = str(head["upstream"])
+    name = check_name(head["upstream"], f"{folder / 'head.json'}: upstream")
     places = [given] if given is not None else []
     if given is None:
         if root := os.environ.get("HARNESS_MODELS"):
@@ -289,8 +293,7 @@ class Predictor:
 
     def __init__(self, folder: Path, task: str, upstream: Path | None = None, device: str = "auto") -> None:
         folder = Path(folder)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = devices_of(device)[0]
         head = read_head(folder, task)
         found = find_upstream(head, folder, upstream)
         self.task_name, self.device = task, device
@@ -332,7 +335,7 @@ class Predictor:
         """The answer for one file; `progress` receives the seconds of audio of each window."""
         try:
             logits, samples = self._logits(path, progress)
-        except (AudioError, ValueError) as error:
+        except (AudioError, ValueError, OSError) as error:
             return Answer(str(path), None, None, error=" ".join(str(error).split()))
         seconds = round(samples / SAMPLE_RATE, 3)
         if not torch.isfinite(logits).all():

@@ -31,7 +31,7 @@ from corpora.datadir import Utterance, read_datadir, read_utterance
 from corpora.files import write_csv, write_text
 from downstream import DownstreamError
 from downstream.report import drawing
-from downstream.report.tables import Table, difference, number, percent
+from downstream.report.tables import Table, difference, number, percent, plain
 from downstream.score import stats
 from downstream.score.results import commit
 from upstream.model.encoder import encode
@@ -286,7 +286,7 @@ def write(probes: Sequence[TraitProbe], out: Path, command: str) -> str:
     traits = list(dict.fromkeys(probe.trait for probe in probes))
     tables = [_table([probe for probe in probes if probe.trait == trait]) for trait in traits]
     parts = ["# Speaker and language in the hidden states", f"Command: `{command}` (commit {commit()})."]
-    parts += [part for table in tables for part in (f"## {table.title}", table.markdown())]
+    parts += [part for table in tables for part in (f"## {plain(table.title)}", table.markdown())]
     parts += ["![recall by state, and over ΔS](traits.png)"]
     write_text(out / "TRAITS.md", "\n\n".join(parts) + "\n")
     drawing.save(_figure(probes, traits), out)

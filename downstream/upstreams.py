@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from corpora.files import read_json, sha256_json
+from corpora.names import check_name
 from upstream.names import LOCAL_UPSTREAMS
 
 # S3PRL's baselines without a checkpoint and their widths; each has one layer and 100 frames per second. They run on one
@@ -45,9 +46,11 @@ def resolve(name: str, models_dir: Path) -> Upstream:
     """An upstream by name.
 
     A name is a baseline of S3PRL, a model directory `<models_dir>/<name>`, `name=path` of a model directory, or a row
-    of `upstream/harness/baselines.yaml`, which is downloaded if necessary. Raises UpstreamMissing if there is none.
+    of `upstream/harness/baselines.yaml`, which is downloaded if necessary. Raises UpstreamMissing if there is none, and
+    CorpusError for a name that cannot be the name of a folder.
     """
     label, _, given = name.partition("=")
+    check_name(label, "upstream")  # it names folders of features and of probes
     if not given and label in BASELINES:
         key = sha256_json({"entry": label, "s3prl": metadata.version("s3prl")})
         return Upstream(label, label, None, key, batched=False)
@@ -62,7 +65,8 @@ def resolve(name: str, models_dir: Path) -> Upstream:
             raise UpstreamMissing(f"{label}: {problem}; {_advice(label, given)}")
     from upstream.harness.other_encoders import OTHER_ENCODERS
 
-    entry = FOREIGN_ENTRY if read_json(path / "config.json").get("model_type") in OTHER_ENCODERS else ENTRY
+    kind = read_json(path / "config.json")
+    entry = FOREIGN_ENTRY if isinstance(kind, dict) and kind.get("model_type") in [*OTHER_ENCODERS] else ENTRY
     return Upstream(label, entry, path, _model_key(path), batched=True)
 
 
@@ -84,9 +88,12 @@ def _published(label: str) -> Path | Upstream | None:
 
 def _model_key(path: Path) -> str:
     """Hash of everything that changes the features of a model directory: weights, geometry, input normalisation."""
+    from upstream.model.configcheck import read_object
     from upstream.model.modeldir import model_sha256
 
-    config = {k: v for k, v in read_json(path / "config.json").items() if k != "harness"}  # `harness` is the model card
+    config = {
+        k: v for k, v in read_object(path / "config.json").items() if k != "harness"
+    }  # `harness` is the model card
     preprocessor = path / "preprocessor_config.json"
     return sha256_json(
         {

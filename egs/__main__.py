@@ -8,6 +8,7 @@ python -m egs study --recipe open_arabic
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import platform
 import shlex
@@ -16,6 +17,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from corpora.command import Parser, fail, number, one_line, whole
 from corpora.files import CorpusError
 from corpora.machine import cores, memory_bytes, versions
 from egs.pipeline.process import die_with_parent
@@ -35,34 +37,42 @@ GIB = 2**30
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0, 1 when a stage fails, 2 for a wrong option, recipe or key, 130 when interrupted."""
-    args = command_line().parse_args(argv)
+    try:
+        args = command_line().parse_args(argv)
+    except CorpusError as error:
+        return fail("egs", error)
     logging.basicConfig(
         format="%(asctime)s (%(module)s:%(lineno)d) %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
         level=logging.INFO,
         stream=sys.stdout,
     )
-    if args.command == "check":
-        return _check()
     try:
+        if args.command == "check":
+            return _check()
         if args.command == "study":
             return _study(args)
         job = job_of(args)
         return {"run": _run, "stage": _stage, "show": _show, "estimate": _estimate}[args.command](job, args)
-    except CorpusError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (StageError, OSError) as error:  # OSError: for instance a full disk or a read-only folder
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from here", file=sys.stderr)
         return 130
+    except ValueError as error:  # CorpusError and its like
+        return fail("egs", error)
+    except Exception as error:  # StageError; OSError: for instance a full disk or a read-only folder
+        return fail("egs", error, 1, output=args.exp)
+
+
+def stage_number(text: str) -> int:
+    """The number of a stage, 0 to 13."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 2 and int(text) <= LAST):
+        raise argparse.ArgumentTypeError(f"a stage is a number from 0 to {LAST}, not {text!r}")
+    return int(text)
 
 
 def command_line() -> argparse.ArgumentParser:
     """The commands and their options."""
-    parser = argparse.ArgumentParser(prog="python -m egs", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m egs", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check", help="versions, cores, memory, disk and GPU", allow_abbrev=False)
     for name, text in (
@@ -81,25 +91,30 @@ def command_line() -> argparse.ArgumentParser:
             command.add_argument("--xlsr", type=Path, help="also compare with this XLS-R (Transformers form)")
         command.add_argument("--data", type=Path, default=Path("data"), help="default: data")
         command.add_argument("--exp", type=Path, default=Path("exp"), help="default: exp")
-        command.add_argument("--jobs", type=int, help="processes that prepare data (default: number of cores)")
+        command.add_argument("--jobs", type=whole(1), help="processes that prepare data (default: number of cores)")
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace a recipe value")
         if name == "run":
-            command.add_argument("--stage", type=int, help="first stage; complete stages run again")
-            command.add_argument("--stop_stage", type=int, default=LAST, help="last stage (default: 13)")
+            command.add_argument("--stage", type=stage_number, help="first stage; complete stages run again")
+            command.add_argument("--stop_stage", type=stage_number, default=LAST, help="last stage (default: 13)")
             command.add_argument("--force", action="store_true", help="run the stages from scratch")
             for option, work in (("train", "units and training"), ("prepare", "the other stages and shards")):
                 text = f"command that starts Python for {work} (torchrun, srun), instead of this interpreter"
                 command.add_argument(f"--{option}_launcher", default="", metavar="WORDS", help=text)
         if name == "estimate":
-            command.add_argument("--hours", type=float, required=True, help="hours of audio in the training set")
-            command.add_argument("--ranks", type=int, default=1, help="GPUs (default: 1)")
             command.add_argument(
-                "--peak", type=float, default=989.0, help="dense bf16 TFLOP/s of one GPU (default: 989)"
+                "--hours", type=number(0, above=True), required=True, help="hours of audio in the training set"
+            )
+            command.add_argument("--ranks", type=whole(1), default=1, help="GPUs (default: 1)")
+            command.add_argument(
+                "--peak", type=number(0, above=True), default=989.0, help="dense bf16 TFLOP/s of one GPU (default: 989)"
             )
             command.add_argument(
-                "--mfu", type=float, default=0.25, help="share of the peak that is reached (default: 0.25)"
+                "--mfu",
+                type=number(0, 1, above=True),
+                default=0.25,
+                help="share of the peak that is reached (default: 0.25)",
             )
-            command.add_argument("--price", type=float, default=0.0, help="price of a GPU hour (default: none)")
+            command.add_argument("--price", type=number(0), default=0.0, help="price of a GPU hour (default: none)")
         if name == "study":
             command.add_argument("--rows", help="comma-separated rows, in addition to the base row (default: all)")
             only = command.add_mutually_exclusive_group()
@@ -161,11 +176,21 @@ def shared_arguments(args: argparse.Namespace) -> list[str]:
 def _run(job: Job, args: argparse.Namespace) -> int:
     child = [sys.executable, "-m", "egs", "stage", *shared_arguments(args)]
     first = 1 if args.stage is None else args.stage
-    launchers = Launchers(*(tuple(shlex.split(words)) for words in (args.prepare_launcher, args.train_launcher)))
+    if first > args.stop_stage:
+        raise CorpusError(f"--stage {first} is above --stop_stage {args.stop_stage}: no stage to run")
+    launchers = Launchers(*(_words(args, f"{work}_launcher") for work in ("prepare", "train")))
     ran = Runner(job, launchers).run(Range(first, args.stop_stage, args.stage is not None, args.force), child)
     if args.stop_stage == LAST and LAST not in ran:
         print((job.exp / "results.txt").read_text(encoding="utf-8"), end="")
     return 0
+
+
+def _words(args: argparse.Namespace, option: str) -> tuple[str, ...]:
+    """The words of a command that an option gives."""
+    try:
+        return tuple(shlex.split(getattr(args, option)))
+    except ValueError as error:
+        raise CorpusError(f"--{option} {getattr(args, option)}: {error}") from None
 
 
 def _study(args: argparse.Namespace) -> int:
@@ -224,8 +249,6 @@ def _show(job: Job, args: argparse.Namespace) -> int:
 def _estimate(job: Job, args: argparse.Namespace) -> int:
     from egs.pipeline.estimate import Machine, estimate, table
 
-    if min(args.hours, args.ranks, args.peak, args.mfu) <= 0 or args.mfu > 1 or args.price < 0:
-        raise CorpusError("estimate: --hours, --ranks, --peak and --mfu must be positive, --mfu at most 1")
     machine = Machine(args.ranks, args.peak * 1e12, args.mfu, args.price)
     print(table(estimate(job.recipe, args.hours, machine), machine))
     return 0
@@ -249,9 +272,12 @@ def _stage(job: Job, args: argparse.Namespace) -> int:
     except Exception as error:
         # The user sees one line; the traceback is for debugging.
         path = job.exp / "logs" / f"stage_{file_name(stage.id)}.traceback"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc(), encoding="utf-8")
-        raise StageError(f"{type(error).__name__}: {error} (traceback: {path})") from error
+        with contextlib.suppress(OSError):  # on a full disk too, the user reads what happened
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(traceback.format_exc(), encoding="utf-8")
+        known = isinstance(error, ValueError | OSError)
+        kind = "" if known else f"{type(error).__name__}: "
+        raise StageError(f"{kind}{one_line(error, job.exp)} (traceback: {path})") from error
     return 0
 
 

@@ -174,3 +174,20 @@ def test_no_folder_is_crowded() -> None:
     crowded = {folder for folder, count in counts.items() if count > 16} - {"corpora/datasets"}
     assert crowded - CROWDED == set()
     assert CROWDED - crowded == set(), "these entries of CROWDED are no longer needed"
+
+
+def test_nothing_imports_torchaudio() -> None:
+    """Newer versions cannot be imported beside S3PRL, and GPU machines lack it; imports inside functions count too."""
+    found = set()
+    for name, tree in modules().items():
+        for node in ast.walk(tree) if package_of(name) != "bench" else ():  # bench compares with it
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                targets = [node.module or ""]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+                targets = [str(own.value) for own in node.args if isinstance(own, ast.Constant)]
+            else:
+                continue
+            found |= {name for target in targets if target.split(".")[0] == "torchaudio"}
+    assert found == set()

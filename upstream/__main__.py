@@ -27,11 +27,14 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from corpora.schema import check_keys, convert, record
+from corpora.command import Parser, fail, number, whole
+from corpora.files import only_writer
+from corpora.schema import Problems, check_keys, convert, record
 from upstream.config import INIT_KINDS, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
 from upstream.errors import UpstreamError
 from upstream.model.family import FAMILY, geometry
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from upstream.units.units import LabelSet
 
 WHERE = "command line"
+# Commands whose output is locked here; functions of units, pretrain and shards lock their folders themselves.
+LOCKED = ("sweep", "compare", "export", "import", "cost")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,29 +52,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # S3PRL parses all words after `s3prl`, also --help, so argparse gets only this first one.
     rest = arguments[1:] if arguments[:1] == ["s3prl"] else []
-    args = parser().parse_args(arguments[: len(arguments) - len(rest)])
-    args.rest = rest
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    args = Namespace()
     try:
-        args.run(args)
+        args = parser().parse_args(arguments[: len(arguments) - len(rest)])
+        args.rest = rest
+        with only_writer(args.out) if args.command in LOCKED else nullcontext():
+            args.run(args)
     except ModuleNotFoundError as error:
         print(f"upstream: error: {error}; install the pinned stack: pip install -r requirements.txt", file=sys.stderr)
-        return 2
-    except (ValueError, OSError, ImportError) as error:
-        print(f"upstream: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("upstream: interrupted; the same command resumes here", file=sys.stderr)
         return 130
+    except Exception as error:
+        return fail("upstream", error, output=getattr(args, "out", None))
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; `run` of the parsed arguments is the function of the command."""
-    whole = argparse.ArgumentParser(
-        prog="python -m upstream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = whole.add_subparsers(dest="command", required=True)
+    every = Parser(prog="python -m upstream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = every.add_subparsers(dest="command", required=True)
 
     def command(name: str, run: Callable[[Namespace], None], text: str) -> Callable[..., argparse.Action]:
         """Add a command; returns the function that adds its options."""
@@ -84,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     exchange = commands.choices["units"].add_mutually_exclusive_group()
     exchange.add_argument("--export-km", type=Path, metavar="DIR", help="write the units in --out as fairseq's labels")
     exchange.add_argument("--import-km", type=Path, metavar="DIR", help="make --out from fairseq's labels (with k=...)")
-    add("--km-rate", type=int, default=50, help="rate of imported labels in Hz: 50, or 100 (default: 50)")
+    add("--km-rate", type=whole(1), default=50, help="rate of imported labels in Hz: 50, or 100 (default: 50)")
 
     add = command("pretrain", _pretrain, "masked prediction of units; resumes a killed run")
     add("--data", type=Path, required=True, help="folder with the data directories train and dev")
@@ -116,19 +120,24 @@ def parser() -> argparse.ArgumentParser:
         help="folder that `units` wrote; repeat it for further label sets. New units replace the labels only",
     )
     add("--codec", choices=("flac", "opus"), default="flac", help="default: flac; opus is lossy")
-    add("--shard-minutes", type=float, default=60.0, help="audio of one shard (default: 60)")
-    add("--jobs", type=int, default=1, help="processes that encode (default: 1)")
+    add("--shard-minutes", type=number(0, above=True), default=60.0, help="audio of one shard (default: 60)")
+    add("--jobs", type=whole(1), default=1, help="processes that encode (default: 1)")
 
     add = command("sweep", _sweep, "quality of units over PCA dimension and k; table and plot")
     add("--data", type=Path, required=True, help="folder with the data directories train and dev")
     add("--model", required=True, help="model directory, mfcc, or s3prl:NAME")
-    add("--layer", type=int, help="hidden state to cluster (default: two thirds of the depth)")
+    add("--layer", type=whole(0), help="hidden state to cluster (default: two thirds of the depth)")
     add("--pca", help="dimensions or shares of variance (default: those of 16,32,64,none that fit)")
     add("--k", default="100,500", help="cluster counts (default: %(default)s)")
     add("--against", metavar="L,L", help="hidden states to compare with (default: up to five others)")
-    add("--minutes", type=float, default=20.0, help="audio of train for the fit, and of dev (default: 20)")
+    add(
+        "--minutes",
+        type=number(0, above=True),
+        default=20.0,
+        help="audio of train for the fit, and of dev (default: 20)",
+    )
     add("--out", type=Path, required=True, help="folder of sweep.csv and sweep.png; resumes there")
-    add("--seed", type=int, default=0)
+    add("--seed", type=whole(0), default=0)
 
     add = command("lineage", _lineage, "ancestors of a model: its units, models and initialisation, as a tree")
     add("model", type=Path, help="model directory")
@@ -141,7 +150,7 @@ def parser() -> argparse.ArgumentParser:
     add("first", type=Path, help="model directory (rows)")
     add("second", type=Path, help="model directory (columns)")
     add("--audio", type=Path, nargs="+", required=True, help="files, folders, or data directories")
-    add("--frames", type=int, default=4000, help="frames drawn from the audio (default: 4000)")
+    add("--frames", type=whole(1), default=4000, help="frames drawn from the audio (default: 4000)")
     add("--out", type=Path, default=Path("cka.png"), help="heat map; its CSV is next to it (default: cka.png)")
 
     add = command("push", _push, "upload a model directory with its card to the Hugging Face Hub")
@@ -163,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
     add("--kind", default="auto", help="auto, transformers, torchaudio, espnet or fairseq (default: auto)")
     add("--out", type=Path, required=True, help="model directory to write")
     group = commands.choices["import"].add_argument_group("facts that the file lacks (default: those of its kind)")
-    group.add_argument("--heads", type=int, help="attention heads")
+    group.add_argument("--heads", type=whole(1), help="attention heads")
     group.add_argument("--layer-norm-first", action=argparse.BooleanOptionalAction, help="norms precede attention, FFN")
     group.add_argument("--normalise", action=argparse.BooleanOptionalAction, help="waveforms to mean 0 and variance 1")
 
@@ -183,7 +192,7 @@ def parser() -> argparse.ArgumentParser:
 
     command("baselines", _baselines, "list published encoders: name, size, licence, local folder")
     command("s3prl", _s3prl, "S3PRL's own commands, with our names registered: s3prl PROBLEM ..., s3prl -m ...")
-    return whole
+    return every
 
 
 def _names(config: type) -> str:
@@ -198,7 +207,7 @@ def _add_fields(add: Callable[..., argparse.Action], config: Any, prefix: str, n
         if field.annotation is bool:
             kind = {"action": "store_true", "default": None}
         elif field.annotation is float:
-            kind = {"type": float}
+            kind = {"type": number()}
         elif get_origin(field.annotation) is Literal:
             kind = {"choices": get_args(field.annotation)}
         elif get_origin(field.annotation) is list:
@@ -218,12 +227,15 @@ def _settings(pairs: Sequence[str]) -> dict[str, object]:
     for pair in pairs:
         if "=" not in pair:
             raise UpstreamError(f"`{pair}`: write settings as key=value, for instance k=100")
-    return OmegaConf.to_container(OmegaConf.from_dotlist(list(pairs)))  # type: ignore[return-value]
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist(list(pairs)), resolve=True)  # type: ignore[return-value]
+    except Exception as error:  # YAML and OmegaConf raise a dozen types
+        raise UpstreamError(f"`{' '.join(pairs)}`: not key=value with a YAML value ({error})") from None
 
 
 def _numbers(text: str, option: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in parts):
+    if not all(part.isascii() and part.isdecimal() and len(part) <= 9 for part in parts):
         raise UpstreamError(f"{option} {text}: whole numbers separated by commas are needed")
     return [int(part) for part in parts]
 
@@ -267,18 +279,23 @@ def _units(args: Namespace) -> None:
 
 
 def _pretrain(args: Namespace) -> None:
-    config = record(PretrainConfig, _settings(args.settings), WHERE)
+    problems = Problems(WHERE)
+    with problems.collect():
+        config = record(PretrainConfig, _settings(args.settings), WHERE)
     choices = _given(args, "init", ("layers", "minutes"))
-    allowed = {"project": ("layers", "minutes"), "foreign": ("layers",)}.get(args.init, ())
-    if wrong := [f"--init-{name}" for name in choices if name not in allowed]:
-        kinds = "--init project" if "--init-minutes" in wrong else "--init project or foreign"
-        raise UpstreamError(f"{', '.join(wrong)}: only for {kinds}, not for --init {args.init}")
-    if args.init == "foreign" and "layers" in choices:
-        choices["layers"] = _numbers(choices["layers"], "--init-layers")
-    init = record(InitConfig, {"kind": args.init, "source": args.init_source, **choices}, WHERE, "init")
-    regression = _regression(args)
-    if not args.units and regression is None:
-        raise UpstreamError("no training target: give --units or --teacher")
+    with problems.collect():
+        allowed = {"project": ("layers", "minutes"), "foreign": ("layers",)}.get(args.init, ())
+        if wrong := [f"--init-{name}" for name in choices if name not in allowed]:
+            kinds = "--init project" if "--init-minutes" in wrong else "--init project or foreign"
+            raise UpstreamError(f"{', '.join(wrong)}: only for {kinds}, not for --init {args.init}")
+        if args.init == "foreign" and "layers" in choices:
+            choices["layers"] = _numbers(choices["layers"], "--init-layers")
+        init = record(InitConfig, {"kind": args.init, "source": args.init_source, **choices}, WHERE, "init")
+    with problems.collect():
+        regression = _regression(args)
+        if not args.units and regression is None:
+            raise UpstreamError("no training target: give --units or --teacher")
+    problems.check()
     # Imported after the checks: torch takes seconds, and a wrong option should be reported at once.
     sets = [label_set(text) for text in args.units]
     from upstream.pretrain.train import pretrain

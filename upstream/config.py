@@ -14,8 +14,8 @@ LAYER_CHOICES: tuple[str, ...] = get_args(LayerChoice)
 S3PRL = "s3prl:"  # prefix of a source of units that is an S3PRL upstream
 
 Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 _config = dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
@@ -32,12 +32,12 @@ class TargetConfig:
     """
 
     source: str = "mfcc"
-    layer: int | None = None
+    layer: Annotated[int, Field(ge=0)] | None = None
     pca: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0)] | None = None
     whiten: bool = False
     k: Annotated[int, Field(ge=2, le=65535)] = 100
-    fit_hours: float | None = None
-    batch_seconds: float = 120.0
+    fit_hours: Positive | None = None
+    batch_seconds: Positive = 120.0
     seed: int = 0
 
     @model_validator(mode="after")
@@ -125,7 +125,7 @@ class PretrainConfig:
     """
 
     steps: Count = 1000
-    batch_seconds: float = 40.0
+    batch_seconds: Positive = 40.0
     crop_seconds: Positive = 15.6
     lr: Positive = 5e-4
     warmup: Share = 0.08

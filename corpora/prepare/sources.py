@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from corpora import MIN_SAMPLES
 from corpora.audio import SAMPLE_RATE, AudioError, audio_info, convert_audio, hash_audio
-from corpora.files import BadFileTally, CorpusError, write_tsv
+from corpora.files import BadFileTally, CorpusError, from_spreadsheet, write_tsv
 from corpora.machine import parallel
 from corpora.registry import CorpusInfo, corpus_error
 
@@ -150,7 +150,7 @@ def read_sources(data_dir: Path) -> list[Provenance]:
         fields = line.split("\t")
         if len(fields) != len(_COLUMNS):
             raise CorpusError(f"{path}:{number}: expected 4 tab-separated fields, found {len(fields)}")
-        rows.append(Provenance(*fields))
+        rows.append(Provenance(*map(from_spreadsheet, fields)))
     return rows
 
 

@@ -21,6 +21,7 @@ from corpora.audio import SAMPLE_RATE, audio_info, read_audio, write_audio
 from corpora.datadir import Utterance
 from corpora.files import sha256_json
 from corpora.machine import parallel
+from corpora.names import check_name
 from corpora.prepare.sources import Provenance, Recording
 
 _FRAME, _HOP = SAMPLE_RATE // 40, SAMPLE_RATE // 100  # 25 ms, 10 ms
@@ -88,7 +89,7 @@ def render_strings(
     plan = [[string.utt_id, string.seed, [word.recording.sha256 for word in string.words]] for string in strings]
     folder = audio_dir / sha256_json([_FORMAT, plan])[:12]
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = [(string, folder / f"{string.utt_id}.wav") for string in strings]
+    tasks = [(string, folder / f"{check_name(string.utt_id, 'utterance id')}.wav") for string in strings]
     lengths = list(parallel(_render, tasks, jobs=jobs, label=f"strings: {audio_dir.name}", unit="utt"))
     for other in audio_dir.iterdir():
         if other.is_dir() and other != folder:

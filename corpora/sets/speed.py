@@ -16,6 +16,7 @@ from corpora.audio import SAMPLE_RATE, audio_info, write_audio
 from corpora.datadir import Utterance, read_utterance
 from corpora.files import sha256_json
 from corpora.machine import parallel
+from corpora.names import check_name
 from corpora.prepare.sources import Provenance
 
 _FORMAT = 1  # raise it when the perturbed samples change: files of an older format are then not reused
@@ -41,7 +42,7 @@ def perturb(utterances: Sequence[Utterance], factor: float, audio_dir: Path, *, 
             u,
             utt_id=prefix(factor) + u.utt_id,
             speaker=prefix(factor) + u.speaker,
-            audio=folder / f"{prefix(factor)}{u.utt_id}.wav",
+            audio=folder / f"{prefix(factor)}{check_name(u.utt_id, 'utterance id')}.wav",
             start=None,
             end=None,
         )

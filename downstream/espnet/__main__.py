@@ -17,10 +17,12 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
-from corpora.files import TooManyBadFiles
+from corpora.command import Parser, fail, number, whole
+from corpora.files import CorpusError, only_writer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,16 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser, ours = _parser()
     if arguments and arguments[0] not in ours and not arguments[0].startswith("-"):
         return _espnet(arguments[0], arguments[1:], ours)
-    args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        args.func(args)
-    except (ValueError, OSError, TooManyBadFiles) as error:
-        print(f"downstream.espnet: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        args = parser.parse_args(arguments)
+        with only_writer(args.out) if hasattr(args, "out") else nullcontext():
+            args.func(args)
     except KeyboardInterrupt:
         print("downstream.espnet: interrupted; the same command continues", file=sys.stderr)
         return 130
+    except Exception as error:
+        return fail("downstream.espnet", error)
     return 0
 
 
@@ -51,6 +53,26 @@ def _espnet(name: str, arguments: list[str], ours: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    with ExitStack() as stack:
+        try:
+            if folder := _output_dir(arguments):
+                stack.enter_context(only_writer(folder))
+        except CorpusError as error:
+            return fail("downstream.espnet", error)
+        return _run_espnet(name, arguments)
+
+
+def _output_dir(arguments: Sequence[str]) -> Path | None:
+    """The value of ESPnet's option --output_dir."""
+    for place, word in enumerate(arguments):
+        if word.startswith("--output_dir="):
+            return Path(word.partition("=")[2])
+        if word == "--output_dir" and place + 1 < len(arguments):
+            return Path(arguments[place + 1])
+    return None
+
+
+def _run_espnet(name: str, arguments: list[str]) -> int:
     import upstream
 
     upstream.register("s3prl", "transformers")
@@ -65,7 +87,7 @@ def _espnet(name: str, arguments: list[str], ours: Sequence[str]) -> int:
 
 def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     """The parser, and the names of our commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m downstream.espnet",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -83,18 +105,18 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     own = step("dump", _dump, "a data directory in ESPnet's form")
     own.add_argument("--data", type=Path, required=True)
     own.add_argument("--out", type=Path, required=True)
-    own.add_argument("--min_seconds", type=float, default=0.1, help="shorter utterances are left out")
-    own.add_argument("--max_seconds", type=float, default=30.0, help="longer utterances are left out")
+    own.add_argument("--min_seconds", type=number(0), default=0.1, help="shorter utterances are left out")
+    own.add_argument("--max_seconds", type=number(0, above=True), default=30.0, help="longer utterances are left out")
     own.add_argument("--text_profile", default="none", help="profile of corpora.text")
     own.add_argument("--scored", action="store_true", help="a test set: keep every utterance, and the text unchanged")
     own.add_argument("--speeds", default="1", help="factors of speed perturbation, comma-separated")
-    own.add_argument("--jobs", type=int, default=1, help="processes")
+    own.add_argument("--jobs", type=whole(1), default=1, help="processes")
 
     own = step("tokens", _tokens, "characters or SentencePiece pieces of a training text")
     own.add_argument("--data", type=Path, required=True)
     own.add_argument("--out", type=Path, required=True)
     own.add_argument("--type", default="char", help="char or bpe")
-    own.add_argument("--pieces", type=int, default=500, help="number of SentencePiece pieces")
+    own.add_argument("--pieces", type=whole(1), default=500, help="number of SentencePiece pieces")
 
     own = step("config", _config, "ESPnet's training configuration for one upstream")
     own.add_argument("--base", type=Path, required=True, help="YAML without a front end")
@@ -123,8 +145,8 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
     own.add_argument("--inference_config", type=Path, required=True)
     own.add_argument("--lm_config", type=Path)
     own.add_argument("--lm_file", type=Path)
-    own.add_argument("--jobs", type=int, default=1, help="processes")
-    own.add_argument("--gpus", type=int, default=0, help="GPUs per process, 0 or 1")
+    own.add_argument("--jobs", type=whole(1), default=1, help="processes")
+    own.add_argument("--gpus", type=whole(0), default=0, help="GPUs per process, 0 or 1")
     own.add_argument("--launcher", default="", help="command that starts a process, for instance: srun --mem 8G")
     own.add_argument("--out", type=Path, required=True)
 
@@ -144,7 +166,10 @@ def _parser() -> tuple[argparse.ArgumentParser, list[str]]:
 def _dump(args: argparse.Namespace) -> None:
     from downstream.espnet.data import DumpConfig, dump
 
-    speeds = tuple(float(part) for part in args.speeds.split(",") if part.strip())
+    try:
+        speeds = tuple(float(part) for part in args.speeds.split(",") if part.strip())
+    except ValueError:
+        raise CorpusError(f"--speeds {args.speeds}: give factors separated by commas, such as 0.9,1,1.1") from None
     config = DumpConfig(args.min_seconds, args.max_seconds, args.text_profile, speeds, args.scored)
     dump(args.data, args.out, config, jobs=args.jobs)
 

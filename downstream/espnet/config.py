@@ -11,6 +11,7 @@ from typing import Any
 
 from corpora.files import write_text
 from downstream import DownstreamError
+from downstream.protocols import is_alike
 
 FBANK = "fbank"
 # Frames of the front end per encoder frame, by ESPnet's name of the encoder's input layer.
@@ -50,6 +51,13 @@ def training_config(base: Path, front_end: FrontEnd, overrides: Sequence[str] = 
                 raise DownstreamError(f"--set {item}: write it as key=value, for instance encoder_conf.num_blocks=6")
             if parent and OmegaConf.select(filled, parent) is None:  # ESPnet itself refuses unknown keys at the top
                 raise DownstreamError(f"--set {item}: {base} has no `{parent}`")
+            default, value = (OmegaConf.select(own, key) for own in (filled, OmegaConf.from_dotlist([item])))
+            if (
+                not is_alike(default, value)
+                or key.endswith("lr")
+                and not (isinstance(value, int | float) and value > 0)
+            ):
+                raise DownstreamError(f"--set {item}: `{key}` is {default!r} in {base}; give a value of this kind")
         config = OmegaConf.to_container(OmegaConf.merge(filled, OmegaConf.from_dotlist(list(overrides))), resolve=True)
     except (OmegaConfBaseException, YAMLError, OSError) as error:
         raise DownstreamError(f"{base}: {error}") from error

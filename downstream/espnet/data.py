@@ -19,6 +19,7 @@ from corpora.audio import SAMPLE_RATE, audio_info, write_audio
 from corpora.datadir import Utterance, read_datadir, read_utterance, write_datadir
 from corpora.files import CorpusError, atomic_dir, atomic_file, read_json, write_json, write_text
 from corpora.machine import parallel
+from corpora.names import check_name
 from corpora.sets.speed import check_factor, perturb
 from downstream import DownstreamError
 from downstream.score.metrics import tidy
@@ -109,7 +110,7 @@ def _whole_files(utterances: Sequence[Utterance], folder: Path, jobs: int) -> li
     cut = [u for u in utterances if u.start is not None or u.end is not None]
     if not cut:
         return list(utterances)
-    files = {u.utt_id: folder / f"{u.utt_id}.wav" for u in cut}
+    files = {u.utt_id: folder / f"{check_name(u.utt_id, 'utterance id')}.wav" for u in cut}
     list(parallel(_cut, [(u, files[u.utt_id]) for u in cut], jobs=jobs, label="segments", unit="utt"))
     return [replace(u, audio=files[u.utt_id], start=None, end=None) if u.utt_id in files else u for u in utterances]
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pandas
 
 from corpora.datadir import read_datadir
-from corpora.files import write_csv, write_text
+from corpora.files import for_spreadsheet, from_spreadsheet, write_csv, write_text
+from corpora.names import check_name
 from downstream import DownstreamError
 from downstream.report.examples import direction
 from downstream.report.provenance import environment, facts_table
-from downstream.report.tables import Table, percent
+from downstream.report.tables import Table, percent, plain
 from downstream.score.metrics import tidy, value
 from downstream.score.stats import bootstrap_ci, score
 
@@ -95,13 +96,12 @@ def score_set(decoded: DecodedSet, profile: str) -> list[dict[str, str]]:
 
 def write_scores(folder: Path, decoded: DecodedSet, profile: str) -> None:
     """Write `scores.csv` and `hypotheses.tsv` (utterance, reference, hypothesis, all as scored) of one decoded set."""
+    check_name(decoded.system, "--system")
     folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / "scores.csv", COLUMNS, score_set(decoded, profile))
-    lines = [
-        f"{utt_id}\t{tidy(reference, profile)}\t{tidy(hypothesis, profile)}\n"
-        for utt_id, reference, hypothesis in zip(decoded.utt_ids, decoded.references, decoded.hypotheses, strict=True)
-    ]
-    write_text(folder / "hypotheses.tsv", "".join(lines))
+    rows = zip(decoded.utt_ids, decoded.references, decoded.hypotheses, strict=True)
+    lines = [(utt_id, tidy(reference, profile), tidy(hypothesis, profile)) for utt_id, reference, hypothesis in rows]
+    write_text(folder / "hypotheses.tsv", "".join("\t".join(map(for_spreadsheet, line)) + "\n" for line in lines))
 
 
 def write_results(exp_dir: Path, title: str) -> Path:
@@ -119,9 +119,9 @@ def write_results(exp_dir: Path, title: str) -> Path:
             for path in found
         ]
     )
-    parts = [f"# {title}", facts_table(environment()), *_commands(exp_dir, sorted(set(scores["system"])))]
+    parts = [f"# {plain(title)}", facts_table(environment()), *_commands(exp_dir, sorted(set(scores["system"])))]
     for name, rows in scores.groupby("set", sort=True):
-        parts += [f"## {name}", _table(str(name), rows).markdown()]
+        parts += [f"## {plain(str(name))}", _table(str(name), rows).markdown()]
         parts += _examples([path.parent for path in found if path.parent.name == name])
     path = exp_dir / "RESULTS.md"
     write_text(path, "\n\n".join(parts) + "\n")
@@ -161,11 +161,14 @@ def _examples(folders: Sequence[Path]) -> list[str]:
         rows = [("reference", reference)]
         rows += [(system, own[utt_id][1]) for system, own in systems.items() if utt_id in own]
         line = f'<td dir="{direction(reference)}">'
-        body = "".join(f"<tr><td>{name}</td>{line}{escape(text) or '&nbsp;'}</td></tr>\n" for name, text in rows)
-        blocks.append(f"<table>\n<caption>{utt_id}</caption>\n{body}</table>")
+        body = "".join(
+            f"<tr><td>{escape(name)}</td>{line}{escape(text) or '&nbsp;'}</td></tr>\n" for name, text in rows
+        )
+        blocks.append(f"<table>\n<caption>{escape(utt_id)}</caption>\n{body}</table>")
     return ["Examples:", *blocks]
 
 
 def _read_hypotheses(path: Path) -> dict[str, tuple[str, str]]:
-    rows = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line)
+    lines = path.read_text(encoding="utf-8").split("\n")
+    rows = (map(from_spreadsheet, line.split("\t")) for line in lines if line)
     return {utt_id: (reference, hypothesis) for utt_id, reference, hypothesis in rows}

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from corpora.audio import SAMPLE_RATE
-from corpora.files import read_json
 from downstream.grid.plan import POOLED, UNCACHED, Cell, Resources, Work
 from downstream.probe import cache, quiet_import
 from downstream.probe.cache import Info
@@ -92,7 +91,7 @@ def _estimate(upstream: Upstream, cells: Sequence[Cell], exp_dir: Path, resource
     disk, features_s = 0, 0.0
     for kind, normalised in {cell.kind for cell in cells if cell.kind[0] != UNCACHED}:
         folder = cache.folder_of(exp_dir / "cache", upstream) / (f"{kind}_normalised" if normalised else kind)
-        stored = {key for path in folder.glob("[!.]*/keys.json") for key in read_json(path)["keys"]}
+        stored = {key for path in folder.glob("[!.]*/keys.json") for key in cache.read_listing(path.parent)["keys"]}
         items = {item.key: item for cell in cells if cell.kind == (kind, normalised) for item in cell.data.items}
         missing = [item for key, item in items.items() if key not in stored]
         disk += sum(cache.bytes_of(item, kind, extractor.info) for item in missing)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from corpora.files import read_json, sha256_json
+from corpora.files import CorpusError, read_json, sha256_json
 from corpora.machine import cores
+from corpora.schema import nearest
 from downstream import DownstreamError
 from downstream.grid import budgets
 from downstream.grid.budgets import Budget
@@ -17,9 +19,12 @@ from downstream.probe import finetune
 from downstream.probe.data import TaskData, folds_of, load_task
 from downstream.probe.finetune import PROBE, Tuning
 from downstream.protocols import FORM, Protocol, load
+from downstream.score import metrics
 from downstream.upstreams import Upstream
 
 POOLED, UNCACHED = "pooled", ""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,23 @@ class Cell:
 
     @property
     def is_complete(self) -> bool:
-        path = self.run_dir / "cell.json"
-        return path.is_file() and (self.run_dir / "predictions.csv").is_file() and read_json(path)["key"] == self.key
+        found = read_cell(self.run_dir) if (self.run_dir / "predictions.csv").is_file() else {}
+        return found.get("key") == self.key and isinstance(found.get("rows"), list)
+
+
+def read_cell(run_dir: Path) -> dict[str, Any]:
+    """The content of `cell.json`; empty if there is none, or if it is damaged, which a warning says."""
+    path = Path(run_dir) / "cell.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise CorpusError(f"{path}: not the record of a probe")
+    except (CorpusError, OSError) as error:
+        logger.warning("%s; this probe counts as not trained (delete its folder %s to be rid of it)", error, run_dir)
+        return {}
+    return content
 
 
 @dataclass(frozen=True)
@@ -76,6 +96,9 @@ class Grid:
         found = []
         for task in self.tasks:
             protocol = load(task, self.protocol, self.overrides)
+            for name in protocol.config["metrics"]:
+                if name not in (*metrics.METRICS, metrics.CAVG):
+                    raise DownstreamError(f"`metrics`: unknown metric `{name}`{nearest(str(name), metrics.METRICS)}")
             for fold, data in _read(task, Path(self.data_dir), protocol, self.folds):
                 for budget in self.budgets:
                     train = budgets.select(data.splits["train"], budget, by_label=task != "asr")
@@ -178,9 +201,14 @@ class Resources:
 
     @classmethod
     def of(cls, device: str, jobs: int | None) -> Resources:
-        """`device` is auto, cpu, cuda (all GPUs) or cuda:N; without `jobs`, one process per core, or one per GPU."""
+        """`device` is auto, cpu, cuda (all GPUs) or cuda:N; without `jobs`, one process per core, or one per GPU.
+
+        Raises DownstreamError for a device that this machine does not have, and for fewer than one process.
+        """
+        if jobs is not None and jobs < 1:
+            raise DownstreamError(f"--jobs {jobs}: give 1 or more processes")
         available = cores()
-        devices = _devices(device)
+        devices = devices_of(device)
         wanted = jobs if jobs is not None else available if devices == ("cpu",) else len(devices)
         asked = os.environ.get("OMP_NUM_THREADS", "")
         # It does not depend on the remaining work: a resumed run must use as many threads as before.
@@ -188,17 +216,22 @@ class Resources:
         return cls(wanted, threads, devices)
 
 
-def _devices(asked: str) -> tuple[str, ...]:
-    if asked not in ("auto", "cuda"):
-        return (asked,)
+def devices_of(asked: str) -> tuple[str, ...]:
+    """The devices that `auto`, `cpu`, `cuda` or `cuda:N` names. Raises DownstreamError for one that is not there."""
+    if asked == "cpu":
+        return ("cpu",)
+    name, _, number = asked.partition(":")
+    if asked != "auto" and (name != "cuda" or asked != "cuda" and not number.isdecimal()):
+        raise DownstreamError(f"--device {asked}: unknown; choose auto, cpu, cuda or cuda:N")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not count:
-        if asked == "cuda":
-            raise DownstreamError("--device cuda: PyTorch sees no GPU; use --device cpu")
-        return ("cpu",)
-    return tuple(f"cuda:{number}" for number in range(count))
+    if asked != "auto" and int(number or 0) >= count:
+        found = f"only {count} GPUs" if count else "no GPU"
+        raise DownstreamError(f"--device {asked}: PyTorch sees {found}; use --device cpu or auto")
+    if number:
+        return (asked,)
+    return tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
 
 
 def groups(cells: Sequence[Cell]) -> Iterator[list[Cell]]:

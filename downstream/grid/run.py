@@ -25,7 +25,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from corpora.files import read_json
 from downstream import DownstreamError
 from downstream.grid.budgets import Budget
 from downstream.grid.plan import (
@@ -39,6 +38,7 @@ from downstream.grid.plan import (
     groups,
     parse_budgets,
     parse_tunings,
+    read_cell,
 )
 from downstream.grid.worker import Send, run_upstream
 from downstream.probe.data import TaskData
@@ -94,6 +94,9 @@ def run_tasks(
         tuple(tasks), recipe, Path(data_dir), exp_dir, protocol, tuple(seeds), folds, dict(overrides or {}),
         parse_tunings(finetune), parse_budgets(budgets),
     )  # fmt: skip
+    if cache_gb is not None and not cache_gb > 0:
+        raise DownstreamError(f"--cache_gb {cache_gb:g}: give a positive number")
+    Resources.of(device, jobs)  # refuses what this machine cannot do before anything is read
     available = _available(upstreams, Path(models_dir))
     sets = grid.sets()
     _report_left_out(sets)
@@ -200,7 +203,7 @@ def _drop_stale(
         run_dir = Path(row["run_dir"]).resolve()
         if run_dir in valid or run_dir in again:
             return run_dir in again
-        found = read_json(run_dir / "cell.json") if (run_dir / "cell.json").is_file() else {}
+        found = read_cell(run_dir)
         return found.get("upstream_key") != keys[row["upstream"]] or row["protocol"] != protocol.tag
 
     results.drop(path, {row["run_dir"] for row in results.read_rows(path) if stale(row)})
@@ -212,7 +215,7 @@ def _restore(cells: Sequence[Cell], exp_dir: Path) -> None:
     stored = {(r["run_dir"], r["split"], r["metric"]): r for r in results.read_rows(path)}
     lost: list[dict[str, str]] = []
     for cell in cells:
-        rows = _with_model_columns(read_json(cell.run_dir / "cell.json")["rows"], exp_dir)
+        rows = _with_model_columns(read_cell(cell.run_dir)["rows"], exp_dir)
         rows = [results.as_text(row) for row in rows]
         if any(stored.get((r["run_dir"], r["split"], r["metric"])) != r for r in rows):
             lost += rows

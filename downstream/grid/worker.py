@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora.audio import SAMPLE_RATE
-from corpora.files import TooManyBadFiles, write_json, write_text
+from corpora.command import one_line
+from corpora.files import CorpusError, TooManyBadFiles, only_writer, write_json, write_text
 from downstream import DownstreamError
-from downstream.grid.plan import POOLED, UNCACHED, Cell, Event, Settings, groups
+from downstream.grid.plan import POOLED, UNCACHED, Cell, Event, Settings, groups, read_cell
 from downstream.probe import cache, quiet_import
 from downstream.probe.data import readable
 from downstream.score import metrics, results
@@ -109,9 +110,9 @@ def _store_features(
                         progress=progress,
                     )
         except cache.CacheFull as problem:
-            send(Event("say", f"{_line(problem)}. Until then the upstream runs at every step"))
+            send(Event("say", f"{one_line(problem)}. Until then the upstream runs at every step"))
         except Exception as problem:
-            error = _line(problem)
+            error = one_line(problem)
             if not isinstance(problem, (DownstreamError, TooManyBadFiles)):
                 send(Event("say", traceback.format_exc()))
         stored[kind, normalised] = _Store(features, error, (time.monotonic() - begin) / len(users))
@@ -123,11 +124,14 @@ def _run_group(
 ) -> None:
     from downstream.probe.train import run_cell, run_pooled
 
-    first, features = group[0], store.features
-    more = f" and {len(group) - 1} more seeds" if len(group) > 1 else ""
-    send(Event("note", f"{upstream.name} {first.title}{more}"))
-    data, protocol = first.data, first.protocol
     with ExitStack() as stack:
+        group = take_cells(upstream, group, stack, send)
+        if not group:
+            return
+        first, features = group[0], store.features
+        more = f" and {len(group) - 1} more seeds" if len(group) > 1 else ""
+        send(Event("note", f"{upstream.name} {first.title}{more}"))
+        data, protocol = first.data, first.protocol
         done: list[Cell] = []
         try:
             folders = [stack.enter_context(_run_dir(cell, settings)) for cell in group]
@@ -161,7 +165,27 @@ def _run_group(
             for cell in group:
                 if cell not in done:
                     where = f"{upstream.name} {cell.title}"
-                    send(Event("failed", f"{where}: {_line(error)} (log: {cell.run_dir / 'log'})", 1))
+                    send(Event("failed", f"{where}: {one_line(error)} (log: {cell.run_dir / 'log'})", 1))
+
+
+def take_cells(upstream: Upstream, group: Sequence[Cell], stack: ExitStack, send: Send) -> list[Cell]:
+    """The cells that this process trains: it holds the locks of their run directories until `stack` is closed.
+
+    A cell that another command trains now counts as failed; one that has become complete gives its rows.
+    """
+    own = []
+    for cell in group:
+        title = f"{upstream.name} {cell.title}"
+        try:
+            stack.enter_context(only_writer(cell.run_dir))
+        except CorpusError as error:
+            send(Event("failed", f"{title}: {one_line(error)}", 1))
+            continue
+        if cell.is_complete:
+            send(Event("rows", title, 1, read_cell(cell.run_dir)["rows"]))
+        else:
+            own.append(cell)
+    return own
 
 
 def _write_outcome(
@@ -309,7 +333,3 @@ def _shown(path: Path) -> str:
     path = Path(path)
     here = Path.cwd()
     return str(path.resolve().relative_to(here)) if path.resolve().is_relative_to(here) else str(path)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

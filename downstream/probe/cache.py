@@ -29,7 +29,7 @@ from filelock import Timeout
 
 from corpora.audio import SAMPLE_RATE, AudioError
 from corpora.datadir import read_utterance
-from corpora.files import BadFileTally, atomic_dir, locked, read_json, sha256_json, write_json
+from corpora.files import BadFileTally, CorpusError, atomic_dir, locked, read_json, sha256_json, write_json
 from downstream import DownstreamError
 from downstream.probe.data import LabelledUtterance
 from downstream.upstreams import Upstream
@@ -248,7 +248,7 @@ def _write_each(
         for shard, part in shards.items():
             try:
                 with locked(shard, timeout=-1 if wait else 0):
-                    if not (shard / _LISTING).is_file():
+                    if not ((shard / _LISTING).is_file() and any(read_listing(shard).values())):
                         write(shard, part)
             except Timeout:
                 busy[shard] = part
@@ -288,10 +288,26 @@ def _stored(folder: Path) -> tuple[set[str], dict[str, str]]:
     keys: set[str] = set()
     unreadable: dict[str, str] = {}
     for path in _complete(folder):
-        listing = read_json(path / _LISTING)
+        listing = read_listing(path)
         keys.update(listing["keys"])
         unreadable.update(listing["unreadable"])
     return keys, unreadable
+
+
+def read_listing(shard: Path) -> dict[str, Any]:
+    """The keys of a shard, and its unreadable audio with the reason.
+
+    A shard with a damaged list counts as empty, which a warning says; its features are computed again.
+    """
+    path = shard / _LISTING
+    try:
+        listing = read_json(path)
+        if not isinstance(listing, dict) or not {"keys", "unreadable"} <= listing.keys():
+            raise CorpusError(f"{path}: not the list of a shard")
+        return listing
+    except CorpusError as error:
+        logger.warning("%s; the features of this folder are computed again", error)
+        return {"keys": [], "unreadable": {}}
 
 
 def _index(folder: Path, kind: str, info: Info, wanted: set[str]) -> tuple[dict[str, tuple[Any, int]], list[Path]]:
@@ -299,10 +315,15 @@ def _index(folder: Path, kind: str, info: Info, wanted: set[str]) -> tuple[dict[
     where: dict[str, tuple[Any, int]] = {}
     read: list[Path] = []
     for path in _complete(folder):
-        keys = read_json(path / _LISTING)["keys"]
+        keys = read_listing(path)["keys"]
         if wanted.isdisjoint(keys):
             continue
-        shard = _PooledShard(path) if kind == "pooled" else _FramesShard(path, info)
+        try:
+            shard = _PooledShard(path) if kind == "pooled" else _FramesShard(path, info)
+        except (ValueError, EOFError, OSError) as error:
+            raise DownstreamError(
+                f"{path}: damaged ({error}); delete this folder, its features are computed again"
+            ) from error
         where.update({key: (shard, row) for row, key in enumerate(keys) if key in wanted})
         read.append(path)
     return where, read
@@ -364,10 +385,18 @@ def _check_room(
 def _write_info(folder: Path, upstream: Upstream, info: Info) -> None:
     path = folder / "info.json"
     content = asdict(info) | {"upstream": upstream.name, "key": upstream.key, "form": _FORM}
-    if path.is_file() and read_json(path) != content:
+    if path.is_file() and _content(path) != content:
         logger.warning("%s: features of another form are deleted and computed again", folder)
         shutil.rmtree(folder)
     write_json(path, content)
+
+
+def _content(path: Path) -> Any:
+    """The content of a JSON file; None if it is damaged."""
+    try:
+        return read_json(path)
+    except CorpusError:
+        return None
 
 
 def _write_shard(

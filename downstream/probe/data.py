@@ -11,6 +11,7 @@ from pathlib import Path
 from corpora.audio import SAMPLE_RATE, AudioError
 from corpora.datadir import Utterance, read_datadir, read_table, read_utterance
 from corpora.files import BadFileTally, cached_sha256, read_json, sha256_json, write_json
+from corpora.names import check_name
 from corpora.prepare.sources import SOURCES, read_sources
 from downstream import DownstreamError
 from downstream.protocols import TASKS, Protocol
@@ -89,6 +90,7 @@ def load_task(folder: Path, protocol: Protocol, *, enough_letters: int = ENOUGH_
     folder = Path(folder)
     names = ["train", "dev", *sorted(p.name for p in folder.glob("test*") if p.is_dir())]
     for name in names:
+        check_name(name, f"{folder}: test set")  # it names files of results
         if not (folder / name).is_dir():
             raise DownstreamError(f"{protocol.task}: no data directory {folder / name}; {_advice(folder)}")
     if len(names) == 2:

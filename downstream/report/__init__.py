@@ -67,32 +67,33 @@ def _markdown(contents: Contents, images: dict[str, str]) -> str:
     """
     from downstream.report.claims import comparison_table
     from downstream.report.provenance import SYNTHETIC_BANNER, facts_table
+    from downstream.report.tables import plain
 
     parts = [f"# Results of the recipe `{contents.recipe}`"]
     if contents.synthetic:
         parts.append(f"> **{SYNTHETIC_BANNER}**")
     parts.append(facts_table(contents.facts | {"command": f"`{contents.facts['command']}`"}))
-    parts += [f"**{line}**" for line in contents.warnings]
+    parts += [f"**{plain(line)}**" for line in contents.warnings]
     for item in contents.leaderboards:
-        parts += [f"## {item.title}", item.table().markdown()]
+        parts += [f"## {plain(item.title)}", item.table().markdown()]
     if "quality_params" in images:
         parts.append(f"![Quality against parameters]({images['quality_params']})")
     parts.append("## Every metric")
     for table in contents.metrics:
-        parts += [f"### {table.title}", table.markdown()]
+        parts += [f"### {plain(table.title)}", table.markdown()]
     if contents.comparisons or contents.unpaired:
         table = comparison_table(contents.comparisons, contents.unpaired)
-        parts += [f"## {table.title}", table.markdown()]
+        parts += [f"## {plain(table.title)}", table.markdown()]
     if contents.costs is not None:
         parts += [f"## {contents.costs.title}", contents.costs.markdown()]
     if "training" in images:
         parts += ["## Training", f"![Masked accuracy over steps]({images['training']})"]
     if contents.missing:
-        parts += ["## Missing results", "\n".join(f"- {line}" for line in contents.missing)]
+        parts += ["## Missing results", "\n".join(f"- {plain(line)}" for line in contents.missing)]
     if contents.times:
         parts += [
             "## Times",
             "Times differ from run to run. All other sections except the header are the same in every run.",
         ]
-        parts += [part for table in contents.times for part in (f"### {table.title}", table.markdown())]
+        parts += [part for table in contents.times for part in (f"### {plain(table.title)}", table.markdown())]
     return "\n\n".join(parts) + "\n"

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,7 @@ def save(figure: Figure, folder: Path) -> list[str]:
             handles = [_handle(label, number) for label, number in figure.legend.items()]
             canvas.legend(handles=handles, loc="outside lower center", ncols=min(6, max(3, 2 * columns), len(handles)))
         title = canvas.suptitle(figure.title, fontsize=11, x=0.01, ha="left", color=MUTED)
+        _show_as_written(canvas)
         canvas.get_layout_engine().execute(canvas)
         canvas.set_layout_engine("none")
         # No version and date, so that equal figures give equal files. `savefig` would do layout and drawing twice.
@@ -148,6 +149,22 @@ def _alone(canvas: Any, axes: Any, artists: list[Any], panel: Panel, key: str, t
     box = axes.get_tightbbox().padded(_MARGIN)
     left, top = box.x0, 72 * canvas.get_figheight() - box.y1
     return _for_page(buffer.getvalue(), panel.alt, (left, top, box.width, box.height), tips)
+
+
+def _show_as_written(canvas: Any) -> None:
+    """Take no text between two dollar signs for a formula, except numbers of a logarithmic axis."""
+    from matplotlib.text import Text
+
+    for axes in canvas.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.get_ticklabels(which="both")  # makes the labels
+    for text in canvas.findobj(Text):
+        text.set_parse_math(False)
+    for axes in canvas.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                for label in axis.get_ticklabels(which="both"):
+                    label.set_parse_math(True)
 
 
 def _canvas(width: float, height: float) -> Any:
@@ -185,14 +202,14 @@ def _for_page(svg: str, alt: str, box: tuple[float, float, float, float], tips: 
 
     def group(found: re.Match) -> str:
         # Ids of groups (`axes_1`) repeat in every figure; nothing refers to them, so they are removed.
-        gid, rest = found.groups()
+        gid, rest = unescape(found[1]), found[2]
         return f'<g class="tip"{rest}><title>{escape(tips[gid])}</title>' if gid in tips else f"<g{rest}>"
 
     svg = re.sub(r'<g id="([^"]*)"([^>]*)>', group, svg)
     style = f"max-width:{_LARGEST * box[2]:.0f}px"
     view = " ".join(f"{value:.1f}" for value in box)
     head = f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{view}" style="{style}">'
-    return re.sub(r"<svg[^>]*>", head, svg, count=1)
+    return re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)  # a backslash in `head` is text
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pandas
 
 from corpora.files import read_json
 from downstream import DownstreamError
+from downstream.grid.plan import read_cell
 from downstream.report.rows import Result, Setting
 
 
@@ -98,7 +99,7 @@ def _run(key: tuple[str, Setting, int, int | None], rows: tuple[Result, ...], ex
         return find_in_run(exp_dir, rows[0].run_dir, name)
 
     command, stored, weights, curve = map(found, ("command", "cell.json", "layer_weights.json", "curve.csv"))
-    cell = {} if stored is None else read_json(stored)
+    cell = {} if stored is None else read_cell(stored.parent)
     return ProbeRun(
         *key,
         rows,

@@ -26,17 +26,22 @@ class Table:
 
     def terminal(self) -> str:
         """Title, aligned columns, notes."""
-        return "\n".join([self.title, self._text(self.rows, "simple"), *self.notes])
+        return "\n".join([self.title, self._text(self.header, self.rows, "simple"), *self.notes])
 
     def markdown(self) -> str:
-        """The table with pipes, and the notes as a list."""
-        rows = [[text.replace("|", "\\|") for text in row] for row in self.rows]
-        notes = ["", *(f"- {note}" for note in self.notes)] if self.notes else []
-        return "\n".join([self._text(rows, "pipe"), *notes])
+        """The table with pipes, and the notes as a list. Names and texts cannot become HTML or further columns."""
+        header, *rows = [[plain(text).replace("|", "\\|") for text in row] for row in (self.header, *self.rows)]
+        notes = ["", *(f"- {plain(note)}" for note in self.notes)] if self.notes else []
+        return "\n".join([self._text(header, rows, "pipe"), *notes])
 
-    def _text(self, rows: list[list[str]], form: str) -> str:
-        align = ["left"] + ["right"] * (len(self.header) - 1)
-        return tabulate(rows, self.header, form, disable_numparse=True, colalign=align if rows else None)
+    def _text(self, header: list[str], rows: list[list[str]], form: str) -> str:
+        align = ["left"] + ["right"] * (len(header) - 1)
+        return tabulate(rows, header, form, disable_numparse=True, colalign=align if rows else None)
+
+
+def plain(text: str) -> str:
+    """Text for Markdown that is shown as it is: a tag inside it is not HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def percent(value: float | None, low: float | None = None, high: float | None = None) -> str:

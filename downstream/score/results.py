@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from corpora.files import locked, write_csv, write_json
+from corpora.files import from_spreadsheet, locked, write_csv, write_json
 from downstream import DownstreamError
 from downstream.score import metrics, stats
 
@@ -141,7 +141,9 @@ def read_csv(path: Path, columns: Iterable[str] = ()) -> list[dict[str, str]]:
         for name in columns:
             if name not in (reader.fieldnames or []):
                 raise DownstreamError(f"{path}: column `{name}` is missing; move the file away and run again")
-        return [{name: value or "" for name, value in row.items() if name is not None} for row in reader]
+        return [
+            {name: from_spreadsheet(value or "") for name, value in row.items() if name is not None} for row in reader
+        ]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

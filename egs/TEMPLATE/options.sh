@@ -68,6 +68,16 @@ parse_options() {
     done
 }
 
+# check_counts NAME...: check that these options are empty or whole numbers of 1 or more.
+check_counts() {
+    local name
+    for name in "$@"; do
+        if [ -n "${!name}" ] && ! [[ ${!name} =~ ^[1-9][0-9]{0,8}$ ]]; then
+            fail "--${name} ${!name}: give a whole number of 1 or more"
+        fi
+    done
+}
+
 # check_stages LAST: check that stage and stop_stage are numbers from 0 to LAST, and stage is not above stop_stage.
 check_stages() {
     local name value

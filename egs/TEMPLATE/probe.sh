@@ -67,6 +67,7 @@ EOH
 
 parse_options "$@"
 check_stages 3
+check_counts nj folds
 # shellcheck source=egs/TEMPLATE/corpus.sh
 . "${root}/egs/TEMPLATE/corpus.sh"
 

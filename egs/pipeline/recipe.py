@@ -13,9 +13,12 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import corpora
 from corpora import registry
 from corpora.files import CorpusError
-from corpora.schema import check_keys, convert, nearest, record
+from corpora.names import check_name
+from corpora.schema import Problems, check_keys, convert, flatten, nearest, record
+from downstream import protocols
 from downstream.protocols import TASKS
 from upstream.config import S3PRL, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
 from upstream.model.family import FAMILY, Geometry
@@ -94,6 +97,12 @@ class TaskConfig:
     finetune: list[str] = field(default_factory=lambda: ["probe"])
     budgets: list[str] = field(default_factory=lambda: ["all"])
 
+    def __post_init__(self) -> None:
+        if not self.seeds or min(self.seeds) < 0:
+            raise ValueError(f"seeds is {self.seeds}; give at least one, and none below 0")
+        if self.folds is not None and self.folds < 1:
+            raise ValueError(f"folds is {self.folds}; it must be at least 1")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -115,6 +124,12 @@ def known_recipes() -> list[str]:
     return sorted(path.parent.name for path in EGS.glob("*/recipe.yaml"))
 
 
+def corpus_sets() -> list[str]:
+    """Modules of `corpora.sets` that prepare the data of a recipe."""
+    folder = Path(corpora.__file__).parent / "sets"
+    return sorted(path.stem for path in folder.glob("[a-z]*.py") if "def prepare(" in path.read_text(encoding="utf-8"))
+
+
 def load_recipe(
     name: str,
     overrides: Iterable[str] = (),
@@ -128,6 +143,7 @@ def load_recipe(
 
 def recipe_mapping(name: str, overrides: Iterable[str] = (), config: Path | None = None) -> tuple[Any, str]:
     """The unchecked content of `egs/<name>/recipe.yaml` (or `config`) with overrides, and its name for messages."""
+    check_name(name, "--recipe")
     path = EGS / name / "recipe.yaml" if config is None else config
     if config is None and not path.is_file():
         known = known_recipes()
@@ -162,26 +178,36 @@ def build_recipe(mapping: Any, *, name: str, where: str, local_upstreams: dict[s
     for key in known:
         if key not in mapping:
             raise CorpusError(f"{where}: `{key}` is missing")
-    further = [key for key in mapping["pretrain"] or {} if key not in ("common", *MODELS)]
-    upstreams = [*_upstreams(mapping["upstreams"], where, "upstreams", further), *local_upstreams]
-    family = _family(mapping["family"], where)
-    recipe = Recipe(
-        name=name,
-        corpora=record(CorporaConfig, mapping["corpora"], where, "corpora"),
-        family=family,
-        units={
-            key: record(TargetConfig, entry, where, f"units.{key}")
-            for key, entry in _with_common(mapping["units"], UNITS, where, "units").items()
-        },
-        pretrain={
-            key: _model_run(key, entry, where, family)
-            for key, entry in _with_common(mapping["pretrain"], MODELS, where, "pretrain").items()
-        },
-        tasks=_tasks(mapping["tasks"], where, further),
-        upstreams=upstreams,
-        local_upstreams=local_upstreams,
-        shards=record(ShardsConfig, mapping["shards"], where, "shards") if mapping.get("shards") else None,
-    )
+    pretrain, members = (mapping[key] if isinstance(mapping[key], dict) else {} for key in ("pretrain", "family"))
+    further = [key for key in pretrain if key not in ("common", *MODELS)]
+    problems = Problems(where)
+    parts: dict[str, Any] = {"units": {}, "pretrain": {}, "shards": None}
+    with problems.collect():
+        parts["upstreams"] = [*_upstreams(mapping["upstreams"], where, "upstreams", further), *local_upstreams]
+    with problems.collect():
+        parts["corpora"] = record(CorporaConfig, mapping["corpora"], where, "corpora")
+        if (module := parts["corpora"].module) not in (known := corpus_sets()):
+            raise CorpusError(
+                f"{where}: `corpora.module`: no module `{module}`{nearest(module, known)} ({', '.join(known)})"
+            )
+    with problems.collect():
+        parts["tasks"] = _tasks(mapping["tasks"], where, further)
+    if mapping.get("shards"):
+        with problems.collect():
+            parts["shards"] = record(ShardsConfig, mapping["shards"], where, "shards")
+    with problems.collect():
+        for key, entry in _with_common(mapping["units"], UNITS, where, "units").items():
+            with problems.collect():
+                parts["units"][key] = record(TargetConfig, entry, where, f"units.{key}")
+    with problems.collect():
+        parts["family"] = _family(mapping["family"], where)
+    with problems.collect():
+        for key, entry in _with_common(mapping["pretrain"], MODELS, where, "pretrain").items():
+            with problems.collect():
+                own = parts.get("family", dict.fromkeys([*FAMILY_MEMBERS, *members]))
+                parts["pretrain"][key] = _model_run(key, entry, where, own)
+    problems.check()
+    recipe = Recipe(name=name, local_upstreams=local_upstreams, **parts)
     _check_prepared(recipe, where)
     _check_sources(recipe, where)
     return recipe
@@ -198,6 +224,7 @@ def _with_common(section: Any, names: tuple[str, ...], where: str, prefix: str) 
     for name in [*names, *(key for key in section if key not in ("common", *names))]:
         if not str(name).isidentifier():
             raise CorpusError(f"{where}: `{prefix}.{name}`: letters, digits and _ only, it names a folder")
+        check_name(name, f"{where}: `{prefix}`:")
         for part in ("common", name):
             if not isinstance(section.get(part) or {}, dict):
                 raise CorpusError(f"{where}: `{prefix}.{part}` must be a mapping")
@@ -272,11 +299,29 @@ def _label_sets(key: str, entry: dict[str, Any], where: str, prefix: str, *, nee
 def _tasks(section: Any, where: str, further: Iterable[str]) -> dict[str, TaskConfig]:
     check_keys(section or {}, TASKS, where, "tasks")
     tasks = {}
+    problems = Problems(where)
     for task in TASKS:
         if task in (section or {}):
-            tasks[task] = record(TaskConfig, section[task] or {}, where, f"tasks.{task}")
-            _upstreams(tasks[task].upstreams or [], where, f"tasks.{task}.upstreams", further)
+            with problems.collect():
+                tasks[task] = record(TaskConfig, section[task] or {}, where, f"tasks.{task}")
+                _upstreams(tasks[task].upstreams or [], where, f"tasks.{task}.upstreams", further)
+                _check_probes(task, tasks[task], where)
+    problems.check()
     return tasks
+
+
+def _check_probes(task: str, config: TaskConfig, where: str) -> None:
+    """Read the protocol of a task with its overrides, so that a wrong value is found before hours of training."""
+    check_name(config.protocol, f"{where}: `tasks.{task}.protocol`")
+    try:
+        protocols.load(task, config.protocol, flatten(config.overrides))
+        if config.finetune != ["probe"] or config.budgets != ["all"]:
+            from downstream.grid.plan import parse_budgets, parse_tunings  # takes a second to import
+
+            parse_tunings(config.finetune)
+            parse_budgets(config.budgets)
+    except ValueError as error:
+        raise CorpusError(f"{where}: `tasks.{task}`: {error}") from None
 
 
 def _upstreams(names: Any, where: str, prefix: str, further: Iterable[str]) -> list[str]:
@@ -285,6 +330,7 @@ def _upstreams(names: Any, where: str, prefix: str, further: Iterable[str]) -> l
     for name in names:
         label, given, path = name.partition("=")
         if given and label and path:  # a model from outside the recipe; the grid checks that it can be read
+            check_name(label, f"{where}: `{prefix}`: upstream")
             continue
         if name not in allowed:
             near, known = nearest(name, allowed), ", ".join(allowed)

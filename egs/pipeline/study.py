@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from corpora.files import CorpusError, sha256_json
+from corpora.names import check_name
 from corpora.schema import check_keys, nearest, record
 from egs.pipeline.recipe import EGS, Recipe, build_recipe, dependencies, read_yaml, recipe_mapping
 from upstream.config import PretrainConfig, TargetConfig
@@ -156,6 +157,7 @@ def _rows(config: StudyConfig, where: str) -> dict[str, dict[str, Any]]:
     for name, changes in config.rows.items():
         if not str(name).isidentifier():
             raise CorpusError(f"{where}: `rows.{name}`: letters, digits and _ only, it names a folder")
+        check_name(name, f"{where}: `rows`:")
         check_keys(changes or {}, [*own, *(f.name for f in dataclasses.fields(PretrainConfig))], where, f"rows.{name}")
         rows[name] = {key: value for key, value in (changes or {}).items() if key != "against"}
     return rows

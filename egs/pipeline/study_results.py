@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from corpora.files import read_json, write_csv, write_text
+from corpora.files import write_csv, write_text
 from corpora.schema import flatten
 from egs.pipeline.study import Study, describe
 from egs.pipeline.work import Job
@@ -140,6 +140,7 @@ def write_results(study: Study, job: Job, stale: Mapping[str, str] | None = None
 def _current(study: Study, job: Job, rows: list[Result], stale: dict[str, str]) -> tuple[list[Result], list[str]]:
     """Drop rows measured with other weights or protocols, and stale ones; a note for each."""
     from downstream import protocols
+    from downstream.grid.plan import read_cell
     from downstream.upstreams import UpstreamMissing, resolve
 
     tags = {
@@ -156,8 +157,7 @@ def _current(study: Study, job: Job, rows: list[Result], stale: dict[str, str]) 
             return stale[row.upstream]
         if row.setting.protocol != tags.get(row.setting.task):
             return f"{row.setting.task.upper()} was measured with protocol {row.setting.protocol}"
-        facts = Path(row.run_dir) / "cell.json"
-        measured = read_json(facts).get("upstream_key") if facts.is_file() else None
+        measured = read_cell(Path(row.run_dir)).get("upstream_key")
         if measured is not None and row.upstream in keys and measured != keys[row.upstream]:
             return f"{row.setting.task.upper()} was measured with other weights"
         return ""

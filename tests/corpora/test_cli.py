@@ -8,12 +8,15 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from corpora import registry
 from corpora.__main__ import main
+from corpora.audio import write_audio
+from corpora.datadir import Utterance, write_datadir
 from corpora.datasets import free_spoken_digits
-from corpora.files import CorpusError
+from corpora.files import CorpusError, only_writer
 from corpora.sets import open_arabic
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
@@ -146,3 +149,20 @@ def test_from_the_shell_without_a_traceback_and_without_torch(tmp_path):
     imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
     assert "corpora.prepare.sources" in imported
     assert not imported & {"torch", "torchaudio", "s3prl", "espnet2"}
+
+
+def test_a_folder_that_cannot_be_read_does_not_hide_the_others(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        write_audio(tmp_path / f"{name}.wav", np.full(800, 0.1))
+        write_datadir(tmp_path / "sets" / name, [Utterance("s", "s", tmp_path / f"{name}.wav", 800)])
+    (tmp_path / "sets" / "b" / "utt2spk").unlink()
+    (tmp_path / "sets" / "b" / "utt2spk").mkdir()  # as root, a test cannot forbid itself to read a file
+    assert main(["validate", str(tmp_path / "sets")]) == 2
+    printed = capsys.readouterr()
+    assert "utt2spk: cannot be read" in printed.err and f"{tmp_path / 'sets' / 'c'}: ok" in printed.out
+
+
+def test_a_second_command_for_the_same_folder_is_refused(tmp_path, capsys):
+    with only_writer(tmp_path / "out"):
+        assert main(["baved", "--corpus", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err

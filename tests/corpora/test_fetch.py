@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import io
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import corpora.fetch
-from corpora.fetch import extract
+from corpora.fetch import extract, unpack_once
 from corpora.files import CorpusError, locked
 
 CONTENT = bytes(range(256)) * 2000  # 512 kB
@@ -207,3 +208,37 @@ def test_archives_that_are_too_large_or_damaged(tmp_path):
     with pytest.raises(CorpusError, match="a.tar.gz"):
         extract(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def damaged_archives() -> dict[str, bytes]:
+    """Archives that begin well: only their checksums or later headers are wrong."""
+    content = _tar([(_member("top/a"), os.urandom(3000)), (_member("top/b"), b"2" * 3000)])
+    tar = bytearray(gzip.decompress(content))
+    tar[512 + 3072 + 20] ^= 0xFF  # in the header of top/b
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("a.txt", "1" * 3000)
+    stored = bytearray(zipped.getvalue())
+    stored[100] ^= 0xFF
+    method = bytearray(zipped.getvalue())
+    for place in (method.find(b"PK\x03\x04") + 8, method.find(b"PK\x01\x02") + 10):
+        method[place] = 99
+    password = bytearray(zipped.getvalue())
+    for place in (password.find(b"PK\x03\x04") + 6, password.find(b"PK\x01\x02") + 8):
+        password[place] |= 1
+    return {
+        "checksum.tar.gz": content[:-8] + bytes([content[-8] ^ 0xFF]) + content[-7:],
+        "stream.tar.gz": content[:200] + b"\xff\xff" + content[202:],
+        "header.tar": bytes(tar),
+        "checksum.zip": bytes(stored),
+        "method.zip": bytes(method),
+        "password.zip": bytes(password),
+    }
+
+
+@pytest.mark.parametrize("name", damaged_archives())
+def test_a_damaged_archive_is_refused_and_leaves_nothing(tmp_path, name):
+    (tmp_path / name).write_bytes(damaged_archives()[name])
+    with pytest.raises(CorpusError, match=name):
+        unpack_once(tmp_path / name, tmp_path / "new" / "out")
+    assert not (tmp_path / "new" / "out").exists()

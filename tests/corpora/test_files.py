@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import inspect
 import json
 import logging
 import os
@@ -17,9 +18,13 @@ import pytest
 
 from corpora.files import (
     BadFileTally,
+    CorpusError,
     TooManyBadFiles,
     atomic_dir,
     atomic_file,
+    for_spreadsheet,
+    from_spreadsheet,
+    only_writer,
     read_json,
     sha256_file,
     sha256_json,
@@ -27,6 +32,8 @@ from corpora.files import (
     write_csv,
     write_json,
     write_text,
+    write_tsv,
+    writes,
 )
 
 
@@ -232,3 +239,62 @@ def test_csv_has_a_header_and_keeps_every_value(tmp_path: Path, kind: type) -> N
         assert list(csv.reader(file)) == [["a", "b"], ["1", ""], ["0.1", "True"]]
     with pytest.raises(ValueError, match="'b'"):
         write_csv(path, ["a"], [kind(a=2, b=None)])
+def test_one_writer_of_a_folder_at_a_time(tmp_path: Path):
+    out = tmp_path / "out"
+    code = (
+        "import sys, pathlib\nfrom corpora.files import CorpusError, only_writer\n"
+        "try:\n    with only_writer(pathlib.Path(sys.argv[1])): print('free')\n"
+        "except CorpusError as error: print(error)\n"
+    )
+    link = tmp_path / "link"
+    link.symlink_to(out)
+
+    def other(path: Path) -> str:
+        return subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True).stdout
+
+    with only_writer(out):
+        assert f"{out} is in use by process {os.getpid()}" in other(out)
+        assert f"process {os.getpid()}" in other(link), "the same folder under another name"
+    assert other(out) == "free\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link"], "a lock file is left"
+    (tmp_path / ".out.lock").write_text("1\n")  # of a killed process
+    assert other(out) == "free\n"
+
+
+def test_a_function_that_locks_its_folder(tmp_path: Path):
+    @writes("out")
+    def make(data: int, out: Path) -> int:
+        with pytest.raises(CorpusError, match="in use"), only_writer(out):
+            pass
+        return data
+
+    @writes("out", when=lambda: False)
+    def never(out: Path) -> bool:
+        with only_writer(out):
+            return True
+
+    assert make(3, out=tmp_path / "a") == 3 and make(4, tmp_path / "a") == 4 and never(tmp_path / "b")
+    assert list(inspect.signature(make).parameters) == ["data", "out"]
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+a", "-a", "@x", "\tx", "'=x", "''-x", "- نعم"])
+def test_text_that_a_spreadsheet_would_compute_is_quoted_and_restored(tmp_path: Path, text: str):
+    assert for_spreadsheet(text) == f"'{text}" and from_spreadsheet(f"'{text}") == text
+    write_csv(tmp_path / "x.csv", ["a"], [{"a": text}])
+    assert f"'{text}" in (tmp_path / "x.csv").read_text(encoding="utf-8")
+    write_tsv(tmp_path / "x.tsv", ["a"], [[text]])
+    assert (tmp_path / "x.tsv").read_text(encoding="utf-8").splitlines()[1].startswith("'")
+
+
+@pytest.mark.parametrize("value", ["a", "'a", "-5", "+1.5e3", "", "it's", -5, 0.1, None])
+def test_numbers_and_usual_text_stay(value: object):
+    assert for_spreadsheet(value) == value
+    if isinstance(value, str):
+        assert from_spreadsheet(value) == value
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000 + "]" * 100_000, "9" * 5000, "{", "\udcff"])
+def test_json_that_cannot_be_read_is_one_error(tmp_path: Path, content: str):
+    (tmp_path / "x.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(CorpusError, match=r"x\.json"):
+        read_json(tmp_path / "x.json")

@@ -4,7 +4,7 @@ import pydantic
 import pytest
 
 from corpora.files import CorpusError
-from corpora.schema import convert, flatten, nearest, record
+from corpora.schema import Problems, convert, flatten, nearest, record
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,24 @@ def test_errors_name_file_and_key(cls, mapping, tokens):
     with pytest.raises(CorpusError) as error:
         record(cls, mapping, "x.yaml", "a")
     assert all(token in str(error.value) for token in tokens), error.value
+
+
+def test_all_errors_are_reported_at_once():
+    @dataclass
+    class Own:
+        steps: int
+        lr: float = 0.1
+
+    problems = Problems("x.yaml")
+    with problems.collect():
+        record(Own, {"steps": "a", "lr": "b", "size": 1, "width": 2}, "x.yaml", "a")
+    with problems.collect():
+        record(Own, {}, "x.yaml", "b")
+    with pytest.raises(CorpusError) as error:
+        problems.check()
+    text = str(error.value)
+    assert all(f"`{token}`" in text for token in ("a.steps", "a.lr", "a.size", "a.width", "b.steps"))
+    assert text.startswith("x.yaml: ") and text.count("x.yaml") == 1
 
 
 def test_one_value():

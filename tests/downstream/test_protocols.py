@@ -24,16 +24,33 @@ def test_the_hash_follows_values_that_decide_a_number():
         ("ser", "light", {"problem.train.total_step": 5}, "`problem.train.total_steps`"),
         ("ser", "light", {"problem.train.total_steps": 5}, "total_steps .*eval_step"),
         ("ser", "light", {"learning_rates": []}, "learning_rates"),
+        ("ser", "light", {"learning_rates": [1e-3, "fast"]}, "`learning_rates` is 'fast'"),
+        (
+            "ser",
+            "light",
+            {"learning_rates": [-1e-3], "min_ms": -5},
+            "`learning_rates` is -0.001.*`min_ms` is -5|min_ms.*learn",
+        ),
+        ("ser", "light", {"learning_rates": [float("nan")]}, "nan"),
+        ("ser", "light", {"learning_rates": 1e-3}, "`learning_rates`"),
+        ("ser", "light", {"problem.train.total_steps": "many"}, "'many'"),
+        ("ser", "light", {"problem.train.eval_step": 1.5}, "1.5"),
+        ("ser", "light", {"problem.build_batch_sampler.train.batch_size": 0}, "batch_size` is 0"),
+        ("ser", "light", {"search_share": 2}, "search_share"),
+        ("ser", "light", {"speaker_disjoint": "yes"}, "'yes'"),
+        ("ser", "../asr/light", {}, "'../asr/light'"),
     ],
 )
 def test_unknown_names_and_contradictions_are_refused(task: str, name: str, overrides: dict, message: str):
-    with pytest.raises(DownstreamError, match=message):
+    with pytest.raises(ValueError, match=message):
         load(task, name, overrides)
 
 
 def test_overrides_from_the_command_line_are_yaml():
     got = protocols.parse_overrides(["learning_rates=[1.0e-3,0.01]", "min_ms=80", "text_profile=none"])
     assert got == {"learning_rates": [1e-3, 1e-2], "min_ms": 80, "text_profile": "none"}
+    with pytest.raises(DownstreamError, match="min_ms={"):
+        protocols.parse_overrides(["min_ms={"])
     with pytest.raises(DownstreamError, match="`steps`"):
         protocols.parse_overrides(["steps"])
 

@@ -87,7 +87,7 @@ def test_an_unknown_option_is_refused_by_name(root: Path, option: str) -> None:
         (["--stage", "14"], "0 to 13"),
         (["--stage", "two"], "0 to 13"),
         (["--stage", "8", "--stop_stage", "7"], "no stage to run"),
-        (["--jobs", "0"], "number of processes"),
+        (["--jobs", "0"], "--jobs 0"),
         (["stage", "3"], "unexpected argument 'stage'"),
         (["--recipe", "mimi"], "recipes: mini open_arabic"),
         (["--force=maybe"], "true or false"),

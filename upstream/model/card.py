@@ -7,16 +7,19 @@ has one entry for each of these ancestors, so that a shared model shows its hist
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from corpora.files import read_json
+from corpora.schema import convert
 from upstream.errors import UpstreamError
 from upstream.model.encoder import front_end_of, geometry_of, normalises_waveform, squeeze_of
 from upstream.model.family import FRAME_RATE, macs_per_second
-from upstream.model.modeldir import MODEL_TYPES, load_model, model_sha256, read_card
+from upstream.model.modeldir import CARD_KEY, MODEL_TYPES, load_model, model_sha256, read_card
 
 REPORT = "report.json"  # of a units folder
+_DEEPEST = 100  # generations that are drawn
 # Keys of an ancestor's card that its entry contains.
 KEPT = (
     *("name", "recipe", "iteration", "geometry", "data", "hours", "steps"),
@@ -24,9 +27,80 @@ KEPT = (
 )
 
 
+@dataclass
+class _Units:
+    """The fields of a label set that are shown."""
+
+    name: str | None = None
+    weight: float | None = None
+    source: str | None = None
+    layer: int | None = None
+    pca_dim: int | None = None
+    k: int | None = None
+    model_sha256: str | None = None
+    codebook_sha256: str | None = None
+
+
+@dataclass
+class _Geometry:
+    name: str | None = None
+    layers: int | None = None
+    width: int | None = None
+    front_end: str | None = None
+
+
+@dataclass
+class _Init:
+    kind: str | None = None
+    source_sha256: str | None = None
+
+
+@dataclass
+class _Regression:
+    layers: list[int] | None = None
+    weight: float | None = None
+    source_sha256: str | None = None
+
+
+@dataclass
+class _Entry:
+    """The fields of a card, or of an ancestor in it, that are shown."""
+
+    name: str | None = None
+    recipe: str | None = None
+    iteration: int | None = None
+    geometry: _Geometry | None = None
+    data: dict[str, Any] | str | None = None
+    hours: float | None = None
+    steps: int | None = None
+    units: _Units | None = None
+    label_sets: list[_Units] | None = None
+    init: _Init | None = None
+    regression: _Regression | None = None
+
+
+@dataclass
+class _Card(_Entry):
+    lineage: dict[str, _Entry] | None = None
+    delta_s: float | None = None
+    valid_masked_accuracy: float | None = None
+    units_source: str | None = None
+    init_source: str | None = None
+    imported_from: str | None = None
+    source: str | None = None
+    source_sha256: str | None = None
+
+
+def checked_card(path: Path | str) -> dict[str, Any]:
+    """The card of a model directory. Raises CorpusError, with the key, for a value of another type than it has."""
+    card = read_card(path)
+    convert(_Card, card, str(Path(path) / "config.json"), CARD_KEY)
+    return card
+
+
 def facts(path: Path | str) -> dict[str, Any]:
     """The card of a model directory and the facts read from its weights, which replace equal keys of the card."""
-    model, card = load_model(path), read_card(path)
+    model, card = load_model(path), checked_card(path)
     config = model.config
     shown: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -52,6 +126,7 @@ def describe(path: Path | str) -> str:
     """The facts as a few aligned lines; facts that the directory does not state are left out."""
     f = facts(path)
     geometry, data, units, init = (f.get(key) or {} for key in ("geometry", "data", "units", "init"))
+    data = data if isinstance(data, dict) else {"corpora": data}
     imported = f.get("imported_from")
     # Label and parts of each line; a part without a value is left out, and a line without a part, too.
     lines: list[tuple[str, list[str | None]]] = [
@@ -116,10 +191,10 @@ def ancestors(model_dir: Path | str) -> dict[str, dict[str, Any]]:
     kind = read_json(config).get("model_type") if config.is_file() else None
     if kind is not None and kind not in MODEL_TYPES:
         return {model_sha256(model_dir): {"name": f"{Path(model_dir).name} ({kind})"}}
-    card = read_card(model_dir)
+    card = checked_card(model_dir)
     own = {key: card[key] for key in KEPT if card.get(key) is not None}
     own.setdefault("name", Path(model_dir).name)
-    return {**card.get("lineage", {}), model_sha256(model_dir): own}
+    return {**(card.get("lineage") or {}), model_sha256(model_dir): own}
 
 
 def lineage(units: Sequence[Path], *models: str | None) -> dict[str, dict[str, Any]]:
@@ -153,7 +228,9 @@ def _branches(sha256: str, entries: Mapping[str, dict[str, Any]], indent: str, d
         if parent not in entries:
             yield f"{below}└── model {parent[:12]} (its card is missing)"
         elif parent in drawn:
-            yield f"{below}└── {entries[parent]['name']} (above)"
+            yield f"{below}└── {entries[parent].get('name') or 'model'} (above)"
+        elif len(below) > 4 * _DEEPEST:
+            yield f"{below}└── further ancestors are not shown"
         else:
             drawn.add(parent)
             yield f"{below}└── {_title(parent, entries[parent])}"
@@ -164,25 +241,25 @@ def _edges(entry: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     """The inputs of a model's training: a label, and the SHA-256 of the model that made the input, or None."""
     sets = entry.get("label_sets") or ([entry["units"]] if entry.get("units") else [])
     for units in sets:
-        name = f" {units['name']}, weight {units['weight']:g}" if len(sets) > 1 else ""
-        layer = "" if units["layer"] is None else f" layer {units['layer']}"
-        pca = "" if units["pca_dim"] is None else f", PCA {units['pca_dim']}"
-        yield f"units{name}: {units['source']}{layer}{pca}, k={units['k']}", units["model_sha256"]
+        name = f" {units.get('name')}, weight {units.get('weight') or 1:g}" if len(sets) > 1 else ""
+        layer = "" if units.get("layer") is None else f" layer {units['layer']}"
+        pca = "" if units.get("pca_dim") is None else f", PCA {units['pca_dim']}"
+        yield f"units{name}: {units.get('source')}{layer}{pca}, k={units.get('k')}", units.get("model_sha256")
     regression = entry.get("regression")
     if regression:
-        layers = ", ".join(map(str, regression["layers"]))
-        yield f"features: layers {layers}, weight {regression['weight']:g}", regression["source_sha256"]
+        layers = ", ".join(map(str, regression.get("layers") or []))
+        yield f"features: layers {layers}, weight {regression.get('weight') or 1:g}", regression.get("source_sha256")
     init = entry.get("init")
     if init:
-        yield f"init: {init['kind']}", init.get("source_sha256")
+        yield f"init: {init.get('kind')}", init.get("source_sha256")
 
 
 def _title(sha256: str, entry: Mapping[str, Any]) -> str:
     geometry, data = entry.get("geometry"), entry.get("data")
     parts = [
-        entry["name"],
+        entry.get("name") or "model",
         _fill("iteration {}", entry.get("iteration")),
-        f"{geometry['layers']} x {geometry['width']} {geometry['front_end']}" if geometry else None,
+        f"{geometry.get('layers')} x {geometry.get('width')} {geometry.get('front_end')}" if geometry else None,
         _fill("{} steps", entry.get("steps")),
         _fill("{:g} h", entry.get("hours")),
         str(data.get("corpora", data) if isinstance(data, dict) else data) if data else None,

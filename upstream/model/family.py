@@ -49,12 +49,14 @@ class Geometry:
     def __post_init__(self) -> None:
         if self.front_end not in ("waveform", "logmel"):
             raise UpstreamError(f"{self.name}: front end `{self.front_end}` is unknown; choose waveform or logmel")
+        sizes = ("layers", "width", "heads", "ffn", "conv_channels", "mels", "pos_conv_kernel", "pos_conv_groups")
+        for size in sizes:
+            if getattr(self, size) < 1:
+                raise UpstreamError(f"{self.name}: {size} is {getattr(self, size)}; it must be at least 1")
         if self.width % self.heads:
             raise UpstreamError(f"{self.name}: width {self.width} is not divisible by {self.heads} heads")
         if self.width % self.pos_conv_groups:
             raise UpstreamError(f"{self.name}: width {self.width} is not divisible by {self.pos_conv_groups} groups")
-        if min(self.layers, self.width, self.heads, self.ffn) < 1:
-            raise UpstreamError(f"{self.name}: layers, width, heads and ffn must be at least 1")
         if self.squeeze not in (1, 2):
             raise UpstreamError(f"{self.name}: squeeze {self.squeeze} is unknown; choose 1 or 2")
         if self.squeeze > 1 and self.front_end == "waveform":

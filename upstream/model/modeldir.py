@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 from transformers.utils import logging
 
 from corpora.audio import SAMPLE_RATE
-from corpora.files import atomic_dir, read_json, sha256_file, write_json, write_text
+from corpora.command import one_line
+from corpora.files import atomic_dir, sha256_file, write_json, write_text
 from upstream.errors import UpstreamError
+from upstream.model.configcheck import check_config, check_preprocessor, read_object, unused
 from upstream.model.encoder import LogMelHubertConfig, LogMelHubertModel, front_end_of, normalises_waveform
 from upstream.names import SHIPPED
 from upstream.shipped import shipped
@@ -91,6 +92,7 @@ def load_model(path: Path | str) -> HubertModel:
         raise UpstreamError(f"{path}: model.safetensors is missing (pickled weights are never loaded)")
     try:
         _check_shapes(path, config_json)
+        check_config(path, config_json, _shapes(path))
         # Passed as a state dict: from a folder, Transformers would also load the adapter of an `adapter_config.json`.
         weights = load_file(path / "model.safetensors")
         config = config_class.from_dict({k: v for k, v in config_json.items() if k not in IGNORED_KEYS})
@@ -106,11 +108,15 @@ def load_model(path: Path | str) -> HubertModel:
             )
     except UpstreamError:
         raise
-    except (SafetensorError, StrictDataclassError, RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
-        raise UpstreamError(f"{path}: the weights do not fit the configuration: {error}") from error
+    except Exception as error:  # Transformers raises a dozen types for a configuration that cannot be
+        raise UpstreamError(f"{path}: the weights do not fit the configuration: {one_line(error)}") from error
     missing = sorted(key for key in report["missing_keys"] if key != "masked_spec_embed")
     if missing:
         raise UpstreamError(f"{path}: model.safetensors lacks {len(missing)} tensors, first `{missing[0]}`")
+    if left := unused(list(report["unexpected_keys"])):
+        raise UpstreamError(
+            f"{path}: config.json has no place for {len(left)} tensors of the encoder, first `{left[0]}`"
+        )
     model.config.do_normalize = _normalises(path, config_json)
     return model.eval()
 
@@ -119,7 +125,7 @@ def _normalises(path: Path, config: dict[str, Any]) -> bool:
     """Whether waveforms are normalised to mean 0 and variance 1. We read it from config.json, Transformers from
     preprocessor_config.json. Raises UpstreamError where they disagree, since one of them would then be wrong."""
     preprocessor = path / "preprocessor_config.json"
-    theirs = read_json(preprocessor).get("do_normalize", True) if preprocessor.is_file() else None
+    theirs = check_preprocessor(preprocessor).get("do_normalize", True) if preprocessor.is_file() else None
     ours = config.get("do_normalize", theirs)
     if ours is None:
         raise UpstreamError(f"{path}: preprocessor_config.json is missing; it says whether waveforms are normalised")
@@ -133,8 +139,7 @@ def _normalises(path: Path, config: dict[str, Any]) -> bool:
 
 def _check_shapes(path: Path, config: dict[str, Any]) -> None:
     """Compare the sizes in config.json with the header of the weights, before a model of these sizes is built."""
-    with safe_open(path / "model.safetensors", "pt") as file:
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+    shapes = _shapes(path)
     held: dict[str, Any] = {}
     for name, shape in shapes.items():
         for key, pattern, axis in SIZES:
@@ -167,9 +172,20 @@ def _check_shapes(path: Path, config: dict[str, Any]) -> None:
             raise UpstreamError(f"{path}: model.safetensors {verb} {key} = {size}, config.json says {said}")
 
 
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """The shape of every tensor, from the header of the weights."""
+    with safe_open(path / "model.safetensors", "pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+
+
 def read_card(path: Path | str) -> dict[str, Any]:
     """Our card: name, geometry, iteration, units, lineage, hours; empty for a directory of other software."""
-    return _config(Path(path)).get(CARD_KEY, {})
+    card = _config(Path(path)).get(CARD_KEY) or {}
+    if not isinstance(card, dict):
+        raise UpstreamError(
+            f"{Path(path) / 'config.json'}: `{CARD_KEY}`, the card, is a {type(card).__name__}, not an object"
+        )
+    return card
 
 
 def model_sha256(path: Path | str) -> str:
@@ -194,10 +210,8 @@ def _config(path: Path) -> dict[str, Any]:
         raise UpstreamError(f"{path}: no such model directory; `python -m upstream pretrain` or ./run.sh makes one")
     if not (path / "config.json").is_file():
         raise UpstreamError(f"{path}: config.json is missing, so this is not a model directory")
-    config = read_json(path / "config.json")
-    if not isinstance(config, dict):
-        raise UpstreamError(f"{path}: config.json is not a JSON object")
-    if config.get("model_type") not in MODEL_TYPES:
+    config = read_object(path / "config.json")
+    if not isinstance(config.get("model_type"), str) or config["model_type"] not in MODEL_TYPES:
         raise UpstreamError(
             f"{path}: model type `{config.get('model_type')}` is not one of {', '.join(sorted(MODEL_TYPES))}"
         )

@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from corpora.audio import SAMPLE_RATE
+from corpora.command import one_line
 from corpora.files import atomic_file, remove_leftovers, write_csv
 from upstream.config import PretrainConfig
 from upstream.distributed import Place, group_size, of_all_ranks
@@ -258,5 +259,20 @@ def load_state(folder: Path) -> dict[str, Any] | None:
             out_of_reach = isinstance(error, OSError) and error.errno != errno.EINVAL  # EINVAL: some truncated files
             if out_of_reach or isinstance(error, MemoryError) or "alloc" in str(error):
                 raise
-            log.warning("%s cannot be read (%s); using the state before it", path, error)
+            log.warning("%s cannot be read (%s); using the state before it", path, one_line(error))
     return None
+
+
+def load_best(path: Path) -> dict[str, Any]:
+    """The best weights of a run. Raises UpstreamError, which says what to delete, for a damaged file."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UpstreamError(f"{path}: missing; delete the folder {path.parent} and train again") from None
+    except Exception as error:  # torch raises a dozen types for a damaged file
+        if isinstance(error, MemoryError | PermissionError) or "alloc" in str(error):
+            raise
+        raise UpstreamError(
+            f"{path}: damaged ({one_line(error)}), and no other file holds the best weights; delete the folder "
+            f"{path.parent} and train again"
+        ) from error

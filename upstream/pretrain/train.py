@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir
-from corpora.files import read_json, sha256_json, write_json
+from corpora.files import read_json, sha256_json, write_json, writes
 from corpora.schema import flatten
 from upstream.config import InitConfig, PretrainConfig, RegressionConfig
 from upstream.distributed import Place, adopt_slurm, place
@@ -35,7 +35,7 @@ from upstream.errors import UpstreamError
 from upstream.model.card import lineage
 from upstream.model.family import Geometry
 from upstream.model.modeldir import load_model, model_sha256, save_model
-from upstream.pretrain.checkpoints import Recorder, load_state
+from upstream.pretrain.checkpoints import Recorder, load_best, load_state
 from upstream.pretrain.data import Position, PretrainDataset, StepBatches, StepSampler, usable
 from upstream.pretrain.init import STATISTICS_UTTERANCES, initial_model
 from upstream.pretrain.module import Pretraining, UnitTask
@@ -50,6 +50,7 @@ SAMPLER_VERSION = 2  # a saved position is valid for one version of the sampler 
 CHANGEABLE = ("workers", "compile", "checkpointing", "bad_steps", "bad_rate")
 
 
+@writes("out_dir", when=lambda: place().is_first)
 def pretrain(
     geometry: Geometry,
     data_dir: Path,
@@ -104,7 +105,7 @@ def pretrain(
     if not here.is_first:
         return out_dir / "model"
 
-    best = torch.load(out_dir / "checkpoints" / "best.pt", map_location="cpu", weights_only=True)
+    best = load_best(out_dir / "checkpoints" / "best.pt")
     if best["fingerprint"] != fingerprint:
         raise UpstreamError(f"{out_dir}: no validation had a finite loss, so there are no best weights; lower lr")
     module.encoder.load_state_dict(best["encoder"])
@@ -138,6 +139,7 @@ def training_utterances(data_dir: Path, units: Path | Sequence[LabelSet], split:
     return open_labels(label_sets(units), usable(read_datadir(data_dir / split), split), split)
 
 
+@writes("folder")
 def shard_training_data(
     data_dir: Path, units: Sequence[LabelSet], folder: Path, *, codec: str, shard_seconds: float, jobs: int
 ) -> ShardsInfo:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from corpora.datadir import Utterance, read_datadir
-from corpora.files import atomic_file, sha256_file, write_text
+from corpora.files import atomic_file, sha256_file, write_text, writes
 from upstream.errors import UpstreamError
 from upstream.model.encoder import frame_count
 from upstream.model.family import FRAME_RATE
@@ -22,6 +22,7 @@ from upstream.units.codebook import MAX_K
 from upstream.units.units import TOO_SHORT, Units, UnitsInfo, UnitsWriter
 
 
+@writes("folder")
 def export_folder(units_dir: Path, data: dict[str, Path], folder: Path) -> None:
     """Write manifest, labels and dictionary of the splits of `data`, for the utterances that have units.
 
@@ -37,6 +38,7 @@ def export_folder(units_dir: Path, data: dict[str, Path], folder: Path) -> None:
     write_text(folder / "dict.km.txt", "".join(f"{label} 1\n" for label in range(k)))
 
 
+@writes("units_dir")
 def import_folder(folder: Path, data: dict[str, Path], units_dir: Path, k: int, *, km_rate: int = FRAME_RATE) -> None:
     """Convert `<split>.km` to a units folder, in the order of `<split>.tsv` or, without one, of the data directory.
 

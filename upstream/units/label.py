@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from corpora.audio import SAMPLE_RATE
 from corpora.batches import random_share
 from corpora.datadir import Utterance, audio_sha256, can_be_read, read_datadir
-from corpora.files import BadFileTally, atomic_file, sha256_json, write_json
+from corpora.files import BadFileTally, atomic_file, only_writer, sha256_json, write_json
 from upstream.config import TargetConfig
 from upstream.distributed import first_rank_first, place, process_group, wait_for_all
 from upstream.errors import UpstreamError
@@ -82,7 +83,8 @@ def make_units(
     if not data:
         raise UpstreamError("make_units: no data directory is given")
     out_dir = Path(out_dir)
-    with process_group():
+    # The lock is inside, so that an error of the first process ends the others too.
+    with process_group() as here, only_writer(out_dir) if here.is_first else nullcontext():
         return _make_units(data, out_dir, config, shard_seconds)
 
 

@@ -14,6 +14,7 @@ A label set is a folder of units that a model predicts with a head of its own: u
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -257,7 +258,7 @@ class LabelSet:
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise UpstreamError(f"label set `{self.name}`: use letters, digits and _ only, as in column names")
-        if self.weight <= 0:
+        if not 0 < self.weight < math.inf:
             raise UpstreamError(f"label set {self.name}: weight {self.weight} must be positive; or leave it out")
 
 

@@ -98,6 +98,7 @@ EOH
 
 parse_options "$@"
 check_stages 8
+check_counts nj pieces
 case ${use_lm} in
 '') ;;
 true) lm_config=${lm_config:-conf/train_lm.yaml} ;;
@@ -120,6 +121,9 @@ if [ -z "${tag}" ]; then
     if [ "${token_type}" = bpe ]; then tag+=${pieces}; fi
     if [ "${speeds}" != 1 ]; then tag+=_sp; fi
 fi
+names=("tag=${tag}" "train_set=${train_set}" "valid_set=${valid_set}" "text_profile=${text_profile}")
+for name in ${test_sets}; do names+=("test_sets=${name}"); done
+python -m corpora.names "${names[@]}" || exit 2
 dump=${exp}/dump_${text_profile}
 tokens=${exp}/${token_type}
 if [ "${token_type}" = bpe ]; then tokens+=${pieces}; fi

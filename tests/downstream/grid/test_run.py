@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from corpora.files import read_json
+from corpora.files import only_writer, read_json
 from downstream.__main__ import main
 from downstream.grid import run as benchmark
 from downstream.grid.plan import Grid, Part, Settings
@@ -430,3 +430,32 @@ def test_short_runs_choose_the_rate_once_for_all_seeds(
     assert tried == [(1e-9, 0, 10), (3e-3, 0, 10), (chosen, 0, 40), (chosen, 1, 40)]
     dev = read_json(exp / "probes" / "asr_light" / "tiny_a" / "search" / "search.json")["dev"]
     assert read_json(exp / "probes" / "asr_light" / "tiny_a" / "seed1" / "cell.json")["dev"] == dev
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"key": 1}'])
+def test_a_damaged_record_of_a_cell_is_named_and_the_cell_runs_again(
+    data: Path, tiny_models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+):
+    grid(data, tmp_path / "exp", tiny_models, upstreams=["fbank"])
+    before = stable(tmp_path / "exp" / "results.csv")
+    first, second = (
+        tmp_path / "exp" / "probes" / "ser_light" / "fbank" / f"seed{seed}" / "cell.json" for seed in (0, 1)
+    )
+    kept = second.stat().st_mtime_ns
+    first.write_text(content)
+    grid(data, tmp_path / "exp", tiny_models, upstreams=["fbank"])
+    assert stable(tmp_path / "exp" / "results.csv") == before and second.stat().st_mtime_ns == kept
+    assert read_json(first)["rows"] and (str(first) in caplog.text or content.startswith("{"))
+
+
+def test_a_cell_that_another_command_trains_fails_alone_and_says_why(
+    data: Path, tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    run_dir = tmp_path / "exp" / "probes" / "ser_light" / "fbank" / "seed0"
+    with (
+        only_writer(run_dir),
+        pytest.raises(benchmark.BenchmarkError, match=f"seed0 is in use by process {os.getpid()}"),
+    ):
+        grid(data, tmp_path / "exp", tiny_models, upstreams=["fbank"])
+    assert {row["seed"] for row in results.read_rows(tmp_path / "exp" / "results.csv")} == {"1"}
+    assert not list(tmp_path.rglob(".seed*.lock"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -316,3 +317,15 @@ def test_a_writer_that_is_killed_leaves_whole_shards_only(make_set: Callable[...
     assert 30 - done <= computed(tmp_path / "again") <= 30 - done + 3  # at most the shard that was in the making
     names = [sorted(p.name for p in (tmp_path / x).glob("*/frames/[!.]*")) for x in ("c", "whole")]
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"keys": 3}'])
+def test_a_damaged_list_is_named_and_its_features_are_computed_again(items, tmp_path: Path, caplog, content: str):
+    cache.prepare(tmp_path / "c", TOY, "pooled", items, Toy, shard_items=7)
+    damaged, *others = sorted(cache.folder_of(tmp_path / "c", TOY).glob("pooled/[!.]*/keys.json"))
+    lost = len(json.loads(damaged.read_text())["keys"])
+    damaged.write_text(content)
+    toy = Toy()
+    features = cache.prepare(tmp_path / "c", TOY, "pooled", items, lambda: toy, shard_items=7)
+    assert toy.seen == lost and others and all(item.key in features for item in items)
+    assert str(damaged) in caplog.text

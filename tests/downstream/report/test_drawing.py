@@ -32,3 +32,19 @@ def test_a_panel_of_the_page_follows_its_theme_and_keeps_text(tmp_path: Path):
     assert "var(--s3)" in svg and "var(--ink)" in svg and "<style" not in svg and "<metadata" not in svg
     assert re.findall(r"(?:fill|stroke): #\w+", svg) == [], "a colour that no theme changes"
     assert [svg, other] == save(Figure("key", "of both", "", panels, {"legend": 3}), tmp_path)
+
+
+def test_names_with_dollars_and_backslashes_are_drawn_as_they_are(tmp_path: Path):
+    names = ["$\\alpha$", r"C:\1\g<0>", "a$b$c_{", "$x"]
+
+    def draw(axes: Any) -> dict[str, str]:
+        axes.plot([1, 10], [0, 1], gid=f"tip-{names[0]}")
+        axes.set_xscale("log")
+        axes.set_yticks(range(len(names)), names)
+        return {f"tip-{names[0]}": names[1]}
+
+    figure = Figure("key", names[0], "", [Panel(names[2], draw, names[1])], {name: n for n, name in enumerate(names)})
+    (svg,) = save(figure, tmp_path)
+    assert all(f">{name}<" in svg.replace("&lt;", "<").replace("&gt;", ">") for name in names)
+    assert f"<title>{names[1].replace('<', '&lt;').replace('>', '&gt;')}</title>" in svg
+    assert "mathdefault" not in re.sub("<!--.*?-->", "", svg), "numbers of the logarithmic axis"

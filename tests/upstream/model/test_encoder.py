@@ -3,6 +3,7 @@ import torch
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
 from upstream.errors import UpstreamError
+from upstream.model import fast
 from upstream.model.encoder import (
     build_encoder,
     collate,
@@ -293,3 +294,38 @@ def test_a_model_with_other_convolutions_has_no_geometry():
     )  # fmt: skip
     with pytest.raises(UpstreamError, match="odd"):
         geometry_of(HubertModel(config), "odd")
+
+
+def test_attention_gets_a_boolean_mask_with_a_key_in_every_row(model, monkeypatch):
+    """As numbers a mask would be added to the scores or taken for an index, and a row without a key is NaN on some
+    devices; on this CPU both could pass unseen."""
+    masks = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(q, k, v, attn_mask=None, **options):
+        masks.append(attn_mask)
+        return real(q, k, v, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(fast, "scaled_dot_product_attention", spy)
+    padded, lengths = collate(model, [wav(8000), wav(0), wav(300)])
+    with torch.no_grad():
+        for own in (model, fast.accelerate(model)):
+            _, valid = run_layers(own, padded, lengths)
+            assert valid.dtype is torch.bool
+    assert len(masks) == 2 * len(model.encoder.layers)
+    for mask in masks:
+        assert mask.dtype is torch.bool and mask.any(-1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.long, torch.int32, torch.float32])
+def test_masks_of_every_type_give_the_same_states(dtype):
+    """Transformers inverts a mask with ~, which is another number for every type but bool."""
+    torch.manual_seed(0)
+    own = build_encoder(geometry("mini_hst")).eval()
+    padded, lengths = collate(own, [wav(11000), wav(6000, 1)])
+    mask = (torch.arange(padded.shape[1]) < lengths[:, None]).to(dtype)
+    with torch.no_grad():
+        states = own(padded, attention_mask=mask).last_hidden_state
+        alone = own(padded[1:, :6000]).last_hidden_state
+    torch.testing.assert_close(states[1:, : alone.shape[1]], alone, atol=5e-5, rtol=1e-4)

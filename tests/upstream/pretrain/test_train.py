@@ -1,6 +1,8 @@
 """A pre-training run: it learns, resumes to the same bytes, and refuses inputs of different origin."""
 
 import csv
+import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import torch
 
 from corpora.audio import read_audio, write_audio
 from corpora.datadir import Utterance, read_datadir, write_datadir
+from corpora.files import CorpusError, only_writer
 from upstream.config import InitConfig, PretrainConfig
 from upstream.errors import UpstreamError
 from upstream.model.encoder import build_encoder, encode, frame_count, run_layers
@@ -372,3 +375,19 @@ def test_a_run_resumes_with_as_many_processes_as_before(data, undisturbed, tmp_p
     torch.save(load_state(last.parent) | {"step": 8, "positions": [(0, 0, 1), (0, 0, 1)]}, last)
     with pytest.raises(UpstreamError, match=" 2 processes"):
         pretrain(TINY, data, data / "units", tmp_path, CONFIG)
+
+
+def test_two_runs_in_one_folder_are_refused_at_once(data, tmp_path):
+    """Otherwise one of them is lost, and the message speaks of a learning rate."""
+    with only_writer(tmp_path / "out"), pytest.raises(CorpusError, match=f"out is in use by process {os.getpid()}"):
+        pretrain(TINY, data, data / "units", tmp_path / "out", replace(CONFIG, seed=7))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no state"])
+def test_damaged_best_weights_are_named_with_what_to_delete(data, undisturbed, tmp_path, content):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    best = tmp_path / "run" / "checkpoints" / "best.pt"
+    best.write_bytes(content)
+    with pytest.raises(UpstreamError, match=rf"{re.escape(str(best))}.*delete the folder .*checkpoints"):
+        pretrain(TINY, data, data / "units", tmp_path / "run", CONFIG, card={"name": "tiny", "iteration": 1})
