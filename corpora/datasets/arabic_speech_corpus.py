@@ -20,7 +20,7 @@ from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_lines
 from corpora.prepare.sources import safe_relative
 from corpora.registry import CorpusInfo, corpus_error
-from corpora.text import from_buckwalter
+from corpora.text import LEADERBOARD, from_buckwalter
 
 INFO = CorpusInfo(
     name="arabic_speech_corpus",
@@ -48,7 +48,7 @@ def prepare(
     out_dir: Path,
     *,
     jobs: int = 1,
-    text_profile: str = "leaderboard",
+    text_profile: str = LEADERBOARD,
     transcript: str = "orthographic",
 ) -> None:
     """Write `<out_dir>/{train,test}`. With text_profile=none the text keeps its vowel marks.

@@ -19,6 +19,7 @@ from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_parquet, store_audio
 from corpora.registry import CorpusInfo, corpus_error
+from corpora.text import LEADERBOARD
 
 INFO = CorpusInfo(
     name="casablanca",
@@ -96,7 +97,7 @@ def prepare(
     out_dir: Path,
     *,
     jobs: int = 1,
-    text_profile: str = "leaderboard",
+    text_profile: str = LEADERBOARD,
     countries: tuple[str, ...] = tuple(COUNTRIES),
     text_column: str = "transcription",
 ) -> None:

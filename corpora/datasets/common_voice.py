@@ -16,6 +16,7 @@ from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_rows
 from corpora.registry import CorpusInfo, corpus_error
+from corpora.text import LEADERBOARD
 
 INFO = CorpusInfo(
     name="common_voice",
@@ -39,7 +40,7 @@ def prepare(
     out_dir: Path,
     *,
     jobs: int = 1,
-    text_profile: str = "leaderboard",
+    text_profile: str = LEADERBOARD,
     splits: tuple[str, ...] = SPLITS,
 ) -> None:
     """Write `<out_dir>/<split>` for every list of `splits`.

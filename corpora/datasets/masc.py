@@ -18,6 +18,7 @@ from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_cues, read_rows
 from corpora.registry import CorpusInfo, corpus_error
+from corpora.text import LEADERBOARD
 
 INFO = CorpusInfo(
     name="masc",
@@ -46,7 +47,7 @@ def prepare(
     out_dir: Path,
     *,
     jobs: int = 1,
-    text_profile: str = "leaderboard",
+    text_profile: str = LEADERBOARD,
     columns: tuple[str, ...] = COLUMNS,
     subtitles: str = "subtitles/{video}.ar.vtt",
 ) -> None:

@@ -15,6 +15,7 @@ from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_rows, seconds
 from corpora.registry import CorpusInfo, corpus_error
+from corpora.text import LEADERBOARD
 
 INFO = CorpusInfo(
     name="sada",
@@ -36,7 +37,7 @@ def prepare(
     out_dir: Path,
     *,
     jobs: int = 1,
-    text_profile: str = "leaderboard",
+    text_profile: str = LEADERBOARD,
     lists: tuple[str, ...] = SPLITS,
     text_column: str = "ProcessedText",
     dialect_column: str = "SpeakerDialect",
