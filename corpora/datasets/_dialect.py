@@ -17,6 +17,7 @@ from corpora.datasets._options import check_choice
 from corpora.files import CorpusError, read_json, write_json
 from corpora.prepare.ids import name_utterances
 from corpora.prepare.preparation import Item, Preparation
+from corpora.prepare.tree import find_path
 
 SPLITS = ("train", "dev", "test")
 SHARED = ("drop", "keep", "refuse")
@@ -90,8 +91,10 @@ class CorpusFiles:
             parts = PurePosixPath(entry.strip().replace("\\", "/")).parts
             inside = [PurePosixPath(*parts[cut:]) for cut in range(len(parts))]
             inside = [path for path in inside if not path.is_absolute() and ".." not in path.parts]
-            files = (folder / path for path in inside for folder in self._folders if (folder / path).is_file())
-            file = next(files, None)
+            places = [(folder, path) for path in inside for folder in self._folders]
+            files = (folder / path for folder, path in places if (folder / path).is_file())
+            alike = (file for folder, path in places if (file := find_path(folder, path.as_posix())).is_file())
+            file = next(files, None) or next(alike, None)
             self._found[entry] = file.relative_to(self._corpus_dir).as_posix() if file else None
         return self._found[entry]
 

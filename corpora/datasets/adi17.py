@@ -25,6 +25,7 @@ from corpora.datasets._options import compile_pattern
 from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_lines, seconds
+from corpora.prepare.tree import find_path, is_visible, visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 DIALECTS = tuple("ALG EGY IRA JOR KSA KUW LEB LIB MAU MOR OMA PAL QAT SUD SYR UAE YEM".split())
@@ -68,8 +69,10 @@ def prepare(
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
     items: dict[str, list[Item]] = {}
     for split in SPLITS:
-        folder, listed = corpus_dir / f"{split}_segments", corpus_dir / labels.format(split=split)
-        kaldi = next((own for own in (corpus_dir / split, corpus_dir / "data" / split) if _is_kaldi(own)), None)
+        folder = find_path(corpus_dir, f"{split}_segments")
+        listed = find_path(corpus_dir, labels.format(split=split))
+        places = (find_path(corpus_dir, split), find_path(corpus_dir, f"data/{split}"))
+        kaldi = next((own for own in places if _is_kaldi(own)), None)
         if kaldi:
             items[split] = _kaldi(work, kaldi, pattern)
         elif folder.is_dir() and split == "train" and not listed.is_file():
@@ -119,12 +122,13 @@ def _add(
 
 def _folders(work: Preparation, folder: Path, pattern: re.Pattern[str]) -> list[Item]:
     """Utterances in the folders of the dialects."""
-    unknown = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in DIALECTS)
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir() and is_visible(entry.name)]
+    unknown = sorted(name for name in names if name.upper() not in DIALECTS)
     if unknown:
         raise CorpusError(f"{folder / unknown[0]}: expected folders {' '.join(DIALECTS)}, found {', '.join(unknown)}")
     items: list[Item] = []
     for dialect in DIALECTS:
-        for path in _audio_below(folder / dialect):
+        for path in _audio_below(find_path(folder, dialect)):
             source = path.relative_to(work.corpus_dir).as_posix()
             _add(work, items, pattern, Item(path.stem, "", source, source, dialect=dialect))
     if not items:
@@ -194,7 +198,4 @@ def _is_kaldi(folder: Path) -> bool:
 
 
 def _audio_below(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-    return sorted(path for path in files if not path.name.startswith("."))
+    return [path for path in visible_files(folder, "**/*") if path.suffix.lower() in AUDIO_SUFFIXES]

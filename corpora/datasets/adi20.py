@@ -19,6 +19,7 @@ from corpora.datasets.adi17 import DIALECTS as ADI17_DIALECTS
 from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_rows
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -54,7 +55,7 @@ def prepare(
     Raises CorpusError with file and line for a list of another form; TooManyBadFiles.
     """
     pattern = compile_pattern("programme", programme, "programme")
-    paths = {split: corpus_dir / lists.format(split=split) for split in SPLITS}
+    paths = {split: find_path(corpus_dir, lists.format(split=split)) for split in SPLITS}
     if not any(path.is_file() for path in paths.values()):
         raise corpus_error(corpus_dir, INFO, ", ".join(path.name for path in paths.values()))
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)

@@ -17,6 +17,7 @@ from pathlib import Path
 from corpora.datasets._dialect import SPLITS, write_splits
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.sources import list_audio
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
 
 DIALECTS = ("EGY", "GLF", "LAV", "MSA", "NOR")
@@ -52,7 +53,7 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, shared: str = "dr
     shared: treatment of a programme that is in two splits: drop (from the earlier of train, dev, test), keep or refuse.
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
     """
-    folders = {split: _folder(corpus_dir / split) for split in SPLITS}
+    folders = {split: _folder(find_path(corpus_dir, split)) for split in SPLITS}
     folders = {split: folder.relative_to(corpus_dir).as_posix() for split, folder in folders.items() if folder}
     if not folders:
         raise corpus_error(corpus_dir, INFO)
@@ -64,6 +65,7 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, shared: str = "dr
             work.bad(source, f"expected a name like {_FILE[split].pattern}")
         for source in listing.named:
             folder, name = source.split("/")[-2:]
+            folder = folder.upper()
             parts = _FILE[split].fullmatch(name).groupdict()
             if folder not in DIALECTS or parts.get("dialect", folder).upper() != folder:
                 work.bad(source, f"folder {folder} and name do not agree on one of {', '.join(DIALECTS)}")
@@ -74,4 +76,5 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, shared: str = "dr
 
 def _folder(split: Path) -> Path | None:
     """The folder with the dialects: `wav/` of a split, or the split itself."""
-    return next((folder for folder in (split / "wav", split) if any((folder / d).is_dir() for d in DIALECTS)), None)
+    places = (find_path(split, "wav"), split)
+    return next((folder for folder in places if any(find_path(folder, d).is_dir() for d in DIALECTS)), None)

@@ -18,6 +18,7 @@ from corpora.files import BadFileTally, CorpusError
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_parquet, store_audio
+from corpora.prepare.tree import find_path, visible_files
 from corpora.registry import CorpusInfo, corpus_error
 from corpora.text import LEADERBOARD
 
@@ -74,7 +75,7 @@ def read_clips(
     Raises CorpusError for a Parquet file that is damaged or lacks a column, and for a country without files.
     """
     for country in countries:
-        files = sorted((corpus_dir / country).glob(f"{SPLITS[split]}-*.parquet"))
+        files = visible_files(find_path(corpus_dir, country), f"{SPLITS[split]}-*.parquet")
         if not files:
             folder = corpus_dir / country
             found = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
@@ -108,7 +109,7 @@ def prepare(
     """
     if unknown := [country for country in countries if country not in COUNTRIES]:
         raise CorpusError(f"countries={','.join(countries)}: {unknown[0]!r} is not one of {', '.join(COUNTRIES)}")
-    if not any((corpus_dir / country).is_dir() for country in COUNTRIES):
+    if not any(find_path(corpus_dir, country).is_dir() for country in COUNTRIES):
         raise corpus_error(corpus_dir, INFO)
     audio_dir = out_dir / "unpacked"
     work = Preparation(INFO, audio_dir, out_dir, jobs=jobs, text_profile=text_profile)

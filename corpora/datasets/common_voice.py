@@ -15,6 +15,7 @@ from corpora.files import CorpusError
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_rows
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
 from corpora.text import LEADERBOARD
 
@@ -56,28 +57,30 @@ def prepare(
         )
     work = Preparation(INFO, root, out_dir, jobs=jobs, text_profile=text_profile)
     for split in splits:
-        work.add(split, _items(work, root / f"{split}.tsv"))
+        work.add(split, _items(work, find_path(root, f"{split}.tsv")))
     version = PUBLISHED_VERSION in root.resolve().parent.name
     work.write(INFO.published if version and "test" in splits else {})
 
 
 def _root(corpus_dir: Path) -> Path:
     """The folder with the lists: the given one, its `ar`, or `ar` in the newest release below it."""
-    releases = sorted(corpus_dir.glob("cv-corpus-*/ar"), key=lambda path: (not _is_delta(path), _version(path)))[::-1]
-    for folder in (corpus_dir, corpus_dir / "ar", *releases):
-        if (folder / "clips").is_dir():
+    names = [path.name for path in corpus_dir.iterdir()] if corpus_dir.is_dir() else []
+    releases = [find_path(corpus_dir, f"{name}/ar") for name in names if name.lower().startswith("cv-corpus-")]
+    releases = sorted(releases, key=lambda path: (not _is_delta(path), _version(path)))[::-1]
+    for folder in (corpus_dir, find_path(corpus_dir, "ar"), *releases):
+        if find_path(folder, "clips").is_dir():
             return folder
     raise corpus_error(corpus_dir, INFO)
 
 
 def _is_delta(folder: Path) -> bool:
     """Whether the folder belongs to a delta release: cv-corpus-20.0-delta-2024-12-06/ar."""
-    return "-delta-" in f"{folder.resolve().parent.name}-"
+    return "-delta-" in f"{folder.resolve().parent.name}-".lower()
 
 
 def _version(folder: Path) -> tuple[int, ...]:
     """The numbers of a release, to compare releases: 9.0 is older than 18.0."""
-    number = folder.parent.name.removeprefix("cv-corpus-").split("-")[0]
+    number = folder.parent.name.lower().removeprefix("cv-corpus-").split("-")[0]
     return tuple(int(part) for part in number.split(".") if part.isdecimal())
 
 

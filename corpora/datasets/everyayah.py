@@ -28,6 +28,7 @@ from corpora.prepare.sources import (
     read_recordings,
     write_sources,
 )
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
 from corpora.text import normalise, text_key
 
@@ -89,7 +90,7 @@ def read_verses(
     """
     listing = check_layout(corpus_dir)
     tally = listing.tally(corpus_dir, INFO.layout)
-    texts = _read_texts(corpus_dir / "quran.json")
+    texts = _read_texts(find_path(corpus_dir, "quran.json"))
     wanted: dict[str, str] = {}
     for source in listing.named:
         surah, ayah = (int(part) for part in _VERSE.fullmatch(source.rsplit("/", 1)[-1]).groups())
@@ -152,7 +153,7 @@ def download(root: Path, *, host: str = GITHUB, quran_sha256: str | None = QURAN
 
 def check_layout(corpus_dir: Path) -> Listing:
     """The recordings of a corpus folder; raises CorpusError for a folder of another layout."""
-    if not (corpus_dir / "quran.json").is_file():
+    if not find_path(corpus_dir, "quran.json").is_file():
         raise corpus_error(corpus_dir, INFO)
     return list_audio(corpus_dir, "*/*.mp3", _VERSE, info=INFO)
 

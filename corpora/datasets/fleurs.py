@@ -16,6 +16,7 @@ from corpora.fetch import unpack_once
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_rows
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
 from corpora.text import LEADERBOARD
 
@@ -49,8 +50,8 @@ def prepare(
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     check_choice("text_column", text_column, ("raw", "normalised"))
-    if (corpus_dir / "data" / language).is_dir():  # the root of a snapshot of the hub
-        corpus_dir = corpus_dir / "data"
+    if find_path(corpus_dir, f"data/{language}").is_dir():  # the root of a snapshot of the hub
+        corpus_dir = find_path(corpus_dir, "data")
     lists = {split: own for split in SPLITS if (own := _list(corpus_dir, language, split))}
     if not lists:
         raise corpus_error(corpus_dir, INFO)
@@ -62,17 +63,18 @@ def prepare(
 
 
 def _list(corpus_dir: Path, language: str, split: str) -> Path | None:
-    places = (corpus_dir / "metadata" / language, corpus_dir / language, corpus_dir)
-    return next((path for folder in places if (path := folder / f"{split}.tsv").is_file()), None)
+    names = (f"metadata/{language}/{split}.tsv", f"{language}/{split}.tsv", f"{split}.tsv")
+    return next((path for name in names if (path := find_path(corpus_dir, name)).is_file()), None)
 
 
 def _audio(corpus_dir: Path, out_dir: Path, language: str, splits: list[str]) -> tuple[Path, dict[str, str]]:
     """The folder that holds all recordings, and each split's folder inside it."""
-    for parent in (corpus_dir / language, corpus_dir / language / "audio", corpus_dir / "audio", corpus_dir):
-        if all((parent / split).is_dir() for split in splits):
-            return corpus_dir, {split: (parent / split).relative_to(corpus_dir).as_posix() for split in splits}
-    for parent in (corpus_dir / language / "audio", corpus_dir / "audio"):
-        archives = [parent / f"{split}.tar.gz" for split in splits]
+    for parent in (f"{language}/", f"{language}/audio/", "audio/", ""):
+        folders = {split: find_path(corpus_dir, f"{parent}{split}") for split in splits}
+        if all(folder.is_dir() for folder in folders.values()):
+            return corpus_dir, {split: own.relative_to(corpus_dir).as_posix() for split, own in folders.items()}
+    for parent in (f"{language}/audio", "audio"):
+        archives = [find_path(corpus_dir, f"{parent}/{split}.tar.gz") for split in splits]
         if all(archive.is_file() for archive in archives):
             for split, archive in zip(splits, archives, strict=True):
                 unpack_once(archive, out_dir / "unpacked" / split, strip=1)

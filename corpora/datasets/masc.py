@@ -17,6 +17,7 @@ from corpora.files import BadFileTally, CorpusError
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_cues, read_rows
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
 from corpora.text import LEADERBOARD
 
@@ -56,9 +57,10 @@ def prepare(
     columns: their order in a list without a header; video_id and dialect are used.  subtitles: path for each video.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines, subtitles or recordings.
     """
-    root = corpus_dir / "masc" if (corpus_dir / "masc").is_dir() else corpus_dir
-    lists = {split: root / name for split, name in LISTS.items() if (root / name).is_file()}
-    if not lists or not (root / "audios").is_dir():
+    own = find_path(corpus_dir, "masc")
+    root = own if own.is_dir() else corpus_dir
+    lists = {split: path for split, name in LISTS.items() if (path := find_path(root, name)).is_file()}
+    if not lists or not find_path(root, "audios").is_dir():
         raise corpus_error(corpus_dir, INFO)
     if missing := {"video_id", "dialect"} - set(columns):
         raise CorpusError(f"columns={','.join(columns)}: lacks {', '.join(sorted(missing))}")
@@ -78,7 +80,7 @@ def _items(
         if "/" in video or not video:
             work.bad(row.where, f"expected the id of a video, found {video!r}")
             continue
-        file = work.corpus_dir / subtitles.format(video=video)
+        file = find_path(work.corpus_dir, subtitles.format(video=video))
         try:
             cues = read_cues(file, work.bad)
         except CorpusError as error:

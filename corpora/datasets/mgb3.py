@@ -15,6 +15,7 @@ from pathlib import Path
 from corpora.datasets._mgb import check_script, first_texts, read_texts, recordings_as_speakers, write_references
 from corpora.files import CorpusError
 from corpora.prepare.preparation import Item, Preparation
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -50,14 +51,15 @@ def prepare(
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     check_script(script)
-    root = corpus_dir / "mgb3" if (corpus_dir / "mgb3").is_dir() else corpus_dir
-    splits = [split for split in SPLITS if (root / split).is_dir()]
-    if not splits or not (root / "wav").is_dir():
+    own = find_path(corpus_dir, "mgb3")
+    root = own if own.is_dir() else corpus_dir
+    splits = [split for split in SPLITS if find_path(root, split).is_dir()]
+    if not splits or not find_path(root, "wav").is_dir():
         raise corpus_error(corpus_dir, INFO)
     work = Preparation(INFO, root, out_dir, jobs=jobs, text_profile=text_profile)
     references = {}
     for split in splits:
-        files = {name: root / split / name / text_file for name in annotators}
+        files = {name: find_path(root, f"{split}/{name}/{text_file}") for name in annotators}
         files = {name: file for name, file in files.items() if file.is_file()}
         if not files:
             found = ", ".join(sorted(path.name for path in (root / split).iterdir())) or "nothing"

@@ -22,6 +22,7 @@ from corpora.datasets._options import compile_pattern
 from corpora.files import CorpusError, hash_fraction
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_parquet, store_audio
+from corpora.prepare.tree import visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 COUNTRIES = tuple(casablanca.COUNTRIES)
@@ -91,10 +92,11 @@ def prepare(
 def _files(corpus_dir: Path, countries: tuple[str, ...]) -> list[tuple[Path, str, str]]:
     """(file, part, country or "") of every Parquet file. Raises CorpusError for another name than the published one."""
     found = []
-    for path in sorted(corpus_dir.glob("*/*.parquet")) + sorted(corpus_dir.glob("*.parquet")):
+    for path in visible_files(corpus_dir, "*/*.parquet") + visible_files(corpus_dir, "*.parquet"):
         match = _FILE.fullmatch(path.name)
         part = match["part"].lower() if match else ""
-        folder = "" if path.parent == corpus_dir or path.parent.name == "data" else path.parent.name
+        folder = "" if path.parent == corpus_dir or path.parent.name.lower() == "data" else path.parent.name
+        folder = next((own for own in countries if own.lower() == folder.lower()), folder)
         if part not in SPLIT_OF:
             raise CorpusError(f"{path}: expected a name like <{' or '.join(SPLIT_OF)}>-00000-of-00001.parquet")
         if folder and folder not in countries:

@@ -14,6 +14,7 @@ from pathlib import Path
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_rows, seconds
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
 from corpora.text import LEADERBOARD
 
@@ -48,7 +49,7 @@ def prepare(
     lists: names of the training, dev and test list.  unclear: the tag of unintelligible speech, with or without spaces.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
-    files = dict(zip(("train", "dev", "test"), (corpus_dir / f"{name}.csv" for name in lists), strict=True))
+    files = dict(zip(("train", "dev", "test"), (find_path(corpus_dir, f"{name}.csv") for name in lists), strict=True))
     files = {split: path for split, path in files.items() if path.is_file()}
     if not files:
         raise corpus_error(corpus_dir, INFO)

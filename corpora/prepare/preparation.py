@@ -25,6 +25,7 @@ from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, write_datadir
 from corpora.files import BadFileTally, CorpusError, write_json, write_tsv
 from corpora.prepare.sources import Provenance, Recording, read_recordings, safe_relative, write_sources
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo
 from corpora.text import normalise, printable
 
@@ -151,23 +152,23 @@ class Preparation:
         self._files.total = len(named)
         recordings = {}
         for channel in sorted({channel for _, channel in named}, key=str):
-            sources = []
+            sources: dict[str, str] = {}  # listed name -> name on the disk
             for source in sorted(source for source, own in named if own == channel):
-                if (self.corpus_dir / source).is_file():
-                    sources.append(source)
+                path = find_path(self.corpus_dir, source)
+                if path.is_file():
+                    sources[source] = path.relative_to(self.corpus_dir).as_posix()
                 else:
-                    path = self.corpus_dir / source
                     self._files.skip(path, f"no such file, named by {named[source, channel]}")
             made = read_recordings(
                 self.corpus_dir,
-                sources,
+                sorted(set(sources.values())),
                 self.out_dir / "audio" / ("" if channel is None else f"channel{channel}"),
                 tally=self._files,
                 jobs=self._jobs,
                 label=self.info.name,
                 channel=channel,
             )
-            recordings |= {(source, channel): recording for source, recording in made.items()}
+            recordings |= {(listed, channel): made[own] for listed, own in sources.items() if own in made}
         return recordings
 
     def _utterances(

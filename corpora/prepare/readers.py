@@ -5,6 +5,7 @@ Every row, line, cue and segment comes with its place, `<file>:<line>`, for mess
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import html
@@ -54,6 +55,8 @@ def read_rows(
 ) -> Iterator[Row]:
     """The rows of a UTF-8 list, plain or gzipped, with or without byte order mark, LF or CRLF; empty lines are skipped.
 
+    A list with the byte order mark of UTF-16 (spreadsheets write it) is read as UTF-16.
+
     columns: the expected columns.  header: True: the file may have further columns, in any order. False: the file has
     exactly these columns, in this order. None: the first line is a header if it contains one of their names.
     quoted: double quotes group a field; if False, a lone CR inside a field is text.  required: those of `columns` that
@@ -66,7 +69,7 @@ def read_rows(
         raise CorpusError(f"{path}: no such file; expected a list with the columns {', '.join(columns)}")
     names = None if header or header is None else list(columns)
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="" if quoted else "\n") as file:
+    with opened(path, "rt", encoding=_encoding(path), newline="" if quoted else "\n") as file:
         for number, fields in _records(path, file, delimiter, quoted):
             where = f"{path}:{number}"
             fields = [field.strip() for field in fields]
@@ -89,12 +92,14 @@ def read_rows(
 def read_lines(path: Path, *, strip: bool = True, empty: bool = False) -> Iterator[tuple[str, str]]:
     """Pairs (place, line) of a UTF-8 text file, with or without byte order mark, LF or CRLF. Raises CorpusError.
 
+    A file with the byte order mark of UTF-16 is read as UTF-16.
+
     strip: remove white space around each line.  empty: yield empty lines too.
     """
     if not path.is_file():
         raise CorpusError(f"{path}: no such file")
     try:
-        content = path.read_text(encoding="utf-8-sig")
+        content = path.read_text(encoding=_encoding(path))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise CorpusError(f"{path}:{line}: not UTF-8 (byte 0x{error.object[error.start]:02X})") from error
@@ -303,6 +308,12 @@ def _records(path: Path, file: TextIO, delimiter: str, quoted: bool) -> Iterator
                 yield number, line.rstrip("\r\n").split(delimiter)
     except (csv.Error, UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise CorpusError(f"{path}:{number + 1}: cannot be read as UTF-8 text in columns: {error}") from error
+
+
+def _encoding(path: Path) -> str:
+    """The encoding of a text file: UTF-16 with its byte order mark, otherwise UTF-8."""
+    with open(path, "rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _check_columns(
