@@ -7,6 +7,7 @@ speaker: utterance ids begin with it, and no programme of dev or test is in trai
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,11 +16,17 @@ from pathlib import Path, PurePosixPath
 from corpora.datadir import Utterance
 from corpora.datasets._options import check_choice
 from corpora.files import CorpusError, read_json, write_json
+from corpora.prepare import hub
 from corpora.prepare.ids import name_utterances
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.tree import find_path
+from corpora.registry import CorpusInfo
 
 SPLITS = ("train", "dev", "test")
+PARQUET_FIELDS = {
+    "id": ("ID", "utt_id", "utterance_id", "segment_id", "filename"),
+    "dialect": ("dialect", "label", "country", "language"),
+}
 SHARED = ("drop", "keep", "refuse")
 
 _log = logging.getLogger(__name__)
@@ -61,6 +68,38 @@ def write_splits(
             _log.warning("%s: %s differs from the published counts: %s", work.info.name, split, each)
     write_json(work.out_dir / "summary.json", summary | {"shared": shared})
     return written
+
+
+def write_clips(
+    info: CorpusInfo,
+    corpus_dir: Path,
+    out_dir: Path,
+    shards: Sequence[hub.Shard],
+    dialects: Sequence[str],
+    programme: re.Pattern[str],
+    *,
+    jobs: int,
+    shared: str,
+    chosen: Sequence[str],
+) -> dict[str, list[Utterance]]:
+    """Write the splits of a copy in Parquet. programme: pattern of an id with the group `programme`.
+
+    The id is the field `id`, or the name of the recording. Raises CorpusError for an unknown dialect, with its row.
+    """
+    rows = hub.Hub(info, corpus_dir, out_dir, shards, PARQUET_FIELDS, required=("dialect",), chosen=chosen)
+    work = Preparation(info, rows.clips_dir, out_dir, jobs=jobs)
+    items: dict[str, list[Item]] = {}
+    for split in rows.splits():
+        own = items.setdefault(split, [])
+        for clip in rows.clips(split, work.bad):
+            utt_id = PurePosixPath(clip["id"].replace("\\", "/")).name.removesuffix(".wav") or clip.name
+            found = programme.fullmatch(utt_id)
+            if found is None:
+                work.bad(clip.where, f"expected an id like {programme.pattern}, found {utt_id!r}")
+                continue
+            dialect = check_dialect(clip.where, clip["dialect"].upper(), dialects)
+            own.append(Item(utt_id, found["programme"], clip.source, clip.where, dialect=dialect))
+    return write_splits(work, items, shared=shared)
 
 
 def differences(found: Mapping[str, int], published: Mapping[str, int]) -> dict[str, int]:

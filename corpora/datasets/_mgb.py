@@ -11,12 +11,15 @@ from corpora.datasets._options import check_choice
 from corpora.fetch import unpack_once
 from corpora.files import CorpusError, write_text
 from corpora.machine import parallel
+from corpora.prepare import hub
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import Segment, read_lines, read_segments, seconds
 from corpora.prepare.tree import find_path
+from corpora.registry import CorpusInfo
 from corpora.text import from_buckwalter, normalise, printable
 
 SCRIPTS = ("auto", "utf8", "bw")
+PARQUET_FIELDS = {"text": ("sentence", "text", "transcription")}
 _LATIN = "@@LAT@@"  # marks a word in Latin letters that is not Buckwalter
 _ID = re.compile(r"(?P<recording>.+)_spk-(?P<speaker>\d+)_seg-(?P<start>\d+):(?P<end>\d+)")
 _WHO = re.compile(r".*_speaker(?P<number>\d+)(_align)?")
@@ -182,6 +185,28 @@ def write_references(data_dir: Path, references: Mapping[str, Mapping[str, tuple
             if text:
                 lines.append(f"{utt_id} {text}\n")
         write_text(data_dir / f"text_{annotator.lower()}", "".join(lines))
+
+
+def write_clips(
+    info: CorpusInfo,
+    corpus_dir: Path,
+    out_dir: Path,
+    shards: Sequence[hub.Shard],
+    *,
+    jobs: int,
+    text_profile: str,
+    chosen: Sequence[str],
+) -> None:
+    """Write the sets of a copy in Parquet: one text for each clip, and every clip is its own speaker."""
+    rows = hub.Hub(info, corpus_dir, out_dir, shards, PARQUET_FIELDS, chosen=chosen)
+    work = Preparation(info, rows.clips_dir, out_dir, jobs=jobs, text_profile=text_profile)
+
+    def item(clip: hub.Clip) -> Item:
+        utt_id = f"{info.name}_{clip.split}_{clip.name}"
+        return Item(utt_id, utt_id, clip.source, clip.where, clip["text"])
+
+    rows.add_to(work, item)
+    work.write({})
 
 
 def _try_segments(path: Path) -> list[Segment] | str:

@@ -1,11 +1,13 @@
 """ADI-17: seventeen Arabic dialects from YouTube (MGB-5, about 3,000 h), for dialect identification.
 
-Each split of a copy has one of three forms:
+Each split of a copy has one of these forms:
 
     <corpus>/[data/]<split>/{segments,utt2lang[,wav.scp]}   Kaldi; audio as in wav.scp, or <split>/**/<video>.wav
     <corpus>/[data/]<split>_segments/utt2lang               Kaldi: the labels of the segments
     <corpus>/train_segments/<DIALECT>/**/<utterance>.wav
     <corpus>/{dev,test}_segments/<utterance>.wav            and adi17_official_{dev,test}_label.txt, or utt2lang there
+
+    <corpus>/[data/]{train,dev,test}-*.parquet              audio, id, dialect: a copy of a hub
 
 A label list reads "<utterance> <dialect>" and may begin with a header line. `<split>/utt2lang` is keyed by video: its
 labels hold for all segments of a video and are used for those that `<split>_segments/utt2lang` does not have. An
@@ -20,9 +22,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from corpora.audio import AUDIO_SUFFIXES
-from corpora.datasets._dialect import SPLITS, CorpusFiles, check_dialect, write_splits
+from corpora.datasets._dialect import SPLITS, CorpusFiles, check_dialect, write_clips, write_splits
 from corpora.datasets._options import compile_pattern
 from corpora.files import CorpusError
+from corpora.prepare import hub
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_lines, seconds
 from corpora.prepare.tree import find_path, is_visible, visible_files
@@ -58,14 +61,20 @@ def prepare(
     shared: str = "drop",
     utterance: str = UTTERANCE,
     labels: str = "adi17_official_{split}_label.txt",
+    parquet: tuple[str, ...] = (),
 ) -> None:
     """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split that has none of the forms is not written.
 
     utterance: regular expression of an utterance id with the group `programme` (and `start`, `end` in centiseconds).
+    parquet: `field=column` for a copy in Parquet whose columns have other names.
     labels: name of a label list.  shared: treatment of a programme that is in two splits: drop, keep or refuse.
     Raises CorpusError for a folder of another layout or an unknown dialect, with file and line; TooManyBadFiles.
     """
     pattern = compile_pattern("utterance", utterance, "programme")
+    shards = hub.shards(corpus_dir)
+    if shards:
+        write_clips(INFO, corpus_dir, out_dir, shards, DIALECTS, pattern, jobs=jobs, shared=shared, chosen=parquet)
+        return
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
     items: dict[str, list[Item]] = {}
     for split in SPLITS:

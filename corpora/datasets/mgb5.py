@@ -20,9 +20,11 @@ from corpora.datasets._mgb import (
     read_texts,
     recordings_as_speakers,
     unpacked,
+    write_clips,
     write_references,
 )
 from corpora.files import CorpusError
+from corpora.prepare import hub
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_lines, seconds
 from corpora.prepare.tree import find_path, visible_files
@@ -53,14 +55,20 @@ def prepare(
     script: str = "bw",
     texts: str = "{split}.txt*.bw",
     segments: str = "{split}.segments.bw",
+    parquet: tuple[str, ...] = (),
 ) -> None:
     """Write each of `<out_dir>/{train,dev,test}` that the corpus has, with `text_<annotator>` for several references.
 
-    Archives are unpacked into `<out_dir>/unpacked`.  texts, segments: names of the files. `texts` is a pattern; the
+    Archives are unpacked into `<out_dir>/unpacked`.  parquet: `field=column` for a copy in Parquet, which has one text
+    for each clip.  texts, segments: names of the files. `texts` is a pattern; the
     text in place of its star is the annotator.  script: bw (Buckwalter), utf8 or auto.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     check_script(script)
+    shards = hub.shards(corpus_dir)
+    if shards:
+        write_clips(INFO, corpus_dir, out_dir, shards, jobs=jobs, text_profile=text_profile, chosen=parquet)
+        return
     own = find_path(corpus_dir, "DB")
     root = unpacked(own if own.is_dir() else corpus_dir, out_dir, SPLITS)
     splits = [split for split in SPLITS if find_path(root, split).is_dir()]
