@@ -28,8 +28,10 @@ ASR = (
     "mgb2",
     "mgb3",
     "mgb5",
+    "omani",
     "qasr",
     "sada",
+    "verse_clips",
 )
 DIALECT_ID = (
     "adi5",

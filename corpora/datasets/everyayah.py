@@ -198,7 +198,7 @@ def _listed_verses(corpus_dir: Path, text_profile: str) -> tuple[dict[str, _Name
     """The verses of the publisher's form by path inside the corpus, and the tally of its files."""
     listing = check_layout(corpus_dir)
     tally = listing.tally(corpus_dir, INFO.layout)
-    texts = _read_texts(find_path(corpus_dir, "quran.json"))
+    texts = read_quran(find_path(corpus_dir, "quran.json"))
     wanted: dict[str, _Named] = {}
     for source in listing.named:
         surah, ayah = (int(part) for part in _VERSE.fullmatch(source.rsplit("/", 1)[-1]).groups())
@@ -229,7 +229,8 @@ def _hub_verses(rows: hub.Hub, text_profile: str) -> tuple[dict[str, _Named], Ba
     return wanted, tally
 
 
-def _read_texts(path: Path) -> dict[tuple[int, int], str]:
+def read_quran(path: Path) -> dict[tuple[int, int], str]:
+    """(surah, ayah) -> text of quran.json. Raises CorpusError for a file of another form."""
     try:
         return {
             (int(surah), int(verse["verse"])): verse["text"]

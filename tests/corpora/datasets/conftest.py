@@ -490,6 +490,50 @@ def _qasr(root: Path, make: SimpleNamespace) -> Path:
     return root
 
 
+def _omani(root: Path, make: SimpleNamespace) -> Path:
+    """Three recordings: one with two speakers, two with one; a clip without a row, and notes without clips."""
+    note = '<a href="#fn2" class="footnoteRef" class="audio"><sup>2</sup></a>'
+
+    def row(clip: str, text: str, speaker: str = "") -> str:
+        cells = [f'<td style="text-align: left;">Hey &amp; you{note}</td>']
+        cells.append(f'<td><strong><a href="../audios/{clip}.mp3" class="audio">{text}</a></strong></td>')
+        cells += [f"<td><strong>{speaker}{note}</strong></td>"] if speaker else []
+        return "\n".join(['<tr class="odd">', *cells, "</tr>"])
+
+    tables = {
+        "text01": [row("v1l01", f"أوه! {note}عبود […]", "خ"), row("v1l02", "هلا &quot;تفضلوا&quot;", "ع")],
+        "text03": [row("v3l01", "الأمثال")],
+        "text07": [row("v7l1", "جانا وفد")],
+    }
+    (root / "transcripts").mkdir(parents=True)
+    for name, rows in tables.items():
+        page = ['<p>Transcript of <a href="x">an excerpt</a>.</p>', "<table>", "<tbody>", *rows, "</tbody>", "</table>"]
+        (root / f"transcripts/{name}.html").write_text("\n".join(page), encoding="utf-8")
+    for clip in ("v1l01", "v1l02", "v3l01", "v7l1", "v9l99"):
+        make.noise(root / f"audios/{clip}.mp3", 0.3, format="MP3")
+    (root / "transcripts/control.txt").write_text("F: Ach\n\nديك = تلك\n", encoding="utf-8")
+    return root
+
+
+def _verse_clips(root: Path, make: SimpleNamespace) -> Path:
+    samples = []
+    for name, source, ayahs in (
+        ("r_0.wav", "retasy", [3]),
+        ("ea_1.mp3", "everyayah", [2]),
+        ("m.wav", "everyayah", [1, 2]),
+    ):
+        make.noise(root / name, 0.3, format="MP3" if name.endswith("mp3") else "WAV")
+        expected = [{"surah": 1, "ayah": ayah} for ayah in ayahs]
+        samples.append(
+            {"id": name[:-4], "file": name, "category": "short", "source": source, "expected_verses": expected}
+        )
+    (root / "manifest.json").write_text(json.dumps({"samples": samples}))
+    verses = ["بِسۡمِ ٱللَّهِ", "ٱلۡحَمۡدُ لِلَّهِ", "ٱلرَّحۡمَٰنِ"]
+    text = {"1": [{"chapter": 1, "verse": n, "text": own} for n, own in enumerate(verses, 1)]}
+    (root / "quran.json").write_text(json.dumps(text), encoding="utf-8")
+    return root
+
+
 SADA_HEADER = (
     "FileName,SegmentID,SegmentStart,SegmentEnd,SegmentLength,FullFileLength,ProcessedText,Speaker,SpeakerDialect,"
     "SpeakerGender"

@@ -14,7 +14,18 @@ import soundfile
 
 from corpora.audio import read_audio
 from corpora.datadir import read_datadir
-from corpora.datasets import arabic_speech_corpus, callhome_egyptian, casablanca, common_voice, fleurs, gale, masc, sada
+from corpora.datasets import (
+    arabic_speech_corpus,
+    callhome_egyptian,
+    casablanca,
+    common_voice,
+    fleurs,
+    gale,
+    masc,
+    omani,
+    sada,
+    verse_clips,
+)
 from corpora.files import CorpusError, TooManyBadFiles, read_json
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
@@ -316,3 +327,22 @@ def test_sada_names_are_options(tree, tmp_path):
     names = {"text_column": "GroundTruthText", "lists": ("train", "nothing", "test")}
     sada.prepare(corpus, tmp_path / "out", unclear="", **names)
     assert len(read_datadir(tmp_path / "out/test")) == 5
+
+
+# Omani, verse clips
+
+
+def test_omani_text_is_the_cell_of_the_clip_without_footnotes(tree, tmp_path):
+    omani.prepare(tree("omani"), tmp_path / "out", text_profile="none")
+    train = {u.utt_id: (u.speaker, u.text) for u in read_datadir(tmp_path / "out/train")}
+    assert train == {
+        "omani_text01_E-v1l02": ("omani_text01_E", 'هلا "تفضلوا"'),
+        "omani_text01_x-v1l01": ("omani_text01_x", "أوه! عبود"),
+    }
+    assert [u.dialect for u in read_datadir(tmp_path / "out/dev")] == ["OMA"]
+
+
+def test_verse_clips_have_the_words_of_all_their_verses(tree, tmp_path):
+    verse_clips.prepare(tree("verse_clips"), tmp_path / "out")
+    texts = {u.utt_id: u.text for u in read_datadir(tmp_path / "out/test")}
+    assert texts == {"verse_ea_1": "الحمد لله", "verse_m": "بسم الله الحمد لله", "verse_r_0": "الرحمن"}

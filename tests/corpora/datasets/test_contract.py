@@ -173,6 +173,22 @@ CASES = {
             ("DB/train/train.txt.bw", "", None, "train.txt"),
         ],
     ),
+    "omani": Case(
+        {"train": 2, "dev": 1, "test": 1},
+        [
+            ("transcripts/text01.html", "../audios/", "../sounds/", "text01.html: .*links to ../audios"),
+            ("audios/v1l02.mp3", "", None, "v1l02.mp3: no such file, named by .*text01.html:11"),
+        ],
+    ),
+    "verse_clips": Case(
+        {"test": 3, "test_crowd": 1, "test_studio": 2},
+        [
+            ("manifest.json", '"file"', '"name"', "manifest.json:sample 1: .*'file'"),
+            ("manifest.json", '"ayah": 3', '"ayah": 4', r"manifest.json:sample 1: no text for surah and ayah \(1, 4\)"),
+            ("manifest.json", '"samples"', '"clips"', "manifest.json: expected"),
+            ("quran.json", "", None, "quran.json: no text of the verses.*--set quran="),
+        ],
+    ),
     "qasr": Case(
         {"train": 1, "dev": 2, "test": 2},
         [("**/A-B.xml", 'who="A_B_speaker2_align"', 'who="somebody"', "A-B.xml:3: .*'somebody'")],

@@ -33,7 +33,7 @@ def _rows(name: str, part: str, shard: int, cell: Callable[[int], dict]) -> list
         own = base + n
         audio = cell(own) | {"path": f"{part}_{own}.wav"}
         video = f"vid{part[:2]}{own:04d}"
-        verse = chr(0x628) + chr(0x62C + own // 7 % 9) + chr(0x633 + own % 7)
+        verse = chr(0x628) + chr(0x62C + own % 5) + chr(0x633 + own % 7) + "كل"[own % 2] * (1 + own // 100)
         columns = {
             "adi17": {"id": f"{video}_000010-000040", "dialect": ("EGY", "MOR", "YEM")[n]},
             "adi20": {"ID": f"{video}_split_{n}", "dialect": ("TUN", "BAH", "MSA")[n]},
