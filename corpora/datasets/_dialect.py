@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from corpora.datadir import Utterance
+from corpora.datasets._emotion import dev_speakers, speaker_folds
 from corpora.datasets._options import check_choice
 from corpora.files import CorpusError, read_json, write_json
 from corpora.prepare import hub
@@ -38,13 +39,15 @@ def write_splits(
     *,
     shared: str = "drop",
     published: Mapping[str, Mapping[str, int]] | None = None,
+    whole: bool = True,
 ) -> dict[str, list[Utterance]]:
     """Write the data directories of every split with `utt2dialect`; return their utterances.
 
     items: `speaker` is the programme, `utt_id` the publisher's id.  shared: treatment of a programme that is in two
     splits: "drop" leaves it out of the earlier one of train, dev, test; "keep" leaves the splits as published;
     "refuse" raises.  published: utterances of each split by dialect; the difference is logged and written to
-    summary.json. Raises CorpusError as `Preparation.write` does.
+    summary.json.  whole: the splits are the publisher's, so their sizes are compared with the published ones.
+    Raises CorpusError as `Preparation.write` does.
     """
     check_choice("shared", shared, SHARED)
     consistent = {split: _consistent(work, own) for split, own in items.items()}
@@ -53,7 +56,7 @@ def write_splits(
     for split, own in disjoint.items():
         renamed = (names[item.speaker, item.utt_id] for item in own)
         work.add(split, [replace(i, utt_id=u, speaker=s) for i, (u, s) in zip(own, renamed, strict=True)])
-    written = work.write()
+    written = work.write(None if whole else {})
     summary = read_json(work.out_dir / "summary.json")
     for split, own in written.items():
         found = Counter(utterance.dialect for utterance in own)
@@ -100,6 +103,24 @@ def write_clips(
             dialect = check_dialect(clip.where, clip["dialect"].upper(), dialects)
             own.append(Item(utt_id, found["programme"], clip.source, clip.where, dialect=dialect))
     return write_splits(work, items, shared=shared)
+
+
+def programme_folds(items: Sequence[Item], folds: int, seed: int, name: str) -> list[dict[str, list[Item]]]:
+    """Train, dev and test of every fold; each programme is in one of them, and is tested in exactly one fold.
+
+    Raises CorpusError for fewer programmes than folds or than three.
+    """
+    labels: dict[str, Counter[str]] = defaultdict(Counter)
+    for item in items:
+        labels[item.speaker][item.dialect or ""] += 1
+    parts = []
+    for number, test in enumerate(speaker_folds(labels, folds, seed, name=name, least=1, speaker_word="programme"), 1):
+        dev = dev_speakers({own: labels[own] for own in sorted(labels) if own not in test}, seed + number)
+        own: dict[str, list[Item]] = {split: [] for split in SPLITS}
+        for item in items:
+            own["test" if item.speaker in test else "dev" if item.speaker in dev else "train"].append(item)
+        parts.append(own)
+    return parts
 
 
 def differences(found: Mapping[str, int], published: Mapping[str, int]) -> dict[str, int]:

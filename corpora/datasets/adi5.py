@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from corpora.datasets._dialect import SPLITS, write_splits
+from corpora.datasets._dialect import SPLITS, programme_folds, write_splits
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.sources import list_audio
 from corpora.prepare.tree import find_path
@@ -46,8 +46,14 @@ _FILE = {
 }
 
 
-def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, shared: str = "drop") -> None:
+def prepare(
+    corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, shared: str = "drop", folds: int = 0
+) -> None:
     """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split without a folder is not written.
+
+    folds: of a part of the corpus; writes `<out_dir>/fold<k>/{train,dev,test}` instead. Each programme of dev and test
+    is tested in exactly one fold; the recordings of train, whose programmes are unknown, are training data of every
+    fold. seed: of the folds.
 
     The folder names the label; a training file whose name has another dialect is left out.
     shared: treatment of a programme that is in two splits: drop (from the earlier of train, dev, test), keep or refuse.
@@ -71,7 +77,14 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, shared: str = "dr
                 work.bad(source, f"folder {folder} and name do not agree on one of {', '.join(DIALECTS)}")
                 continue
             items[split].append(Item(Path(name).stem, parts["programme"], source, source, dialect=folder))
-    write_splits(work, items, shared=shared, published=PUBLISHED)
+    if not folds:
+        write_splits(work, items, shared=shared, published=PUBLISHED)
+        return
+    known = [item for split in ("dev", "test") for item in items.get(split, ())]
+    for number, part in enumerate(programme_folds(known, folds, seed, INFO.name), 1):
+        own = Preparation(INFO, corpus_dir, out_dir / f"fold{number}", jobs=jobs)
+        part["train"] += items.get("train", [])
+        write_splits(own, part, shared=shared, whole=False)
 
 
 def _folder(split: Path) -> Path | None:

@@ -207,13 +207,16 @@ class Preparation:
         if end > recording.samples:
             if start >= recording.samples or end > recording.samples + _OVERRUN * SAMPLE_RATE:
                 self._lines.skip(
-                    Path(item.where), f"{item.utt_id} runs from {item.start:g} to {item.end:g} s, but {length}"
+                    Path(item.where), f"{item.utt_id} runs from {item.start or 0:g} to {item.end:g} s, but {length}"
                 )
                 return None
             self._clipped.append(f"{item.where}: {item.utt_id} ends at {item.end:g} s, {length}")
             end = recording.samples
         if start >= end:
-            self._lines.skip(Path(item.where), f"{item.utt_id} runs from {item.start:g} to {item.end:g} s: no audio")
+            self._lines.skip(
+                Path(item.where),
+                f"{item.utt_id} runs from {start / SAMPLE_RATE:g} to {end / SAMPLE_RATE:g} s: no audio",
+            )
             return None
         if end - start < MIN_SAMPLES:
             self.exclude(split, item.utt_id, item.where, f"{end - start} samples at 16 kHz: shorter than one frame")

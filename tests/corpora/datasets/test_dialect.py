@@ -232,3 +232,22 @@ def test_nadi_broken_files_are_named(made, tmp_path):
     made.parquet(corpus / "Iraq/test-00000-of-00001.parquet", [{"audio": made.audio_cell(1)}])
     with pytest.raises(CorpusError, match="Iraq: .*Algeria"):
         nadi.prepare(corpus, tmp_path / "out")
+
+
+# ADI-5 in folds
+
+
+def test_adi5_folds_test_each_programme_once(tree, tmp_path):
+    adi5.prepare(tree("adi5"), tmp_path / "out", folds=2)
+    tested = []
+    for fold in ("fold1", "fold2"):
+        own = {split: read_datadir(tmp_path / "out" / fold / split) for split in ("train", "dev", "test")}
+        programmes = {split: {u.speaker for u in utterances} for split, utterances in own.items()}
+        assert not programmes["test"] & (programmes["train"] | programmes["dev"])
+        assert not programmes["dev"] & programmes["train"]
+        assert sum(u.utt_id.startswith(adi5.DIALECTS) for u in own["train"]) == 25
+        assert not any(u.utt_id.startswith(adi5.DIALECTS) for u in own["test"])
+        tested += [u.utt_id for u in own["test"]]
+    assert len(tested) == len(set(tested)) == 20
+    with pytest.raises(CorpusError, match="programmes cannot make 99 folds"):
+        adi5.prepare(tree("adi5"), tmp_path / "other", folds=99)
