@@ -30,9 +30,11 @@ SPLIT_OF = {
     "train": "train", "training": "train", "adapt": "adapt", "adaptation": "train", "validation": "dev",
     "valid": "dev", "val": "dev", "dev": "dev", "devel": "dev", "test": "test", "eval": "test",
 }  # fmt: skip
-AUDIO = ("audio", "wav", "speech", "audio_file", "file", "path")
+AUDIO = ("audio", "original_wav", "wav", "speech", "audio_file", "file", "path")
 
-_NAME = re.compile(r"(?:partial-)?(?P<part>[a-z]+)?[-_.]?(?:(?P<number>\d+)(?:-of-(?P<total>\d+))?)?(?:-[0-9a-f]+)?")
+_NAME = re.compile(
+    r"(?:partial-)?(?P<part>[a-z]+)?(?:_(?P<kind>[a-z]+))?[-_.]?(?:(?P<number>\d+)(?:-of-(?P<total>\d+))?)?(?:-[0-9a-f]+)?"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -112,7 +114,11 @@ class Hub:
         self._info = info
         self._corpus_dir = corpus_dir
         self._shards = list(found)
-        self._fields = {"audio": AUDIO, **{name: tuple(columns) for name, columns in fields.items()}}
+        self._fields = {
+            "audio": AUDIO,
+            "rate": ("sampling_rate", "sample_rate"),
+            **{name: tuple(columns) for name, columns in fields.items()},
+        }
         self._required = ("audio", *required)
         for entry in chosen:
             field, equals, column = entry.partition("=")
@@ -140,9 +146,10 @@ class Hub:
             columns = self._columns(shard.path)
             for number, (where, row) in enumerate(read_parquet(shard.path, list(columns.values())), 1):
                 values = {field: _text(row[column]) for field, column in columns.items() if field != "audio"}
-                stem = self._stem(shard, row[columns["audio"]], values, number, taken)
+                audio = _with_rate(row[columns["audio"]], values.get("rate", ""))
+                stem = self._stem(shard, audio, values, number, taken)
                 try:
-                    path = store_audio(row[columns["audio"]], self.clips_dir / stem, self._corpus_dir)
+                    path = store_audio(audio, self.clips_dir / stem, self._corpus_dir)
                 except CorpusError as error:
                     bad(where, str(error))
                     continue
@@ -186,9 +193,18 @@ def _shard(corpus_dir: Path, path: Path) -> Shard:
         raise CorpusError(
             f"{path}: expected a name like train-00000-of-00001.parquet; the part is one of {', '.join(SPLIT_OF)}"
         )
+    if match and match["kind"]:  # train_cs-00000-of-00002
+        parents.append(match["kind"])
     number = int(match["number"] or 0) if match else 0
     total = int(match["total"]) if match and match["total"] else None
     return Shard(path, part, "/".join(parents), number, total)
+
+
+def _with_rate(audio: object, rate: str) -> object:
+    """Decoded samples whose rate is in a column of its own as one mapping; other audio as it is."""
+    if isinstance(audio, list) and len(audio) > 1 and isinstance(audio[0], int | float):
+        return {"array": audio, "sampling_rate": int(rate) if rate.isdecimal() else None}
+    return audio
 
 
 def _text(value: object) -> str:
