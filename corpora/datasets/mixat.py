@@ -13,7 +13,6 @@ from corpora.datasets._hub import write_clips
 from corpora.prepare import hub
 from corpora.prepare.preparation import Item
 from corpora.registry import CorpusInfo
-from corpora.text import LEADERBOARD
 
 INFO = CorpusInfo(
     name="mixat",
@@ -34,7 +33,7 @@ def prepare(
     out_dir: Path,
     *,
     jobs: int = 1,
-    text_profile: str = LEADERBOARD,
+    text_profile: str = "artst",
     parquet: tuple[str, ...] = (),
 ) -> None:
     """Write each of `<out_dir>/{train,dev,test}` that the corpus has.

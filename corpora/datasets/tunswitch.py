@@ -14,7 +14,6 @@ from corpora.prepare import hub
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item
 from corpora.registry import CorpusInfo
-from corpora.text import LEADERBOARD
 
 INFO = CorpusInfo(
     name="tunswitch",
@@ -37,7 +36,7 @@ def prepare(
     out_dir: Path,
     *,
     jobs: int = 1,
-    text_profile: str = LEADERBOARD,
+    text_profile: str = "artst",
     parquet: tuple[str, ...] = (),
 ) -> None:
     """Write each of `<out_dir>/{train,dev,test}_{cs,to}` that the corpus has.
