@@ -623,9 +623,9 @@ def _mtedx(root: Path, make: SimpleNamespace) -> Path:
 
 def _iwslt22_tunisian(root: Path, make: SimpleNamespace) -> Path:
     names = {
-        "train": "20160101_120000_1_A",
-        "dev": "20160101_120000_2_B",
-        "test1": "20160102_130000_3_A",
+        "train": "20160101_1200_1_A",
+        "dev": "20160101_1200_2_B",
+        "test1": "20160102_1300_3_A",
         "": "x_y_4_A",
     }
     for split, name in names.items():
