@@ -28,7 +28,7 @@ def write_clips(
     fields, chosen: as for `hub.Hub`.  item: of a clip; None leaves it out.  folders: the configurations to use.
     set_of: name of a clip's set. Raises CorpusError for a folder without shards, TooManyBadFiles.
     """
-    shards = [shard for shard in hub.shards(corpus_dir) if folders(shard.folder)]
+    shards = hub.shards(corpus_dir, folders)
     if not shards:
         raise corpus_error(corpus_dir, info)
     rows = hub.Hub(info, corpus_dir, out_dir, shards, fields, chosen=chosen)

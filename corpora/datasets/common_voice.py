@@ -55,7 +55,7 @@ def prepare(
     parquet: `field=column` for a copy in Parquet whose columns have other names.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
-    shards = [shard for shard in hub.shards(corpus_dir) if shard.folder in ("", "ar") and shard.split in splits]
+    shards = [shard for shard in hub.shards(corpus_dir, lambda folder: folder in ("", "ar")) if shard.split in splits]
     if shards:
         rows = hub.Hub(INFO, corpus_dir, out_dir, shards, PARQUET_FIELDS, required=("speaker", "text"), chosen=parquet)
         work = Preparation(INFO, rows.clips_dir, out_dir, jobs=jobs, text_profile=text_profile)

@@ -55,7 +55,7 @@ def prepare(
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     check_choice("text_column", text_column, ("raw", "normalised"))
-    shards = [shard for shard in hub.shards(corpus_dir) if shard.folder in ("", language)]
+    shards = hub.shards(corpus_dir, lambda folder: folder in ("", language))
     if shards:
         fields = {"id": ("id",), "text": PARQUET_TEXT[text_column]}
         rows = hub.Hub(INFO, corpus_dir, out_dir, shards, fields, required=("id", "text"), chosen=parquet)

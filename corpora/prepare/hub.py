@@ -72,14 +72,14 @@ class Clip:
         return Path(self.source).stem
 
 
-def shards(corpus_dir: Path) -> list[Shard]:
+def shards(corpus_dir: Path, wanted: Callable[[str], bool] = lambda folder: True) -> list[Shard]:
     """The Parquet files of a corpus folder, of all parts; empty without any.
 
-    Raises CorpusError for a file whose part is unknown, and for a dev or test part that lacks shards. Shards that
-    training lacks are named in the log.
+    wanted: chooses configurations by name. Shards that training lacks are named in the log. Raises CorpusError for a
+    file whose part is unknown, and for a dev or test part that lacks shards.
     """
     files = [path for pattern in ("*", "*/*", "*/*/*") for path in visible_files(corpus_dir, f"{pattern}.parquet")]
-    found = [_shard(corpus_dir, path) for path in files]
+    found = [shard for shard in (_shard(corpus_dir, path) for path in files) if wanted(shard.folder)]
     groups: dict[tuple[str, str], list[Shard]] = defaultdict(list)
     for shard in found:
         groups[shard.folder, shard.part].append(shard)
@@ -209,6 +209,6 @@ def _with_rate(audio: object, rate: str) -> object:
 
 def _text(value: object) -> str:
     """A field as text; empty for no value."""
-    if value is None:
+    if value is None or value != value:  # NaN, for a gap in a column of numbers
         return ""
     return " ".join(str(value).split()) if isinstance(value, str) else str(value)
