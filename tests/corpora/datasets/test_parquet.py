@@ -136,6 +136,9 @@ def test_names_of_shards(made, tmp_path: Path) -> None:
         made.parquet(tmp_path / "fleurs" / name, own)
     registry.load("fleurs").prepare(tmp_path / "fleurs", tmp_path / "out")
     assert _sets(tmp_path / "out") == {"train": 3, "test": 3}
+    # Another language that is not whole does no harm.
+    made.parquet(tmp_path / "fleurs/fr_fr/test-00000-of-00002.parquet", rows)
+    registry.load("fleurs").prepare(tmp_path / "fleurs", tmp_path / "out")
     made.parquet(tmp_path / "fleurs/ar_eg/part.parquet", rows)
     with pytest.raises(CorpusError, match="part.parquet: expected a name like train-00000-of-00001"):
         registry.load("fleurs").prepare(tmp_path / "fleurs", tmp_path / "out")
