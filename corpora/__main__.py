@@ -6,6 +6,7 @@
     python -m corpora mini --out data/mini
     python -m corpora open_arabic --out data/open_arabic     # variables such as BAVED= name the folders
     python -m corpora ssl --out data/both --from data/mgb2/train --from data/librispeech/train-clean-100
+    python -m corpora table recordings.csv --out data/mine   # a list of your own recordings
     python -m corpora validate data/open_arabic
     python -m corpora cuts data/baved/fold1/train --out baved.jsonl.gz   # for Lhotse
 
@@ -31,6 +32,7 @@ from corpora.command import Parser, fail, number, whole
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.files import CorpusError, atomic_file, only_writer
 from corpora.schema import nearest
+from corpora.text import PROFILES
 
 DOWNLOADS = "downloads"
 
@@ -134,6 +136,24 @@ def _add_ssl(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_ssl)
 
 
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    from corpora.sets import table
+
+    parser.description = table.__doc__
+    add = parser.add_argument
+    add("file", type=Path, help="the list: CSV, TSV or JSON lines")
+    add("--out", type=Path, required=True, help="folder to write the data directories into")
+    add("--column", action="append", default=[], metavar="FIELD=NAME", help="a column with another name than the usual")
+    add("--root", type=Path, default=None, help="folder of relative paths (default: that of the list)")
+    add("--language", default="ar", help="of rows without one (default: %(default)s)")
+    add("--text-profile", default="none", help="profile of corpora.text (default: %(default)s)")
+    add("--dev-share", type=float, default=0.0, help="of the speakers, for a list without splits (default: 0)")
+    add("--test-share", type=float, default=0.0, help="of the speakers, for a list without splits (default: 0)")
+    add("--seed", type=whole(0), default=0, help="of the drawn speakers (default: 0)")
+    add("--jobs", type=whole(1), default=machine.cores(), help="processes (default: number of cores)")
+    parser.set_defaults(run=_table)
+
+
 def _add_validate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder", metavar="dir", type=Path, help="a data directory, or a folder that contains data directories"
@@ -213,6 +233,19 @@ def _ssl(out: Path, **options: Any) -> int:
     return 0
 
 
+def _table(file: Path, out: Path, column: list[str], **options: Any) -> int:
+    from corpora.sets import table
+
+    if options["text_profile"] not in PROFILES:
+        hint = nearest(options["text_profile"], PROFILES)
+        raise CorpusError(f"--text-profile {options['text_profile']}: expected one of {', '.join(PROFILES)}{hint}")
+    shares = table.Shares(options.pop("dev_share"), options.pop("test_share"), options.pop("seed"))
+    written = table.prepare(file, out, columns=column, shares=shares, **options)
+    for split, own in sorted(written.items()):
+        print(f"{out / split}: {len(own)} utterances, {len({u.speaker for u in own})} speakers")
+    return 0
+
+
 def _validate(folder: Path) -> int:
     """Check every data directory in a folder; prints one line per problem."""
     unreadable: list[OSError] = []
@@ -248,6 +281,7 @@ COMMANDS = {
     "mini": ("synthetic Arabic and English speech, nothing to download", _add_mini),
     "open_arabic": ("self-supervised, ASR and SER data from four open corpora", _add_open_arabic),
     "ssl": ("one self-supervised set from prepared data directories, without the held-out data", _add_ssl),
+    "table": ("data directories from a CSV, TSV or JSON-lines list of your recordings", _add_table),
     "validate": ("check the data directories in a folder", _add_validate),
     "cuts": ("write a data directory as a cut set of Lhotse", _add_cuts),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import wave
 from collections.abc import Iterator
@@ -204,6 +205,9 @@ def _open(path: Path) -> soundfile.SoundFile:
         _refuse_truncated_wav(path)
         _refuse_truncated_ogg(path)
         _refuse_shorten(path)
+        if path.with_name(f"._{path.name}").exists():
+            # By name, libsndfile takes the resource fork (macOS) beside an MP3 for the file itself.
+            return soundfile.SoundFile(os.open(path, os.O_RDONLY), closefd=True)
         return soundfile.SoundFile(path)
     except OSError as error:
         raise AudioError(f"{path}: cannot be opened ({error.strerror or error})") from error

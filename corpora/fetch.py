@@ -12,6 +12,7 @@ import http.client
 import logging
 import lzma
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -34,6 +35,10 @@ from corpora.files import CorpusError, atomic_dir, lock_file, locked, read_json,
 GITHUB = "https://github.com"
 _BLOCK = 1 << 16
 _TIMEOUT = 30  # seconds without a byte
+_ZIP_UTF8 = 0x800  # flag of an entry whose name is in UTF-8
+_ZIP_ENCODINGS = ("utf-8", "cp1256", "cp720")
+_NOT_ASCII = re.compile("[^\x00-\x7f]+")
+_ARABIC_NAME = re.compile("[\u0621-\u0652\u060c\u061b\u061f\u00a0]+")
 _MAX_UNPACKED = 20 * 2**30  # bytes: larger than each of these corpora, too small to fill a disk unnoticed
 
 _log = logging.getLogger(__name__)
@@ -188,16 +193,16 @@ def _members(archive: Path) -> Iterator[_Member]:
     with _damage(archive):
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as file:
-                for info in file.infolist():
+                for name, info in _zip_names(archive, file):
                     mode = info.external_attr >> 16
                     if stat.S_ISLNK(mode):
                         target = file.read(info).decode("utf-8", "replace")
-                        yield _Member(info.filename, "link", 0, f"{PurePosixPath(info.filename).parent}/{target}")
+                        yield _Member(name, "link", 0, f"{PurePosixPath(name).parent}/{target}")
                     elif info.is_dir():
-                        yield _Member(info.filename, "folder", 0)
+                        yield _Member(name, "folder", 0)
                     else:
                         plain = stat.S_IFMT(mode) in (0, stat.S_IFREG)
-                        yield _Member(info.filename, "file" if plain else "other", info.file_size)
+                        yield _Member(name, "file" if plain else "other", info.file_size)
         else:
             with tarfile.open(archive, tarinfo=_StrictHeader) as file:
                 for info in file:
@@ -250,10 +255,38 @@ def _contents(archive: Path) -> Iterator[Iterator[tuple[str, BinaryIO]]]:
     """Pairs (name, content) of the plain files of an archive, in its order."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as file:
-            yield ((info.filename, file.open(info)) for info in file.infolist() if not info.is_dir())
+            yield ((name, file.open(info)) for name, info in _zip_names(archive, file) if not info.is_dir())
     else:
         with tarfile.open(archive) as file:
             yield ((info.name, file.extractfile(info)) for info in file if info.isfile())
+
+
+def _zip_names(archive: Path, file: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
+    """Pairs (name, entry). A name without the flag for UTF-8 is in the encoding of the machine that wrote it.
+
+    All such names of an archive have one encoding: UTF-8 if they are valid in it, an Arabic code page of Windows or DOS
+    if their other letters are Arabic, at least two in a row, in it; otherwise cp437, as the format says.
+    """
+    infos = file.infolist()
+    raw = {id(info): info.filename.encode("cp437") for info in infos if not info.flag_bits & _ZIP_UTF8}
+    joined = b"/".join(raw.values())
+    if joined.isascii():
+        return [(info.filename, info) for info in infos]
+    chosen = next((encoding for encoding in _ZIP_ENCODINGS if _reads_as(joined, encoding)), "cp437")
+    _log.info("%s: its names state no encoding; read as %s", archive, chosen)
+    return [(raw[id(info)].decode(chosen) if id(info) in raw else info.filename, info) for info in infos]
+
+
+def _reads_as(names: bytes, encoding: str) -> bool:
+    """Whether names are valid in an encoding and, if that is not UTF-8, Arabic."""
+    try:
+        text = names.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    if encoding == "utf-8":
+        return True
+    runs = _NOT_ASCII.findall(text)
+    return all(_ARABIC_NAME.fullmatch(run) for run in runs) and any(len(run) > 1 for run in runs)
 
 
 def _refuse(archive: Path, member: _Member) -> None:

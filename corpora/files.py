@@ -208,7 +208,7 @@ def write_json(path: Path, obj: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises CorpusError, with line and column where possible, if it is not valid JSON in UTF-8."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise CorpusError(f"{path}: not valid JSON, line {error.lineno} column {error.colno}: {error.msg}") from error
     except UnicodeDecodeError as error:

@@ -18,23 +18,33 @@ from corpora.schema import nearest
 ASR = (
     "arabic_speech_commands",
     "arabic_speech_corpus",
+    "arvoice",
     "callhome_egyptian",
     "casablanca",
+    "clartts",
     "common_voice",
     "everyayah",
     "fleurs",
     "gale",
+    "iwslt22_tunisian",
     "masc",
+    "mediaspeech",
     "mgb2",
     "mgb3",
     "mgb5",
+    "mixat",
+    "mtedx",
+    "omani",
     "qasr",
     "sada",
+    "tunswitch",
+    "verse_clips",
 )
 DIALECT_ID = (
     "adi5",
     "adi17",
     "adi20",
+    "madis5",
     "nadi",
 )  # fmt: skip
 EMOTION = (

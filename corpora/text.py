@@ -39,6 +39,16 @@ _MGB_WORDS = {
 }
 _LEADERBOARD_LETTERS = str.maketrans({"پ": "ب", "ڤ": "ف", "آ": "ا", "أ": "ا", "إ": "ا", "ؤ": "و", "ئ": "ي", "ء": ""})
 _LEADERBOARD_PUNCTUATION = str.maketrans("", "", "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~،؛؟")
+_GUILLEMETS = str.maketrans("", "", "«»")
+_CONJUNCTION = "و"
+
+# Letters of Persian and Urdu keyboards, and of transcribed foreign names, as the Arabic letters that they are read as.
+_KEYBOARD_LETTERS = str.maketrans(
+    {
+        "\u06a9": "ك", "\u06aa": "ك", "\u06cc": "ي", "\u06d2": "ي", "\u06be": "ه", "\u06c1": "ه", "\u06d5": "ه",
+        "\u06c0": "ه", "\u06c2": "ه", "\u06c3": "ة", "\u067e": "ب", "\u06a4": "ف",
+    }
+)  # fmt: skip
 
 _BUCKWALTER = dict(
     zip(
@@ -85,6 +95,18 @@ def _leaderboard(text: str) -> str:
     return text.translate(_LEADERBOARD_LETTERS).translate(_EASTERN_DIGITS)
 
 
+def _leaderboard_2026_07(text: str) -> str:
+    words: list[str] = []
+    lone = ""
+    for word in _leaderboard(text.translate(_GUILLEMETS)).split():
+        if word == _CONJUNCTION:
+            lone += word
+        else:
+            words.append(lone + word)
+            lone = ""
+    return " ".join([*words, lone])
+
+
 def _artst(text: str) -> str:
     text = _ALL_MARKS.sub("", text.translate(_EASTERN_DIGITS))
     return text.translate(_NO_PUNCTUATION_BUT_SIGNS).lower()
@@ -105,20 +127,25 @@ _STEPS: dict[str, Callable[[str], str]] = {
     "artst": _artst,
     "modern": _modern,
     "letters": _letters,
+    "leaderboard-2024-12": _leaderboard,
+    "leaderboard-2026-07": _leaderboard_2026_07,
 }
 
 PROFILES: tuple[str, ...] = ("none", *_STEPS)
+LEADERBOARD = "leaderboard-2026-07"  # the rules of today
 
 
 def normalise(text: str, profile: str, *, quran: bool = False) -> str:
     """Normalise a text for scoring under a profile.
 
     "none" keeps the text. "mgb" (MGB-2): teh marbuta as heh, alef, alef maksura and hamza unified, no diacritics,
-    punctuation or hesitations (words that begin with #), six numerals in standard spelling. "leaderboard" (Open
-    Universal Arabic ASR): no punctuation, vowel marks or hamza, alef unified, ASCII digits. "artst": no diacritics, no
-    punctuation or symbols except @ and %, ASCII digits, lower case. "modern": no diacritics, tatweel, punctuation or
-    symbols, ASCII digits, all letters unchanged. "letters": as "modern", and without hamza, its seats and every form of
-    alef, so that Quran spelling and modern spelling have the same letters.
+    punctuation or hesitations (words that begin with #), six numerals in standard spelling. "leaderboard-2024-12" (Open
+    Universal Arabic ASR, arXiv 2412.13788): no punctuation, vowel marks or hamza, alef unified, ASCII digits;
+    "leaderboard" is another name of it. "leaderboard-2026-07" (the board since 2026-07-27): also without guillemets,
+    and a lone waw is joined to the next word. "artst": no diacritics, no punctuation or symbols except @ and %, ASCII
+    digits, lower case. "modern": no diacritics, tatweel, punctuation or symbols, ASCII digits, all letters unchanged.
+    "letters": as "modern", and without hamza, its seats and every form of alef, so that Quran spelling and modern
+    spelling have the same letters.
 
     quran: convert Quran spelling first: for "modern" and "letters" as `quran_spelling.modern_spelling` does, for the
     others as `from_quran` does. Raises ValueError for an unknown profile.
@@ -147,12 +174,37 @@ def bare(text: str) -> str:
     return _ALL_MARKS.sub("", unicodedata.normalize("NFC", text))
 
 
+def fold(text: str) -> str:
+    """The text for comparison with other texts, never for scoring: one code for every letter and digit.
+
+    Presentation forms and ligatures become letters (NFKC); letters of Persian keyboards, peh and veh become Arabic
+    letters; digits become ASCII. Format characters disappear, letters are in lower case.
+    """
+    text = unicodedata.normalize("NFKC", _without_invisible(text)).translate(_KEYBOARD_LETTERS).casefold()
+    text = unicodedata.normalize("NFC", text)  # a hamza above a Persian letter belongs to the Arabic one
+    return "".join(str(unicodedata.digit(c)) if c.isdigit() else c for c in text)
+
+
 def text_key(text: str) -> str:
     """Consonant skeleton of an Arabic text: texts that differ only in a vowel, a hamza or a pause mark have one key.
 
-    The key is coarser than every text profile, so splits that share no key share no text under any profile.
+    The key is coarser than every text profile, so splits that share no key share no text under any profile (but for the
+    six numerals of "mgb" under "letters"). Hesitations are left out and numerals are in standard spelling, as in "mgb".
     """
-    return _WEAK.sub("", normalise(text, "none", quran=True).replace("ة", "ه"))
+    text = from_quran(fold(text)).replace("ة", "ه")
+    words = (word for word in text.split() if not word.startswith("#"))
+    return "".join(_WEAK.sub("", _MGB_WORDS.get(_bare_letters(word), word)) for word in words)
+
+
+def comparison_key(text: str) -> str:
+    """Key of a text in any script: `text_key`, and the other letters and digits without regard to case."""
+    others = (letter for letter in fold(text) if letter.isalnum() and not "\u0600" <= letter < "\u0700")
+    return f"{text_key(text)} {''.join(others)}".strip()
+
+
+def _bare_letters(word: str) -> str:
+    """A word without marks and punctuation."""
+    return _ALL_MARKS.sub("", word).translate(_NO_PUNCTUATION)
 
 
 def printable(text: str) -> str:

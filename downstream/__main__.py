@@ -5,6 +5,7 @@ python -m downstream report --recipe mini --exp exp/mini
 python -m downstream traits --models HL=exp/my/models/harness_l,HST=... --data data/my/traits --out exp/my/traits
 python -m downstream transcribe talk.mp3 --model exp/mini/probes/asr_light/harness_st/seed0/head
 python -m downstream find recitation.mp3 --texts verses.text --spans 5 --model exp/open_arabic_70h/ctc/head
+python -m downstream score --hypotheses text --references data/mgb3/dev
 """
 
 from __future__ import annotations
@@ -113,6 +114,22 @@ def _traits(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _score(parsed: argparse.Namespace) -> int:
+    from corpora.text import PROFILES
+    from downstream.score import texts
+
+    if parsed.text_profile not in PROFILES:
+        hint = nearest(parsed.text_profile, PROFILES)
+        raise DownstreamError(f"--text_profile {parsed.text_profile}: expected one of {', '.join(PROFILES)}{hint}")
+    speakers = texts.read_text(parsed.utt2spk) if parsed.utt2spk else None
+    files = texts.reference_files(parsed.references)
+    rates = texts.score_files(parsed.hypotheses, files, parsed.text_profile, speakers)
+    print(texts.table(rates))
+    if parsed.out:
+        texts.write_rates(parsed.out, rates)
+    return 0
+
+
 def _predict(parsed: argparse.Namespace) -> int:
     from downstream import predict
 
@@ -178,13 +195,25 @@ def build_parser() -> argparse.ArgumentParser:
     kept.add_argument("--out", type=Path, required=True, help="folder for TRAITS.md, traits.csv and traits.png")
     kept.add_argument("--against", default=None, metavar="NAMES", help="models to compare the others with")
 
+    files = commands.add_parser(
+        "score", help="WER and CER of a file of hypotheses, against one or several references", formatter_class=defaults
+    )
+    files.set_defaults(run=_score)
+    files.add_argument("--hypotheses", type=Path, required=True, help="Kaldi's text: an utterance id and its words")
+    files.add_argument("--references", type=Path, nargs="+", required=True, metavar="FILE", help="Kaldi's text of each "
+        "annotator, or a data directory; several add the multi-reference WER")  # fmt: skip
+    files.add_argument("--text_profile", default="mgb", help="profile of corpora.text for both sides")
+    files.add_argument("--utt2spk", type=Path, default=None, help="speakers, for intervals over speakers (None: over "
+        "utterances)")  # fmt: skip
+    files.add_argument("--out", type=Path, default=None, help="file of the rates, CSV (None: print them only)")
+
     predictors = [_add_predictor(commands, task) for task in TASKS]
     predictors[0].add_argument("--words", action="store_true", help="times of each word (CTC recognisers only)")
     search = _add_reader(commands, "find", "known texts that audio files contain, by a CTC recogniser", _find)
     add = search.add_argument
     add("--texts", type=Path, required=True, metavar="FILE", help="one `id text` per line, in order (Kaldi text)")
     add("--spans", type=int, default=1, metavar="N", help="up to N consecutive lines per file (default: 1)")
-    every = (benchmark, page, kept, *predictors, search)
+    every = (benchmark, page, kept, files, *predictors, search)
     parser.options = [option for p in every for action in p._actions for option in action.option_strings]
     return parser
 

@@ -7,18 +7,27 @@ speaker: utterance ids begin with it, and no programme of dev or test is in trai
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from corpora.datadir import Utterance
+from corpora.datasets._emotion import dev_speakers, speaker_folds
 from corpora.datasets._options import check_choice
 from corpora.files import CorpusError, read_json, write_json
+from corpora.prepare import hub
 from corpora.prepare.ids import name_utterances
 from corpora.prepare.preparation import Item, Preparation
+from corpora.prepare.tree import find_path
+from corpora.registry import CorpusInfo
 
 SPLITS = ("train", "dev", "test")
+PARQUET_FIELDS = {
+    "id": ("ID", "utt_id", "utterance_id", "segment_id", "filename"),
+    "dialect": ("dialect", "label", "country", "language"),
+}
 SHARED = ("drop", "keep", "refuse")
 
 _log = logging.getLogger(__name__)
@@ -30,13 +39,15 @@ def write_splits(
     *,
     shared: str = "drop",
     published: Mapping[str, Mapping[str, int]] | None = None,
+    whole: bool = True,
 ) -> dict[str, list[Utterance]]:
     """Write the data directories of every split with `utt2dialect`; return their utterances.
 
     items: `speaker` is the programme, `utt_id` the publisher's id.  shared: treatment of a programme that is in two
     splits: "drop" leaves it out of the earlier one of train, dev, test; "keep" leaves the splits as published;
     "refuse" raises.  published: utterances of each split by dialect; the difference is logged and written to
-    summary.json. Raises CorpusError as `Preparation.write` does.
+    summary.json.  whole: the splits are the publisher's, so their sizes are compared with the published ones.
+    Raises CorpusError as `Preparation.write` does.
     """
     check_choice("shared", shared, SHARED)
     consistent = {split: _consistent(work, own) for split, own in items.items()}
@@ -45,7 +56,7 @@ def write_splits(
     for split, own in disjoint.items():
         renamed = (names[item.speaker, item.utt_id] for item in own)
         work.add(split, [replace(i, utt_id=u, speaker=s) for i, (u, s) in zip(own, renamed, strict=True)])
-    written = work.write()
+    written = work.write(None if whole else {})
     summary = read_json(work.out_dir / "summary.json")
     for split, own in written.items():
         found = Counter(utterance.dialect for utterance in own)
@@ -60,6 +71,56 @@ def write_splits(
             _log.warning("%s: %s differs from the published counts: %s", work.info.name, split, each)
     write_json(work.out_dir / "summary.json", summary | {"shared": shared})
     return written
+
+
+def write_clips(
+    info: CorpusInfo,
+    corpus_dir: Path,
+    out_dir: Path,
+    shards: Sequence[hub.Shard],
+    dialects: Sequence[str],
+    programme: re.Pattern[str],
+    *,
+    jobs: int,
+    shared: str,
+    chosen: Sequence[str],
+) -> dict[str, list[Utterance]]:
+    """Write the splits of a copy in Parquet. programme: pattern of an id with the group `programme`.
+
+    The id is the field `id`, or the name of the recording. Raises CorpusError for an unknown dialect, with its row.
+    """
+    rows = hub.Hub(info, corpus_dir, out_dir, shards, PARQUET_FIELDS, required=("dialect",), chosen=chosen)
+    work = Preparation(info, rows.clips_dir, out_dir, jobs=jobs)
+    items: dict[str, list[Item]] = {}
+    for split in rows.splits():
+        own = items.setdefault(split, [])
+        for clip in rows.clips(split, work.bad):
+            utt_id = PurePosixPath(clip["id"].replace("\\", "/")).name.removesuffix(".wav") or clip.name
+            found = programme.fullmatch(utt_id)
+            if found is None:
+                work.bad(clip.where, f"expected an id like {programme.pattern}, found {utt_id!r}")
+                continue
+            dialect = check_dialect(clip.where, clip["dialect"].upper(), dialects)
+            own.append(Item(utt_id, found["programme"], clip.source, clip.where, dialect=dialect))
+    return write_splits(work, items, shared=shared)
+
+
+def programme_folds(items: Sequence[Item], folds: int, seed: int, name: str) -> list[dict[str, list[Item]]]:
+    """Train, dev and test of every fold; each programme is in one of them, and is tested in exactly one fold.
+
+    Raises CorpusError for fewer programmes than folds or than three.
+    """
+    labels: dict[str, Counter[str]] = defaultdict(Counter)
+    for item in items:
+        labels[item.speaker][item.dialect or ""] += 1
+    parts = []
+    for number, test in enumerate(speaker_folds(labels, folds, seed, name=name, least=1, speaker_word="programme"), 1):
+        dev = dev_speakers({own: labels[own] for own in sorted(labels) if own not in test}, seed + number)
+        own: dict[str, list[Item]] = {split: [] for split in SPLITS}
+        for item in items:
+            own["test" if item.speaker in test else "dev" if item.speaker in dev else "train"].append(item)
+        parts.append(own)
+    return parts
 
 
 def differences(found: Mapping[str, int], published: Mapping[str, int]) -> dict[str, int]:
@@ -90,8 +151,10 @@ class CorpusFiles:
             parts = PurePosixPath(entry.strip().replace("\\", "/")).parts
             inside = [PurePosixPath(*parts[cut:]) for cut in range(len(parts))]
             inside = [path for path in inside if not path.is_absolute() and ".." not in path.parts]
-            files = (folder / path for path in inside for folder in self._folders if (folder / path).is_file())
-            file = next(files, None)
+            places = [(folder, path) for path in inside for folder in self._folders]
+            files = (folder / path for folder, path in places if (folder / path).is_file())
+            alike = (file for folder, path in places if (file := find_path(folder, path.as_posix())).is_file())
+            file = next(files, None) or next(alike, None)
             self._found[entry] = file.relative_to(self._corpus_dir).as_posix() if file else None
         return self._found[entry]
 

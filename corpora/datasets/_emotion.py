@@ -31,6 +31,7 @@ from corpora.prepare.sources import (
     read_recordings,
     write_sources,
 )
+from corpora.prepare.tree import visible_files
 from corpora.registry import CorpusInfo
 
 FOLDS = 5
@@ -187,7 +188,7 @@ def find_files(info: CorpusInfo, corpus_dir: Path, glob: str, pattern: re.Patter
     try:
         return list_audio(corpus_dir, glob, pattern, info=info)
     except CorpusError:
-        found = sorted(path.relative_to(corpus_dir).as_posix() for path in corpus_dir.glob(glob) if path.is_file())
+        found = [path.relative_to(corpus_dir).as_posix() for path in visible_files(corpus_dir, glob)]
         if not found:
             raise
     raise CorpusError(

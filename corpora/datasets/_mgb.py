@@ -11,11 +11,15 @@ from corpora.datasets._options import check_choice
 from corpora.fetch import unpack_once
 from corpora.files import CorpusError, write_text
 from corpora.machine import parallel
+from corpora.prepare import hub
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import Segment, read_lines, read_segments, seconds
+from corpora.prepare.tree import find_path
+from corpora.registry import CorpusInfo
 from corpora.text import from_buckwalter, normalise, printable
 
 SCRIPTS = ("auto", "utf8", "bw")
+PARQUET_FIELDS = {"text": ("sentence", "text", "transcription")}
 _LATIN = "@@LAT@@"  # marks a word in Latin letters that is not Buckwalter
 _ID = re.compile(r"(?P<recording>.+)_spk-(?P<speaker>\d+)_seg-(?P<start>\d+):(?P<end>\d+)")
 _WHO = re.compile(r".*_speaker(?P<number>\d+)(_align)?")
@@ -67,11 +71,11 @@ def check_script(script: str) -> None:
 
 def unpacked(corpus_dir: Path, out_dir: Path, splits: Sequence[str]) -> Path:
     """The folder of the unpacked splits. Archives `<split>.tar.gz` are unpacked once, into `<out_dir>/unpacked`."""
-    archives = [path for split in splits if (path := corpus_dir / f"{split}.tar.gz").is_file()]
-    if not archives or any((corpus_dir / split).is_dir() for split in splits):
+    archives = [path for split in splits if (path := find_path(corpus_dir, f"{split}.tar.gz")).is_file()]
+    if not archives or any(find_path(corpus_dir, split).is_dir() for split in splits):
         return corpus_dir
     for archive in archives:
-        unpack_once(archive, out_dir / "unpacked" / archive.name.removesuffix(".tar.gz"), strip=1)
+        unpack_once(archive, out_dir / "unpacked" / archive.name.lower().removesuffix(".tar.gz"), strip=1)
     return out_dir / "unpacked"
 
 
@@ -183,6 +187,28 @@ def write_references(data_dir: Path, references: Mapping[str, Mapping[str, tuple
         write_text(data_dir / f"text_{annotator.lower()}", "".join(lines))
 
 
+def write_clips(
+    info: CorpusInfo,
+    corpus_dir: Path,
+    out_dir: Path,
+    shards: Sequence[hub.Shard],
+    *,
+    jobs: int,
+    text_profile: str,
+    chosen: Sequence[str],
+) -> None:
+    """Write the sets of a copy in Parquet: one text for each clip, and every clip is its own speaker."""
+    rows = hub.Hub(info, corpus_dir, out_dir, shards, PARQUET_FIELDS, chosen=chosen)
+    work = Preparation(info, rows.clips_dir, out_dir, jobs=jobs, text_profile=text_profile)
+
+    def item(clip: hub.Clip) -> Item:
+        utt_id = f"{info.name}_{clip.split}_{clip.name}"
+        return Item(utt_id, utt_id, clip.source, clip.where, clip["text"])
+
+    rows.add_to(work, item)
+    work.write({})
+
+
 def _try_segments(path: Path) -> list[Segment] | str:
     try:
         return read_segments(path)
@@ -191,7 +217,7 @@ def _try_segments(path: Path) -> list[Segment] | str:
 
 
 def _present(folder: Path, names: Iterable[str]) -> list[Path]:
-    return [folder / name for name in names if (folder / name).is_file()]
+    return [path for name in names if (path := find_path(folder, name)).is_file()]
 
 
 def _ids(folder: Path, names: Iterable[str]) -> dict[str, str]:
@@ -247,7 +273,7 @@ class _Recordings:
 
     def source(self, recording: str) -> str:
         """Path of a recording inside the corpus. Raises CorpusError for a recording that is a command in wav.scp."""
-        usual = self._folder / "wav" / f"{recording}.wav"
+        usual = find_path(self._folder, f"wav/{recording}.wav")
         where, entry = self._listed.get(recording, ("", ""))
         if not usual.is_file() and entry:
             if entry.startswith("|") or entry.endswith("|"):
@@ -255,7 +281,7 @@ class _Recordings:
                     f"{where}: {recording} is a command, not a file; pipes are refused. Put its audio at {usual}"
                 )
             # wav.scp has the paths of the publisher's machine, so the file is found by its name.
-            for path in (self._folder / entry, self._folder / "wav" / Path(entry).name):
+            for path in (self._folder / entry, find_path(self._folder, f"wav/{Path(entry).name}")):
                 if path.is_file() and path.resolve().is_relative_to(self._corpus_dir.resolve()):
                     usual = path
                     break

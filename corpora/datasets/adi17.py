@@ -1,11 +1,13 @@
 """ADI-17: seventeen Arabic dialects from YouTube (MGB-5, about 3,000 h), for dialect identification.
 
-Each split of a copy has one of three forms:
+Each split of a copy has one of these forms:
 
     <corpus>/[data/]<split>/{segments,utt2lang[,wav.scp]}   Kaldi; audio as in wav.scp, or <split>/**/<video>.wav
     <corpus>/[data/]<split>_segments/utt2lang               Kaldi: the labels of the segments
     <corpus>/train_segments/<DIALECT>/**/<utterance>.wav
     <corpus>/{dev,test}_segments/<utterance>.wav            and adi17_official_{dev,test}_label.txt, or utt2lang there
+
+    <corpus>/[data/]{train,dev,test}-*.parquet              audio, id, dialect: a copy of a hub
 
 A label list reads "<utterance> <dialect>" and may begin with a header line. `<split>/utt2lang` is keyed by video: its
 labels hold for all segments of a video and are used for those that `<split>_segments/utt2lang` does not have. An
@@ -20,11 +22,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from corpora.audio import AUDIO_SUFFIXES
-from corpora.datasets._dialect import SPLITS, CorpusFiles, check_dialect, write_splits
+from corpora.datasets._dialect import SPLITS, CorpusFiles, check_dialect, write_clips, write_splits
 from corpora.datasets._options import compile_pattern
 from corpora.files import CorpusError
+from corpora.prepare import hub
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_lines, seconds
+from corpora.prepare.tree import find_path, is_visible, visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 DIALECTS = tuple("ALG EGY IRA JOR KSA KUW LEB LIB MAU MOR OMA PAL QAT SUD SYR UAE YEM".split())
@@ -57,19 +61,27 @@ def prepare(
     shared: str = "drop",
     utterance: str = UTTERANCE,
     labels: str = "adi17_official_{split}_label.txt",
+    parquet: tuple[str, ...] = (),
 ) -> None:
     """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split that has none of the forms is not written.
 
     utterance: regular expression of an utterance id with the group `programme` (and `start`, `end` in centiseconds).
+    parquet: `field=column` for a copy in Parquet whose columns have other names.
     labels: name of a label list.  shared: treatment of a programme that is in two splits: drop, keep or refuse.
     Raises CorpusError for a folder of another layout or an unknown dialect, with file and line; TooManyBadFiles.
     """
     pattern = compile_pattern("utterance", utterance, "programme")
+    shards = hub.shards(corpus_dir)
+    if shards:
+        write_clips(INFO, corpus_dir, out_dir, shards, DIALECTS, pattern, jobs=jobs, shared=shared, chosen=parquet)
+        return
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)
     items: dict[str, list[Item]] = {}
     for split in SPLITS:
-        folder, listed = corpus_dir / f"{split}_segments", corpus_dir / labels.format(split=split)
-        kaldi = next((own for own in (corpus_dir / split, corpus_dir / "data" / split) if _is_kaldi(own)), None)
+        folder = find_path(corpus_dir, f"{split}_segments")
+        listed = find_path(corpus_dir, labels.format(split=split))
+        places = (find_path(corpus_dir, split), find_path(corpus_dir, f"data/{split}"))
+        kaldi = next((own for own in places if _is_kaldi(own)), None)
         if kaldi:
             items[split] = _kaldi(work, kaldi, pattern)
         elif folder.is_dir() and split == "train" and not listed.is_file():
@@ -119,12 +131,13 @@ def _add(
 
 def _folders(work: Preparation, folder: Path, pattern: re.Pattern[str]) -> list[Item]:
     """Utterances in the folders of the dialects."""
-    unknown = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in DIALECTS)
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir() and is_visible(entry.name)]
+    unknown = sorted(name for name in names if name.upper() not in DIALECTS)
     if unknown:
         raise CorpusError(f"{folder / unknown[0]}: expected folders {' '.join(DIALECTS)}, found {', '.join(unknown)}")
     items: list[Item] = []
     for dialect in DIALECTS:
-        for path in _audio_below(folder / dialect):
+        for path in _audio_below(find_path(folder, dialect)):
             source = path.relative_to(work.corpus_dir).as_posix()
             _add(work, items, pattern, Item(path.stem, "", source, source, dialect=dialect))
     if not items:
@@ -194,7 +207,4 @@ def _is_kaldi(folder: Path) -> bool:
 
 
 def _audio_below(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    files = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-    return sorted(path for path in files if not path.name.startswith("."))
+    return [path for path in visible_files(folder, "**/*") if path.suffix.lower() in AUDIO_SUFFIXES]

@@ -2,6 +2,7 @@
 
     <corpus>/{train,dev,test}.csv     ID,wav,dialect,duration,start,end      start and end in samples at 16 kHz
     <corpus>/...                      the audio that the lists name
+    or Parquet, [data/]{train,validation,test}-*.parquet (ID, audio, dialect), cut into utterances
 
 The publisher's paths begin with a placeholder or another machine's folder; both are removed. An ID may end in the times
 of a segment or in `_split_<n>`, one part of a long recording; the programme is the ID without this ending.
@@ -13,12 +14,14 @@ import re
 from pathlib import Path
 
 from corpora.audio import SAMPLE_RATE
-from corpora.datasets._dialect import SPLITS, CorpusFiles, check_dialect, write_splits
+from corpora.datasets._dialect import SPLITS, CorpusFiles, check_dialect, write_clips, write_splits
 from corpora.datasets._options import compile_pattern
 from corpora.datasets.adi17 import DIALECTS as ADI17_DIALECTS
 from corpora.files import CorpusError
+from corpora.prepare import hub
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_rows
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -45,16 +48,21 @@ def prepare(
     lists: str = "{split}.csv",
     dialects: tuple[str, ...] = DIALECTS,
     programme: str = PROGRAMME,
+    parquet: tuple[str, ...] = (),
 ) -> None:
     """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split without a list is not written.
 
     lists: name of a split's list, for instance "adi20_{split}.csv".  dialects: the labels.
     programme: regular expression of an ID with the group `programme`.  shared: treatment of a programme that is in two
-    splits: drop, keep or refuse.
+    splits: drop, keep or refuse.  parquet: `field=column` for a copy in Parquet whose columns have other names.
     Raises CorpusError with file and line for a list of another form; TooManyBadFiles.
     """
     pattern = compile_pattern("programme", programme, "programme")
-    paths = {split: corpus_dir / lists.format(split=split) for split in SPLITS}
+    shards = hub.shards(corpus_dir)
+    if shards:
+        write_clips(INFO, corpus_dir, out_dir, shards, dialects, pattern, jobs=jobs, shared=shared, chosen=parquet)
+        return
+    paths = {split: find_path(corpus_dir, lists.format(split=split)) for split in SPLITS}
     if not any(path.is_file() for path in paths.values()):
         raise corpus_error(corpus_dir, INFO, ", ".join(path.name for path in paths.values()))
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs)

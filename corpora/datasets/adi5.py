@@ -14,9 +14,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from corpora.datasets._dialect import SPLITS, write_splits
+from corpora.datasets._dialect import SPLITS, programme_folds, write_splits
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.sources import list_audio
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
 
 DIALECTS = ("EGY", "GLF", "LAV", "MSA", "NOR")
@@ -45,14 +46,20 @@ _FILE = {
 }
 
 
-def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, shared: str = "drop") -> None:
+def prepare(
+    corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, shared: str = "drop", folds: int = 0
+) -> None:
     """Write `<out_dir>/{train,dev,test}` with `utt2dialect`; a split without a folder is not written.
+
+    folds: of a part of the corpus; writes `<out_dir>/fold<k>/{train,dev,test}` instead. Each programme of dev and test
+    is tested in exactly one fold; the recordings of train, whose programmes are unknown, are training data of every
+    fold. seed: of the folds.
 
     The folder names the label; a training file whose name has another dialect is left out.
     shared: treatment of a programme that is in two splits: drop (from the earlier of train, dev, test), keep or refuse.
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
     """
-    folders = {split: _folder(corpus_dir / split) for split in SPLITS}
+    folders = {split: _folder(find_path(corpus_dir, split)) for split in SPLITS}
     folders = {split: folder.relative_to(corpus_dir).as_posix() for split, folder in folders.items() if folder}
     if not folders:
         raise corpus_error(corpus_dir, INFO)
@@ -64,14 +71,23 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, shared: str = "dr
             work.bad(source, f"expected a name like {_FILE[split].pattern}")
         for source in listing.named:
             folder, name = source.split("/")[-2:]
+            folder = folder.upper()
             parts = _FILE[split].fullmatch(name).groupdict()
             if folder not in DIALECTS or parts.get("dialect", folder).upper() != folder:
                 work.bad(source, f"folder {folder} and name do not agree on one of {', '.join(DIALECTS)}")
                 continue
             items[split].append(Item(Path(name).stem, parts["programme"], source, source, dialect=folder))
-    write_splits(work, items, shared=shared, published=PUBLISHED)
+    if not folds:
+        write_splits(work, items, shared=shared, published=PUBLISHED)
+        return
+    known = [item for split in ("dev", "test") for item in items.get(split, ())]
+    for number, part in enumerate(programme_folds(known, folds, seed, INFO.name), 1):
+        own = Preparation(INFO, corpus_dir, out_dir / f"fold{number}", jobs=jobs)
+        part["train"] += items.get("train", [])
+        write_splits(own, part, shared=shared, whole=False)
 
 
 def _folder(split: Path) -> Path | None:
     """The folder with the dialects: `wav/` of a split, or the split itself."""
-    return next((folder for folder in (split / "wav", split) if any((folder / d).is_dir() for d in DIALECTS)), None)
+    places = (find_path(split, "wav"), split)
+    return next((folder for folder in places if any(find_path(folder, d).is_dir() for d in DIALECTS)), None)

@@ -17,6 +17,7 @@ from corpora.datasets._emotion import Label, emotion_of, find_files, plain, writ
 from corpora.datasets._options import compile_pattern
 from corpora.files import BadFileTally, CorpusError
 from corpora.prepare.readers import read_rows
+from corpora.prepare.tree import visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -59,7 +60,7 @@ def prepare(
     Raises CorpusError with file and line for a list of another form, and for too few videos of an emotion.
     """
     pattern = compile_pattern("file", file, "video", flags=re.IGNORECASE)
-    lists = sorted(corpus_dir.rglob(table)) if corpus_dir.is_dir() else []
+    lists = visible_files(corpus_dir, f"**/{table}")
     if not lists:
         raise corpus_error(corpus_dir, INFO, f"a list of labels {table}")
     by_name: dict[str, str] = {}

@@ -21,6 +21,7 @@ from corpora.files import BadFileTally, CorpusError, write_text
 from corpora.prepare.preparation import compare_count
 from corpora.prepare.readers import read_rows
 from corpora.prepare.sources import check_isolation, read_recordings, safe_relative, write_sources
+from corpora.prepare.tree import find_path
 from corpora.prepare.word_strings import Word, plan_strings, render_strings, string_sources
 from corpora.registry import CorpusInfo, corpus_error
 from corpora.text import normalise
@@ -80,7 +81,7 @@ def read_words(
     table = read_keywords(corpus_dir)
     words: dict[str, list[Word]] = {}
     for split, name in SPLITS.items():
-        rows = {row.source: row for row in _read_list(corpus_dir, corpus_dir / name, table, tally)}
+        rows = {row.source: row for row in _read_list(corpus_dir, find_path(corpus_dir, name), table, tally)}
         recordings = read_recordings(
             corpus_dir, sorted(rows), audio_dir, tally=tally, jobs=jobs, label=f"{INFO.name} {split}"
         )
@@ -132,10 +133,10 @@ def download(root: Path, *, host: str = GITHUB) -> Path:
 
 def check_layout(corpus_dir: Path) -> int:
     """Number of recordings in the three lists; raises CorpusError for a folder of another layout."""
-    missing = [name for name in SPLITS.values() if not (corpus_dir / name).is_file()]
-    if missing or not (corpus_dir / "dataset").is_dir():
+    missing = [name for name in SPLITS.values() if not find_path(corpus_dir, name).is_file()]
+    if missing or not find_path(corpus_dir, "dataset").is_dir():
         raise corpus_error(corpus_dir, INFO)
-    total = sum(1 for name in SPLITS.values() for _ in read_rows(corpus_dir / name, COLUMNS, header=None))
+    total = sum(1 for name in SPLITS.values() for _ in read_rows(find_path(corpus_dir, name), COLUMNS, header=None))
     if not total:
         raise CorpusError(f"{corpus_dir}: {', '.join(SPLITS.values())} list no recording")
     return total
@@ -143,7 +144,7 @@ def check_layout(corpus_dir: Path) -> int:
 
 def read_keywords(corpus_dir: Path) -> dict[str, str]:
     """Keyword -> Arabic word, from the corpus's keywords.tsv, or from the built-in table if there is no such file."""
-    path = corpus_dir / "keywords.tsv"
+    path = find_path(corpus_dir, "keywords.tsv")
     if not path.exists():
         return KEYWORDS
     rows = list(read_rows(path, ("keyword", "word"), delimiter="\t", quoted=False, header=False))
@@ -164,9 +165,10 @@ def _read_list(corpus_dir: Path, path: Path, table: dict[str, str], tally: BadFi
             tally.skip(corpus_dir / source, f"{where}: expected <speaker>_NO_<round>.wav")
         elif keyword not in table:
             tally.skip(corpus_dir / source, f"{where}: no Arabic word for the class {keyword!r}")
-        elif not (corpus_dir / source).is_file():
+        elif not (path_on_disk := find_path(corpus_dir, source)).is_file():
             tally.skip(corpus_dir / source, f"{where}: no such file")
         else:
+            source = path_on_disk.relative_to(corpus_dir).as_posix()
             rows.append(_Row(source, keyword, found["speaker"]))
     return rows
 

@@ -19,8 +19,9 @@ from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_lines
 from corpora.prepare.sources import safe_relative
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
-from corpora.text import from_buckwalter
+from corpora.text import LEADERBOARD, from_buckwalter
 
 INFO = CorpusInfo(
     name="arabic_speech_corpus",
@@ -48,7 +49,7 @@ def prepare(
     out_dir: Path,
     *,
     jobs: int = 1,
-    text_profile: str = "leaderboard",
+    text_profile: str = LEADERBOARD,
     transcript: str = "orthographic",
 ) -> None:
     """Write `<out_dir>/{train,test}`. With text_profile=none the text keeps its vowel marks.
@@ -57,19 +58,20 @@ def prepare(
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     check_choice("transcript", transcript, TRANSCRIPTS)
-    root = corpus_dir / "arabic-speech-corpus"
+    root = find_path(corpus_dir, "arabic-speech-corpus")
     root = root if root.is_dir() else corpus_dir
-    if not (root / "wav").is_dir():
+    if not find_path(root, "wav").is_dir():
         raise corpus_error(corpus_dir, INFO)
     profile = "none" if transcript == "phonetic" else text_profile
     work = Preparation(INFO, root, out_dir, jobs=jobs, text_profile=profile)
     for split, folder in SPLITS.items():
-        if not (root / folder).is_dir():
+        if not find_path(root, folder).is_dir():
             continue
         names = TRANSCRIPTS[transcript]
-        path = next((path for name in names if (path := root / folder / name).is_file()), None)
+        listed = (find_path(root, f"{folder}/{name}".lstrip("/")) for name in names)
+        path = next((path for path in listed if path.is_file()), None)
         if path is None:
-            found = ", ".join(sorted(path.name for path in (root / folder).iterdir())) or "nothing"
+            found = ", ".join(sorted(path.name for path in find_path(root, folder).iterdir())) or "nothing"
             raise CorpusError(f"{root / folder}: expected {' or '.join(names)}; found {found}")
         work.add(split, _items(work, path, folder, split, buckwalter=transcript == "orthographic"))
     work.write()

@@ -18,6 +18,7 @@ from corpora.files import CorpusError
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_lines
+from corpora.prepare.tree import visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -74,7 +75,7 @@ def prepare(
             lacking = f"{transcripts}/{written[0]}" if folder is None else f"{speech}/{spoken[0]}"
             raise CorpusError(f"{corpus_dir}: the {split} set lacks its folder {lacking}")
         form = _find_folder(folder, script)
-        files = sorted(path for path in form.iterdir() if path.suffix.lower() == ".txt") if form else []
+        files = visible_files(form, "*.txt") if form else []
         if not files:
             raise CorpusError(f"{folder / script}: expected *.txt; found none")
         found = True

@@ -18,7 +18,9 @@ from corpora.files import BadFileTally, CorpusError
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_parquet, store_audio
+from corpora.prepare.tree import find_path, visible_files
 from corpora.registry import CorpusInfo, corpus_error
+from corpora.text import LEADERBOARD
 
 INFO = CorpusInfo(
     name="casablanca",
@@ -73,7 +75,7 @@ def read_clips(
     Raises CorpusError for a Parquet file that is damaged or lacks a column, and for a country without files.
     """
     for country in countries:
-        files = sorted((corpus_dir / country).glob(f"{SPLITS[split]}-*.parquet"))
+        files = visible_files(find_path(corpus_dir, country), f"{SPLITS[split]}-*.parquet")
         if not files:
             folder = corpus_dir / country
             found = ", ".join(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
@@ -96,7 +98,7 @@ def prepare(
     out_dir: Path,
     *,
     jobs: int = 1,
-    text_profile: str = "leaderboard",
+    text_profile: str = LEADERBOARD,
     countries: tuple[str, ...] = tuple(COUNTRIES),
     text_column: str = "transcription",
 ) -> None:
@@ -107,7 +109,7 @@ def prepare(
     """
     if unknown := [country for country in countries if country not in COUNTRIES]:
         raise CorpusError(f"countries={','.join(countries)}: {unknown[0]!r} is not one of {', '.join(COUNTRIES)}")
-    if not any((corpus_dir / country).is_dir() for country in COUNTRIES):
+    if not any(find_path(corpus_dir, country).is_dir() for country in COUNTRIES):
         raise corpus_error(corpus_dir, INFO)
     audio_dir = out_dir / "unpacked"
     work = Preparation(INFO, audio_dir, out_dir, jobs=jobs, text_profile=text_profile)

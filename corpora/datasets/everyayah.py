@@ -3,6 +3,8 @@
     <corpus>/<reciter>/SSSAAA.mp3     surah and ayah, three digits each
     <corpus>/quran.json               {"<surah>": [{"chapter", "verse", "text"}, ...]}   (CC BY-SA 4.0)
 
+    or Parquet (tarteel-ai/everyayah), [data/]{train,validation,test}-*.parquet: audio, text, reciter
+
 Refrains repeat, so the splits are disjoint by text; with several reciters they are also disjoint by reciter.
 """
 
@@ -15,10 +17,12 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from corpora.datadir import Utterance, write_datadir
 from corpora.fetch import GITHUB, fetch, fetch_repository, make_once
 from corpora.files import BadFileTally, CorpusError, hash_fraction, lock_file, read_json
+from corpora.prepare import hub
 from corpora.prepare.sources import (
     Listing,
     Provenance,
@@ -28,8 +32,9 @@ from corpora.prepare.sources import (
     read_recordings,
     write_sources,
 )
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
-from corpora.text import normalise, text_key
+from corpora.text import normalise, printable, text_key
 
 INFO = CorpusInfo(
     name="everyayah",
@@ -47,11 +52,20 @@ RECITER = "yasser_salama"
 QURAN = "risan/quran-json/raw/9051fd00c68a29b221a958c1cdf1c9fa7c9cc8c7/data/quran.json"
 QURAN_SHA256 = "bd74e2cefe800e2600baa4a6056d1e83a83c771f6ff525064cb08bdccbf128bf"
 TEXT_PROFILE = "mgb"
+PARQUET_FIELDS = {"text": ("text", "sentence"), "reciter": ("reciter", "reciter_name")}
 SHARES = {"train": 0.8, "dev": 0.1, "test": 0.1}
 
 _VERSE = re.compile(r"(\d{3})(\d{3})\.mp3", re.IGNORECASE)
 _BIT_RATE = re.compile(r"[_-]?(\d+kbps)$", re.IGNORECASE)
 _log = logging.getLogger(__name__)
+
+
+class _Named(NamedTuple):
+    """A verse before its recording is read."""
+
+    utt_id: str
+    speaker: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -80,35 +94,39 @@ class Verse:
 
 
 def read_verses(
-    corpus_dir: Path, audio_dir: Path, *, seed: int = 0, jobs: int = 1, text_profile: str = TEXT_PROFILE
+    corpus_dir: Path,
+    audio_dir: Path,
+    *,
+    seed: int = 0,
+    jobs: int = 1,
+    text_profile: str = TEXT_PROFILE,
+    parquet: tuple[str, ...] = (),
 ) -> tuple[list[Verse], BadFileTally]:
     """All verses with text and audio, each with its split, and the tally of the files that were left out.
 
     The MP3s are converted into `audio_dir`. `SSS000.mp3`, the formula before a surah, is not a verse and not used.
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad files.
     """
-    listing = check_layout(corpus_dir)
-    tally = listing.tally(corpus_dir, INFO.layout)
-    texts = _read_texts(corpus_dir / "quran.json")
-    wanted: dict[str, str] = {}
-    for source in listing.named:
-        surah, ayah = (int(part) for part in _VERSE.fullmatch(source.rsplit("/", 1)[-1]).groups())
-        text = normalise(texts.get((surah, ayah), ""), text_profile, quran=True)
-        if text:
-            wanted[source] = text
-        elif ayah > 0:
-            tally.skip(corpus_dir / source, f"quran.json has no text for surah {surah}, ayah {ayah}")
-    recordings = read_recordings(corpus_dir, list(wanted), audio_dir, tally=tally, jobs=jobs, label=INFO.name)
+    shards = hub.shards(corpus_dir)
+    if shards:
+        rows = hub.Hub(
+            INFO, corpus_dir, audio_dir, shards, PARQUET_FIELDS, required=("text", "reciter"), chosen=parquet
+        )
+        root, (wanted, tally) = rows.clips_dir, _hub_verses(rows, text_profile)
+    else:
+        root, (wanted, tally) = corpus_dir, _listed_verses(corpus_dir, text_profile)
+    recordings = read_recordings(root, list(wanted), audio_dir, tally=tally, jobs=jobs, label=INFO.name)
     tally.check()
-    reciters = _split_reciters({_speaker(source) for source in recordings}, seed)
+    reciters = _split_reciters({wanted[source].speaker for source in recordings}, seed)
     verses, unused = [], Counter()
     for source, recording in recordings.items():
-        key, speaker = text_key(wanted[source]), _speaker(source)
+        own = wanted[source]
+        key = text_key(own.text)
         split = split_of(key, seed)
-        if split not in reciters[speaker]:
-            unused[speaker] += 1
+        if split not in reciters[own.speaker]:
+            unused[own.speaker] += 1
             continue
-        verses.append(Verse(_utt_id(source), speaker, split, wanted[source], key, recording))
+        verses.append(Verse(own.utt_id, own.speaker, split, own.text, key, recording))
     if unused:
         _log.info(
             "%s: %d verses left out: their reciter and their text belong to different splits",
@@ -117,13 +135,22 @@ def read_verses(
     return verses, tally
 
 
-def prepare(corpus_dir: Path, out_dir: Path, *, seed: int = 0, jobs: int = 1, text_profile: str = TEXT_PROFILE) -> None:
+def prepare(
+    corpus_dir: Path,
+    out_dir: Path,
+    *,
+    seed: int = 0,
+    jobs: int = 1,
+    text_profile: str = TEXT_PROFILE,
+    parquet: tuple[str, ...] = (),
+) -> None:
     """Write `<out_dir>/{train,dev,test}`, about 80/10/10 % of the distinct texts; an empty split is not written.
 
+    parquet: `field=column` for a copy in Parquet whose columns have other names.
     Raises CorpusError for a folder of another layout, TooManyBadFiles past the limit of bad recordings.
     """
     verses, tally = read_verses(
-        corpus_dir, out_dir / "audio" / INFO.name, seed=seed, jobs=jobs, text_profile=text_profile
+        corpus_dir, out_dir / "audio" / INFO.name, seed=seed, jobs=jobs, text_profile=text_profile, parquet=parquet
     )
     splits = {split: own for split in SHARES if (own := [verse for verse in verses if verse.split == split])}
     for split, own in splits.items():
@@ -152,7 +179,7 @@ def download(root: Path, *, host: str = GITHUB, quran_sha256: str | None = QURAN
 
 def check_layout(corpus_dir: Path) -> Listing:
     """The recordings of a corpus folder; raises CorpusError for a folder of another layout."""
-    if not (corpus_dir / "quran.json").is_file():
+    if not find_path(corpus_dir, "quran.json").is_file():
         raise corpus_error(corpus_dir, INFO)
     return list_audio(corpus_dir, "*/*.mp3", _VERSE, info=INFO)
 
@@ -167,7 +194,43 @@ def split_of(key: str, seed: int) -> str:
     return "test"
 
 
-def _read_texts(path: Path) -> dict[tuple[int, int], str]:
+def _listed_verses(corpus_dir: Path, text_profile: str) -> tuple[dict[str, _Named], BadFileTally]:
+    """The verses of the publisher's form by path inside the corpus, and the tally of its files."""
+    listing = check_layout(corpus_dir)
+    tally = listing.tally(corpus_dir, INFO.layout)
+    texts = read_quran(find_path(corpus_dir, "quran.json"))
+    wanted: dict[str, _Named] = {}
+    for source in listing.named:
+        surah, ayah = (int(part) for part in _VERSE.fullmatch(source.rsplit("/", 1)[-1]).groups())
+        text = normalise(texts.get((surah, ayah), ""), text_profile, quran=True)
+        if text:
+            wanted[source] = _Named(_utt_id(source), _speaker(source), text)
+        elif ayah > 0:
+            tally.skip(corpus_dir / source, f"quran.json has no text for surah {surah}, ayah {ayah}")
+    return wanted, tally
+
+
+def _hub_verses(rows: hub.Hub, text_profile: str) -> tuple[dict[str, _Named], BadFileTally]:
+    """The verses of a copy in Parquet by path of the clip, and the tally of its rows.
+
+    The publisher's parts share texts, so they are not used as splits.
+    """
+    tally = BadFileTally(0)
+    wanted: dict[str, _Named] = {}
+    for part in rows.splits():
+        for clip in rows.clips(part, lambda where, reason: tally.skip(Path(where), reason)):
+            speaker = _speaker(clip["reciter"] or "unknown")
+            text = normalise(printable(clip["text"]), text_profile, quran=True)
+            if text:
+                wanted[clip.source] = _Named(f"{speaker}-{part}-{clip.name}", speaker, text)
+            else:
+                tally.skip(Path(clip.where), f"no words in the text {clip['text']!r}")
+    tally.total = len(wanted) + len(tally.skipped)
+    return wanted, tally
+
+
+def read_quran(path: Path) -> dict[tuple[int, int], str]:
+    """(surah, ayah) -> text of quran.json. Raises CorpusError for a file of another form."""
     try:
         return {
             (int(surah), int(verse["verse"])): verse["text"]

@@ -17,6 +17,7 @@ from corpora.files import CorpusError
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_lines, seconds
+from corpora.prepare.tree import visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -64,7 +65,7 @@ def prepare(
     ten recordings that Kaldi's and Lhotse's recipes test on.
     Raises CorpusError for another layout or a listed recording that has no transcript, TooManyBadFiles past the limit.
     """
-    tables = sorted(path for path in corpus_dir.rglob("*.tdf") if not path.name.startswith("."))
+    tables = visible_files(corpus_dir, "**/*.tdf")
     sources = _recordings(corpus_dir)
     if not tables or not sources:
         raise corpus_error(corpus_dir, INFO)
@@ -101,8 +102,8 @@ def _name(recording: str) -> str:
 def _recordings(corpus_dir: Path) -> dict[str, str]:
     """Path inside the corpus by name. If two LDC parts have a recording of the same name, the first path is used."""
     sources: dict[str, str] = {}
-    for path in sorted(corpus_dir.rglob("*")):
-        if path.suffix.lower() not in (".wav", ".flac") or path.name.startswith("."):
+    for path in visible_files(corpus_dir, "**/*"):
+        if path.suffix.lower() not in (".wav", ".flac"):
             continue
         source = path.relative_to(corpus_dir).as_posix()
         if sources.setdefault(path.stem, source) != source:

@@ -13,6 +13,7 @@ from corpora.files import CorpusError
 from corpora.prepare.lhotse import read_manifests, write_manifests
 from corpora.prepare.preparation import Preparation
 from corpora.prepare.readers import read_lines
+from corpora.prepare.tree import visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -58,7 +59,7 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, parts: tuple[str,
 def _check_transcripts(folder: Path) -> int:
     """Number of transcript lines of a part; CorpusError for a line that is not `<speaker>-<chapter>-NNNN TEXT`."""
     count = 0
-    for path in sorted(folder.rglob("*.trans.txt")):
+    for path in visible_files(folder, "**/*.trans.txt"):
         chapter = path.name.removesuffix(".trans.txt")
         for where, line in read_lines(path):
             utt_id, _, text = line.partition(" ")

@@ -3,6 +3,8 @@
     <corpus>/audios/<video>.wav, subtitles/<video>.ar.vtt
     <corpus>/subsets/{clean,noisy}_train.csv, subsets/{clean,noisy}_{dev,test}_meta.csv
 
+    or Parquet, [data/][<clean or noisy>/]{train,validation,test}-*.parquet (audio, video_id, text, type), cut into cues
+
 The cues of a video are its utterances, and the video is the speaker. A list may have a header. The order of the columns
 in a list without a header is not confirmed, so it is an option.
 """
@@ -14,10 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from corpora.files import BadFileTally, CorpusError
+from corpora.prepare import hub
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_cues, read_rows
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
+from corpora.text import LEADERBOARD
 
 INFO = CorpusInfo(
     name="masc",
@@ -38,6 +43,10 @@ COLUMNS = (
     "video_id", "category", "video_duration", "channel_id", "country", "dialect", "gender", "transcript_duration"
 )  # fmt: skip
 
+PARQUET_FIELDS = {
+    "video": ("video_id", "video"), "text": ("text", "transcript", "sentence"), "type": ("type", "quality"),
+    "dialect": ("dialect",),
+}  # fmt: skip
 _NUMBER = re.compile(r"^\s*\d+\]\s*")  # some subtitles have line numbers
 
 
@@ -46,18 +55,30 @@ def prepare(
     out_dir: Path,
     *,
     jobs: int = 1,
-    text_profile: str = "leaderboard",
+    text_profile: str = LEADERBOARD,
     columns: tuple[str, ...] = COLUMNS,
     subtitles: str = "subtitles/{video}.ar.vtt",
+    parquet: tuple[str, ...] = (),
 ) -> None:
     """Write each of `<out_dir>/{clean,noisy}_{train,dev,test}` that the corpus has lists for.
 
     columns: their order in a list without a header; video_id and dialect are used.  subtitles: path for each video.
+    parquet: `field=column` for a copy in Parquet whose columns have other names.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines, subtitles or recordings.
     """
-    root = corpus_dir / "masc" if (corpus_dir / "masc").is_dir() else corpus_dir
-    lists = {split: root / name for split, name in LISTS.items() if (root / name).is_file()}
-    if not lists or not (root / "audios").is_dir():
+    shards = hub.shards(corpus_dir)
+    if shards:
+        rows = hub.Hub(INFO, corpus_dir, out_dir, shards, PARQUET_FIELDS, required=("video", "text"), chosen=parquet)
+        work = Preparation(INFO, rows.clips_dir, out_dir, jobs=jobs, text_profile=text_profile)
+        for split in rows.splits():
+            for clip in rows.clips(split, work.bad):
+                work.add(*_clip(clip))
+        work.write()
+        return
+    own = find_path(corpus_dir, "masc")
+    root = own if own.is_dir() else corpus_dir
+    lists = {split: path for split, name in LISTS.items() if (path := find_path(root, name)).is_file()}
+    if not lists or not find_path(root, "audios").is_dir():
         raise corpus_error(corpus_dir, INFO)
     if missing := {"video_id", "dialect"} - set(columns):
         raise CorpusError(f"columns={','.join(columns)}: lacks {', '.join(sorted(missing))}")
@@ -66,6 +87,17 @@ def prepare(
     for split, path in lists.items():
         work.add(split, _items(work, path, columns, subtitles, videos))
     work.write()
+
+
+def _clip(clip: hub.Clip) -> tuple[str, list[Item]]:
+    """The set and the item of a clip. Its quality is the first letter of `type`, or of the configuration's name."""
+    quality = {"c": "clean_", "n": "noisy_"}.get((clip["type"] or clip.folder)[:1].lower(), "")
+    speaker = f"masc_{safe_id(clip['video'])}"
+    dialect = "_".join(clip["dialect"].split()) or "unknown"
+    text = _NUMBER.sub("", clip["text"])
+    return f"{quality}{clip.split}", [
+        Item(f"{speaker}-{clip.name}", speaker, clip.source, clip.where, text, dialect=dialect)
+    ]
 
 
 def _items(
@@ -77,7 +109,7 @@ def _items(
         if "/" in video or not video:
             work.bad(row.where, f"expected the id of a video, found {video!r}")
             continue
-        file = work.corpus_dir / subtitles.format(video=video)
+        file = find_path(work.corpus_dir, subtitles.format(video=video))
         try:
             cues = read_cues(file, work.bad)
         except CorpusError as error:

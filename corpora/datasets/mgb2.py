@@ -15,6 +15,7 @@ from pathlib import Path
 from corpora.datasets._mgb import add_scored_set, check_script, training_items, unpacked
 from corpora.files import CorpusError
 from corpora.prepare.preparation import Preparation
+from corpora.prepare.tree import find_path, visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -51,12 +52,12 @@ def prepare(
     """
     check_script(script)
     corpus_dir = unpacked(corpus_dir, out_dir, SPLITS)
-    folders = {name: corpus_dir / name for name in SPLITS if (corpus_dir / name).is_dir()}
+    folders = {name: folder for name in SPLITS if (folder := find_path(corpus_dir, name)).is_dir()}
     if not folders:
         raise corpus_error(corpus_dir, INFO)
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs, text_profile=text_profile)
     if "train" in folders:
-        own, files = _transcripts(folders["train"] / "xml", script)
+        own, files = _transcripts(find_path(folders["train"], "xml"), script)
         items = training_items(work, "train", files, "train/wav", script=own, max_wmer=max_wmer, jobs=jobs)
         work.add("train", items)
     for name in ("dev", "test"):
@@ -69,7 +70,7 @@ def _transcripts(folder: Path, script: str) -> tuple[str, list[Path]]:
     """The script of the transcripts to use, and their files."""
     names = ("utf8", "bw") if script == "auto" else (script,)
     for name in names:
-        files = sorted((folder / name).glob("*.xml"))
+        files = visible_files(find_path(folder, name), "*.xml")
         if files:
             return name, files
     expected = " or ".join(f"{name}/<GUID>.xml" for name in names)

@@ -12,9 +12,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from corpora.datasets._mgb import check_script, first_texts, read_texts, recordings_as_speakers, write_references
+from corpora.datasets._mgb import (
+    check_script,
+    first_texts,
+    read_texts,
+    recordings_as_speakers,
+    write_clips,
+    write_references,
+)
 from corpora.files import CorpusError
+from corpora.prepare import hub
 from corpora.prepare.preparation import Item, Preparation
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -43,21 +52,28 @@ def prepare(
     script: str = "auto",
     annotators: tuple[str, ...] = ANNOTATORS,
     text_file: str = "text_noverlap",
+    parquet: tuple[str, ...] = (),
 ) -> None:
     """Write each of `<out_dir>/{adapt,dev,test}` that the corpus has, each with `text_<annotator>`.
 
     annotators: in the order of preference for `text`.  script: utf8, bw (Buckwalter) or auto.
+    parquet: `field=column` for a copy in Parquet, which has one text for each clip.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     check_script(script)
-    root = corpus_dir / "mgb3" if (corpus_dir / "mgb3").is_dir() else corpus_dir
-    splits = [split for split in SPLITS if (root / split).is_dir()]
-    if not splits or not (root / "wav").is_dir():
+    shards = hub.shards(corpus_dir)
+    if shards:
+        write_clips(INFO, corpus_dir, out_dir, shards, jobs=jobs, text_profile=text_profile, chosen=parquet)
+        return
+    own = find_path(corpus_dir, "mgb3")
+    root = own if own.is_dir() else corpus_dir
+    splits = [split for split in SPLITS if find_path(root, split).is_dir()]
+    if not splits or not find_path(root, "wav").is_dir():
         raise corpus_error(corpus_dir, INFO)
     work = Preparation(INFO, root, out_dir, jobs=jobs, text_profile=text_profile)
     references = {}
     for split in splits:
-        files = {name: root / split / name / text_file for name in annotators}
+        files = {name: find_path(root, f"{split}/{name}/{text_file}") for name in annotators}
         files = {name: file for name, file in files.items() if file.is_file()}
         if not files:
             found = ", ".join(sorted(path.name for path in (root / split).iterdir())) or "nothing"

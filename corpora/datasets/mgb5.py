@@ -20,11 +20,14 @@ from corpora.datasets._mgb import (
     read_texts,
     recordings_as_speakers,
     unpacked,
+    write_clips,
     write_references,
 )
 from corpora.files import CorpusError
+from corpora.prepare import hub
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_lines, seconds
+from corpora.prepare.tree import find_path, visible_files
 from corpora.registry import CorpusInfo, corpus_error
 from corpora.text import normalise, printable
 
@@ -52,27 +55,35 @@ def prepare(
     script: str = "bw",
     texts: str = "{split}.txt*.bw",
     segments: str = "{split}.segments.bw",
+    parquet: tuple[str, ...] = (),
 ) -> None:
     """Write each of `<out_dir>/{train,dev,test}` that the corpus has, with `text_<annotator>` for several references.
 
-    Archives are unpacked into `<out_dir>/unpacked`.  texts, segments: names of the files. `texts` is a pattern; the
+    Archives are unpacked into `<out_dir>/unpacked`.  parquet: `field=column` for a copy in Parquet, which has one text
+    for each clip.  texts, segments: names of the files. `texts` is a pattern; the
     text in place of its star is the annotator.  script: bw (Buckwalter), utf8 or auto.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
     check_script(script)
-    root = unpacked(corpus_dir / "DB" if (corpus_dir / "DB").is_dir() else corpus_dir, out_dir, SPLITS)
-    splits = [split for split in SPLITS if (root / split).is_dir()]
+    shards = hub.shards(corpus_dir)
+    if shards:
+        write_clips(INFO, corpus_dir, out_dir, shards, jobs=jobs, text_profile=text_profile, chosen=parquet)
+        return
+    own = find_path(corpus_dir, "DB")
+    root = unpacked(own if own.is_dir() else corpus_dir, out_dir, SPLITS)
+    splits = [split for split in SPLITS if find_path(root, split).is_dir()]
     if not splits:
         raise corpus_error(corpus_dir, INFO)
     work = Preparation(INFO, root, out_dir, jobs=jobs, text_profile=text_profile)
     references = {}
     for split in splits:
-        pattern, listed = texts.format(split=split), root / split / segments.format(split=split)
-        files = sorted((root / split).glob(pattern))
+        folder, pattern = find_path(root, split), texts.format(split=split)
+        listed = find_path(folder, segments.format(split=split))
+        files = visible_files(folder, pattern)
         if not files or not listed.is_file():
-            found = ", ".join(sorted(path.name for path in (root / split).iterdir())[:8]) or "nothing"
+            found = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
             raise CorpusError(
-                f"{root / split}: expected {pattern} and {listed.name}; found {found} (--set texts=, --set segments=)"
+                f"{folder}: expected {pattern} and {listed.name}; found {found} (--set texts=, --set segments=)"
             )
         own = {_annotator(file, pattern): read_texts(file, script, drop=(UNKNOWN,)) for file in files}
         items = _items(work, root, split, listed, first_texts(own.values(), text_profile))
@@ -110,10 +121,11 @@ def _annotator(file: Path, pattern: str) -> str:
 
 def _items(work: Preparation, root: Path, split: str, listed: Path, texts: dict[str, tuple[str, str]]) -> list[Item]:
     wavs: dict[str, str] = {}
-    for path in sorted((root / split).rglob("*.wav")):
+    for path in visible_files(find_path(root, split), "**/*.wav"):
         if path.stem in wavs:
             raise CorpusError(f"{path}: two recordings have this name, the other one is {root / wavs[path.stem]}")
         wavs[path.stem] = path.relative_to(root).as_posix()
+    alike = {name.casefold(): source for name, source in wavs.items()}
     items = []
     for where, line in read_lines(listed):
         fields = line.split()
@@ -127,6 +139,6 @@ def _items(work: Preparation, root: Path, split: str, listed: Path, texts: dict[
         if utt_id not in texts:
             work.bad(where, f"{utt_id} has no text")
             continue
-        source = wavs.get(recording, f"{split}/{recording}.wav")
+        source = wavs.get(recording) or alike.get(recording.casefold(), f"{split}/{recording}.wav")
         items.append(Item(utt_id, utt_id, source, where, texts[utt_id][1], start, end))
     return items

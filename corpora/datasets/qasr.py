@@ -16,6 +16,7 @@ from pathlib import Path
 from corpora.datasets._mgb import add_scored_set, check_script, training_items
 from corpora.files import CorpusError
 from corpora.prepare.preparation import Preparation
+from corpora.prepare.tree import find_path, visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -55,13 +56,13 @@ def prepare(
     """
     check_script(script)
     root = _below(corpus_dir, release)
-    folders = {name: root / name for name in (train_folder, "dev", "test")} if root else {}
+    folders = {name: find_path(root, name) for name in (train_folder, "dev", "test")} if root else {}
     folders = {name: folder for name, folder in folders.items() if folder.is_dir()}
     if not folders:
         raise corpus_error(corpus_dir, INFO, f"{release}/{{{train_folder},dev,test}}/")
     work = Preparation(INFO, corpus_dir, out_dir, jobs=jobs, text_profile=text_profile)
     if train_folder in folders:
-        files = sorted((folders[train_folder] / "xml").glob("*.xml"))
+        files = visible_files(find_path(folders[train_folder], "xml"), "*.xml")
         if not files:
             raise CorpusError(f"{folders[train_folder] / 'xml'}: expected <recording>.xml; found none")
         wavs = (_below(corpus_dir, wav_folder) or corpus_dir / wav_folder).relative_to(corpus_dir).as_posix()
@@ -76,4 +77,4 @@ def prepare(
 def _below(corpus_dir: Path, name: str) -> Path | None:
     """The folder of a name in the corpus folder, or in a folder `mgb2.1` at any depth below it; None if neither is."""
     places = (corpus_dir, *sorted(corpus_dir.glob("**/mgb2.1")))
-    return next((place / name for place in places if (place / name).is_dir()), None)
+    return next((folder for place in places if (folder := find_path(place, name)).is_dir()), None)

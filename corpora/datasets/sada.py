@@ -2,6 +2,8 @@
 
     <corpus>/{train,valid,test}.csv and the recordings, at the path of the column FileName
 
+    or Parquet, [data/]{train,validation,test}-*.parquet (audio, ProcessedText, ...), cut into segments
+
 Names of lists and columns are known from one third-party script, so they are options. Unintelligible speech is tagged
 "غير واضح", in most lines without the space. A tagged line cannot be scored (142 of the 6,189 of test) and is excluded.
 """
@@ -11,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from corpora.prepare import hub
 from corpora.prepare.ids import safe_id
 from corpora.prepare.preparation import Item, Preparation
 from corpora.prepare.readers import read_rows, seconds
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
+from corpora.text import LEADERBOARD
 
 INFO = CorpusInfo(
     name="sada",
@@ -29,6 +34,12 @@ INFO = CorpusInfo(
 )
 SPLITS = ("train", "valid", "test")
 UNCLEAR = "غير واضح"
+PARQUET_FIELDS = {
+    "text": ("ProcessedText", "cleaned_text", "text"),
+    "speaker": ("Speaker", "speaker"),
+    "show": ("FileName", "show_name"),
+    "dialect": ("SpeakerDialect", "speaker_dialect", "dialect"),
+}
 
 
 def prepare(
@@ -36,18 +47,30 @@ def prepare(
     out_dir: Path,
     *,
     jobs: int = 1,
-    text_profile: str = "leaderboard",
+    text_profile: str = LEADERBOARD,
     lists: tuple[str, ...] = SPLITS,
     text_column: str = "ProcessedText",
     dialect_column: str = "SpeakerDialect",
     unclear: str = UNCLEAR,
+    parquet: tuple[str, ...] = (),
 ) -> None:
     """Write each of `<out_dir>/{train,dev,test}` that the corpus has lists for.
 
     lists: names of the training, dev and test list.  unclear: the tag of unintelligible speech, with or without spaces.
+    parquet: `field=column` for a copy in Parquet whose columns have other names.
     Raises CorpusError for another layout, TooManyBadFiles past the limit of bad lines or recordings.
     """
-    files = dict(zip(("train", "dev", "test"), (corpus_dir / f"{name}.csv" for name in lists), strict=True))
+    shards = hub.shards(corpus_dir)
+    if shards:
+        fields = PARQUET_FIELDS | {
+            "text": (text_column, *PARQUET_FIELDS["text"]), "dialect": (dialect_column, *PARQUET_FIELDS["dialect"]),
+        }  # fmt: skip
+        rows = hub.Hub(INFO, corpus_dir, out_dir, shards, fields, chosen=parquet)
+        work = Preparation(INFO, rows.clips_dir, out_dir, jobs=jobs, text_profile=text_profile)
+        rows.add_to(work, lambda clip: _clip(work, clip, unclear))
+        work.write()
+        return
+    files = dict(zip(("train", "dev", "test"), (find_path(corpus_dir, f"{name}.csv") for name in lists), strict=True))
     files = {split: path for split, path in files.items() if path.is_file()}
     if not files:
         raise corpus_error(corpus_dir, INFO)
@@ -74,6 +97,18 @@ def _items(
             continue
         dialect = "_".join(row[dialect_column].split()) or "unknown"
         yield Item(utt_id, speaker, row["FileName"], row.where, row[text_column], start, end, dialect=dialect)
+
+
+def _clip(work: Preparation, clip: hub.Clip, unclear: str) -> Item | None:
+    """One clip of a copy in Parquet; the clip is its own speaker if the copy does not name one."""
+    names = [safe_id(clip[field]) for field in ("show", "speaker") if clip[field]]
+    speaker = "_".join(["sada", *names]) if clip["speaker"] else f"sada_{clip.name}"
+    utt_id = f"{speaker}-{clip.name}"
+    if unclear and _joined(unclear) in _joined(clip["text"]):
+        work.exclude(clip.split, utt_id, clip.where, f"cannot be scored: {unclear}")
+        return None
+    dialect = "_".join(clip["dialect"].split()) or "unknown"
+    return Item(utt_id, speaker, clip.source, clip.where, clip["text"], dialect=dialect)
 
 
 def _joined(text: str) -> str:

@@ -13,6 +13,7 @@ from corpora.files import CorpusError
 from corpora.prepare.lhotse import read_manifests, write_manifests
 from corpora.prepare.preparation import Preparation
 from corpora.prepare.readers import read_lines, seconds
+from corpora.prepare.tree import visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -58,7 +59,7 @@ def clean(text: str) -> str:
 def _check_stm(folder: Path) -> int:
     """Number of scored lines in the STM files of a folder; CorpusError for a line of another form."""
     count = 0
-    for path in sorted(folder.glob("*.stm")):
+    for path in visible_files(folder, "*.stm"):
         for where, line in read_lines(path):
             fields = line.split()
             if len(fields) < 7 or fields[0] != path.stem:

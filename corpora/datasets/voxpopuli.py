@@ -14,6 +14,7 @@ from corpora.files import CorpusError
 from corpora.prepare.lhotse import read_manifests, write_manifests
 from corpora.prepare.preparation import Preparation
 from corpora.prepare.readers import read_rows, seconds
+from corpora.prepare.tree import visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 INFO = CorpusInfo(
@@ -38,7 +39,7 @@ def prepare(corpus_dir: Path, out_dir: Path, *, jobs: int = 1, language: str = "
     Raises CorpusError with file and line for a list of another form, TooManyBadFiles past the limit.
     """
     name = f"asr_{language}.tsv.gz"
-    lists = sorted(corpus_dir.rglob(name)) if corpus_dir.is_dir() else []
+    lists = visible_files(corpus_dir, f"**/{name}")
     if not lists or not (corpus_dir / "raw_audios" / language).is_dir():
         raise corpus_error(corpus_dir, INFO, f"raw_audios/{language}/ and {name}")
     from lhotse.recipes.voxpopuli import prepare_voxpopuli

@@ -25,6 +25,7 @@ from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, hours, write_datadir
 from corpora.files import BadFileTally, CorpusError, write_json, write_tsv
 from corpora.prepare.sources import Provenance, Recording, read_recordings, safe_relative, write_sources
+from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo
 from corpora.text import normalise, printable
 
@@ -151,23 +152,23 @@ class Preparation:
         self._files.total = len(named)
         recordings = {}
         for channel in sorted({channel for _, channel in named}, key=str):
-            sources = []
+            sources: dict[str, str] = {}  # listed name -> name on the disk
             for source in sorted(source for source, own in named if own == channel):
-                if (self.corpus_dir / source).is_file():
-                    sources.append(source)
+                path = find_path(self.corpus_dir, source)
+                if path.is_file():
+                    sources[source] = path.relative_to(self.corpus_dir).as_posix()
                 else:
-                    path = self.corpus_dir / source
                     self._files.skip(path, f"no such file, named by {named[source, channel]}")
             made = read_recordings(
                 self.corpus_dir,
-                sources,
+                sorted(set(sources.values())),
                 self.out_dir / "audio" / ("" if channel is None else f"channel{channel}"),
                 tally=self._files,
                 jobs=self._jobs,
                 label=self.info.name,
                 channel=channel,
             )
-            recordings |= {(source, channel): recording for source, recording in made.items()}
+            recordings |= {(listed, channel): made[own] for listed, own in sources.items() if own in made}
         return recordings
 
     def _utterances(
@@ -206,13 +207,16 @@ class Preparation:
         if end > recording.samples:
             if start >= recording.samples or end > recording.samples + _OVERRUN * SAMPLE_RATE:
                 self._lines.skip(
-                    Path(item.where), f"{item.utt_id} runs from {item.start:g} to {item.end:g} s, but {length}"
+                    Path(item.where), f"{item.utt_id} runs from {item.start or 0:g} to {item.end:g} s, but {length}"
                 )
                 return None
             self._clipped.append(f"{item.where}: {item.utt_id} ends at {item.end:g} s, {length}")
             end = recording.samples
         if start >= end:
-            self._lines.skip(Path(item.where), f"{item.utt_id} runs from {item.start:g} to {item.end:g} s: no audio")
+            self._lines.skip(
+                Path(item.where),
+                f"{item.utt_id} runs from {start / SAMPLE_RATE:g} to {end / SAMPLE_RATE:g} s: no audio",
+            )
             return None
         if end - start < MIN_SAMPLES:
             self.exclude(split, item.utt_id, item.where, f"{end - start} samples at 16 kHz: shorter than one frame")

@@ -5,23 +5,39 @@ Every row, line, cue and segment comes with its place, `<file>:<line>`, for mess
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import html
+import io
+import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TextIO
 from xml.parsers import expat
 
+import numpy as np
+
 from corpora.files import CorpusError, atomic_file
+from corpora.prepare.tree import find_path
 
 Bad = Callable[[str, str], None]  # receives the place of a bad line, and the reason
 
-_PARQUET_ROWS = 64  # rows, with their audio, in memory at a time
-_AUDIO_MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff": ".mp3"}
+_PARQUET_ROWS = 64  # the most rows, with their audio, in memory at a time
+_PARQUET_BYTES = 16 * 2**20  # of rows in memory at a time, by the mean size of a row
+_LFS_POINTER = b"version https://git-lfs"
+_AUDIO_MAGIC = {
+    b"RIFF": ".wav",
+    b"fLaC": ".flac",
+    b"OggS": ".ogg",
+    b"ID3": ".mp3",
+    b"\xff": ".mp3",
+    b"\x1aE\xdf\xa3": ".webm",
+}
 _CUE_TIMES = re.compile(r"(?:(\d+):)?(\d\d):(\d\d)[.,](\d{3})\s+-->\s+(?:(\d+):)?(\d\d):(\d\d)[.,](\d{3})(?:\s.*)?")
 _TAG = re.compile(r"<[^<>]*>")
 _ALIGNED = "transcript_align"
@@ -54,6 +70,8 @@ def read_rows(
 ) -> Iterator[Row]:
     """The rows of a UTF-8 list, plain or gzipped, with or without byte order mark, LF or CRLF; empty lines are skipped.
 
+    A list with the byte order mark of UTF-16 (spreadsheets write it) is read as UTF-16.
+
     columns: the expected columns.  header: True: the file may have further columns, in any order. False: the file has
     exactly these columns, in this order. None: the first line is a header if it contains one of their names.
     quoted: double quotes group a field; if False, a lone CR inside a field is text.  required: those of `columns` that
@@ -66,7 +84,7 @@ def read_rows(
         raise CorpusError(f"{path}: no such file; expected a list with the columns {', '.join(columns)}")
     names = None if header or header is None else list(columns)
     opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "rt", encoding="utf-8-sig", newline="" if quoted else "\n") as file:
+    with opened(path, "rt", encoding=_encoding(path), newline="" if quoted else "\n") as file:
         for number, fields in _records(path, file, delimiter, quoted):
             where = f"{path}:{number}"
             fields = [field.strip() for field in fields]
@@ -89,12 +107,14 @@ def read_rows(
 def read_lines(path: Path, *, strip: bool = True, empty: bool = False) -> Iterator[tuple[str, str]]:
     """Pairs (place, line) of a UTF-8 text file, with or without byte order mark, LF or CRLF. Raises CorpusError.
 
+    A file with the byte order mark of UTF-16 is read as UTF-16.
+
     strip: remove white space around each line.  empty: yield empty lines too.
     """
     if not path.is_file():
         raise CorpusError(f"{path}: no such file")
     try:
-        content = path.read_text(encoding="utf-8-sig")
+        content = path.read_text(encoding=_encoding(path))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise CorpusError(f"{path}:{line}: not UTF-8 (byte 0x{error.object[error.start]:02X})") from error
@@ -116,47 +136,142 @@ def seconds(where: str, value: str, bad: Bad | None = None) -> float | None:
     return None
 
 
+def parquet_columns(path: Path) -> list[str]:
+    """The columns of a Parquet file. Raises CorpusError for a damaged file."""
+    with _parquet(path) as file:
+        return list(file.schema_arrow.names)
+
+
 def read_parquet(
     path: Path, columns: Sequence[str], *, optional: Sequence[str] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Pairs (`<file>:row <number>`, values by column) of a Parquet file, read in small batches.
+    """Pairs (`<file>:row <number>`, values by column) of a Parquet file.
 
+    In memory are a page of a column (in the files of a hub a row group of 100 rows) and about _PARQUET_BYTES of rows,
+    whatever the size of the file. Numbers of a class label become its names, which a hub writes into the metadata.
     optional: columns that are read if the file has them. Raises CorpusError for a damaged file or a missing column.
     """
+    with _parquet(path) as file:
+        names = file.schema_arrow.names
+        _check_columns(str(path), names, columns)
+        wanted = list(dict.fromkeys([*columns, *(column for column in optional if column in names)]))
+        labels = _class_labels(file.schema_arrow.metadata)
+        number = 0
+        for batch in _batches(file, wanted):
+            for values in batch.to_pylist():
+                number += 1
+                for column in labels.keys() & values.keys():
+                    if isinstance(values[column], int) and 0 <= values[column] < len(labels[column]):
+                        values[column] = labels[column][values[column]]
+                yield f"{path}:row {number}", values
+
+
+def _batches(file: Any, columns: Sequence[str]) -> Iterator[Any]:
+    """The rows in batches, one row group after the other: read together, all row groups stay in memory."""
+    for group in range(file.metadata.num_row_groups):
+        yield from file.iter_batches(batch_size=_rows_at_once(file), row_groups=[group], columns=columns)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise CorpusError(f"{path}: pyarrow reads Parquet files and is missing: pip install pyarrow") from error
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            _check_columns(str(path), names, columns)
-            wanted = [*columns, *(column for column in optional if column in names)]
-            number = 0
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=wanted):
-                for values in batch.to_pylist():
-                    number += 1
-                    yield f"{path}:row {number}", values
+        # With a buffer, a column is read in steps; without one, a whole row group is in memory.
+        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+            yield file
     except (pyarrow.ArrowException, OSError) as error:
-        raise CorpusError(f"{path}: cannot be read as Parquet: {error}") from error
+        with open(path, "rb") as file:
+            pointer = file.read(len(_LFS_POINTER)) == _LFS_POINTER
+        reason = "a pointer of Git LFS, not the file itself; fetch it with: git lfs pull" if pointer else str(error)
+        raise CorpusError(f"{path}: cannot be read as Parquet: {reason}") from error
 
 
-def store_audio(audio: Any, stem: Path) -> Path:
-    """Write the audio of a Parquet row, `{"bytes": ..., "path": ...}`, to `stem` plus the suffix of its format.
+def _rows_at_once(file: Any) -> int:
+    """Rows of one batch, from the mean size of a row."""
+    groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+    largest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
+    return max(1, min(_PARQUET_ROWS, int(_PARQUET_BYTES / max(1, largest))))
 
-    A file of the same size is kept. Raises CorpusError for a row without audio or with audio of an unknown format.
+
+def _class_labels(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Names of the classes by column."""
+    try:
+        features = json.loads((metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return {
+            column: [str(name) for name in own["names"]]
+            for column, own in features.items()
+            if isinstance(own, dict) and own.get("_type") == "ClassLabel" and isinstance(own.get("names"), list)
+        }
+    except (ValueError, AttributeError):
+        return {}
+
+
+def store_audio(audio: Any, stem: Path, root: Path | None = None) -> Path:
+    """Write the audio of a Parquet row to `stem` plus the suffix of its format; return the path.
+
+    audio: `{"bytes", "path"}`, bytes, `{"array", "sampling_rate"}`, one of these in a list or in another mapping, or a
+    path; a path inside `root` becomes a link to that file. A file of the same size is kept. Raises CorpusError for a
+    row without audio and for audio of an unknown format.
     """
-    content = audio.get("bytes") if isinstance(audio, dict) else None
-    if not content:
+    audio = _unwrapped(audio)
+    content = audio.get("bytes") if isinstance(audio, dict) else audio
+    if isinstance(audio, dict) and not content and audio.get("array") is not None:
+        content = _wav(audio["array"], audio.get("sampling_rate"))
+    if not content and isinstance(audio, dict):
+        content = audio.get("path")
+    if isinstance(content, str) and root is not None:
+        return _linked(content, stem, root)
+    if not content or not isinstance(content, bytes):
         raise CorpusError("the row holds no audio (bytes)")
     suffix = next((suffix for magic, suffix in _AUDIO_MAGIC.items() if content.startswith(magic)), None)
+    suffix = ".m4a" if suffix is None and content[4:8] == b"ftyp" else suffix
     if suffix is None:
-        raise CorpusError(f"the audio is no WAV, FLAC, Ogg or MP3: it begins with {content[:4]!r}")
+        raise CorpusError(f"the audio is no WAV, FLAC, Ogg, MP3, MP4 or WebM: it begins with {content[:4]!r}")
     path = stem.with_name(stem.name + suffix)
     if not (path.is_file() and path.stat().st_size == len(content)):
         with atomic_file(path) as temporary:
             temporary.write_bytes(content)
+    return path
+
+
+def _unwrapped(audio: Any) -> Any:
+    """The innermost mapping with the audio."""
+    while True:
+        if isinstance(audio, list) and len(audio) == 1:
+            audio = audio[0]
+        elif isinstance(audio, dict) and not {"bytes", "path", "array"} & audio.keys() and len(audio) == 1:
+            audio = next(iter(audio.values()))
+        else:
+            return audio
+
+
+def _wav(samples: Sequence[float], rate: object) -> bytes:
+    """Decoded samples (n,) as a WAV file of floats, which is then read by the rules for any file of floats."""
+    import soundfile
+
+    if not isinstance(rate, int) or not len(samples):
+        raise CorpusError(f"the row holds {len(samples)} decoded samples and the sampling rate {rate!r}")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.asarray(samples, dtype=np.float32), rate, format="WAV", subtype="FLOAT")
+    return buffer.getvalue()
+
+
+def _linked(name: str, stem: Path, root: Path) -> Path:
+    """A link at `stem` to the file `name` inside `root`, also if `name` is a path of another machine."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    inside = [PurePosixPath(*parts[cut:]) for cut in range(len(parts)) if ".." not in parts]
+    found = [path for own in inside if not own.is_absolute() and (path := find_path(root, own.as_posix())).is_file()]
+    if not found:
+        raise CorpusError(f"the row holds no audio, only the path {name!r}, and {root} has no such file")
+    path = stem.with_name(stem.name + found[0].suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not (path.is_symlink() and path.resolve() == found[0].resolve()):
+        path.unlink(missing_ok=True)
+        path.symlink_to(found[0].resolve())
     return path
 
 
@@ -303,6 +418,12 @@ def _records(path: Path, file: TextIO, delimiter: str, quoted: bool) -> Iterator
                 yield number, line.rstrip("\r\n").split(delimiter)
     except (csv.Error, UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise CorpusError(f"{path}:{number + 1}: cannot be read as UTF-8 text in columns: {error}") from error
+
+
+def _encoding(path: Path) -> str:
+    """The encoding of a text file: UTF-16 with its byte order mark, otherwise UTF-8."""
+    with open(path, "rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _check_columns(

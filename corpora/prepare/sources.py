@@ -19,6 +19,7 @@ from corpora import MIN_SAMPLES
 from corpora.audio import SAMPLE_RATE, AudioError, audio_info, convert_audio, hash_audio
 from corpora.files import BadFileTally, CorpusError, from_spreadsheet, write_tsv
 from corpora.machine import parallel
+from corpora.prepare.tree import visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 SOURCES = "sources.tsv"
@@ -69,15 +70,11 @@ class Listing:
 
 
 def list_audio(corpus_dir: Path, glob: str, name: re.Pattern[str], *, info: CorpusInfo) -> Listing:
-    """The files that match `glob`, except hidden ones, divided into names that match the pattern `name` and others.
+    """The visible files that match `glob`, in either case, divided into names that match the pattern `name` and others.
 
     Raises CorpusError when no name matches.
     """
-    found = sorted(
-        path.relative_to(corpus_dir).as_posix()
-        for path in corpus_dir.glob(glob)
-        if not path.name.startswith(".") and path.is_file()
-    )
+    found = [path.relative_to(corpus_dir).as_posix() for path in visible_files(corpus_dir, glob)]
     named = [source for source in found if name.fullmatch(source.rsplit("/", 1)[-1])]
     if not named:
         raise corpus_error(corpus_dir, info)

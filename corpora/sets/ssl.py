@@ -28,7 +28,7 @@ from corpora.files import CorpusError, hash_fraction, write_json, write_tsv
 from corpora.prepare.groups import connected
 from corpora.prepare.ids import name_utterances, safe_id
 from corpora.prepare.sources import Provenance, check_isolation, read_sources, write_sources
-from corpora.text import text_key
+from corpora.text import comparison_key
 
 DEV_SHARE = 0.01
 MIN_TEXT_WORDS = 3  # shorter texts are single words or commands: they may be in training and test
@@ -56,13 +56,12 @@ class Member:
     def text(self, least: int) -> str | None:
         """The text as a key for comparison; None for no text or for fewer than `least` words.
 
-        Arabic is compared by its consonants, other scripts by their letters and digits without regard to case.
+        Arabic is compared by its consonants, other scripts by their letters and digits (`text.comparison_key`).
         """
         words = self.utterance.text or ""
         if len(words.split()) < least:
             return None
-        others = (letter for letter in words.casefold() if letter.isalnum() and not "\u0600" <= letter < "\u0700")
-        return f"{text_key(words)} {''.join(others)}".strip() or None
+        return comparison_key(words) or None
 
 
 def prepare(

@@ -158,7 +158,7 @@ def make_tokens(data_dir: Path, out_dir: Path, kind: str, pieces: int = 500) -> 
     """Characters by frequency, or `pieces` SentencePiece units (unigram), learnt from `<data_dir>/text`.
 
     The list begins with blank and unknown and ends with the sentence symbol, as ESPnet expects. Raises DownstreamError
-    if the text has fewer distinct pieces than `pieces`.
+    if the text has fewer distinct pieces than `pieces`, or a character that SentencePiece cannot give back.
     """
     if kind not in ("char", "bpe"):
         raise DownstreamError(f"token type `{kind}` is unknown; choose char or bpe")
@@ -196,6 +196,8 @@ def _pieces(lines: Sequence[str], model: Path, pieces: int, data_dir: Path) -> l
             vocab_size=pieces,
             model_type="unigram",
             character_coverage=1.0,
+            # The default rule (NFKC) rewrites ligatures and digits, so hypotheses could not equal their references.
+            normalization_rule_name="identity",
             # ESPnet adds its own symbols; these would be in the list twice.
             bos_id=-1,
             eos_id=-1,
@@ -209,6 +211,12 @@ def _pieces(lines: Sequence[str], model: Path, pieces: int, data_dir: Path) -> l
         ) from error
     model.with_suffix(".vocab").unlink()
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    for character in sorted(set("".join(lines)) - {" "}):
+        if processor.decode(processor.encode(character)) != character:
+            raise DownstreamError(
+                f"{data_dir}: SentencePiece changes U+{ord(character):04X} ({character!r}) of the text; remove it from "
+                "the corpus, or use --token_type char"
+            )
     return [processor.id_to_piece(i) for i in range(processor.get_piece_size()) if i != processor.unk_id()]
 
 

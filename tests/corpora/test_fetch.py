@@ -242,3 +242,31 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing(tmp_path, name):
     with pytest.raises(CorpusError, match=name):
         unpack_once(tmp_path / name, tmp_path / "new" / "out")
     assert not (tmp_path / "new" / "out").exists()
+class _RawName(zipfile.ZipInfo):
+    """An entry whose name is in latin-1, without the flag for UTF-8."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode("latin-1"), 0
+
+
+def _zip_with_raw_names(path: Path, names: list[bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, name in enumerate(names):
+            archive.writestr(_RawName(name.decode("latin-1")), str(number))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("encoding", "names"),
+    [
+        ("utf-8", ["صوت/سلام.wav", "صوت/é.wav"]),
+        ("cp1256", ["صوت/سلام عليكم.wav", "list.csv", "وَلد 1.wav"]),
+        ("cp720", ["صوت/سلام عليكم.wav", "ملف 1.wav"]),
+        ("cp437", ["Straße/Größe.wav", "café.wav"]),
+    ],
+)
+def test_names_of_a_zip_without_a_stated_encoding(encoding: str, names: list[str], tmp_path: Path):
+    archive = _zip_with_raw_names(tmp_path / "a.zip", [name.encode(encoding) for name in names])
+    extract(archive, tmp_path / "out")
+    found = [path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert sorted(found) == sorted(names)

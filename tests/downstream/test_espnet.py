@@ -6,6 +6,7 @@ import csv
 import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import jiwer
@@ -99,6 +100,35 @@ def test_sentencepiece_list_covers_its_own_pieces_once(tmp_path: Path) -> None:
     with pytest.raises(DownstreamError, match="5000"):
         make_tokens(tmp_path / "data", tmp_path / "big", "bpe", 5000)
     assert not (tmp_path / "big").exists()
+
+
+def test_sentencepiece_gives_back_every_character(tmp_path: Path) -> None:
+    words = [
+        "ﷲ",
+        "ﻻ",
+        "٣٤",
+        "۵",
+        "½",
+        "ｗ",
+        "x²",
+        "أكل",
+        unicodedata.normalize("NFD", "آمن"),
+        "کتاب",
+        "ـب",
+        "«لا»",
+        "É",
+    ]
+    generator = np.random.default_rng(0)
+    texts = [" ".join(words), *(" ".join(generator.choice(words, 4)) for _ in range(80))]
+    noise(tmp_path / "x.wav", 16000)
+    rows = [Utterance(f"a-{i:03d}", "a", tmp_path / "x.wav", 16000, text=text) for i, text in enumerate(texts)]
+    write_datadir(tmp_path / "data", rows)
+    tokenizer = make_tokens(tmp_path / "data", tmp_path / "bpe", "bpe", 34).tokenizer()
+    for text in texts:
+        assert tokenizer.tokens2text(tokenizer.text2tokens(text)) == text
+    write_datadir(tmp_path / "data", [*rows, Utterance("b-1", "b", tmp_path / "x.wav", 16000, text="▁ا")])
+    with pytest.raises(DownstreamError, match="U.2581"):
+        make_tokens(tmp_path / "data", tmp_path / "other", "bpe", 34)
 
 
 def test_shapes_leave_out_utterances_that_ctc_cannot_align(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
     --pieces N               SentencePiece units, for bpe; also written --nbpe (default: 500)
     --speeds "A,B"           speed perturbation of the training set, for instance 0.9,1,1.1 or "0.9 1.0 1.1"; also written
                              --speed_perturb_factors (default: 1)
-    --text_profile NAME      profile of the training text: none, mgb, leaderboard, artst (default: none)
+    --text_profile NAME      profile of the training text: none, mgb, leaderboard-2026-07, artst ... (default: none)
     --score_profile NAME     profile in which references and hypotheses are scored (default: mgb)
     --min_seconds S          leave out shorter utterances (default: 0.1)
     --max_seconds S          leave out longer utterances (default: 30)

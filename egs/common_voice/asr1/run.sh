@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 ./asr.sh \
     --corpus common_voice \
     --token_type bpe \
-    --text_profile leaderboard \
-    --score_profile leaderboard \
+    --text_profile leaderboard-2026-07 \
+    --score_profile leaderboard-2026-07 \
     --speeds 0.9,1,1.1 \
     "$@"

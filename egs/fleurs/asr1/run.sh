@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 ./asr.sh \
     --corpus fleurs \
-    --text_profile leaderboard \
-    --score_profile leaderboard \
+    --text_profile leaderboard-2026-07 \
+    --score_profile leaderboard-2026-07 \
     --speeds 0.9,1,1.1 \
     "$@"

@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --test_sets "clean_test noisy_test" \
     --token_type bpe \
     --pieces 5000 \
-    --text_profile leaderboard \
-    --score_profile leaderboard \
+    --text_profile leaderboard-2026-07 \
+    --score_profile leaderboard-2026-07 \
     --nj 16 \
     "$@"

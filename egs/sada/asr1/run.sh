@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
     --valid_set valid \
     --token_type bpe \
     --pieces 5000 \
-    --text_profile leaderboard \
-    --score_profile leaderboard \
+    --text_profile leaderboard-2026-07 \
+    --score_profile leaderboard-2026-07 \
     --nj 16 \
     "$@"

@@ -490,6 +490,157 @@ def _qasr(root: Path, make: SimpleNamespace) -> Path:
     return root
 
 
+def _omani(root: Path, make: SimpleNamespace) -> Path:
+    """Three recordings: one with two speakers, two with one; a clip without a row, and notes without clips."""
+    note = '<a href="#fn2" class="footnoteRef" class="audio"><sup>2</sup></a>'
+
+    def row(clip: str, text: str, speaker: str = "") -> str:
+        cells = [f'<td style="text-align: left;">Hey &amp; you{note}</td>']
+        cells.append(f'<td><strong><a href="../audios/{clip}.mp3" class="audio">{text}</a></strong></td>')
+        cells += [f"<td><strong>{speaker}{note}</strong></td>"] if speaker else []
+        return "\n".join(['<tr class="odd">', *cells, "</tr>"])
+
+    tables = {
+        "text01": [row("v1l01", f"أوه! {note}عبود […]", "خ"), row("v1l02", "هلا &quot;تفضلوا&quot;", "ع")],
+        "text03": [row("v3l01", "الأمثال")],
+        "text07": [row("v7l1", "جانا وفد")],
+    }
+    (root / "transcripts").mkdir(parents=True)
+    for name, rows in tables.items():
+        page = ['<p>Transcript of <a href="x">an excerpt</a>.</p>', "<table>", "<tbody>", *rows, "</tbody>", "</table>"]
+        (root / f"transcripts/{name}.html").write_text("\n".join(page), encoding="utf-8")
+    for clip in ("v1l01", "v1l02", "v3l01", "v7l1", "v9l99"):
+        make.noise(root / f"audios/{clip}.mp3", 0.3, format="MP3")
+    (root / "transcripts/control.txt").write_text("F: Ach\n\nديك = تلك\n", encoding="utf-8")
+    return root
+
+
+def _verse_clips(root: Path, make: SimpleNamespace) -> Path:
+    samples = []
+    for name, source, ayahs in (
+        ("r_0.wav", "retasy", [3]),
+        ("ea_1.mp3", "everyayah", [2]),
+        ("m.wav", "everyayah", [1, 2]),
+    ):
+        make.noise(root / name, 0.3, format="MP3" if name.endswith("mp3") else "WAV")
+        expected = [{"surah": 1, "ayah": ayah} for ayah in ayahs]
+        samples.append(
+            {"id": name[:-4], "file": name, "category": "short", "source": source, "expected_verses": expected}
+        )
+    (root / "manifest.json").write_text(json.dumps({"samples": samples}))
+    verses = ["بِسۡمِ ٱللَّهِ", "ٱلۡحَمۡدُ لِلَّهِ", "ٱلرَّحۡمَٰنِ"]
+    text = {"1": [{"chapter": 1, "verse": n, "text": own} for n, own in enumerate(verses, 1)]}
+    (root / "quran.json").write_text(json.dumps(text), encoding="utf-8")
+    return root
+
+
+# Corpora that their publishers ship as Parquet
+
+
+def rename_columns(path: Path, names: dict[str, str]) -> None:
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    pyarrow.parquet.write_table(table.rename_columns([names.get(name, name) for name in table.column_names]), path)
+
+
+def _clartts(root: Path, make: SimpleNamespace) -> Path:
+    """Decoded samples at 40.1 kHz, with the rate in a column of its own."""
+    for part, count in (("train", 3), ("test", 2)):
+        rows = []
+        for n in range(count):
+            samples = 0.1 * np.random.default_rng(1000 + 10 * count + n).standard_normal(12030)
+            row = {"text": f"قَالَ {part} {n}", "file": f"{part}_{n}.wav", "samples": samples.tolist()}
+            rows.append(row | {"sampling_rate": 40100, "duration": "0.3"})
+        path = parquet(root / f"data/{part}-00000-of-00001-0a1b2c3d.parquet", rows)
+        rename_columns(path, {"samples": "audio"})
+    return root
+
+
+def _arvoice(root: Path, make: SimpleNamespace) -> Path:
+    parts = ("Human_1/train", "Human_3/train", "Human_3/test", "Synthetic_1/train")
+    for place, (part, split) in enumerate(own.split("/") for own in parts):
+        rows = [
+            {"audio": audio_cell(2000 + 10 * place + n), "transcription": f"نَصٌّ {place} {n}", "speaker_id": f"s{n}"}
+            for n in range(2)
+        ]
+        rename_columns(parquet(root / part / f"{split}-00000-of-00001.parquet", rows), {"audio": "original_wav"})
+    return root
+
+
+def _mixat(root: Path, make: SimpleNamespace) -> Path:
+    for place, part in enumerate(("train", "test")):
+        rows = [
+            {"audio": audio_cell(2100 + 10 * place + n), "transcript": f"شفت ال meeting {n}", "language": "mixed"}
+            for n in range(2)
+        ]
+        parquet(root / f"data/{part}-00000-of-00001.parquet", rows)
+    return root
+
+
+def _tunswitch(root: Path, make: SimpleNamespace) -> Path:
+    parts = ("train_cs", "validation_cs", "test_cs", "train_to", "test_to", "test_wavs")
+    for place, part in enumerate(parts):
+        rows = [
+            {"audio": audio_cell(2200 + 10 * place + n), "text": f"نحب café {n}", "speaker_id": f"{place}-{n}"}
+            for n in range(2)
+        ]
+        parquet(root / f"data/{part}-00000-of-00001.parquet", rows)
+    return root
+
+
+def _madis5(root: Path, make: SimpleNamespace) -> Path:
+    words = ("Egyptian Arabic", "Gulf Arabic", "Levantine Arabic", "Maghrebi Arabic", "Modern Standard Arabic")
+    rows = [{"audio": audio_cell(2300 + n), "segment_id": f"seg-{n}", "dialect": word} for n, word in enumerate(words)]
+    parquet(root / "data/test-00000-of-00001.parquet", rows)
+    return root
+
+
+# Talks, telephone calls, media
+
+
+def _mediaspeech(root: Path, make: SimpleNamespace) -> Path:
+    for name in ("0a1b2c3d-1", "0a1b2c3d-2"):
+        make.noise(root / f"AR/{name}.flac", 0.3, format="FLAC")
+        (root / f"AR/{name}.txt").write_text("قالت\nالمصادر\n", encoding="utf-8")
+    return root
+
+
+def _mtedx(root: Path, make: SimpleNamespace) -> Path:
+    """Sentences in `txt` for training, subtitles alone for the other sets."""
+    for split in ("train", "valid", "test"):
+        folder = root / f"ar-ar/data/{split}"
+        make.noise(folder / f"wav/{split}talk_-1.flac", 1.0, 44100, format="FLAC")
+        (folder / "vtt").mkdir()
+        cues = "WEBVTT\n\n00:00:00.100 --> 00:00:00.400\nأهلا\n\n00:00:00.400 --> 00:00:00.900\nو سهلا\n"
+        (folder / f"vtt/{split}talk_-1.ar.vtt").write_text(cues, encoding="utf-8")
+    txt = root / "ar-ar/data/train/txt"
+    txt.mkdir()
+    (txt / "segments").write_text("t_0 traintalk_-1 0.1 0.5\nt_1 traintalk_-1 0.5 0.9\nt_2 traintalk_-1 0.9 1.0\n")
+    (txt / "train.ar").write_text("أهلا وسهلا\n\nشكرا\n", encoding="utf-8")
+    return root
+
+
+def _iwslt22_tunisian(root: Path, make: SimpleNamespace) -> Path:
+    names = {
+        "train": "20160101_1200_1_A",
+        "dev": "20160101_1200_2_B",
+        "test1": "20160102_1300_3_A",
+        "": "x_y_4_A",
+    }
+    for split, name in names.items():
+        make.noise(root / f"data/audio/ta/{name}.sph", 2.0, 8000, format="NIST", subtype="PCM_16")
+        lines = ["0.1\t0.6\tA\tO/ bonjour شنوة ((حوالك))", "0.6\t1.1\tA\tUM/ لا %pw يعن", "1.2\t1.2\tA\tخايب"]
+        (root / "data/transcripts/ta").mkdir(parents=True, exist_ok=True)
+        (root / f"data/transcripts/ta/{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        if split:
+            (root / "iwslt22-dialect").mkdir(exist_ok=True)
+            (root / f"iwslt22-dialect/{split}.file_id.txt").write_text(f"{name}\n")
+    bad = "".join(f"{name} 1.2 1.2\n" for name in names.values())
+    (root / "iwslt22-dialect/exclude-utterance.txt").write_text(bad)
+    return root
+
+
 SADA_HEADER = (
     "FileName,SegmentID,SegmentStart,SegmentEnd,SegmentLength,FullFileLength,ProcessedText,Speaker,SpeakerDialect,"
     "SpeakerGender"

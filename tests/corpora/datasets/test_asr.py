@@ -14,7 +14,22 @@ import soundfile
 
 from corpora.audio import read_audio
 from corpora.datadir import read_datadir
-from corpora.datasets import arabic_speech_corpus, callhome_egyptian, casablanca, common_voice, fleurs, gale, masc, sada
+from corpora.datasets import (
+    arabic_speech_corpus,
+    arvoice,
+    callhome_egyptian,
+    casablanca,
+    clartts,
+    common_voice,
+    fleurs,
+    gale,
+    iwslt22_tunisian,
+    masc,
+    mtedx,
+    omani,
+    sada,
+    verse_clips,
+)
 from corpora.files import CorpusError, TooManyBadFiles, read_json
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
@@ -316,3 +331,56 @@ def test_sada_names_are_options(tree, tmp_path):
     names = {"text_column": "GroundTruthText", "lists": ("train", "nothing", "test")}
     sada.prepare(corpus, tmp_path / "out", unclear="", **names)
     assert len(read_datadir(tmp_path / "out/test")) == 5
+
+
+# Omani, verse clips
+
+
+def test_omani_text_is_the_cell_of_the_clip_without_footnotes(tree, tmp_path):
+    omani.prepare(tree("omani"), tmp_path / "out", text_profile="none")
+    train = {u.utt_id: (u.speaker, u.text) for u in read_datadir(tmp_path / "out/train")}
+    assert train == {
+        "omani_text01_E-v1l02": ("omani_text01_E", 'هلا "تفضلوا"'),
+        "omani_text01_x-v1l01": ("omani_text01_x", "أوه! عبود"),
+    }
+    assert [u.dialect for u in read_datadir(tmp_path / "out/dev")] == ["OMA"]
+
+
+def test_verse_clips_have_the_words_of_all_their_verses(tree, tmp_path):
+    verse_clips.prepare(tree("verse_clips"), tmp_path / "out")
+    texts = {u.utt_id: u.text for u in read_datadir(tmp_path / "out/test")}
+    assert texts == {"verse_ea_1": "الحمد لله", "verse_m": "بسم الله الحمد لله", "verse_r_0": "الرحمن"}
+
+
+# Talks, calls, clips of a hub
+
+
+def test_mtedx_takes_sentences_before_subtitles(tree, tmp_path):
+    corpus = tree("mtedx")
+    mtedx.prepare(corpus, tmp_path / "out", text_profile="none")
+    train = read_datadir(tmp_path / "out/train")
+    assert [(u.text, u.start, u.end) for u in train] == [("أهلا وسهلا", 1600, 8000), ("شكرا", 14400, 16000)]
+    dev = read_datadir(tmp_path / "out/dev")
+    assert [(u.text, u.start, u.end) for u in dev] == [("أهلا", 1600, 6400), ("و سهلا", 6400, 14400)]
+
+
+def test_iwslt22_marks_disappear_and_their_words_stay(tree, tmp_path):
+    iwslt22_tunisian.prepare(tree("iwslt22_tunisian"), tmp_path / "out", text_profile="none")
+    assert [u.text for u in read_datadir(tmp_path / "out/train")] == ["bonjour شنوة حوالك", "لا يعن"]
+    assert (tmp_path / "out/excluded.tsv").read_text().count("in exclude-utterance.txt") == 3
+
+
+def test_arvoice_synthetic_speech_only_if_asked_for(tree, tmp_path):
+    corpus = tree("arvoice")
+    arvoice.prepare(corpus, tmp_path / "out", text_profile="none")
+    assert {u.speaker for u in read_datadir(tmp_path / "out/train")} == {
+        f"arvoice_Human_{part}_s{n}" for part in (1, 3) for n in (0, 1)
+    }
+    arvoice.prepare(corpus, tmp_path / "all", synthetic=True)
+    assert len(read_datadir(tmp_path / "all/train")) == 6
+
+
+def test_clartts_samples_have_the_rate_of_their_column(tree, tmp_path):
+    clartts.prepare(tree("clartts"), tmp_path / "out", text_profile="none")
+    assert {u.samples for u in read_datadir(tmp_path / "out/test")} == {4800}
+    assert read_datadir(tmp_path / "out/test")[0].text == "قَالَ test 0"

@@ -173,6 +173,45 @@ CASES = {
             ("DB/train/train.txt.bw", "", None, "train.txt"),
         ],
     ),
+    "arvoice": Case({"train": 4, "test": 2}, []),
+    "clartts": Case({"train": 3, "test": 2}, []),
+    "madis5": Case({"test": 5}, []),
+    "mixat": Case({"train": 2, "test": 2}, []),
+    "tunswitch": Case({"train_cs": 2, "dev_cs": 2, "test_cs": 2, "train_to": 2, "test_to": 2}, []),
+    "mediaspeech": Case({"test": 2}, [("AR/0a1b2c3d-1.txt", "", None, "0a1b2c3d-1.flac: no text beside it")]),
+    "mtedx": Case(
+        {"train": 2, "dev": 2, "test": 2},
+        [
+            ("**/train/txt/train.ar", "شكرا\n", "", "3 lines in segments and 2 in train.ar"),
+            ("**/train/txt/segments", "0.1 0.5", "0.1", "segments:1: expected '<sentence> <talk> <start> <end>'"),
+            ("**/valid/vtt/*.vtt", "WEBVTT", "SRT", "vtt:1: expected WEBVTT"),
+        ],
+    ),
+    "iwslt22_tunisian": Case(
+        {"train": 2, "dev": 2, "test1": 2},
+        [
+            ("iwslt22-dialect/dev.file_id.txt", "20160101_1200_2_B", "20160101_1200_1_A", "1_A is in train too"),
+            ("iwslt22-dialect/*.file_id.txt", "", None, "expected train.file_id.txt.*--set splits="),
+            ("**/20160101_1200_1_A.tsv", "0.1\t0.6\tA", "0.1 0.6\tA", "A.tsv:1: expected start, end, speaker"),
+            ("iwslt22-dialect/exclude-utterance.txt", " 1.2 1.2", " 1.2", "exclude-utterance.txt:1: expected"),
+        ],
+    ),
+    "omani": Case(
+        {"train": 2, "dev": 1, "test": 1},
+        [
+            ("transcripts/text01.html", "../audios/", "../sounds/", "text01.html: .*links to ../audios"),
+            ("audios/v1l02.mp3", "", None, "v1l02.mp3: no such file, named by .*text01.html:11"),
+        ],
+    ),
+    "verse_clips": Case(
+        {"test": 3, "test_crowd": 1, "test_studio": 2},
+        [
+            ("manifest.json", '"file"', '"name"', "manifest.json:sample 1: .*'file'"),
+            ("manifest.json", '"ayah": 3', '"ayah": 4', r"manifest.json:sample 1: no text for surah and ayah \(1, 4\)"),
+            ("manifest.json", '"samples"', '"clips"', "manifest.json: expected"),
+            ("quran.json", "", None, "quran.json: no text of the verses.*--set quran="),
+        ],
+    ),
     "qasr": Case(
         {"train": 1, "dev": 2, "test": 2},
         [("**/A-B.xml", 'who="A_B_speaker2_align"', 'who="somebody"', "A-B.xml:3: .*'somebody'")],

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from corpora.datadir import read_datadir
-from corpora.datasets import adi5, adi17, adi20, nadi
+from corpora.datasets import adi5, adi17, adi20, madis5, nadi
 from corpora.files import CorpusError, TooManyBadFiles, read_json
 from corpora.prepare.sources import read_sources
 
@@ -232,3 +232,58 @@ def test_nadi_broken_files_are_named(made, tmp_path):
     made.parquet(corpus / "Iraq/test-00000-of-00001.parquet", [{"audio": made.audio_cell(1)}])
     with pytest.raises(CorpusError, match="Iraq: .*Algeria"):
         nadi.prepare(corpus, tmp_path / "out")
+
+
+# ADI-5 in folds
+
+
+def test_adi5_folds_test_each_programme_once(tree, tmp_path):
+    adi5.prepare(tree("adi5"), tmp_path / "out", folds=2)
+    tested = []
+    for fold in ("fold1", "fold2"):
+        own = {split: read_datadir(tmp_path / "out" / fold / split) for split in ("train", "dev", "test")}
+        programmes = {split: {u.speaker for u in utterances} for split, utterances in own.items()}
+        assert not programmes["test"] & (programmes["train"] | programmes["dev"])
+        assert not programmes["dev"] & programmes["train"]
+        assert sum(u.utt_id.startswith(adi5.DIALECTS) for u in own["train"]) == 25
+        assert not any(u.utt_id.startswith(adi5.DIALECTS) for u in own["test"])
+        tested += [u.utt_id for u in own["test"]]
+    assert len(tested) == len(set(tested)) == 20
+    with pytest.raises(CorpusError, match="programmes cannot make 99 folds"):
+        adi5.prepare(tree("adi5"), tmp_path / "other", folds=99)
+
+
+# NADI 2025, subtask 2, and 2026; MADIS 5
+
+
+def test_nadi_with_transcripts_has_text(made, tmp_path):
+    for place, part in enumerate(("train", "validation", "test")):
+        rows = [
+            {"audio": made.audio_cell(3000 + 10 * place + n), "transcription": f"نص، {n}", "seg_id": f"{part}{n}"}
+            for n in range(2)
+        ]
+        made.parquet(tmp_path / f"nadi/Morocco/{part}-00000-of-00001.parquet", rows)
+    nadi.prepare(tmp_path / "nadi", tmp_path / "out")
+    for split in ("train", "dev", "test"):
+        assert [(u.text, u.dialect) for u in read_datadir(tmp_path / "out" / split)] == [
+            ("نص 0", "Morocco"), ("نص 1", "Morocco")
+        ]  # fmt: skip
+
+
+def test_nadi_2026_names_the_parts_of_its_test_by_country(made, tmp_path):
+    for place, country in enumerate(("Egypt", "UAE")):
+        rows = [{"audio": made.audio_cell(3100 + place)}]
+        made.parquet(tmp_path / f"nadi/data/{country}-00000-of-00001.parquet", rows)
+    nadi.prepare(tmp_path / "nadi", tmp_path / "out")
+    assert {u.dialect for u in read_datadir(tmp_path / "out/test")} == {"Egypt", "UAE"}
+    assert not (tmp_path / "out/train").exists()
+
+
+def test_madis5_has_the_labels_of_adi5(tree, made, tmp_path):
+    corpus = tree("madis5")
+    madis5.prepare(corpus, tmp_path / "out")
+    assert sorted(u.dialect for u in read_datadir(tmp_path / "out/test")) == sorted(adi5.DIALECTS)
+    rows = [{"audio": made.audio_cell(9), "dialect": "Cairo"}]
+    made.parquet(corpus / "data/test-00000-of-00001.parquet", rows)
+    with pytest.raises(CorpusError, match="parquet:row 1: .*'Cairo'"):
+        madis5.prepare(corpus, tmp_path / "other")

@@ -79,6 +79,7 @@ def test_held_out_data_is_excluded(tmp_path, write_clip):
         0: ("its recording is held out", {}, {"source": held[0].source}),
         1: ("its recording is held out", {}, {"sha256": held[1].sha256, "corpus": "another"}),
         2: ("its text is held out", {"text": "قُلْ هُوَ ٱللَّهُ أَحَدٌ"}, {}),  # another spelling of it
+        4: ("its text is held out", {"text": "ﻗﻞ ﻫﻮ ﷲ ﺃﺣـﺪ"}, {}),  # in presentation forms
         3: ("shorter than 0.5 s", {"start": 0, "end": 4000, "samples": 4000}, {}),
     }
     for place, (_, of_utterance, of_row) in change.items():
@@ -92,7 +93,7 @@ def test_held_out_data_is_excluded(tmp_path, write_clip):
     expected = {utterances[place].utt_id: reason for place, (reason, *_) in change.items()}
     assert reasons == expected | {"test00-900": "its speaker is held out"}
     sizes = [len(read_datadir(tmp_path / "out/ssl" / split)) for split in ("train", "dev")]
-    assert sum(sizes) == 36
+    assert sum(sizes) == 35
     sets, held_out = [str(tmp_path / "mgb/train")], [str(test)]
     ssl.prepare(tmp_path / "out", sets=sets, held_out=held_out, dev_share=0.1, held_out_speakers=False)
     assert "its speaker is held out" not in (tmp_path / "out/excluded.tsv").read_text()
