@@ -37,7 +37,7 @@ _LARGEST_WAV = 0x7FFFF000 // 2  # samples of 16 bits
 _PEAK = 2.0  # Decoders of lossy formats overshoot 1 a little, and field recorders keep up to 6 dB above it.
 _OFFSET = 0.5  # constant part of a signal: unsigned numbers that are read as signed ones have 1
 _OFFSET_SAMPLES = SAMPLE_RATE // 10  # fewer may lie on one side of zero
-_CANCELLED = 0.2  # power of the average of the channels, relative to that of unrelated channels of the same power
+_CANCELLED = 0.5  # power of the average of the channels, relative to that of unrelated channels of the same power
 _CANCELLED_SHARE = 0.05  # of a file's power, in seconds in which the channels cancel each other
 
 
@@ -290,7 +290,7 @@ def _louder_channel(file: AudioFile) -> int | None:
     """The channel with the most power, if averaging the channels would cancel them; decodes the file once.
 
     Power is that of the signal without its mean, in windows of a second. Channels cancel in a window where their
-    average has less than a fifth of the power that unrelated channels would leave.
+    average has less than half of the power that unrelated channels would leave.
     """
     power = np.zeros(file.channels)
     cancelled = 0.0

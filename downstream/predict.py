@@ -1,4 +1,4 @@
-"""Apply trained heads to audio files: any format that soundfile reads, any sample rate, any length.
+"""Apply trained heads to audio files: every common format, any sample rate, any length.
 
 It reads a head directory (`head.json`, `head.safetensors`, and `delta.*` where part of the upstream was fine-tuned) and
 the model directory that the head was trained on. A file that fits one window passes in one piece, as in the benchmark,
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from corpora.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, audio_info, stream_any
+from corpora.audio import FORMATS, SAMPLE_RATE, AudioError, find_audio, header_info, stream_any
 from corpora.files import atomic_file, read_json
 from downstream import DownstreamError
 from downstream.probe import finetune, quiet_import
@@ -33,18 +33,20 @@ from upstream.model.chunked import Windowing, windows
 from upstream.model.family import HOP
 
 _FILES = ("head.json", "head.safetensors")
+_NAMED = 10  # files that are left out, in one message
 _KEYS = ("task", "protocol", "upstream", "upstream_key", "build")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The prediction for one file: a text or a label, the posterior of each label, or the error."""
+    """The prediction for one file: a text or a label with the posterior of each label, or the error; and a remark."""
 
     audio: str
     result: str | None
     seconds: float | None
     scores: dict[str, float] = field(default_factory=dict)
     error: str | None = None
+    note: str | None = None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,11 +56,11 @@ def run(args: argparse.Namespace) -> int:
     """
     files = audio_files(args.audio)
     task = next(name for name, task in TASKS.items() if task.command == args.command)
-    predictor = Predictor(args.model, task, args.upstream, args.device)
+    predictor = Predictor(args.model, task, args.upstream, args.device, args.channel)
     failed = 0
     with _output(args.out) as stream:
         if args.format == "tsv":
-            stream.write(f"audio\t{TASKS[task].label}\tscore\tseconds\terror\n")
+            stream.write(f"audio\t{TASKS[task].label}\tscore\tseconds\terror\tnote\n")
         for answer in predict(predictor, files):
             failed += answer.error is not None
             stream.write(as_line(answer, task, args.format))
@@ -69,16 +71,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def audio_files(paths: Sequence[Path]) -> list[Path]:
-    """The given files, and all audio files below the given folders. Raises DownstreamError for a folder without any."""
+    """The given files, and all audio files below the given folders; what else is there is named on standard error.
+
+    Raises DownstreamError for a folder without any audio.
+    """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
-            if not below:
-                raise DownstreamError(f"{path}: no audio file in this folder ({', '.join(AUDIO_SUFFIXES)})")
-            found += below
-        else:
+        if not path.is_dir():
             found.append(path)
+            continue
+        below, others = find_audio(path)
+        if others:
+            names = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
+            print(f"downstream: left out {len(others)} files that are no audio: {names}", file=sys.stderr)
+        if not below:
+            raise DownstreamError(f"{path}: no audio file in this folder ({FORMATS})")
+        found += below
     return found
 
 
@@ -97,10 +105,10 @@ def predict(predictor: Predictor, files: Sequence[Path], *, bar: bool | None = N
 def seconds_of(path: Path) -> float:
     """Length of a file by its header (s), 0 where the header cannot be read; for the progress bar."""
     try:
-        info = audio_info(path)
+        info = header_info(path)
     except AudioError:
         return 0.0
-    return info.samples / info.sample_rate
+    return 0.0 if info is None else info.samples / info.sample_rate
 
 
 def as_line(answer: Answer, task: str, form: str) -> str:
@@ -110,9 +118,11 @@ def as_line(answer: Answer, task: str, form: str) -> str:
         row: dict[str, object] = {"audio": answer.audio, label: answer.result, "seconds": answer.seconds}
         row |= {"scores": answer.scores} if answer.scores else {}
         row |= {"error": answer.error} if answer.error else {}
+        row |= {"note": answer.note} if answer.note else {}
         return json.dumps(row, ensure_ascii=False) + "\n"
     score = answer.scores.get(answer.result or "")
-    cells = ("" if c is None else str(c) for c in (answer.audio, answer.result, score, answer.seconds, answer.error))
+    row = (answer.audio, answer.result, score, answer.seconds, answer.error, answer.note)
+    cells = ("" if cell is None else str(cell) for cell in row)
     return "\t".join(" ".join(cell.splitlines()).replace("\t", " ") for cell in cells) + "\n"
 
 
@@ -209,17 +219,21 @@ class _FixedOutput(nn.Module):
 class Predictor:
     """A head with its upstream, ready for files; `windowing` sets the windows for long files.
 
+    channel: of files with several, from 0; None: the average.
+
     Raises DownstreamError for a folder that is not a head directory, for an upstream that does not belong to the head,
     and for weights that do not fit their description.
     """
 
-    def __init__(self, folder: Path, task: str, upstream: Path | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, folder: Path, task: str, upstream: Path | None = None, device: str = "auto", channel: int | None = None
+    ) -> None:
         folder = Path(folder)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         head = read_head(folder, task)
         found = find_upstream(head, folder, upstream)
-        self.task_name, self.device = task, device
+        self.task_name, self.device, self.channel = task, device, channel
         with quiet_import():
             from downstream.probe.probe import UpstreamExtractor
             from downstream.probe.train import problem_of
@@ -256,27 +270,29 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, path: Path, progress: Callable[[float], None] = lambda seconds: None) -> Answer:
         """The answer for one file; `progress` receives the seconds of audio of each window."""
+        notes: list[str] = []
         try:
-            logits, samples = self._logits(path, progress)
+            logits, samples = self._logits(path, progress, notes)
         except (AudioError, ValueError) as error:
             return Answer(str(path), None, None, error=" ".join(str(error).split()))
-        seconds = round(samples / SAMPLE_RATE, 3)
+        seconds, note = round(samples / SAMPLE_RATE, 3), "; ".join(notes) or None
         if not torch.isfinite(logits).all():
             return Answer(str(path), None, seconds, error=f"{path}: the outputs are not finite; the model is broken")
         if self.task_name == "asr":
             _, (text,), _ = self.task.predict(logits, torch.tensor([logits.shape[1]]))
-            return Answer(str(path), " ".join(text.split()), seconds)
+            return Answer(str(path), " ".join(text.split()), seconds, note=note)
         _, (label,) = self.task.predict(logits, torch.tensor([1]))
         shares = logits[0].softmax(-1).tolist()
         scores = {self.task.category.decode(i): round(share, 6) for i, share in enumerate(shares)}
-        return Answer(str(path), label, seconds, scores)
+        return Answer(str(path), label, seconds, scores, note=note)
 
-    def _logits(self, path: Path, progress: Callable[[float], None]) -> tuple[Tensor, int]:
-        """Logits of a whole file, (1, T, characters) or (1, classes), and its number of samples."""
+    def _logits(self, path: Path, progress: Callable[[float], None], notes: list[str]) -> tuple[Tensor, int]:
+        """Logits of a whole file, (1, T, characters) or (1, classes), and its number of samples; adds to `notes`."""
         pieces: list[Tensor] = []
         total = torch.zeros(())
         frames = samples = 0
-        for window in windows(map(torch.from_numpy, stream_any(path)), self.windowing):
+        blocks = stream_any(path, channel=self.channel, notes=notes)
+        for window in windows(map(torch.from_numpy, blocks), self.windowing):
             x, length = self._features(window.samples.numpy())
             skip = window.skip * self.per_hop
             keep = None if window.keep is None else window.keep * self.per_hop

@@ -141,6 +141,7 @@ def parser() -> argparse.ArgumentParser:
     add("second", type=Path, help="model directory (columns)")
     add("--audio", type=Path, nargs="+", required=True, help="files, folders, or data directories")
     add("--frames", type=int, default=4000, help="frames drawn from the audio (default: 4000)")
+    add("--channel", type=int, metavar="N", help="of files with several, from 0 (default: the average)")
     add("--out", type=Path, default=Path("cka.png"), help="heat map; its CSV is next to it (default: cka.png)")
 
     add = command("push", _push, "upload a model directory with its card to the Hugging Face Hub")
@@ -326,7 +327,7 @@ def _info(args: Namespace) -> None:
 def _compare(args: Namespace) -> None:
     from upstream.tools.cka import compare, table, write
 
-    similarity = compare(args.first, args.second, args.audio, frames=args.frames)
+    similarity = compare(args.first, args.second, args.audio, frames=args.frames, channel=args.channel)
     print(table(similarity))
     print(f"{args.out} and {write(similarity, args.out)}")
 
