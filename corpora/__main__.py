@@ -6,7 +6,7 @@
     python -m corpora mini --out data/mini
     python -m corpora open_arabic --out data/open_arabic     # variables such as BAVED= name the folders
     python -m corpora ssl --out data/both --from data/mgb2/train --from data/librispeech/train-clean-100
-    python -m corpora validate data/open_arabic
+    python -m corpora validate data/open_arabic [--quick]    # tables, and all audio is decoded
     python -m corpora cuts data/baved/fold1/train --out baved.jsonl.gz   # for Lhotse
 
 --corpus downloads fetches the corpus from its publisher into the folder `downloads`. An archive (tar, zip) is unpacked
@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from corpora import fetch, machine, registry
-from corpora.datadir import read_datadir, validate_datadir
+from corpora.datadir import read_datadir
 from corpora.files import CorpusError, atomic_file
 from corpora.schema import nearest
 
@@ -132,8 +132,12 @@ def _add_ssl(parser: argparse.ArgumentParser) -> None:
 
 def _add_validate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", metavar="dir", type=Path, help="a data directory, or a folder that contains data directories"
+        "folders", metavar="dir", type=Path, nargs="+", help="a data directory, or a folder that contains some"
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="read the headers of the audio only; a broken download may pass"
+    )
+    _add_jobs(parser)
     parser.set_defaults(run=_validate)
 
 
@@ -147,6 +151,10 @@ def _add_output(parser: argparse.ArgumentParser, *, seed: bool = True) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the data directories into")
     if seed:
         parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0)")
+    _add_jobs(parser)
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=_positive, default=machine.cores(), help="processes (default: number of cores)")
 
 
@@ -216,18 +224,27 @@ def _ssl(out: Path, **options: Any) -> int:
     return 0
 
 
-def _validate(folder: Path) -> int:
-    """Check every data directory in a folder; prints one line per problem."""
-    found = sorted(path.parent for path in folder.rglob("wav.scp"))
-    if not found:
-        raise CorpusError(f"{folder}: expected a data directory or a folder that contains some; found no wav.scp")
-    problems = 0
+def _validate(folders: list[Path], quick: bool, jobs: int) -> int:
+    """Check every data directory in the folders with its audio; prints one line per problem."""
+    from corpora.validation import check_datadir, find_datadirs
+
+    found: list[Path] = []
+    problems: list[str] = []
+    for folder in folders:
+        own, unreadable = find_datadirs(folder)
+        if not own:
+            raise CorpusError(f"{folder}: expected a data directory or a folder that contains some; found no wav.scp")
+        found += own
+        problems += unreadable
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    ok = "ok (headers only; the audio was not decoded)" if quick else "ok"
     for data_dir in found:
-        own = validate_datadir(data_dir)
-        problems += len(own)
+        own = check_datadir(data_dir, quick=quick, jobs=jobs)
+        problems += own
         for problem in own:
             print(problem, file=sys.stderr)
-        print(f"{data_dir}: {'ok' if not own else f'{len(own)} problems'}")
+        print(f"{data_dir}: {ok if not own else f'{len(own)} problems'}")
     return 2 if problems else 0
 
 
@@ -248,7 +265,7 @@ COMMANDS = {
     "mini": ("synthetic Arabic and English speech, nothing to download", _add_mini),
     "open_arabic": ("self-supervised, ASR and SER data from four open corpora", _add_open_arabic),
     "ssl": ("one self-supervised set from prepared data directories, without the held-out data", _add_ssl),
-    "validate": ("check the data directories in a folder", _add_validate),
+    "validate": ("check the data directories in a folder, and all of their audio", _add_validate),
     "cuts": ("write a data directory as a cut set of Lhotse", _add_cuts),
 }
 

@@ -62,6 +62,16 @@ def header_info(path: Path) -> AudioInfo | None:
         return None if file.stated is None else AudioInfo(file.stated, file.sample_rate, file.channels)
 
 
+def is_plain(path: Path) -> bool:
+    """Whether a file is a mono 16 kHz WAV or FLAC that every program reads alike. Raises AudioError.
+
+    It holds whole numbers and as many samples as its header states.
+    """
+    with AudioFile(Path(path), path) as file:
+        plain = file.kind in ("wav", "flac") and file.stated is not None and not file.joined and not file.floating
+        return plain and file.sample_rate == SAMPLE_RATE and file.channels == 1
+
+
 def is_audio(path: Path) -> bool:
     """Whether a file is audio of a known format by its content. Raises OSError where it cannot be opened."""
     with open(path, "rb") as file:

@@ -37,8 +37,8 @@ class AudioError(CorpusError):
 class AudioFile:
     """An open audio file. Raises AudioError for a file that is no audio, empty, broken, or states an impossible rate.
 
-    sample_rate: in Hz.  channels: their number.  floating: its samples are stored as floating-point numbers.  notes:
-    remarks on the file.
+    sample_rate: in Hz.  channels: their number.  floating: its samples are stored as floating-point numbers.  joined:
+    it holds several recordings.  notes: remarks on the file.
     """
 
     def __init__(self, source: Path | bytes, name: str | Path, *, quick: bool = False, tolerant: bool = False):
@@ -59,6 +59,7 @@ class AudioFile:
             self._add_pieces(quick)
             self.sample_rate, self.channels = self._pieces[0].sample_rate, self._pieces[0].channels
             self.floating = any(piece.floating for piece in self._pieces)
+            self.joined = len(self._pieces) > 1
             self._check()
         except BaseException:
             self.close()
@@ -200,9 +201,9 @@ class AudioFile:
 
 
 def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file")
     try:
+        if not path.is_file():
+            raise AudioError(f"{path}: no such file")
         return open(path, "rb")
     except OSError as error:
         raise AudioError(f"{path}: cannot be opened ({error.strerror or error})") from error
