@@ -259,13 +259,18 @@ class _Piece:
 class _Sndfile(_Piece):
     def __init__(self, owner: AudioFile, part: Part, whole: bool):
         self._owner, self.part = owner, part
-        path = owner.source if whole and isinstance(owner.source, Path) else None
-        # Bytes, since a name need not be UTF-8.
-        self._reopen = lambda: soundfile.SoundFile(_Window(owner.content, part) if path is None else os.fsencode(path))
+        self._whole = whole
         self._file = self._reopen()
         self._used = False
         self.sample_rate, self.channels, self.frames = self._file.samplerate, self._file.channels, self._file.frames
         self.floating = self._file.subtype in _FLOATING
+
+    def _reopen(self) -> soundfile.SoundFile:
+        source = self._owner.source
+        if not self._whole:
+            return soundfile.SoundFile(_Window(self._owner.content, self.part))
+        # Bytes in place of a path, since a name need not be UTF-8.
+        return soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source))
 
     def close(self) -> None:
         self._file.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import gzip
 import html
+import io
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 from xml.parsers import expat
 
+from corpora.containers import Content, kind_of
 from corpora.files import CorpusError, atomic_file
 
 Bad = Callable[[str, str], None]  # receives the place of a bad line, and the reason
 
 _PARQUET_ROWS = 64  # rows, with their audio, in memory at a time
-_AUDIO_MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"\xff": ".mp3"}
 _CUE_TIMES = re.compile(r"(?:(\d+):)?(\d\d):(\d\d)[.,](\d{3})\s+-->\s+(?:(\d+):)?(\d\d):(\d\d)[.,](\d{3})(?:\s.*)?")
 _TAG = re.compile(r"<[^<>]*>")
 _ALIGNED = "transcript_align"
@@ -150,10 +151,10 @@ def store_audio(audio: Any, stem: Path) -> Path:
     content = audio.get("bytes") if isinstance(audio, dict) else None
     if not content:
         raise CorpusError("the row holds no audio (bytes)")
-    suffix = next((suffix for magic, suffix in _AUDIO_MAGIC.items() if content.startswith(magic)), None)
-    if suffix is None:
-        raise CorpusError(f"the audio is no WAV, FLAC, Ogg or MP3: it begins with {content[:4]!r}")
-    path = stem.with_name(stem.name + suffix)
+    kind = kind_of(Content(io.BytesIO(content)))
+    if kind is None:
+        raise CorpusError(f"the audio has no known format: it begins with {content[:4]!r}")
+    path = stem.with_name(f"{stem.name}.{kind}")
     if not (path.is_file() and path.stat().st_size == len(content)):
         with atomic_file(path) as temporary:
             temporary.write_bytes(content)
