@@ -18,8 +18,10 @@ from typing import NamedTuple
 
 from corpora import MIN_SAMPLES
 from corpora.audio import SAMPLE_RATE, AudioError, convert_audio, hash_audio, is_plain
+from corpora.datadir import read_datadir
 from corpora.files import BadFileTally, CorpusError, is_utf8, write_tsv
 from corpora.machine import parallel
+from corpora.prepare.duplicates import find_pairs, warn_of
 from corpora.registry import CorpusInfo, corpus_error
 
 SOURCES = "sources.tsv"
@@ -165,7 +167,10 @@ def check_isolation(training: Iterable[Path], held_out: Iterable[Path]) -> None:
     """Raise CorpusError when a recording of a held-out data directory is also in a training one.
 
     Recordings are compared by corpus and path and, since publishers store equal audio under two names, by hash.
+    Utterances are compared by sound: samples that are equal after gain and trim are refused, and pairs that sound alike
+    are logged (`prepare.duplicates`).
     """
+    training, held_out = list(training), list(held_out)
     where: dict[object, tuple[Path, Provenance]] = {}
     for folder in training:
         for row in read_sources(folder):
@@ -178,6 +183,15 @@ def check_isolation(training: Iterable[Path], held_out: Iterable[Path]) -> None:
                     f"{folder}: utterance {row.utt_id} uses {row.corpus}/{row.source}, which is training data: "
                     f"{hit[1].corpus}/{hit[1].source} (utterance {hit[1].utt_id} of {hit[0]})"
                 )
+    sides = [[utterance for folder in side for utterance in read_datadir(folder)] for side in (training, held_out)]
+    pairs = find_pairs(*sides)
+    if pairs and pairs[0].equal:
+        first, second = pairs[0].training, pairs[0].held_out
+        raise CorpusError(
+            f"utterance {second.utt_id} of {', '.join(map(str, held_out))} holds the samples of {first.utt_id}, which "
+            f"is training data ({second.audio} and {first.audio}; equal after gain and trim); leave one out"
+        )
+    warn_of(pairs, ", ".join(map(str, held_out)))
 
 
 @dataclass(frozen=True)
