@@ -7,7 +7,7 @@
     python -m corpora open_arabic --out data/open_arabic     # variables such as BAVED= name the folders
     python -m corpora ssl --out data/both --from data/mgb2/train --from data/librispeech/train-clean-100
     python -m corpora table recordings.csv --out data/mine   # a list of your own recordings
-    python -m corpora validate data/open_arabic
+    python -m corpora validate data/open_arabic [--quick]    # tables, and all audio is decoded
     python -m corpora cuts data/baved/fold1/train --out baved.jsonl.gz   # for Lhotse
 
 --corpus downloads fetches the corpus from its publisher into the folder `downloads`. An archive (tar, zip) is unpacked
@@ -29,7 +29,7 @@ from typing import Any
 
 from corpora import fetch, machine, registry
 from corpora.command import Parser, fail, number, whole
-from corpora.datadir import read_datadir, validate_datadir
+from corpora.datadir import read_datadir
 from corpora.files import CorpusError, atomic_file, only_writer
 from corpora.schema import nearest
 from corpora.text import PROFILES
@@ -156,8 +156,12 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
 
 def _add_validate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", metavar="dir", type=Path, help="a data directory, or a folder that contains data directories"
+        "folders", metavar="dir", type=Path, nargs="+", help="a data directory, or a folder that contains some"
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="read the headers of the audio only; a broken download may pass"
+    )
+    _add_jobs(parser)
     parser.set_defaults(run=_validate)
 
 
@@ -171,6 +175,10 @@ def _add_output(parser: argparse.ArgumentParser, *, seed: bool = True) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the data directories into")
     if seed:
         parser.add_argument("--seed", type=whole(0), default=0, help="seed of every random choice (default: 0)")
+    _add_jobs(parser)
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=whole(1), default=machine.cores(), help="processes (default: number of cores)")
 
 
@@ -246,21 +254,27 @@ def _table(file: Path, out: Path, column: list[str], **options: Any) -> int:
     return 0
 
 
-def _validate(folder: Path) -> int:
-    """Check every data directory in a folder; prints one line per problem."""
-    unreadable: list[OSError] = []
-    found = sorted(Path(path) for path, _, names in os.walk(folder, onerror=unreadable.append) if "wav.scp" in names)
-    if not found and not (unreadable and folder.is_dir()):
-        raise CorpusError(f"{folder}: expected a data directory or a folder that contains some; found no wav.scp")
-    problems = len(unreadable)
-    for error in unreadable:
-        print(f"{error.filename}: cannot be read ({error.strerror})", file=sys.stderr)
+def _validate(folders: list[Path], quick: bool, jobs: int) -> int:
+    """Check every data directory in the folders with its audio; prints one line per problem."""
+    from corpora.validation import check_datadir, find_datadirs
+
+    found: list[Path] = []
+    problems: list[str] = []
+    for folder in folders:
+        own, unreadable = find_datadirs(folder)
+        if not own and not (unreadable and folder.is_dir()):
+            raise CorpusError(f"{folder}: expected a data directory or a folder that contains some; found no wav.scp")
+        found += own
+        problems += unreadable
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    ok = "ok (headers only; the audio was not decoded)" if quick else "ok"
     for data_dir in found:
-        own = validate_datadir(data_dir)
-        problems += len(own)
+        own = check_datadir(data_dir, quick=quick, jobs=jobs)
+        problems += own
         for problem in own:
             print(problem, file=sys.stderr)
-        print(f"{data_dir}: {'ok' if not own else f'{len(own)} problems'}")
+        print(f"{data_dir}: {ok if not own else f'{len(own)} problems'}")
     return 2 if problems else 0
 
 
@@ -282,7 +296,7 @@ COMMANDS = {
     "open_arabic": ("self-supervised, ASR and SER data from four open corpora", _add_open_arabic),
     "ssl": ("one self-supervised set from prepared data directories, without the held-out data", _add_ssl),
     "table": ("data directories from a CSV, TSV or JSON-lines list of your recordings", _add_table),
-    "validate": ("check the data directories in a folder", _add_validate),
+    "validate": ("check the data directories in a folder, and all of their audio", _add_validate),
     "cuts": ("write a data directory as a cut set of Lhotse", _add_cuts),
 }
 

@@ -1,11 +1,18 @@
-"""Read, convert, hash and write audio files; arrays are 16 kHz mono float32."""
+"""Read, convert, hash and write audio files; arrays are 16 kHz mono float32 in [-1, 1].
+
+The same rules hold wherever audio is read:
+
+- A file is read whole, whatever length its header states; one that holds less than it states is refused.
+- Samples outside [-1, 1] are clipped, as a 16-bit file stores them. Floating-point files whose samples exceed 2 are
+  refused: they hold whole numbers, or were never scaled. So are NaN, infinity, and a constant offset above 0.5.
+- Several channels are averaged. Where the average would cancel them (opposite phase), the louder channel is taken.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import os
-import struct
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,19 +23,22 @@ import soundfile
 import soxr
 
 from corpora import SAMPLE_RATE
-from corpora.files import CorpusError, atomic_file
+from corpora.containers import Content, kind_of
+from corpora.decoding import AudioError, AudioFile
+from corpora.files import atomic_file
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf")
-
-# Programs that write to a pipe do not know the length beforehand; they write a placeholder of about 2 or 4 GiB.
-_UNKNOWN_RIFF_SIZE = 0x7FFFF000
-_LONGEST_OGG_PAGE = 27 + 255 + 255 * 255
+AUDIO_SUFFIXES = (
+    ".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf", ".m4a", ".mp4",
+    ".3gp", ".aac", ".webm", ".mka", ".mkv", ".wma", ".amr",
+)  # fmt: skip
+FORMATS = "WAV, FLAC, MP3, M4A, MP4, 3GP, AAC, Opus, Ogg, WebM, MKA, WMA, AMR, AIFF, AU, CAF, SPHERE, W64"
 BLOCK_SECONDS = 60  # of a long recording in memory at a time
 _LARGEST_WAV = 0x7FFFF000 // 2  # samples of 16 bits
-
-
-class AudioError(CorpusError):
-    """An audio file that cannot be read, or has another rate or several channels. Callers count and skip it."""
+_PEAK = 2.0  # Decoders of lossy formats overshoot 1 a little, and field recorders keep up to 6 dB above it.
+_OFFSET = 0.5  # constant part of a signal: unsigned numbers that are read as signed ones have 1
+_OFFSET_SAMPLES = SAMPLE_RATE // 10  # fewer may lie on one side of zero
+_CANCELLED = 0.5  # power of the average of the channels, relative to that of unrelated channels of the same power
+_CANCELLED_SHARE = 0.05  # of a file's power, in seconds in which the channels cancel each other
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,60 @@ class AudioInfo:
 
 
 def audio_info(path: Path) -> AudioInfo:
-    """Read the header of an audio file. Raises AudioError."""
-    with _open(Path(path)) as file:
-        return AudioInfo(file.frames, file.samplerate, file.channels)
+    """What an audio file holds. Where its header states no length or a wrong one, it is decoded. Raises AudioError."""
+    with AudioFile(Path(path), path) as file:
+        return AudioInfo(file.frames, file.sample_rate, file.channels)
+
+
+def header_info(path: Path) -> AudioInfo | None:
+    """What the header of a file states, which may be wrong; None where it states no length. Raises AudioError."""
+    with AudioFile(Path(path), path, quick=True, tolerant=True) as file:
+        return None if file.stated is None else AudioInfo(file.stated, file.sample_rate, file.channels)
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a file is a mono 16 kHz WAV or FLAC that every program reads alike. Raises AudioError.
+
+    It holds whole numbers and as many samples as its header states.
+    """
+    with AudioFile(Path(path), path) as file:
+        plain = file.kind in ("wav", "flac") and file.stated is not None and not file.joined and not file.floating
+        return plain and file.sample_rate == SAMPLE_RATE and file.channels == 1
+
+
+def is_audio(path: Path) -> bool:
+    """Whether a file is audio of a known format by its content. Raises OSError where it cannot be opened."""
+    with open(path, "rb") as file:
+        return kind_of(Content(file)) is not None
+
+
+def find_audio(folder: Path) -> tuple[list[Path], list[str]]:
+    """The audio files below a folder, sorted, and what else is there, each with the reason why it is left out.
+
+    A file is audio by its content or by its suffix: one that only has the suffix is broken, which reading it reports.
+    """
+    found: list[Path] = []
+    others: list[str] = []
+    walk = os.walk(folder, onerror=lambda error: others.append(f"{error.filename} (folder: {error.strerror})"))
+    for parent, folders, names in walk:
+        folders.sort()
+        for name in names:
+            path = Path(parent, name)
+            if name.startswith("."):
+                others.append(f"{path} (hidden)")
+                continue
+            try:
+                audio = path.is_file() and is_audio(path)
+            except OSError as error:
+                audio = path.suffix.lower() in AUDIO_SUFFIXES
+                if not audio:
+                    others.append(f"{path} ({error.strerror})")
+                    continue
+            if audio or path.suffix.lower() in AUDIO_SUFFIXES:
+                found.append(path)
+            else:
+                others.append(str(path))
+    return sorted(found), sorted(others)
 
 
 def read_audio(path: Path, start: int = 0, end: int | None = None) -> np.ndarray:
@@ -53,65 +114,45 @@ def read_audio(path: Path, start: int = 0, end: int | None = None) -> np.ndarray
     range outside the file, and for samples that are not finite.
     """
     path = Path(path)
-    with _open(path) as file:
+    with AudioFile(path, path, quick=end is not None) as file:
         return _read_mono(path, file, start, end)
 
 
 def decode_audio(content: bytes, name: str) -> np.ndarray:
     """Read a whole file from its bytes, as `read_audio` does; messages show `name` in place of a path."""
-    try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
-            return _read_mono(name, file, 0, None)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{name}: cannot be read as audio ({error.error_string.strip()})") from error
+    with AudioFile(content, name) as file:
+        return _read_mono(name, file, 0, None)
 
 
-def load_any(path: Path) -> np.ndarray:
-    """Read a file of any format that soundfile reads, any rate and any channels, as 16 kHz mono float32 (n,).
+def load_any(path: Path, channel: int | None = None, notes: list[str] | None = None) -> np.ndarray:
+    """Read a file of any format, any rate and any channels, as 16 kHz mono float32 (n,).
 
-    Channels are averaged; other rates are converted by soxr (high quality). Raises AudioError for a file that is
-    unreadable, truncated or empty, and for samples that are not finite.
+    channel: the one to take, from 0; None: the average.  notes: receives remarks for the user; with it, a file that
+    holds less than its header states is read as far as it goes.  Other rates are converted by soxr (high quality).
+    Raises AudioError for a file that is unreadable, incomplete or empty, for samples that break a rule of this module,
+    and for a channel that the file does not have.
     """
-    path = Path(path)
-    with _open(path) as file:
-        samples = _read(path, file, 0, None).mean(axis=1, dtype=np.float32)
-        rate = file.samplerate
-    if rate != SAMPLE_RATE:
-        samples = soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ").astype(np.float32, copy=False)
-        if samples.size == 0:
-            raise AudioError(f"{path}: no sample is left at {SAMPLE_RATE} Hz")
-    return samples
+    return np.concatenate(list(stream_any(path, channel=channel, notes=notes)))
 
 
-def convert_audio(source: Path, target: Path, channel: int | None = None) -> int:
+def convert_audio(source: Path, target: Path, channel: int | None = None, notes: list[str] | None = None) -> int:
     """Write `source` as a 16 kHz mono 16-bit WAV, a minute at a time; returns the number of samples.
 
-    channel: the one to take, from 0; None averages all channels. Raises AudioError as `load_any` does, and for a
-    channel that the file does not have; then nothing is written.
+    channel: the one to take, from 0; None averages all channels.  notes: receives remarks.  Raises AudioError as
+    `load_any` does without notes; then nothing is written.
     """
     source = Path(source)
-    with _open(source) as file:
-        rate = file.samplerate
-        if channel is not None and not 0 <= channel < file.channels:
-            raise AudioError(
-                f"{source}: channel {channel} was requested, the file has {file.channels} (counted from 0)"
-            )
-        if file.frames * SAMPLE_RATE > _LARGEST_WAV * rate:
-            raise AudioError(f"{source}: {file.frames / rate / 3600:.1f} h do not fit into one WAV file; cut it")
-        stream = None
-        if rate != SAMPLE_RATE:
-            stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    with AudioFile(source, source) as file, atomic_file(target) as temporary, wave.open(str(temporary), "wb") as out:
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(SAMPLE_RATE)
         count = 0
-        with atomic_file(target) as temporary, wave.open(str(temporary), "wb") as out:
-            out.setnchannels(1)
-            out.setsampwidth(2)
-            out.setframerate(SAMPLE_RATE)
-            for block, last in _blocks(source, file):
-                mono = block.mean(axis=1, dtype=np.float32) if channel is None else block[:, channel]
-                if stream is not None:
-                    mono = stream.resample_chunk(np.ascontiguousarray(mono), last=last)
-                out.writeframesraw(_pcm(mono).tobytes())
-                count += len(mono)
+        for block in _mono_16k(source, file, BLOCK_SECONDS, channel, [] if notes is None else notes):
+            count += len(block)
+            if count > _LARGEST_WAV:
+                hours = _LARGEST_WAV / SAMPLE_RATE / 3600
+                raise AudioError(f"{source}: more than {hours:.1f} h do not fit into one WAV file; cut it")
+            out.writeframesraw(_pcm(block).tobytes())
     return count
 
 
@@ -119,31 +160,23 @@ def hash_audio(path: Path) -> tuple[int, str]:
     """Number of samples of a mono file, and SHA-256 of the 16-bit samples: equal for a WAV and its copy in FLAC."""
     path = Path(path)
     digest, count = hashlib.sha256(), 0
-    with _open(path) as file:
-        for block, _ in _blocks(path, file):
-            digest.update(np.round(np.clip(block[:, 0], -1, 1) * 32767).astype("<i2").tobytes())
+    with AudioFile(path, path) as file:
+        for block in _checked(path, file, (block[:, 0] for block in file.blocks(BLOCK_SECONDS))):
+            digest.update(np.round(np.clip(block, -1, 1) * 32767).astype("<i2").tobytes())
             count += len(block)
     return count, digest.hexdigest()
 
 
-def stream_any(path: Path, block_seconds: int = BLOCK_SECONDS) -> Iterator[np.ndarray]:
+def stream_any(
+    path: Path, block_seconds: float = BLOCK_SECONDS, channel: int | None = None, notes: list[str] | None = None
+) -> Iterator[np.ndarray]:
     """The samples of `load_any` in blocks of about `block_seconds`, float32 (n,), so that memory stays bounded.
 
     Raises AudioError as `load_any` does, at the first bad block.
     """
     path = Path(path)
-    with _open(path) as file:
-        rate, given = file.samplerate, 0
-        resampler = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
-        for block, last in _blocks(path, file, block_seconds):
-            samples = block.mean(axis=1, dtype=np.float32)
-            if resampler is not None:
-                samples = resampler.resample_chunk(samples, last=last)
-            given += len(samples)
-            if len(samples):
-                yield samples
-        if given == 0:
-            raise AudioError(f"{path}: no sample is left at {SAMPLE_RATE} Hz")
+    with AudioFile(path, path, tolerant=notes is not None) as file:
+        yield from _mono_16k(path, file, block_seconds, channel, [] if notes is None else notes)
 
 
 def write_audio(path: Path, samples: np.ndarray) -> None:
@@ -182,112 +215,101 @@ def _pcm(samples: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(samples.astype(np.float64) * 32768.0), -32768, 32767).astype("<i2")
 
 
-def _read_mono(path: Path | str, file: soundfile.SoundFile, start: int, end: int | None) -> np.ndarray:
-    if file.samplerate != SAMPLE_RATE:
+def _read_mono(name: Path | str, file: AudioFile, start: int, end: int | None) -> np.ndarray:
+    if file.sample_rate != SAMPLE_RATE:
         raise AudioError(
-            f"{path}: sampling rate is {file.samplerate} Hz, expected {SAMPLE_RATE} Hz; "
+            f"{name}: sampling rate is {file.sample_rate} Hz, expected {SAMPLE_RATE} Hz; "
             f"convert it with: ffmpeg -i IN -ac 1 -ar {SAMPLE_RATE} OUT.wav"
         )
     if file.channels != 1:
         raise AudioError(
-            f"{path}: {file.channels} channels, expected 1; "
+            f"{name}: {file.channels} channels, expected 1; "
             f"convert it with: ffmpeg -i IN -ac 1 -ar {SAMPLE_RATE} OUT.wav"
         )
-    return _read(path, file, start, end)[:, 0]
+    if start == 0 and end is None:
+        blocks = _checked(name, file, (block[:, 0] for block in file.blocks(BLOCK_SECONDS)))
+        return np.concatenate([np.clip(block, -1, 1) for block in blocks])
+    stop = file.frames if end is None else end
+    if not 0 <= start < stop:
+        raise AudioError(f"{name}: samples {start} to {stop} were requested, the file has {file.frames}")
+    samples = file.read(start, stop)[:, 0]
+    if len(samples) < stop - start:
+        raise AudioError(f"{name}: samples {start} to {stop} were requested, the file has {file.frames}")
+    (samples,) = _checked(name, file, iter((samples,)))
+    return np.clip(samples, -1, 1)
 
 
-def _open(path: Path) -> soundfile.SoundFile:
-    if not path.is_file():
-        raise AudioError(f"{path}: no such file")
-    if path.stat().st_size == 0:
-        raise AudioError(f"{path}: the file is empty (0 bytes)")
-    try:
-        _refuse_truncated_wav(path)
-        _refuse_truncated_ogg(path)
-        _refuse_shorten(path)
-        if path.with_name(f"._{path.name}").exists():
-            # By name, libsndfile takes the resource fork (macOS) beside an MP3 for the file itself.
-            return soundfile.SoundFile(os.open(path, os.O_RDONLY), closefd=True)
-        return soundfile.SoundFile(path)
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be opened ({error.strerror or error})") from error
-    except (soundfile.LibsndfileError, TypeError) as error:
-        # TypeError: for a suffix such as .raw, soundfile needs a rate
-        reason = getattr(error, "error_string", str(error))
-        raise AudioError(f"{path}: cannot be read as audio ({reason.strip()})") from error
-
-
-def _refuse_truncated_wav(path: Path) -> None:
-    """Refuse a WAV file whose header states more samples than the file holds; libsndfile would silently shorten it."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(12)
-        if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-            return
-        while len(chunk := file.read(8)) == 8:
-            name, length = chunk[:4], struct.unpack("<I", chunk[4:])[0]
-            begin = file.tell()
-            if name == b"data":
-                if length < _UNKNOWN_RIFF_SIZE and begin + length > size:
-                    raise AudioError(f"{path}: truncated, it has {size - begin} of {length} bytes of samples")
-                return
-            file.seek(begin + length + (length & 1))
-    raise AudioError(f"{path}: truncated, no samples follow the header")
-
-
-def _refuse_truncated_ogg(path: Path) -> None:
-    """Refuse an Ogg file (Vorbis, Opus) whose last page is not complete."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        if file.read(4) != b"OggS":
-            return
-        file.seek(max(0, size - _LONGEST_OGG_PAGE))
-        tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    lengths = page[27 : 27 + page[26]] if len(page) > 26 else b""
-    if len(page) < 27 or len(lengths) < page[26] or len(page) < 27 + len(lengths) + sum(lengths):
-        raise AudioError(f"{path}: truncated, its last page is not complete")
-
-
-def _refuse_shorten(path: Path) -> None:
-    """Refuse SPHERE files (LDC) packed with shorten, which libsndfile cannot unpack."""
-    with open(path, "rb") as file:
-        head = file.read(1024)
-    if head.startswith(b"NIST_1A") and b"shorten" in head.partition(b"end_head")[0]:
+def _checked(name: Path | str, file: AudioFile, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Mono blocks (n,) under the rules of this module. Raises AudioError where one is broken, and for no samples."""
+    count, total = 0, 0.0
+    for block in blocks:
+        peak = float(np.abs(block).max(initial=0))
+        if not np.isfinite(peak):
+            raise AudioError(f"{name}: samples hold NaN or infinity")
+        if file.floating and peak > _PEAK:
+            whole = " (whole numbers stored as floating point?)" if np.array_equal(block, np.rint(block)) else ""
+            raise AudioError(
+                f"{name}: floating-point samples reach {peak:g}{whole}, expected -1 to 1; scale them and write it again"
+            )
+        count += len(block)
+        total += float(block.sum(dtype=np.float64))
+        yield block
+    if count == 0:
+        raise AudioError(f"{name}: no samples")
+    if count >= _OFFSET_SAMPLES and abs(total / count) > _OFFSET:
         raise AudioError(
-            f"{path}: a SPHERE file packed with shorten, which cannot be read here; convert it with: "
-            f"sph2pipe -f wav IN.sph OUT.wav (keep both channels), and put OUT.wav next to it or in its place"
+            f"{name}: samples have a constant offset of {total / count:.2f} of full scale (unsigned numbers read as "
+            "signed ones, or a broken recording); repair it or remove it"
         )
 
 
-def _blocks(
-    path: Path, file: soundfile.SoundFile, block_seconds: int = BLOCK_SECONDS
-) -> Iterator[tuple[np.ndarray, bool]]:
-    """Pairs (block, last): all samples of a file as finite float32 (n, channels)."""
-    size, total = block_seconds * file.samplerate, file.frames
-    # soundfile seeks to its current position after every read; in MP3 and Opus libsndfile then continues elsewhere.
-    file.seekable = lambda: False
-    for start in range(0, max(total, 1), size):
-        stop = min(start + size, total)
-        yield _read(path, file, start, stop, seek=False), stop == total
+def _mono_16k(
+    name: Path, file: AudioFile, seconds: float, channel: int | None, notes: list[str]
+) -> Iterator[np.ndarray]:
+    """All samples as 16 kHz mono blocks (n,) under the rules of this module."""
+    if channel is not None and not 0 <= channel < file.channels:
+        raise AudioError(f"{name}: channel {channel} was requested, the file has {file.channels} (counted from 0)")
+    if channel is None and file.channels > 1:
+        channel = _louder_channel(file)
+        if channel is not None:
+            notes.append(
+                f"the channels cancel each other (opposite phase); channel {channel}, the louder one, was taken"
+            )
+    mono = (b.mean(axis=1, dtype=np.float32) if channel is None else b[:, channel] for b in file.blocks(seconds))
+    blocks = _checked(name, file, mono)
+    if file.sample_rate != SAMPLE_RATE:
+        blocks = _resampled(blocks, file.sample_rate)
+    given = 0
+    for block in blocks:
+        given += len(block)
+        if len(block):
+            yield np.clip(block, -1, 1)  # after resampling, which changes peaks
+    if given == 0:
+        raise AudioError(f"{name}: no sample is left at {SAMPLE_RATE} Hz")
+    notes += [note for note in dict.fromkeys(file.notes) if note not in notes]
 
 
-def _read(path: Path, file: soundfile.SoundFile, start: int, end: int | None, *, seek: bool = True) -> np.ndarray:
-    """Samples start:end as finite float32 (n, channels); without `seek` the file must be at `start`."""
-    total = file.frames
-    if total == 0:
-        raise AudioError(f"{path}: no samples")
-    stop = total if end is None else end
-    if not 0 <= start < stop or stop > total:
-        raise AudioError(f"{path}: samples {start} to {stop} were requested, the file has {total}")
-    try:
-        if start and seek:
-            file.seek(start)
-        samples = file.read(stop - start, dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path}: cannot be decoded, probably truncated ({error.error_string.strip()})") from error
-    if len(samples) != stop - start:
-        raise AudioError(f"{path}: truncated, {len(samples)} of {stop - start} samples could be read")
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{path}: samples hold NaN or infinity")
-    return samples
+def _resampled(blocks: Iterator[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+    stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    for block in blocks:
+        yield stream.resample_chunk(np.ascontiguousarray(block))
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _louder_channel(file: AudioFile) -> int | None:
+    """The channel with the most power, if averaging the channels would cancel them; decodes the file once.
+
+    Power is that of the signal without its mean, in windows of a second. Channels cancel in a window where their
+    average has less than half of the power that unrelated channels would leave.
+    """
+    power = np.zeros(file.channels)
+    cancelled = 0.0
+    for block in file.blocks(BLOCK_SECONDS):
+        for window in np.array_split(block, max(1, len(block) // file.sample_rate)):
+            own = window.var(axis=0, dtype=np.float64)
+            if window.mean(axis=1, dtype=np.float64).var() < _CANCELLED * own.sum() / file.channels**2:
+                cancelled += own.sum() * len(window)
+            power += own * len(window)
+    if not np.isfinite(power).all() or cancelled <= _CANCELLED_SHARE * power.sum():
+        return None
+    return int(power.argmax())

@@ -26,7 +26,7 @@ from corpora.audio import SAMPLE_RATE, AudioError, audio_info, read_audio
 from corpora.files import CorpusError, atomic_dir, sha256_json
 
 _LABEL_FILES = {"text": "text", "utt2lang": "language", "utt2dialect": "dialect", "utt2emotion": "emotion"}
-_LONGEST = 10**12 - 1  # samples: two years of audio; above it, a number is damaged
+_LONGEST = 100_000 * 3600 * SAMPLE_RATE  # samples; a recording of more than 100,000 h is a wrong number
 _CONTROL_NAMES = {"\r": "CARRIAGE RETURN", "\t": "TAB"}
 _allowed: set[str] = set()  # characters already checked: millions of characters are about a hundred different ones
 
@@ -85,11 +85,14 @@ def read_datadir(path: Path) -> list[Utterance]:
 
 
 def validate_datadir(path: Path) -> list[str]:
-    """All problems of a data directory, each with file, line and, for a character, its code point."""
+    """All problems in the files of a data directory, each with file, line and, for a character, its code point.
+
+    `corpora.validation` checks the audio too.
+    """
     try:
         return _load(Path(path))[1]
     except OSError as error:
-        return [f"{path}: cannot be read ({error.strerror})"]
+        return [f"{error.filename or path}: cannot be read ({error.strerror or error})"]
 
 
 def read_utterance(utterance: Utterance) -> np.ndarray:
@@ -436,7 +439,9 @@ def _spans(
             continue
         if recording not in scp:
             problems.append(f"{table.where(utt_id)}: recording {recording} is not in wav.scp")
-        elif not 0 <= start < end <= _LONGEST:
+        elif end > _LONGEST:
+            problems.append(f"{table.where(utt_id)}: segment {utt_id} ends at {fields[2]} s; no recording is that long")
+        elif not 0 <= start < end:
             problems.append(f"{table.where(utt_id)}: segment {utt_id} from {fields[1]} to {fields[2]} s holds no audio")
         spans[utt_id] = (recording, start, end)
     return spans
@@ -458,8 +463,11 @@ def _lengths(
         table = read_table(file, problems, one_word=True)
         problems += compare_ids(table, speakers)
         for utt_id, value in table.items():
-            if not (value.isascii() and value.isdecimal()) or not 0 < int(value[:20]) <= _LONGEST:
+            if not (value.isascii() and value.isdecimal()) or not value.strip("0"):
                 problems.append(f"{table.where(utt_id)}: {value!r} is not a number of samples")
+                continue
+            if len(value) > 18 or int(value) > _LONGEST:
+                problems.append(f"{table.where(utt_id)}: {value} samples; no recording is that long")
                 continue
             lengths[utt_id] = int(value)
             _, start, end = spans.get(utt_id, ("", None, None))

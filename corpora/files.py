@@ -266,6 +266,11 @@ def tree_fingerprint(folder: Path) -> str:
     return sha256_json(sorted(entries))
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file name is UTF-8; Python marks other bytes by surrogates, which UTF-8 does not have."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 class BadFileTally:
     """Count the unreadable files of a set, and stop when there are too many.
 
@@ -338,6 +343,7 @@ def write_csv(path: Path, columns: Iterable[str], rows: Iterable[Any]) -> None:
 
 def write_tsv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a tab-separated table atomically; a tab or line end inside a field becomes a space. Text passes
-    `for_spreadsheet`."""
+    `for_spreadsheet`, and what is not UTF-8 is written with backslashes."""
     lines = ("\t".join(str(for_spreadsheet(field)).translate(_ONE_FIELD) for field in row) for row in (header, *rows))
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    content = "".join(f"{line}\n" for line in lines)
+    write_text(path, content.encode("utf-8", "backslashreplace").decode("utf-8"))

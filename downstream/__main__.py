@@ -33,7 +33,8 @@ _PREDICTED = {
     "did": "dialect of audio files, by a trained DID head",
 }
 _EPILOGUE = (
-    "Reads WAV, FLAC, MP3, Opus and all other formats of soundfile, at any sample rate and length; writes UTF-8. Exit "
+    "Reads every common audio format (WAV, FLAC, MP3, M4A, Opus, WebM, AMR, WMA and others), at any sample rate and "
+    "length; writes UTF-8. A broken download is read as far as it goes, and its line says so. Exit "
     "status: 0 all files have an answer, 1 some files have an error, 2 wrong options or head."
 )
 
@@ -239,6 +240,8 @@ def _add_reader(
         "directory of its name in $HARNESS_MODELS, or in a folder `models` above the head)")  # fmt: skip
     add("--format", choices=("json", "tsv"), default="json", help="default: json, one object per line")
     add("--out", type=Path, help="output file, written whole or not at all (default: standard output)")
+    add("--channel", type=_channel, metavar="N", help="channel of files with several, from 0, such as one side of a "
+        "telephone call (default: the average)")  # fmt: skip
     return parser
 
 
@@ -250,6 +253,12 @@ def _names(text: str, option: str, known: Iterable[str] = ()) -> list[str]:
         if known and name not in known:
             raise DownstreamError(f"{option}: unknown `{name}`{nearest(name, known)} (known: {', '.join(known)})")
     return names
+
+
+def _channel(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a number from 0, found `{text}`")
+    return int(text)
 
 
 def _number(text: str, option: str) -> int:

@@ -1,4 +1,4 @@
-"""Apply trained heads to audio files: any format that soundfile reads, any sample rate, any length.
+"""Apply trained heads to audio files: every common format, any sample rate, any length.
 
 It reads a head directory (`head.json`, `head.safetensors`, and `delta.*` where part of the upstream was fine-tuned) and
 the model directory that the head was trained on. A file that fits one window passes in one piece, as in the benchmark,
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from corpora.audio import AUDIO_SUFFIXES, SAMPLE_RATE, AudioError, audio_info, stream_any
+from corpora.audio import FORMATS, SAMPLE_RATE, AudioError, find_audio, header_info, stream_any
 from corpora.files import atomic_file, for_spreadsheet, read_json
 from corpora.names import check_name
 from downstream import DownstreamError
@@ -38,18 +38,20 @@ from upstream.model.family import FRAME_RATE, HOP
 from upstream.shipped import default_head
 
 _FILES = ("head.json", "head.safetensors")
+_NAMED = 10  # files that are left out, in one message
 _KEYS = ("task", "protocol", "upstream", "upstream_key", "build")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The prediction for one file: a text or a label, the posterior of each label, or the error."""
+    """The prediction for one file: a text or a label with the posterior of each label, or the error; and a remark."""
 
     audio: str
     result: str | None
     seconds: float | None
     scores: dict[str, float] = field(default_factory=dict)
     error: str | None = None
+    note: str | None = None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
         return _transcribe(args, files)
     if getattr(args, "words", False):
         raise DownstreamError(f"{args.model}: --words needs a CTC recogniser; this head is a probe of the benchmark")
-    predictor = Predictor(args.model, task, args.upstream, args.device)
+    predictor = Predictor(args.model, task, args.upstream, args.device, args.channel)
     failed = 0
     with _output(args.out) as stream:
         if args.format == "tsv":
-            stream.write(f"audio\t{TASKS[task].label}\tscore\tseconds\terror\n")
+            stream.write(f"audio\t{TASKS[task].label}\tscore\tseconds\terror\tnote\n")
         for answer in predict(predictor, files):
             failed += answer.error is not None
             stream.write(as_line(answer, task, args.format))
@@ -81,21 +83,21 @@ def _transcribe(args: argparse.Namespace, files: Sequence[Path]) -> int:
     """The text of each file by a CTC recogniser; with --words also the times of its words (JSON only)."""
     if args.words and args.format != "json":
         raise DownstreamError("--words: only with --format json")
-    reader = Reader(args.model, args.upstream)
+    reader = Reader(args.model, args.upstream, channel=args.channel)
     failed = 0
     with _output(args.out) as stream:
         if args.format == "tsv":
-            stream.write(f"audio\t{TASKS['asr'].label}\tscore\tseconds\terror\n")
+            stream.write(f"audio\t{TASKS['asr'].label}\tscore\tseconds\terror\tnote\n")
         for file in files:
             words: dict[str, object] = {}
             try:
                 reading = reader.read(file)
-                answer = Answer(str(file), reading.text, reading.seconds)
+                answer = Answer(str(file), reading.text, reading.seconds, note=reading.note)
                 if args.words:
                     classes = [reader.characters.index(c) for c in reading.text]
                     times = word_times(reading.log_probs, classes, reader.characters, 1 / FRAME_RATE)
                     words["words"] = [{"word": word, "start": start, "end": end} for word, start, end in times]
-            except (AudioError, ValueError) as error:
+            except (AudioError, ValueError, OSError) as error:
                 failed += 1
                 answer = Answer(str(file), None, None, error=" ".join(str(error).split()))
             line = as_line(answer, "asr", args.format)
@@ -110,13 +112,13 @@ def find(args: argparse.Namespace) -> int:
     if not is_recogniser(args.model):
         raise DownstreamError(f"{args.model}: `find` needs the head directory of a CTC recogniser (protocol ctc)")
     files = audio_files(args.audio)
-    reader = Reader(args.model, args.upstream)
+    reader = Reader(args.model, args.upstream, channel=args.channel)
     texts, limits = read_texts(args.texts, reader.characters), limits_of(reader.description)
     finder = Finder(texts, reader.characters, spans=args.spans, limits=limits)
     failed = 0
     with _output(args.out) as stream:
         if args.format == "tsv":
-            stream.write("audio\tfound\tscore\tmargin\tseconds\ttext\terror\n")
+            stream.write("audio\tfound\tscore\tmargin\tseconds\ttext\terror\tnote\n")
         for file in files:
             row: dict[str, Any] = {"audio": str(file), "seconds": None, "text": None, "found": [], "score": None}
             row["margin"] = None
@@ -125,15 +127,18 @@ def find(args: argparse.Namespace) -> int:
                 found = finder.find(reading.log_probs, reading.text)
                 row |= {"seconds": reading.seconds, "text": reading.text, "found": found.ids, "score": found.score}
                 row["margin"] = found.margin
-            except (AudioError, ValueError) as error:
+                if reading.note:
+                    row["note"] = reading.note
+            except (AudioError, ValueError, OSError) as error:
                 failed += 1
                 row["error"] = " ".join(str(error).split())
             if args.format == "json":
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
             else:
                 cells = [row["audio"], " ".join(row["found"]), row["score"], row["margin"], row["seconds"], row["text"]]
-                cells.append(row.get("error"))
-                stream.write("\t".join("" if c is None else " ".join(str(c).split()) for c in cells) + "\n")
+                cells += [row.get("error"), row.get("note")]
+                shown = ("" if cell is None else " ".join(str(for_spreadsheet(cell)).split()) for cell in cells)
+                stream.write("\t".join(shown) + "\n")
             stream.flush()
     return _status(failed, len(files))
 
@@ -145,16 +150,22 @@ def _status(failed: int, files: int) -> int:
 
 
 def audio_files(paths: Sequence[Path]) -> list[Path]:
-    """The given files, and all audio files below the given folders. Raises DownstreamError for a folder without any."""
+    """The given files, and all audio files below the given folders; what else is there is named on standard error.
+
+    Raises DownstreamError for a folder without any audio.
+    """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            below = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
-            if not below:
-                raise DownstreamError(f"{path}: no audio file in this folder ({', '.join(AUDIO_SUFFIXES)})")
-            found += below
-        else:
+        if not path.is_dir():
             found.append(path)
+            continue
+        below, others = find_audio(path)
+        if others:
+            names = ", ".join(others[:_NAMED]) + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
+            print(f"downstream: left out {len(others)} files that are no audio: {names}", file=sys.stderr)
+        if not below:
+            raise DownstreamError(f"{path}: no audio file in this folder ({FORMATS})")
+        found += below
     return found
 
 
@@ -173,10 +184,10 @@ def predict(predictor: Predictor, files: Sequence[Path], *, bar: bool | None = N
 def seconds_of(path: Path) -> float:
     """Length of a file by its header (s), 0 where the header cannot be read; for the progress bar."""
     try:
-        info = audio_info(path)
+        info = header_info(path)
     except (AudioError, ValueError, OSError):  # ValueError: a name that is not UTF-8
         return 0.0
-    return info.samples / info.sample_rate
+    return 0.0 if info is None else info.samples / info.sample_rate
 
 
 def as_line(answer: Answer, task: str, form: str) -> str:
@@ -187,9 +198,10 @@ def as_line(answer: Answer, task: str, form: str) -> str:
         row: dict[str, object] = {"audio": answer.audio, label: answer.result, "seconds": answer.seconds}
         row |= {"scores": answer.scores} if answer.scores else {}
         row |= {"error": answer.error} if answer.error else {}
+        row |= {"note": answer.note} if answer.note else {}
         return json.dumps(row, ensure_ascii=False) + "\n"
     score = answer.scores.get(answer.result or "")
-    given = (answer.audio, answer.result, score, answer.seconds, answer.error)
+    given = (answer.audio, answer.result, score, answer.seconds, answer.error, answer.note)
     cells = ("" if cell is None else str(for_spreadsheet(cell)) for cell in given)
     return "\t".join(" ".join(cell.splitlines()).replace("\t", " ") for cell in cells) + "\n"
 
@@ -287,16 +299,20 @@ class _FixedOutput(nn.Module):
 class Predictor:
     """A head with its upstream, ready for files; `windowing` sets the windows for long files.
 
+    channel: of files with several, from 0; None: the average.
+
     Raises DownstreamError for a folder that is not a head directory, for an upstream that does not belong to the head,
     and for weights that do not fit their description.
     """
 
-    def __init__(self, folder: Path, task: str, upstream: Path | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, folder: Path, task: str, upstream: Path | None = None, device: str = "auto", channel: int | None = None
+    ) -> None:
         folder = Path(folder)
         device = devices_of(device)[0]
         head = read_head(folder, task)
         found = find_upstream(head, folder, upstream)
-        self.task_name, self.device = task, device
+        self.task_name, self.device, self.channel = task, device, channel
         with quiet_import():
             from downstream.probe.probe import UpstreamExtractor
             from downstream.probe.train import problem_of
@@ -333,27 +349,29 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, path: Path, progress: Callable[[float], None] = lambda seconds: None) -> Answer:
         """The answer for one file; `progress` receives the seconds of audio of each window."""
+        notes: list[str] = []
         try:
-            logits, samples = self._logits(path, progress)
+            logits, samples = self._logits(path, progress, notes)
         except (AudioError, ValueError, OSError) as error:
             return Answer(str(path), None, None, error=" ".join(str(error).split()))
-        seconds = round(samples / SAMPLE_RATE, 3)
+        seconds, note = round(samples / SAMPLE_RATE, 3), "; ".join(notes) or None
         if not torch.isfinite(logits).all():
             return Answer(str(path), None, seconds, error=f"{path}: the outputs are not finite; the model is broken")
         if self.task_name == "asr":
             _, (text,), _ = self.task.predict(logits, torch.tensor([logits.shape[1]]))
-            return Answer(str(path), " ".join(text.split()), seconds)
+            return Answer(str(path), " ".join(text.split()), seconds, note=note)
         _, (label,) = self.task.predict(logits, torch.tensor([1]))
         shares = logits[0].softmax(-1).tolist()
         scores = {self.task.category.decode(i): round(share, 6) for i, share in enumerate(shares)}
-        return Answer(str(path), label, seconds, scores)
+        return Answer(str(path), label, seconds, scores, note=note)
 
-    def _logits(self, path: Path, progress: Callable[[float], None]) -> tuple[Tensor, int]:
-        """Logits of a whole file, (1, T, characters) or (1, classes), and its number of samples."""
+    def _logits(self, path: Path, progress: Callable[[float], None], notes: list[str]) -> tuple[Tensor, int]:
+        """Logits of a whole file, (1, T, characters) or (1, classes), and its number of samples; adds to `notes`."""
         pieces: list[Tensor] = []
         total = torch.zeros(())
         frames = samples = 0
-        for window in windows(map(torch.from_numpy, stream_any(path)), self.windowing):
+        blocks = stream_any(path, channel=self.channel, notes=notes)
+        for window in windows(map(torch.from_numpy, blocks), self.windowing):
             x, length = self._features(window.samples.numpy())
             skip = window.skip * self.per_hop
             keep = None if window.keep is None else window.keep * self.per_hop

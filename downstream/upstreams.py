@@ -59,6 +59,13 @@ def resolve(name: str, models_dir: Path) -> Upstream:
         if isinstance(published, Upstream):
             return published
         path = published
+    if any(path.glob("model-*-of-*.safetensors")):
+        from upstream.model.modeldir import check_weights  # takes seconds to import
+
+        try:
+            check_weights(path)
+        except ValueError as error:
+            raise UpstreamMissing(f"{label}: {error}") from None
     for file in ("config.json", "model.safetensors"):
         if not (path / file).is_file():
             problem = f"{path} has no {file}" if path.is_dir() else f"no model directory {path}"

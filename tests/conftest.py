@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
@@ -31,3 +32,50 @@ def real_speech() -> Path:
     if not Path(folder).is_dir():
         pytest.fail(f"HARNESS_REAL_SPEECH={folder}: no such folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def encode():
+    """A function that writes samples (n,) or (n, channels) in [-1, 1] through FFmpeg, to a file or as to a pipe."""
+    import av
+    import numpy as np
+
+    class Pipe(io.RawIOBase):
+        def __init__(self) -> None:
+            self.content = bytearray()
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, block: bytes) -> int:
+            self.content += bytes(block)
+            return len(block)
+
+    def write(
+        path: Path,
+        samples: np.ndarray,
+        rate: int,
+        codec: str,
+        form: str,
+        *,
+        pipe: bool = False,
+        bits: int = 0,
+        **options,
+    ) -> bytes:
+        samples = samples[:, None] if samples.ndim == 1 else samples
+        layout = {1: "mono", 2: "stereo"}[samples.shape[1]]
+        sink = Pipe() if pipe else str(path)
+        with av.open(sink, "w", format=form, options={key: str(value) for key, value in options.items()}) as out:
+            stream = out.add_stream(codec, rate=rate, layout=layout)
+            if bits:
+                stream.bit_rate = bits
+            pcm = (samples * 32767).astype("<i2").reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout=layout)
+            frame.sample_rate = rate
+            for source in (frame, None):
+                out.mux(stream.encode(source))
+        if pipe:
+            path.write_bytes(sink.content)
+        return path.read_bytes()
+
+    return write

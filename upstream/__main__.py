@@ -151,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
     add("second", type=Path, help="model directory (columns)")
     add("--audio", type=Path, nargs="+", required=True, help="files, folders, or data directories")
     add("--frames", type=whole(1), default=4000, help="frames drawn from the audio (default: 4000)")
+    add("--channel", type=whole(0), metavar="N", help="of files with several, from 0 (default: the average)")
     add("--out", type=Path, default=Path("cka.png"), help="heat map; its CSV is next to it (default: cka.png)")
 
     add = command("push", _push, "upload a model directory with its card to the Hugging Face Hub")
@@ -365,7 +366,7 @@ def _info(args: Namespace) -> None:
 def _compare(args: Namespace) -> None:
     from upstream.tools.cka import compare, table, write
 
-    similarity = compare(args.first, args.second, args.audio, frames=args.frames)
+    similarity = compare(args.first, args.second, args.audio, frames=args.frames, channel=args.channel)
     print(table(similarity))
     print(f"{args.out} and {write(similarity, args.out)}")
 

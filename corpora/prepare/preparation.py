@@ -24,6 +24,7 @@ from corpora import MIN_SAMPLES
 from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, hours, write_datadir
 from corpora.files import BadFileTally, CorpusError, write_json, write_tsv
+from corpora.prepare.duplicates import find_pairs, warn_of
 from corpora.prepare.sources import Provenance, Recording, read_recordings, safe_relative, write_sources
 from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo
@@ -258,6 +259,22 @@ class Preparation:
                     shared |= {recording.source} & held_sources
             splits[split] = kept
         self._shared = sorted(shared)
+        self._exclude_copies(splits)
+
+    def _exclude_copies(self, splits: dict[str, list[tuple[Utterance, Recording]]]) -> None:
+        """Remove from the other sets every utterance with the samples of a held-out one; name those that are alike."""
+        held = [utterance for split, pairs in splits.items() if is_held_out(split) for utterance, _ in pairs]
+        for split, own in splits.items():
+            if is_held_out(split):
+                continue
+            pairs = find_pairs([utterance for utterance, _ in own], held, jobs=self._jobs)
+            copies = {pair.training.utt_id: pair.held_out.utt_id for pair in pairs if pair.equal}
+            for utterance, recording in own:
+                if utterance.utt_id in copies:
+                    reason = f"the same samples are held out, as {copies[utterance.utt_id]}"
+                    self.exclude(split, utterance.utt_id, recording.source, reason)
+            splits[split] = [pair for pair in own if pair[0].utt_id not in copies]
+            warn_of(pairs, f"{self.info.name}, {split}")
 
     def _report(self, written: Mapping[str, list[Utterance]], published: Mapping[str, int]) -> None:
         self._files.write(self.out_dir / "skipped.tsv", self._lines, *self._others)

@@ -22,6 +22,7 @@ from xml.parsers import expat
 
 import numpy as np
 
+from corpora.containers import Content, kind_of
 from corpora.files import CorpusError, atomic_file
 from corpora.prepare.tree import find_path
 
@@ -30,14 +31,6 @@ Bad = Callable[[str, str], None]  # receives the place of a bad line, and the re
 _PARQUET_ROWS = 64  # the most rows, with their audio, in memory at a time
 _PARQUET_BYTES = 16 * 2**20  # of rows in memory at a time, by the mean size of a row
 _LFS_POINTER = b"version https://git-lfs"
-_AUDIO_MAGIC = {
-    b"RIFF": ".wav",
-    b"fLaC": ".flac",
-    b"OggS": ".ogg",
-    b"ID3": ".mp3",
-    b"\xff": ".mp3",
-    b"\x1aE\xdf\xa3": ".webm",
-}
 _CUE_TIMES = re.compile(r"(?:(\d+):)?(\d\d):(\d\d)[.,](\d{3})\s+-->\s+(?:(\d+):)?(\d\d):(\d\d)[.,](\d{3})(?:\s.*)?")
 _TAG = re.compile(r"<[^<>]*>")
 _ALIGNED = "transcript_align"
@@ -227,11 +220,10 @@ def store_audio(audio: Any, stem: Path, root: Path | None = None) -> Path:
         return _linked(content, stem, root)
     if not content or not isinstance(content, bytes):
         raise CorpusError("the row holds no audio (bytes)")
-    suffix = next((suffix for magic, suffix in _AUDIO_MAGIC.items() if content.startswith(magic)), None)
-    suffix = ".m4a" if suffix is None and content[4:8] == b"ftyp" else suffix
-    if suffix is None:
-        raise CorpusError(f"the audio is no WAV, FLAC, Ogg, MP3, MP4 or WebM: it begins with {content[:4]!r}")
-    path = stem.with_name(stem.name + suffix)
+    kind = kind_of(Content(io.BytesIO(content)))
+    if kind is None:
+        raise CorpusError(f"the audio has no known format: it begins with {content[:4]!r}")
+    path = stem.with_name(f"{stem.name}.{kind}")
     if not (path.is_file() and path.stat().st_size == len(content)):
         with atomic_file(path) as temporary:
             temporary.write_bytes(content)

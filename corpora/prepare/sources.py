@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -16,14 +17,17 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from corpora import MIN_SAMPLES
-from corpora.audio import SAMPLE_RATE, AudioError, audio_info, convert_audio, hash_audio
-from corpora.files import BadFileTally, CorpusError, from_spreadsheet, write_tsv
+from corpora.audio import SAMPLE_RATE, AudioError, convert_audio, hash_audio, is_plain
+from corpora.datadir import read_datadir
+from corpora.files import BadFileTally, CorpusError, from_spreadsheet, is_utf8, write_tsv
 from corpora.machine import parallel
+from corpora.prepare.duplicates import find_pairs, warn_of
 from corpora.prepare.tree import visible_files
 from corpora.registry import CorpusInfo, corpus_error
 
 SOURCES = "sources.tsv"
 _COLUMNS = ("utt_id", "corpus", "source", "sha256")
+_log = logging.getLogger(__name__)
 _LARGE = 2**28  # bytes of audio: above this, even few files are read by several processes
 
 
@@ -101,10 +105,10 @@ def read_recordings(
 ) -> dict[str, Recording]:
     """Read every source completely: source -> Recording, without the bad ones.
 
-    16 kHz mono WAV and FLAC files stay in place; other files are converted into `audio_dir`.  sources: paths inside
-    `corpus_dir`.  channel: the one to take of several, from 0; None averages them. Finished sources are not read again
-    by a later run, unless their size or modification time has changed. Unreadable files and those under 400 samples
-    are counted in `tally`, which the caller checks.
+    Plain 16 kHz mono WAV and FLAC files stay in place; other files are converted into `audio_dir`.  sources: paths
+    inside `corpus_dir`.  channel: the one to take of several, from 0; None averages them. Finished sources are not read
+    again by a later run, unless their size or modification time has changed. Unreadable files and those under 400
+    samples are counted in `tally`, which the caller checks.
     """
     journal = _Journal(audio_dir / "ingested.jsonl")
     tasks = [_task(corpus_dir, audio_dir, source, channel) for source in sources]
@@ -120,12 +124,17 @@ def read_recordings(
                 else:
                     journal.add(task, _Done(task.stamp, *result))
     recordings: dict[str, Recording] = {}
+    notes: dict[str, list[Path]] = {}
     for task in tasks:
         if task.source in bad:
             tally.skip(task.path, bad[task.source])
         else:
             done = journal.entries[task.source]
             recordings[task.source] = Recording(task.source, task.file(done.native), done.samples, done.sha256)
+            if done.note:
+                notes.setdefault(done.note, []).append(task.path)
+    for note, paths in notes.items():
+        _log.warning("%d recordings, as %s: %s", len(paths), paths[0], note)
     return recordings
 
 
@@ -155,7 +164,10 @@ def check_isolation(training: Iterable[Path], held_out: Iterable[Path]) -> None:
     """Raise CorpusError when a recording of a held-out data directory is also in a training one.
 
     Recordings are compared by corpus and path and, since publishers store equal audio under two names, by hash.
+    Utterances are compared by sound: samples that are equal after gain and trim are refused, and pairs that sound alike
+    are logged (`prepare.duplicates`).
     """
+    training, held_out = list(training), list(held_out)
     where: dict[object, tuple[Path, Provenance]] = {}
     for folder in training:
         for row in read_sources(folder):
@@ -168,6 +180,15 @@ def check_isolation(training: Iterable[Path], held_out: Iterable[Path]) -> None:
                     f"{folder}: utterance {row.utt_id} uses {row.corpus}/{row.source}, which is training data: "
                     f"{hit[1].corpus}/{hit[1].source} (utterance {hit[1].utt_id} of {hit[0]})"
                 )
+    sides = [[utterance for folder in side for utterance in read_datadir(folder)] for side in (training, held_out)]
+    pairs = find_pairs(*sides)
+    if pairs and pairs[0].equal:
+        first, second = pairs[0].training, pairs[0].held_out
+        raise CorpusError(
+            f"utterance {second.utt_id} of {', '.join(map(str, held_out))} holds the samples of {first.utt_id}, which "
+            f"is training data ({second.audio} and {first.audio}; equal after gain and trim); leave one out"
+        )
+    warn_of(pairs, ", ".join(map(str, held_out)))
 
 
 @dataclass(frozen=True)
@@ -194,12 +215,13 @@ def _task(corpus_dir: Path, audio_dir: Path, source: str, channel: int | None) -
 
 
 class _Done(NamedTuple):
-    """A finished source in the journal. native: it is read in place."""
+    """A finished source in the journal. native: it is read in place.  note: a remark on its audio."""
 
     stamp: list[int | None]
     native: bool
     samples: int
     sha256: str
+    note: str = ""
 
 
 class _Journal:
@@ -238,12 +260,15 @@ class _Journal:
         self._out.close()
 
 
-def _read_one(task: _Task) -> tuple[bool, int, str] | str:
-    """(read in place, samples, hash) of a source, or the reason why it cannot be used."""
+def _read_one(task: _Task) -> tuple[bool, int, str, str] | str:
+    """(read in place, samples, hash, remark) of a source, or the reason why it cannot be used."""
+    if not is_utf8(task.source):
+        return "its name is not UTF-8, so no list can name it; rename the file"
+    notes: list[str] = []
     try:
-        native = task.channel is None and _is_native(task.path)
+        native = task.channel is None and is_plain(task.path)
         if not native:
-            count = convert_audio(task.path, task.copy, task.channel)
+            count = convert_audio(task.path, task.copy, task.channel, notes)
             if count < MIN_SAMPLES:
                 task.copy.unlink()
                 return _too_short(count)
@@ -252,15 +277,7 @@ def _read_one(task: _Task) -> tuple[bool, int, str] | str:
         return str(error)
     if samples < MIN_SAMPLES:
         return _too_short(samples)
-    return native, samples, digest
-
-
-def _is_native(path: Path) -> bool:
-    """True for a mono 16 kHz WAV or FLAC."""
-    if path.suffix.lower() not in (".wav", ".flac"):
-        return False
-    info = audio_info(path)
-    return info.sample_rate == SAMPLE_RATE and info.channels == 1
+    return native, samples, digest, "; ".join(notes)
 
 
 def _too_short(samples: int) -> str:

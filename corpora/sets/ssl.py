@@ -25,6 +25,7 @@ from corpora import MIN_SAMPLES
 from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, hours, read_datadir, summary_of, write_datadir
 from corpora.files import CorpusError, hash_fraction, write_json, write_tsv
+from corpora.prepare.duplicates import find_pairs
 from corpora.prepare.groups import connected
 from corpora.prepare.ids import name_utterances, safe_id
 from corpora.prepare.sources import Provenance, check_isolation, read_sources, write_sources
@@ -101,6 +102,7 @@ def prepare(
     members = [member for entry in sets for member in _read(*parse_set(entry))]
     kept, excluded = _exclude(members, scored, min_text_words, min_seconds, held_out_speakers)
     parts = _divide(kept, dev_share, min_text_words, seed)
+    excluded += _exclude_copies(parts, scored)
     names = name_utterances(_ids(member) for own in parts.values() for member in own)
     summary = {}
     for split, own in parts.items():
@@ -182,6 +184,18 @@ def _exclude(
             f"give --keep-speakers"
         )
     return kept, excluded
+
+
+def _exclude_copies(parts: dict[str, list[Member]], scored: Sequence[Member]) -> list[tuple[Member, str]]:
+    """Remove from train and dev what has the samples of a held-out utterance, and from train what has those of dev."""
+    excluded = []
+    for split, others in (("dev", scored), ("train", [*scored, *parts["dev"]])):
+        own = parts[split]
+        pairs = find_pairs([member.utterance for member in own], [member.utterance for member in others])
+        copies = {pair.training for pair in pairs if pair.equal}
+        excluded += [(member, "its samples are held out") for member in own if member.utterance in copies]
+        parts[split] = [member for member in own if member.utterance not in copies]
+    return excluded
 
 
 def _divide(members: Sequence[Member], dev_share: float, min_text_words: int, seed: int) -> dict[str, list[Member]]:

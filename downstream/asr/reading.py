@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,12 +29,13 @@ ONNX_FILE = "int8.onnx"  # in a model directory: the encoder with 8-bit weights
 
 @dataclass(frozen=True)
 class Reading:
-    """The output for one recording: natural-log probabilities (T, characters) where a recogniser has them, seconds and
-    text."""
+    """The output for one recording: natural-log probabilities (T, characters) where a recogniser has them, seconds,
+    text, and what was unusual about the file."""
 
     log_probs: np.ndarray | None
     seconds: float
     text: str
+    note: str | None = None
 
 
 def is_recogniser(folder: Path) -> bool:
@@ -48,12 +49,22 @@ class Reader:
     """A recogniser with its encoder, ready for files. Without `model` it searches the encoder near the head directory.
 
     `engine`: `torch` runs model.safetensors, `onnx` runs int8.onnx beside it (8-bit weights), `auto` prefers the latter
-    where the file and ONNX Runtime exist. `threads` is for ONNX Runtime (0: one for each core).
+    where the file and ONNX Runtime exist. `threads` is for ONNX Runtime (0: one for each core). `channel` of files with
+    several, from 0 (None: the average).
     Raises DownstreamError for a missing encoder, and for one whose weights are not those that the head was trained on.
     """
 
-    def __init__(self, head: Path, model: Path | None = None, *, engine: str = "auto", threads: int = 0) -> None:
+    def __init__(
+        self,
+        head: Path,
+        model: Path | None = None,
+        *,
+        engine: str = "auto",
+        threads: int = 0,
+        channel: int | None = None,
+    ) -> None:
         head = Path(head)
+        self.channel = channel
         self.description = read_description(head)
         self.characters: list[str] = self.description["characters"]
         self.model_dir = Path(model) if model is not None else _beside(head, str(self.description["upstream"]))
@@ -87,7 +98,10 @@ class Reader:
 
     def read(self, path: Path, progress: Callable[[float], None] = lambda seconds: None) -> Reading:
         """The output for one recording. Raises AudioError for a file that cannot be read."""
-        return self.read_blocks(map(torch.from_numpy, stream_any(path)), progress)
+        notes: list[str] = []
+        blocks = stream_any(path, channel=self.channel, notes=notes)
+        reading = self.read_blocks(map(torch.from_numpy, blocks), progress)
+        return replace(reading, note="; ".join(notes) or None)
 
     @torch.inference_mode()
     def read_blocks(

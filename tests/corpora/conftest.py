@@ -220,3 +220,24 @@ def write_clip():
         return path
 
     return write
+
+
+def _sound(seed: int, seconds: float = 2.5) -> np.ndarray:
+    """Pulses whose bands change every 100 ms, with a pause, as in speech."""
+    rng = np.random.default_rng(seed)
+    pieces = []
+    for _ in range(round(seconds * 10)):
+        source = 0.1 * rng.standard_normal(1600)
+        source[:: int(rng.integers(80, 160))] += 10
+        spectrum = np.fft.rfft(source)
+        shape = np.interp(np.arange(801), np.linspace(0, 801, 12), rng.lognormal(0, 1.5, 12))
+        pieces.append(np.fft.irfft(spectrum * shape, 1600))
+    samples = np.concatenate(pieces)
+    samples[len(samples) // 2 :][:4000] *= 0.01
+    return (0.5 * samples / np.abs(samples).max()).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def sound():
+    """A function (seed, seconds) that gives samples whose spectrum changes as that of speech does."""
+    return _sound

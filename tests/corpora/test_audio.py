@@ -121,7 +121,7 @@ def test_truncated_files_are_refused(tmp_path: Path, read, container: str, share
 def test_wav_cut_by_one_sample_and_header_without_data(wav: Path) -> None:
     content = wav.read_bytes()
     wav.write_bytes(content[:-2])
-    with pytest.raises(AudioError, match="32000 of 32002 bytes"):
+    with pytest.raises(AudioError, match="32044 of 32046 bytes"):
         read_audio(wav)
     wav.write_bytes(content[:36])
     with pytest.raises(AudioError, match="truncated"):
@@ -169,9 +169,9 @@ def test_load_any_converts_rate_and_channels(tmp_path: Path, rate: int, channels
     middle = slice(1000, n - 1000)
     assert np.abs(read[:n] - tone(16000)[:n])[middle].max() < 2e-3
     if channels == 2:
-        samples[:, 1] *= -1
+        samples[:, 1] *= -0.2
         soundfile.write(tmp_path / "b.wav", samples, rate, subtype="FLOAT")
-        assert np.abs(load_any(tmp_path / "b.wav")).max() < 1e-6
+        assert np.allclose(load_any(tmp_path / "b.wav")[middle], 0.4 * read[middle], atol=1e-3)  # they do not cancel
 
 
 def test_load_any_reads_opus_and_mp3(tmp_path: Path) -> None:

@@ -138,6 +138,8 @@ def test_relative_paths_stay_relative_inside_the_current_folder(
         ("wav.scp", "short.flac", "gone.flac", "wav.scp:2: audio of s2-a is missing: "),
         ("wav.scp", "s2-b", "s2-c", "wav.scp: 1 of the ids in utt2spk are missing, as s2-b"),
         ("utt2num_samples", "400", "0", "utt2num_samples:2: '0' is not a number of samples"),
+        ("utt2num_samples", "400", "1" + 20 * "0", "utt2num_samples:2: 100000000000000000000 samples; no recording is"),
+        ("utt2num_samples", "400", 5000 * "9", "utt2num_samples:2: 9999"),
         ("utt2num_samples", "400", "400.5", "utt2num_samples:2: '400.5' is not a number of samples"),
     ],
 )
@@ -186,6 +188,7 @@ def test_all_problems_are_listed_and_counted(datadir: Path) -> None:
         ("s2-a other 0 1", "segments:2: recording other is not in wav.scp"),
         ("s2-a long 0", "segments:2: expected 'utterance recording start end', found 's2-a long 0'"),
         ("s2-a long zero 1", "segments:2: expected 'utterance recording start end'"),
+        ("s2-a long 0 1e20", "segments:2: segment s2-a ends at 1e20 s; no recording is that long"),
         ("s2-a long nan 1", "segments:2: expected 'utterance recording start end'"),
     ],
 )

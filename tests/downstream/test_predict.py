@@ -140,11 +140,50 @@ def test_bad_files_are_named_and_the_others_answered(trained, capsys, tmp_path, 
     status, _, errors = run(capsys, "transcribe", *files, *options)
     assert status == 1 and "2 of 4" in errors
     lines = out.read_bytes().decode("utf-8").split("\n")
-    assert lines[0] == "audio\ttext\tscore\tseconds\terror" and lines[-1] == ""
+    assert lines[0] == "audio\ttext\tscore\tseconds\terror\tnote" and lines[-1] == ""
     assert [Path(line.split("\t")[0]).name for line in lines[1:-1]] == [file.name for file in files]
     problems = [line.split("\t")[4] for line in lines[1:-1]]
     assert problems[0] == problems[2] == ""
     assert "cannot be read as audio" in problems[1] and "no such file" in problems[3]
+
+
+def test_what_was_wrong_with_the_audio_is_said(trained, capsys, tmp_path, speak, encode):
+    """A folder with a telephone recording, a stereo file in opposite phase, half a download, and no audio."""
+    wave = np.pad(speak("اب تج باجت", 7), 800)
+    encode(tmp_path / "phone.m4a", wave, 16000, "aac", "ipod")
+    soundfile.write(tmp_path / "phase.wav", np.stack([0.4 * wave, -wave], axis=1), 16000)
+    write_audio(tmp_path / "half.wav", wave)
+    (tmp_path / "half.wav").write_bytes((tmp_path / "half.wav").read_bytes()[: len(wave)])
+    write_audio(tmp_path / "caf\udce9.wav", wave)
+    (tmp_path / "readme.txt").write_text("text")
+    status, answers, errors = run(capsys, "transcribe", tmp_path, "--model", trained["asr"])
+    assert status == 0 and "left out 1 files that are no audio" in errors and "readme.txt" in errors
+    rows = {Path(answer["audio"]).stem: answer for answer in answers}
+    assert len(rows) == 4 and rows["caf\udce9"]["text"] == rows["phase"]["text"] != ""
+    assert "note" not in rows["phone"] and rows["phone"]["seconds"] == pytest.approx(len(wave) / 16000, abs=0.15)
+    assert "opposite phase" in rows["phase"]["note"]
+    assert rows["half"]["note"].startswith("incomplete: ")
+    assert rows["half"]["seconds"] == pytest.approx(len(wave) / 32000, abs=0.01)
+
+
+def test_a_channel_can_be_chosen(trained, capsys, tmp_path, speak):
+    sides = [np.pad(speak("اب تج", 7), 800), np.pad(speak("باج", 8), 800)]
+    length = max(map(len, sides))
+    stereo = np.stack([np.pad(side, (0, length - len(side))) for side in sides], axis=1)
+    soundfile.write(tmp_path / "call.wav", stereo, 16000)
+    texts = []
+    for number in (0, 1):
+        write_audio(tmp_path / "one.wav", stereo[:, number])
+        files = [tmp_path / "call.wav", "--channel", str(number)]
+        _, (of_call,), _ = run(capsys, "transcribe", *files, "--model", trained["asr"])
+        _, (of_side,), _ = run(capsys, "transcribe", tmp_path / "one.wav", "--model", trained["asr"])
+        assert of_call["text"] == of_side["text"]
+        texts.append(of_call["text"])
+    assert texts[0] != texts[1]
+    status, (answer,), _ = run(capsys, "transcribe", tmp_path / "call.wav", "--channel", "2", "--model", trained["asr"])
+    assert status == 1 and "channel 2 was requested, the file has 2" in answer["error"]
+    status, _, errors = run(capsys, "transcribe", tmp_path / "call.wav", "--channel", "-1", "--model", trained["asr"])
+    assert status == 2 and "--channel" in errors and errors.count("\n") == 1
 
 
 def test_a_console_of_another_encoding_gets_utf8(trained, tmp_path, monkeypatch, speak):
@@ -244,7 +283,7 @@ def test_a_head_uses_its_fine_tuned_upstream(trained, capsys, tmp_path, tag):
 
 def test_lines_stay_lines():
     answer = Answer("a\tb\n.wav", "x", 1.0, {"x": 0.75}, None)
-    assert as_line(answer, "ser", "tsv") == "a b .wav\tx\t0.75\t1.0\t\n"
+    assert as_line(answer, "ser", "tsv") == "a b .wav\tx\t0.75\t1.0\t\t\n"
     assert json.loads(as_line(answer, "ser", "json")) == {
         "audio": "a\tb\n.wav",
         "emotion": "x",

@@ -24,7 +24,7 @@ from upstream.errors import UpstreamError
 from upstream.harness.expert import UpstreamExpert
 from upstream.model.encoder import Encoded, frame_count, normalise_waveform
 from upstream.model.family import HOP, RECEPTIVE_FIELD
-from upstream.model.modeldir import MODEL_TYPES
+from upstream.model.modeldir import MODEL_TYPES, check_weights
 
 
 class OtherEncoder(nn.Module, ABC):
@@ -190,8 +190,7 @@ class OtherExpert(UpstreamExpert):
     def __init__(self, ckpt: str | Path) -> None:
         nn.Module.__init__(self)
         path = Path(ckpt)
-        if not (path / "model.safetensors").is_file():
-            raise UpstreamError(f"{path}: model.safetensors is missing (pickled weights are never loaded)")
+        check_weights(path)
         self.name = f"[{path.name}]"
         self.model = OTHER_ENCODERS[model_type(path)](path)
 

@@ -42,6 +42,7 @@ IGNORED_KEYS = {
     *("add_adapter", "attn_implementation", "_attn_implementation", "auto_map", "dtype", "torch_dtype"),
     *("experts_implementation", "quantization_config"),
 }
+_SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 # Sizes that the shape of a tensor shows: the key of config.json, the tensor, the axis.
 SIZES = (
     ("hidden_size", r"encoder\.layer_norm\.weight", 0),
@@ -88,8 +89,7 @@ def load_model(path: Path | str) -> HubertModel:
     path = shipped(str(path)) if str(path) in SHIPPED and not Path(path).is_dir() else Path(path)
     config_json = _config(path)
     config_class, model_class = MODEL_TYPES[config_json["model_type"]]
-    if not (path / "model.safetensors").is_file():
-        raise UpstreamError(f"{path}: model.safetensors is missing (pickled weights are never loaded)")
+    check_weights(path)
     try:
         _check_shapes(path, config_json)
         check_config(path, config_json, _shapes(path))
@@ -119,6 +119,33 @@ def load_model(path: Path | str) -> HubertModel:
         )
     model.config.do_normalize = _normalises(path, config_json)
     return model.eval()
+
+
+def check_weights(path: Path) -> None:
+    """Raise UpstreamError, with the remedy, unless a folder holds its weights in one file."""
+    if (path / "model.safetensors").is_file():
+        return
+    if parts := shards(path):
+        raise UpstreamError(
+            f"{path}: the weights are divided into {len(parts)} files ({parts[0].name}); join them: "
+            f"`python -m upstream import {path} --out OUT` for HuBERT, wav2vec 2.0 and XLS-R; for others "
+            f"`save_pretrained(OUT, max_shard_size='100GB')` of Transformers"
+        )
+    raise UpstreamError(f"{path}: model.safetensors is missing (pickled weights are never loaded)")
+
+
+def shards(path: Path) -> list[Path]:
+    """The files of weights that are divided (model-00001-of-00002.safetensors), in order; empty if there are none.
+
+    Raises UpstreamError where some are missing.
+    """
+    found = {int(m[1]): file for file in path.glob("model-*-of-*.safetensors") if (m := _SHARD.fullmatch(file.name))}
+    count = max((int(_SHARD.fullmatch(file.name)[2]) for file in found.values()), default=0)
+    if missing := sorted(set(range(1, count + 1)) - found.keys()):
+        raise UpstreamError(
+            f"{path}: of {count} files of weights {len(missing)} are missing, first number {missing[0]}"
+        )
+    return [found[number] for number in sorted(found)]
 
 
 def _normalises(path: Path, config: dict[str, Any]) -> bool:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from corpora.audio import AUDIO_SUFFIXES, SAMPLE_RATE, load_any, read_audio
+from corpora.audio import FORMATS, SAMPLE_RATE, find_audio, load_any, read_audio
 from corpora.datadir import read_datadir
 from corpora.files import atomic_file, write_csv
 from upstream.errors import UpstreamError
@@ -62,7 +62,9 @@ def audio_clips(paths: Sequence[Path]) -> list[tuple[str, Path, int | None, int 
         if (path / "wav.scp").is_file():
             clips += [(u.utt_id, u.audio, u.start, u.end) for u in read_datadir(path)]
         elif path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+            found, others = find_audio(path)
+            if others:
+                log.warning("%s: left out %d files that are no audio, as %s", path, len(others), others[0])
             clips += [(str(p), p, None, None) for p in found]
         elif path.is_file():
             clips.append((str(path), path, None, None))
@@ -70,15 +72,18 @@ def audio_clips(paths: Sequence[Path]) -> list[tuple[str, Path, int | None, int 
             raise UpstreamError(f"{path}: no such file or folder")
     if not clips:
         where = ", ".join(map(str, paths))
-        raise UpstreamError(f"no audio ({', '.join(AUDIO_SUFFIXES)}) and no data directory in {where}")
+        raise UpstreamError(f"no audio ({FORMATS}) and no data directory in {where}")
     return clips
 
 
 @torch.no_grad()
-def compare(first: Path, second: Path, audio: Sequence[Path], *, frames: int = 4000, seed: int = 0) -> Similarity:
+def compare(
+    first: Path, second: Path, audio: Sequence[Path], *, frames: int = 4000, seed: int = 0, channel: int | None = None
+) -> Similarity:
     """CKA between all hidden states of two model directories on about `frames` frames drawn evenly from the audio.
 
-    Both models get the same frames. Raises UpstreamError for different frame rates and for audio below one frame.
+    Both models get the same frames.  channel: of audio files with several, from 0; None: the average.  Raises
+    UpstreamError for different frame rates and for audio below one frame.
     """
     models = [load_model(path) for path in (first, second)]
     clips = audio_clips([Path(path) for path in audio])
@@ -89,7 +94,7 @@ def compare(first: Path, second: Path, audio: Sequence[Path], *, frames: int = 4
     collected: list[list[Tensor]] = []
     used = 0
     for name, file, start, end in tqdm(clips, unit="clip", desc="states"):
-        samples = load_any(file) if start is None else read_audio(file, start, end)
+        samples = load_any(file, channel) if start is None else read_audio(file, start, end)
         wav = torch.from_numpy(samples[: LONGEST_S * SAMPLE_RATE])
         if len(wav) < RECEPTIVE_FIELD:
             log.warning("%s: %d samples are too short for one frame, left out", name, len(wav))

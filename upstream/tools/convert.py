@@ -10,23 +10,24 @@ import ast
 import logging
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
 from corpora.audio import SAMPLE_RATE
-from corpora.files import sha256_file
+from corpora.files import sha256_file, sha256_json
 from upstream.errors import UpstreamError
 from upstream.model.encoder import encode
 from upstream.model.family import CONV_KERNELS, CONV_STRIDES
-from upstream.model.modeldir import load_model, save_model
+from upstream.model.modeldir import load_model, save_model, shards
 from upstream.tools.pickles import Checkpoint, read_checkpoint
 
 KINDS = ("auto", "transformers", "torchaudio", "espnet", "fairseq")
@@ -83,10 +84,11 @@ def import_model(
 ) -> Path:
     """Write the checkpoint of another toolkit as a model directory, whole or not at all.
 
-    `transformers`: a folder with `config.json` and `model.safetensors` or `pytorch_model.bin`; `torchaudio`: the state
-    dict of a HuBERT or wav2vec 2.0 model, bare or in a training checkpoint; `espnet`: a HuBERT checkpoint, its
-    `config.yaml` next to it; `fairseq`: a HuBERT or wav2vec 2.0 file. `settings` takes precedence over the checkpoint.
-    `read` loads the checkpoint file; by default a pickle is read in an isolated process. Raises UpstreamError.
+    `transformers`: a folder with `config.json` and `model.safetensors`, in one file or divided, or `pytorch_model.bin`;
+    `torchaudio`: the state dict of a HuBERT or wav2vec 2.0 model, bare or in a training checkpoint; `espnet`: a HuBERT
+    checkpoint, its `config.yaml` next to it; `fairseq`: a HuBERT or wav2vec 2.0 file. `settings` takes precedence over
+    the checkpoint. `read` loads the checkpoint file; by default a pickle is read in an isolated process. Raises
+    UpstreamError.
     """
     source = Path(source)
     if not source.exists():
@@ -115,20 +117,38 @@ def import_model(
         "name": Path(out).name,
         "imported_from": found,
         "source": weights.name,
-        "source_sha256": sha256_file(weights),
+        "source_sha256": _identity(weights),
     }
     return save_model(model, Path(out), card)
+
+
+def _joined(parts: Sequence[Path]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for part in parts:
+        try:
+            tensors |= load_file(part)
+        except (SafetensorError, OSError) as error:
+            raise UpstreamError(f"{part}: cannot be read: {error}") from error
+    return tensors
+
+
+def _identity(weights: Path) -> str:
+    """SHA-256 of the weights; of divided ones that of the list of their hashes."""
+    parts = shards(weights.parent) if weights.name.startswith("model-") else []
+    return sha256_json([sha256_file(part) for part in parts]) if parts else sha256_file(weights)
 
 
 def _from_folder(source: Path, read: Callable[[Path], Checkpoint]) -> tuple[HubertModel, Path]:
     weights = source / "model.safetensors"
     if weights.is_file():
         return load_model(source), weights
-    weights = source / "pytorch_model.bin"
+    parts = shards(source)
+    weights = parts[0] if parts else source / "pytorch_model.bin"
     if not weights.is_file():
         raise UpstreamError(f"{source}: expected model.safetensors or pytorch_model.bin in this folder")
     with TemporaryDirectory() as scratch:
-        save_file(read(weights).tensors, Path(scratch) / "model.safetensors")
+        tensors = _joined(parts) if parts else read(weights).tensors
+        save_file(tensors, Path(scratch) / "model.safetensors")
         for name in ("config.json", "preprocessor_config.json"):
             if (source / name).is_file():
                 shutil.copyfile(source / name, Path(scratch) / name)

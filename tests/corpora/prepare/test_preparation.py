@@ -223,3 +223,38 @@ def test_nothing_left_is_an_error(corpus, tmp_path):
     work.add("train", [])
     with pytest.raises(CorpusError, match="probe"):
         work.write()
+
+
+def test_only_plain_files_are_used_in_place_and_remarks_are_logged(tmp_path, caplog, encode):
+    """A stereo file in opposite phase, WebM under the name of a WAV, a WAV from a pipe, and one of floating point."""
+    corpus = tmp_path / "corpus"
+    _noise(corpus / "plain.wav", 1.0)
+    wave = soundfile.read(corpus / "plain.wav", dtype="float32")[0]
+    soundfile.write(corpus / "phase.wav", np.stack([wave, -wave], axis=1), SAMPLE_RATE)
+    encode(corpus / "webm.wav", wave, SAMPLE_RATE, "libopus", "webm")
+    encode(corpus / "pipe.wav", wave, SAMPLE_RATE, "pcm_s16le", "wav", pipe=True)
+    soundfile.write(corpus / "float.wav", 30 * wave, SAMPLE_RATE, subtype="FLOAT")
+    soundfile.write(corpus / "double.wav", wave, SAMPLE_RATE, subtype="DOUBLE")
+    names = ["plain.wav", "phase.wav", "webm.wav", "pipe.wav", "float.wav", "double.wav"]
+    work = Preparation(INFO, corpus, tmp_path / "out", skip_limit=0.2)
+    work.add("train", [_item(n, name) for n, name in enumerate(names)])
+    made = {u.audio.name.removesuffix(".wav").removesuffix(".wav"): u for u in work.write()["train"]}
+    assert sorted(made) == ["double", "phase", "pipe", "plain", "webm"]
+    assert [name for name, u in made.items() if u.audio.parent == corpus] == ["plain"]
+    for utterance in made.values():
+        assert np.abs(read_audio(utterance.audio)).max() > 0.1 and abs(utterance.samples - SAMPLE_RATE) < 200
+    assert "1 recordings, as" in caplog.text and "opposite phase" in caplog.text
+    assert "floating-point samples reach" in (tmp_path / "out/skipped.tsv").read_text()
+
+
+def test_a_name_that_is_not_utf8_is_left_out_by_name(tmp_path):
+    names = [f"{number:02d}.wav" for number in range(24)] + ["caf\udce9.wav"]
+    for name in names:
+        _noise(tmp_path / "corpus" / name.replace("\udce9", "e"), 0.1)
+    (tmp_path / "corpus/cafe.wav").rename(tmp_path / "corpus" / names[-1])
+    work = Preparation(INFO, tmp_path / "corpus", tmp_path / "out")
+    work.add("train", [_item(n, name) for n, name in enumerate(names)])
+    assert len(work.write()["train"]) == 24
+    (row,) = _rows(tmp_path / "out/skipped.tsv")
+    assert row[0].endswith(r"caf\udce9.wav") and "not UTF-8" in row[1]
+    assert validate_datadir(tmp_path / "out/train") == []

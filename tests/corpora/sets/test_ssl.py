@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from corpora.__main__ import main
-from corpora.audio import hash_audio
+from corpora.audio import hash_audio, write_audio
 from corpora.datadir import Utterance, read_datadir, validate_datadir, write_datadir
 from corpora.files import CorpusError, read_json
 from corpora.prepare.sources import Provenance, read_sources, write_sources
@@ -97,6 +97,25 @@ def test_held_out_data_is_excluded(tmp_path, write_clip):
     sets, held_out = [str(tmp_path / "mgb/train")], [str(test)]
     ssl.prepare(tmp_path / "out", sets=sets, held_out=held_out, dev_share=0.1, held_out_speakers=False)
     assert "its speaker is held out" not in (tmp_path / "out/excluded.tsv").read_text()
+
+
+def test_copies_of_held_out_samples_are_excluded(tmp_path, write_clip, sound):
+    """Copies of other gain and begin have another hash, source, speaker and text."""
+    corpus = _Corpus(tmp_path, "mgb", "ar", write_clip)
+    corpus.add("train", 30)
+    test = corpus.add("test", 1)
+    (held,), _ = corpus.read("test")
+    write_audio(held.audio, sound(1))
+    corpus.write("test", [replace(held, samples=len(sound(1)))], read_sources(test))
+    utterances, rows = corpus.read("train")
+    write_audio(utterances[4].audio, 0.5 * sound(1)[48:])
+    write_audio(utterances[5].audio, sound(2))
+    utterances[4] = replace(utterances[4], samples=len(sound(1)) - 48)
+    utterances[5] = replace(utterances[5], samples=len(sound(2)))
+    corpus.write("train", utterances, rows)
+    ssl.prepare(tmp_path / "out", sets=[str(tmp_path / "mgb/train")], held_out=[str(test)], dev_share=0.1)
+    (line,) = (tmp_path / "out/excluded.tsv").read_text().splitlines()[1:]
+    assert line.split("\t")[1:] == [utterances[4].utt_id, "its samples are held out"]
 
 
 def test_short_texts_are_vocabulary(tmp_path, write_clip):

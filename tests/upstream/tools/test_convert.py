@@ -234,6 +234,34 @@ def test_fairseq_wav2vec2_and_fine_tuned_files_keep_their_encoder(tmp_path):
     assert_same_as_torchaudio(made, model, normalise=True)
 
 
+def test_divided_weights_are_joined_by_import_and_named_elsewhere(tmp_path):
+    shape = dict(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=HEADS, intermediate_size=64, conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = HubertModel(HubertConfig(**shape)).eval()
+    for name, size in (("whole", "1GB"), ("divided", "30KB")):
+        model.save_pretrained(tmp_path / name, max_shard_size=size)
+        (tmp_path / name / "preprocessor_config.json").write_text('{"do_normalize": true}')
+    parts = sorted((tmp_path / "divided").glob("model-*.safetensors"))
+    assert len(parts) > 2 and not (tmp_path / "divided/model.safetensors").exists()
+    with pytest.raises(UpstreamError, match=rf"divided into {len(parts)} files .*python -m upstream import"):
+        load_model(tmp_path / "divided")
+    assert main(["import", str(tmp_path / "divided"), "--out", str(tmp_path / "m")]) == 0
+    for ours, theirs in zip(outputs(tmp_path / "m"), outputs(tmp_path / "whole"), strict=True):
+        assert torch.equal(ours, theirs)
+    before = read_card(tmp_path / "m")["source_sha256"]
+    content = bytearray(parts[1].read_bytes())
+    content[-4] ^= 1  # the last bit of a weight
+    parts[1].write_bytes(content)
+    import_model(tmp_path / "divided", tmp_path / "m")
+    assert read_card(tmp_path / "m")["source_sha256"] != before
+    parts[1].unlink()
+    with pytest.raises(UpstreamError, match=rf"of {len(parts)} files of weights 1 are missing, first number 2"):
+        import_model(tmp_path / "divided", tmp_path / "m")
+
+
 @pytest.mark.parametrize(
     "file, kind",
     [
