@@ -247,7 +247,7 @@ def _caf(content: Content, start: int, quick: bool) -> Part:
 
 def _sph(content: Content, start: int, quick: bool) -> Part:
     head = content.at(start, 4096).partition(b"end_head")[0]
-    fields = dict(re.findall(rb"(\w+) -i (\d+)", head))
+    fields = dict(re.findall(rb"(\w+) -(?:i|s\d+) (\d+)", head))  # libsndfile writes a width of 1 as text
     size = re.match(rb"NIST_1A\n\s*(\d+)", head)
     if size is None or b"sample_count" not in fields or b"shorten" in head:
         return _unbounded(content, start, start + 16, "sph", quick)

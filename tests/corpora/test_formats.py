@@ -123,6 +123,19 @@ def test_a_broken_download_is_refused_or_read_with_a_note(make, kind: str) -> No
     assert len(notes) == 1 and notes[0].startswith("incomplete: "), notes
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "ULAW"])
+def test_sphere_files_are_read_whole_or_refused(tmp_path: Path, subtype: str) -> None:
+    path = tmp_path / "a.sph"
+    soundfile.write(path, np.stack([speech(8000)] * 2, axis=1), 8000, format="NIST", subtype=subtype)
+    content = path.read_bytes()
+    is_long(path, SECONDS, "sph")
+    path.write_bytes(content * 2)
+    is_long(path, 2 * SECONDS, "sph")
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(AudioError, match=r"a\.sph: truncated"):
+        load_any(path)
+
+
 @pytest.mark.parametrize("stated", [0, 1000, 0x7FFFF000, 0xFFFFFFFF])
 def test_a_wav_that_states_less_than_it_holds(tmp_path: Path, stated: int) -> None:
     path = tmp_path / "a.wav"
