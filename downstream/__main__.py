@@ -233,9 +233,7 @@ def _add_reader(
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("audio", type=Path, nargs="+", metavar="AUDIO", help="audio files, or folders that are searched for them")
-    shipped = " (default: the shipped recogniser)" if name in ("transcribe", "find") else ""
-    required = not shipped
-    add("--model", type=Path, required=required, metavar="HEAD_DIR", help=f"folder with head.json{shipped}")
+    add("--model", type=Path, required=True, metavar="HEAD_DIR", help="folder with head.json")
     add("--upstream", type=Path, metavar="DIR", help="model directory that the head was trained on (default: the "
         "directory of its name in $HARNESS_MODELS, or in a folder `models` above the head)")  # fmt: skip
     add("--format", choices=("json", "tsv"), default="json", help="default: json, one object per line")

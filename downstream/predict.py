@@ -35,7 +35,6 @@ from downstream.protocols import TASKS
 from downstream.upstreams import Upstream, resolve
 from upstream.model.chunked import Windowing, windows
 from upstream.model.family import FRAME_RATE, HOP
-from upstream.shipped import default_head
 
 _FILES = ("head.json", "head.safetensors")
 _NAMED = 10  # files that are left out, in one message
@@ -61,8 +60,6 @@ def run(args: argparse.Namespace) -> int:
     """
     files = audio_files(args.audio)
     task = next(name for name, task in TASKS.items() if task.command == args.command)
-    if task == "asr" and args.model is None:
-        args.model = default_head()
     if task == "asr" and is_recogniser(args.model):
         return _transcribe(args, files)
     if getattr(args, "words", False):
@@ -108,7 +105,6 @@ def _transcribe(args: argparse.Namespace, files: Sequence[Path]) -> int:
 
 def find(args: argparse.Namespace) -> int:
     """The command `find`: for each file, the lines of a list of texts that it contains; 0, or 1 like `run`."""
-    args.model = args.model or default_head()
     if not is_recogniser(args.model):
         raise DownstreamError(f"{args.model}: `find` needs the head directory of a CTC recogniser (protocol ctc)")
     files = audio_files(args.audio)

@@ -16,8 +16,6 @@ MODELS = {
     "harness_st": "HST, the shallow and thin student",
     RANDOM: "HL with its initial random weights, the control of every comparison",
 }
-# Models that come with the repository, in `models/`. The first one is used where no model is named.
-SHIPPED = {"harness_open": "recogniser of recitations and single words, from four layers of Whisper base"}
 # The models of a recipe by their names during training.
 EXPORT_NAMES = {"hl_it1": TEACHER_ITERATION_1, "hl_it2": TEACHER, "hs": "harness_s", "hst": "harness_st"}
 # Upstreams without pre-training: the lower reference of every comparison.

@@ -5,8 +5,6 @@ S3PRL collects every public callable of this file. Its callers add options of th
 """
 
 from upstream.names import MODELS as _MODELS
-from upstream.names import SHIPPED as _SHIPPED
-from upstream.shipped import shipped as _shipped
 
 from .expert import UpstreamExpert as _UpstreamExpert
 from .locate import download as _download
@@ -43,16 +41,15 @@ def harness_custom(ckpt=None, refresh=False, sha256sums=None, **options):
     return harness_local(ckpt)
 
 
-def _entry(name, text, where, find):
+def _entry(name, text):
     def load(ckpt=None, refresh=False, **options):
         _refuse(name, options)
-        return _UpstreamExpert(find(name) if ckpt is None else ckpt)
+        return _UpstreamExpert(_named(name) if ckpt is None else ckpt)
 
     load.__name__ = load.__qualname__ = name
-    load.__doc__ = f"{text}: the model directory `{name}` {where}."
+    load.__doc__ = f"{text}: the model directory `{name}` under $HARNESS_MODELS."
     return load
 
 
-# One entry for each model of a recipe (`harness_l`, `harness_st`, ...) and for each shipped one (`harness_open`).
-globals().update({name: _entry(name, text, "under $HARNESS_MODELS", _named) for name, text in _MODELS.items()})
-globals().update({name: _entry(name, text, "of the repository", _shipped) for name, text in _SHIPPED.items()})
+# One entry for each model of a recipe: `harness_l`, `harness_st`, ...
+globals().update({name: _entry(name, text) for name, text in _MODELS.items()})

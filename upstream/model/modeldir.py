@@ -26,8 +26,6 @@ from corpora.files import atomic_dir, sha256_file, write_json, write_text
 from upstream.errors import UpstreamError
 from upstream.model.configcheck import check_config, check_preprocessor, read_object, unused
 from upstream.model.encoder import LogMelHubertConfig, LogMelHubertModel, front_end_of, normalises_waveform
-from upstream.names import SHIPPED
-from upstream.shipped import shipped
 
 CARD_KEY = "harness"
 LICENCE = "apache-2.0"
@@ -81,12 +79,10 @@ def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
 def load_model(path: Path | str) -> HubertModel:
     """The encoder of a model directory (ours, or HuBERT / wav2vec 2.0 / XLS-R in Transformers form), in eval mode.
 
-    `path` may be the name of a shipped model (`harness_open`), if no folder has this name.
-
     Only `config.json`, `model.safetensors` and `preprocessor_config.json` are opened; code, adapters and pickles in the
     folder are ignored. Raises UpstreamError, with the reason, for a directory that cannot be loaded.
     """
-    path = shipped(str(path)) if str(path) in SHIPPED and not Path(path).is_dir() else Path(path)
+    path = Path(path)
     config_json = _config(path)
     config_class, model_class = MODEL_TYPES[config_json["model_type"]]
     check_weights(path)
