@@ -256,7 +256,7 @@ def _table(file: Path, out: Path, column: list[str], **options: Any) -> int:
 
 def _validate(folders: list[Path], quick: bool, jobs: int) -> int:
     """Check every data directory in the folders with its audio; prints one line per problem."""
-    from corpora.validation import check_datadir, find_datadirs
+    from corpora.prepare.validation import check_datadir, find_datadirs
 
     found: list[Path] = []
     problems: list[str] = []

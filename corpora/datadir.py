@@ -87,7 +87,7 @@ def read_datadir(path: Path) -> list[Utterance]:
 def validate_datadir(path: Path) -> list[str]:
     """All problems in the files of a data directory, each with file, line and, for a character, its code point.
 
-    `corpora.validation` checks the audio too.
+    `corpora.prepare.validation` checks the audio too.
     """
     try:
         return _load(Path(path))[1]

@@ -221,7 +221,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_predictor(commands: argparse._SubParsersAction, task: str) -> argparse.ArgumentParser:
     parser = _add_reader(commands, TASKS[task].command, _PREDICTED[task], _predict)
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu or cuda (default: auto)")
     return parser
 
 

@@ -185,7 +185,7 @@ def parser() -> argparse.ArgumentParser:
     add("--source", type=Path, required=True, help="Whisper's folder in Transformers form")
     add("--layers", default="0,1,2,3", metavar="L,L", help="its first layers, which are copied (default: %(default)s)")
     add("--geometry", default="hst_fast", choices=list(FAMILY), metavar="NAME", help="default: %(default)s")
-    add("--audio", type=Path, required=True, help="folder of packed audio (corpora/packed.py)")
+    add("--audio", type=Path, required=True, help="folder of packed audio (corpora/prepare/packed.py)")
     add("--out", type=Path, required=True, help="folder for model/ and the state of the run")
     add(
         "settings", nargs="*", metavar="KEY=VALUE", help="stem_steps, steps, windows, stem_rate, rate, save_steps, seed"

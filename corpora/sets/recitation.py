@@ -1,6 +1,6 @@
 """Data of the recogniser: packed recitations, keywords and digits, texts in modern spelling, fixed splits.
 
-    <out>/audio/{recitation,eval,keywords,digits}/     packed stores (`corpora.packed`); eval: dev and test chapters
+    <out>/audio/{recitation,eval,keywords,digits}/     packed stores (`prepare.packed`); eval: dev and test chapters
     <out>/text/recitation.text                         training verses
     <out>/text/{dev,test}_<reciter>.text           of each reciter; {dev,test}_seen.text: of the training reciters
     <out>/text/keywords_{train,val,test}.text          official lists of speakers
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from corpora.audio import SAMPLE_RATE
 from corpora.files import CorpusError, read_json, write_text
-from corpora.packed import PackedAudio, pack
+from corpora.prepare.packed import PackedAudio, pack
 from corpora.text import normalise, text_key
 
 DEV = frozenset({54, 70, 76})

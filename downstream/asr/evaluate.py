@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from corpora.audio import SAMPLE_RATE
-from corpora.packed import PackedAudio
+from corpora.prepare.packed import PackedAudio
 from corpora.text import normalise
 from downstream.asr.recogniser import Recogniser, best_path
 

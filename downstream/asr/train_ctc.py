@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_file
-from corpora.packed import PackedAudio
+from corpora.prepare.packed import PackedAudio
 from downstream.asr.augment import AugmentConfig, augment
 from downstream.asr.evaluate import error_rates, read_dev, read_text
 from downstream.asr.recogniser import BLANK, Recogniser, spec_augment

@@ -242,6 +242,8 @@ def test_a_damaged_archive_is_refused_and_leaves_nothing(tmp_path, name):
     with pytest.raises(CorpusError, match=name):
         unpack_once(tmp_path / name, tmp_path / "new" / "out")
     assert not (tmp_path / "new" / "out").exists()
+
+
 class _RawName(zipfile.ZipInfo):
     """An entry whose name is in latin-1, without the flag for UTF-8."""
 

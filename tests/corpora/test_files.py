@@ -239,6 +239,8 @@ def test_csv_has_a_header_and_keeps_every_value(tmp_path: Path, kind: type) -> N
         assert list(csv.reader(file)) == [["a", "b"], ["1", ""], ["0.1", "True"]]
     with pytest.raises(ValueError, match="'b'"):
         write_csv(path, ["a"], [kind(a=2, b=None)])
+
+
 def test_one_writer_of_a_folder_at_a_time(tmp_path: Path):
     out = tmp_path / "out"
     code = (

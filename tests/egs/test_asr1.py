@@ -36,7 +36,7 @@ def test_every_recipe_runs_all_stages(recipe: Path, call, calls, tmp_path: Path)
     expected = ["dump"] * (2 + sets) + ["tokens", "config", "shapes", "shapes"]
     assert steps == [*expected, "decode", *["decode"] * (sets - 1), *["score"] * sets, "results"]
     if not own_data:
-        assert lines[0].startswith(f"-m corpora {corpus} --corpus /a\\ corpus ")
+        assert lines[1].startswith(f"-m corpora {corpus} --corpus /a\\ corpus ")
     for option in ("--base", "--inference_config"):
         for value in re.findall(rf"{option} (\S+)", done.stdout):
             assert (recipe / value).is_file(), value

@@ -23,7 +23,7 @@ from transformers import HubertModel
 
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_file, read_json
-from corpora.packed import PackedAudio
+from corpora.prepare.packed import PackedAudio
 from upstream.distributed import process_group
 from upstream.errors import UpstreamError
 from upstream.model.card import lineage

@@ -160,7 +160,8 @@ def test_forms_of_audio(made, noise, tmp_path: Path) -> None:
     assert np.array_equal(read_audio(path), samples)
     for cell, token in (
         (None, "no audio"), ({"bytes": None, "path": None}, "no audio"), ("no.wav", "'no.wav', and .*corpus has no"),
-        ("../../etc/x.wav", "has no such file"), (b"%PDF", "no WAV"), ({"array": [], "sampling_rate": 1}, "0 decoded"),
+        ("../../etc/x.wav", "has no such file"), (b"%PDF", "no known format"),
+        ({"array": [], "sampling_rate": 1}, "0 decoded"),
     ):  # fmt: skip
         with pytest.raises(CorpusError, match=token):
             store_audio(cell, tmp_path / "out/bad", tmp_path / "corpus")

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from corpora.files import CorpusError
-from corpora.packed import PackedAudio
+from corpora.prepare.packed import PackedAudio
 from corpora.sets.recitation import named_folders, prepare
 
 TEXTS = {

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from corpora.audio import write_audio
-from corpora.packed import pack
+from corpora.prepare.packed import pack
 from downstream import DownstreamError
 from downstream.__main__ import main
 from downstream.asr.config import read_config

@@ -47,7 +47,7 @@ def test_the_command_prints_a_table_and_refuses_nonsense(capsys) -> None:
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "| hl_it1  " in printed and "at 2 a GPU hour" in printed
-    assert main([*command, "--mfu", "2"]) == 2 and "--mfu at most 1" in capsys.readouterr().err
+    assert main([*command, "--mfu", "2"]) == 2 and "--mfu" in capsys.readouterr().err
 
 
 def test_the_tables_of_the_page_are_those_of_its_commands(capsys, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import WhisperConfig, WhisperModel
 
 from corpora.audio import write_audio
-from corpora.packed import pack
+from corpora.prepare.packed import pack
 from upstream.config import InitConfig
 from upstream.errors import UpstreamError
 from upstream.model.card import tree

@@ -5,7 +5,7 @@ import pytest
 
 from corpora.audio import write_audio
 from corpora.files import CorpusError
-from corpora.packed import PackedAudio, pack
+from corpora.prepare.packed import PackedAudio, pack
 
 
 def _files(folder: Path, count: int = 5) -> dict[str, Path]:

@@ -13,7 +13,7 @@ from corpora import validation
 from corpora.__main__ import main
 from corpora.audio import write_audio
 from corpora.datadir import Utterance, write_datadir
-from corpora.validation import check_datadir
+from corpora.prepare.validation import check_datadir
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 RECORDINGS = 6
