@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from corpora import validation
 from corpora.__main__ import main
 from corpora.audio import write_audio
 from corpora.datadir import Utterance, write_datadir
+from corpora.prepare import validation
 from corpora.prepare.validation import check_datadir
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
