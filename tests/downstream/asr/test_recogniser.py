@@ -128,7 +128,7 @@ def test_transcribe_and_find_open_the_head(trained: tuple[Path, Path], tmp_path:
     assert second["found"] == [] and "broken.wav" in second["error"]
     assert main(["find", str(audio), *options, "--format", "tsv"]) == 0
     header, line = capsys.readouterr().out.splitlines()
-    assert header.split("\t") == ["audio", "found", "score", "margin", "seconds", "text", "error"]
+    assert header.split("\t") == ["audio", "found", "score", "margin", "seconds", "text", "error", "note"]
     assert len(line.split("\t")) == 7
 
 
