@@ -129,7 +129,7 @@ def test_transcribe_and_find_open_the_head(trained: tuple[Path, Path], tmp_path:
     assert main(["find", str(audio), *options, "--format", "tsv"]) == 0
     header, line = capsys.readouterr().out.splitlines()
     assert header.split("\t") == ["audio", "found", "score", "margin", "seconds", "text", "error", "note"]
-    assert len(line.split("\t")) == 7
+    assert len(line.split("\t")) == 8
 
 
 def _training(tmp_path: Path) -> Path:
