@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -445,6 +444,5 @@ def set_dropout(encoder: torch.nn.Module, share: float) -> None:
 
 def train(config: TrainConfig) -> None:
     """Start or resume a fine-tuning; every process of torchrun calls this."""
-    with process_group() as here:
-        torch.set_num_threads(1 if here.ranks > 1 else max(1, os.cpu_count() or 1))
+    with process_group():
         Trainer(config).run()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -335,7 +334,6 @@ def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, ou
     """
     whole = geometry.stem == "convolution" and geometry.positions == "sinusoid"
     with process_group() as here:
-        torch.set_num_threads(1 if here.ranks > 1 else max(1, os.cpu_count() or 1))
         store = PackedAudio(audio)
         ids = sorted(store)
         if not ids:

@@ -163,13 +163,13 @@ def test_crops_start_on_a_frame_and_their_labels_are_those_of_the_whole(long_fil
     batch = dataset[Step(0, [[clip]], [0])].parts[0]
     frames = frame_count(clip.samples)
     assert batch.labels.shape == (1, frames) and batch.valid.all() and len(batch.wavs[0]) == clip.samples
-    np.testing.assert_allclose(batch.wavs[0][::320][:frames].numpy() * 200, batch.labels[0].numpy(), atol=1e-3)
+    np.testing.assert_allclose(batch.wavs[0][::320][:frames].numpy() * 400, batch.labels[0].numpy(), atol=1e-3)
 
 
 @pytest.fixture(scope="module")
 def long_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("audio") / "a.wav"
-    soundfile.write(path, (np.arange(40000) // 320 / 200).astype(np.float32), 16000, subtype="FLOAT")
+    soundfile.write(path, (np.arange(40000) // 320 / 400).astype(np.float32), 16000, subtype="FLOAT")
     return path
 
 
