@@ -164,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
     add("model", type=Path, help="model directory")
     add("--format", choices=["onnx"], default="onnx")
     add("--out", type=Path, required=True, help="file to write (.onnx)")
-    add("--int8", action="store_true", help="8-bit weights in matrix products; convolutions stay fp32")
+    add("--int8", action="store_true", help="8-bit weights in matrix products; convolutions keep 16 bits or more")
     add("--all-states", action="store_true", help="also output all hidden states, (L+1, B, T, D)")
     add("--no-lengths", action="store_true", help="no `lengths` input: every clip fills its row")
 
