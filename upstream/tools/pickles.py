@@ -13,6 +13,8 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -127,12 +129,25 @@ class _Inert:
         self.__dict__["arguments"].append(value)
 
 
+@contextmanager
+def _only(allowed: list[Any]) -> Iterator[None]:
+    """Let torch build these classes and no others; libraries such as S3PRL add some for the whole process."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(allowed)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
 def _load(path: Path) -> Any:
     """`torch.load`, repeated with one more stand-in for each inert class that the file names."""
     stand_ins: dict[str, type] = {}
     for _ in range(100):
         try:
-            with torch.serialization.safe_globals([(made, name) for name, made in stand_ins.items()]):
+            with _only([(made, name) for name, made in stand_ins.items()]):
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             found = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module)", str(error))

@@ -182,6 +182,8 @@ def fairseq_classes(monkeypatch):
     [("args", "group_norm"), ("legacy", "group_norm"), ("cfg", "layer_norm"), ("omegaconf", "layer_norm")],
 )
 def test_fairseq_files_with_their_objects_give_the_same_numbers(age, mode, fairseq_classes, tmp_path):
+    # As S3PRL's launcher does, for the whole process; no other test depends on it.
+    torch.serialization.add_safe_globals([argparse.Namespace])
     read = read_checkpoint if age == "cfg" else unpickle
     model = torchaudio_model(mode)
     stated = {
