@@ -44,7 +44,7 @@ class AudioFile:
     def __init__(self, source: Path | bytes, name: str | Path, *, quick: bool = False, tolerant: bool = False):
         """name: for messages.  quick: trust the header instead of searching the file for more than it states.
 
-        tolerant: of a broken download, read what is there, with a note; otherwise it is refused.
+        tolerant: read a broken download as far as it goes, with a note; otherwise it is refused.
         """
         self.name = name
         self.notes: list[str] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -165,3 +165,17 @@ def of_all_ranks(items: list[T]) -> list[T]:
     parts: list[list[T]] = [[] for _ in range(group_size())]
     dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def average_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Replace gradients by their mean over the processes, in one exchange; nothing where there is one process."""
+    import torch
+
+    if (ranks := group_size()) == 1:
+        return
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
+    torch.distributed.all_reduce(flat)
+    flat /= ranks
+    parts = flat.split([parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad.copy_(part.view_as(parameter))

@@ -88,11 +88,6 @@ def spec_augment(encoder: HubertModel, bands: int, spans: int, chance: torch.Gen
         handle.remove()
 
 
-def frames_needed(classes: Sequence[int]) -> int:
-    """The fewest frames that CTC can align a text with: one for each character, and one between equal neighbours."""
-    return len(classes) + sum(a == b for a, b in zip(classes, classes[1:], strict=False))
-
-
 def save_head(model: Recogniser, folder: Path, description: dict[str, Any]) -> None:
     """Write a head directory, whole or not at all."""
     with atomic_dir(Path(folder)) as temporary:

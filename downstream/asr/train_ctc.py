@@ -30,7 +30,7 @@ from corpora.prepare.packed import PackedAudio
 from downstream.asr.augment import AugmentConfig, augment
 from downstream.asr.evaluate import error_rates, read_dev, read_text
 from downstream.asr.recogniser import BLANK, Recogniser, spec_augment
-from upstream.distributed import place, process_group
+from upstream.distributed import average_gradients, place, process_group
 from upstream.model.encoder import run_layers
 from upstream.model.modeldir import load_model, save_model
 
@@ -307,7 +307,7 @@ class Trainer:
             loss = loss_of(self.model, wavs, lengths, targets)
         loss.backward()
         parameters = [p for p in self.model.parameters() if p.grad is not None]
-        self._reduce(parameters)
+        average_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         if torch.isfinite(norm):
             self.optimizer.step()
@@ -317,17 +317,6 @@ class Trainer:
         self.steps += 1
         self._update_average()
         return loss.item()
-
-    def _reduce(self, parameters: list[torch.nn.Parameter]) -> None:
-        if self.ranks == 1:
-            return
-        flat = torch.cat([p.grad.flatten() for p in parameters])
-        dist.all_reduce(flat)
-        flat /= self.ranks
-        at = 0
-        for p in parameters:
-            p.grad.copy_(flat[at : at + p.numel()].view_as(p))
-            at += p.numel()
 
     @torch.no_grad()
     def _update_average(self) -> None:

@@ -23,7 +23,7 @@ from transformers import HubertModel
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_file, read_json
 from corpora.prepare.packed import PackedAudio
-from upstream.distributed import process_group
+from upstream.distributed import average_gradients, process_group
 from upstream.errors import UpstreamError
 from upstream.model.card import lineage
 from upstream.model.encoder import build_encoder, frame_count, run_layers, squeeze_of
@@ -354,7 +354,7 @@ def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, ou
         while not whole and run.steps < config.steps:
             rng = np.random.default_rng([config.seed, run.steps, here.rank])
             windows = fill_windows(store, ids, rng)
-            losses = run.step(np.stack([next(windows) for _ in range(config.windows)]), _mean_over(here.ranks))
+            losses = run.step(np.stack([next(windows) for _ in range(config.windows)]), average_gradients)
             if here.is_first and run.steps % config.save_steps == 0:
                 log.info("step %d: error of each state %s", run.steps, " ".join(f"{loss:.3f}" for loss in losses))
                 run.save(state)
@@ -380,23 +380,6 @@ def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, ou
                 parameter.requires_grad_(True)
             save_model(model.eval(), Path(out) / "model", card)
     return Path(out) / "model"
-
-
-def _mean_over(ranks: int) -> Callable[[Sequence[nn.Parameter]], None]:
-    """Replace gradients by their mean over the processes, in one exchange."""
-
-    def reduce(parameters: Sequence[nn.Parameter]) -> None:
-        if ranks == 1:
-            return
-        flat = torch.cat([parameter.grad.flatten() for parameter in parameters])
-        torch.distributed.all_reduce(flat)
-        flat /= ranks
-        at = 0
-        for parameter in parameters:
-            parameter.grad.copy_(flat[at : at + parameter.numel()].view_as(parameter))
-            at += parameter.numel()
-
-    return reduce
 
 
 @torch.no_grad()
