@@ -3,6 +3,7 @@
 python -m downstream.asr data --quran quran.json --reciter NAME=DIR ... --out data/open_arabic_70h
 python -m downstream.asr train conf/ctc.yaml [key=value ...]
 torchrun --nproc_per_node 2 -m downstream.asr train conf/ctc.yaml
+python -m downstream.asr cut --model DIR --head DIR --audio STORE --text FILE --out PREFIX
 python -m downstream.asr score --model DIR --head DIR --audio STORE --text FILE
 """
 
@@ -35,6 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data.add_argument("--digits", type=Path, help="folder of N_name_NNNN.wav")
     data.add_argument("--out", type=Path, required=True)
     data.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
+    cut = commands.add_parser("cut", help="cut long recordings at pauses between words; resumes")
+    cut.add_argument("--model", type=Path, required=True, help="model directory of a recogniser's encoder")
+    cut.add_argument("--head", type=Path, required=True, help="its head directory")
+    cut.add_argument("--audio", type=Path, required=True, help="packed store")
+    cut.add_argument("--text", type=Path, required=True, help="Kaldi text")
+    cut.add_argument("--longest", type=float, default=10.0, help="seconds of the longest piece (default: 10)")
+    cut.add_argument("--out", type=Path, required=True, help="writes OUT.text and OUT.segments")
+    cut.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     score = commands.add_parser("score", help="error rates on clips with text")
     score.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
     score.add_argument("--head", type=Path, required=True, help="head directory")
@@ -50,6 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(read_config(parsed.config, parsed.overrides))
         elif parsed.command == "data":
             _data(parsed)
+        elif parsed.command == "cut":
+            from downstream.asr.cut import cut_store
+
+            store = (parsed.audio, parsed.text, parsed.out)
+            hours = cut_store(parsed.head, parsed.model, *store, longest=parsed.longest, jobs=parsed.jobs)
+            print(" ".join(f"{name}: {value:.2f} h" for name, value in hours.items()))
         else:
             _score(parsed)
     except (ValueError, OSError) as error:

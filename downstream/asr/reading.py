@@ -194,5 +194,5 @@ def align(log_probs: np.ndarray, classes: list[int], blank: int = 0) -> list[tup
         if state % 2:
             span = spans[state // 2]
             span[0], span[1] = min(span[0], t), max(span[1], t)
-        state -= back[t, state]
+        state -= int(back[t, state])  # int8: a large state minus it would overflow
     return [(first, last) for first, last in spans]

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import HubertModel
 
+from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_dir, read_json, write_json
 from upstream.model.encoder import run_layers
 
@@ -58,16 +59,40 @@ def best_path(classes: Sequence[int], characters: Sequence[str]) -> str:
     return " ".join("".join(text).split())
 
 
+def warp_frequencies(features: Tensor, factors: Tensor, centres: Tensor) -> Tensor:
+    """Vocal tract length perturbation (Jaitly and Hinton, 2013): other voices from log-mel frames (B, C, mels, T).
+
+    Band i of item b becomes the value at `factors[b]` times the frequency of band i, linearly interpolated between the
+    bands' `centres` (mels,) in Hz; above the highest band, its value.
+    """
+    wanted = (factors[:, None] * centres).clamp(centres[0], centres[-1])
+    upper = torch.searchsorted(centres, wanted).clamp(1, len(centres) - 1)
+    share = (wanted - centres[upper - 1]) / (centres[upper] - centres[upper - 1])
+    weights = torch.zeros(len(factors), len(centres), len(centres), dtype=features.dtype)
+    weights.scatter_(2, upper[:, :, None] - 1, (1 - share)[:, :, None].to(features.dtype))
+    weights.scatter_(2, upper[:, :, None], share[:, :, None].to(features.dtype))
+    return torch.einsum("bij,bcjt->bcit", weights, features)
+
+
 @contextmanager
-def spec_augment(encoder: HubertModel, bands: int, spans: int, chance: torch.Generator) -> Iterator[None]:
+def spec_augment(
+    encoder: HubertModel, bands: int, spans: int, chance: torch.Generator, *, warp: float = 0.0
+) -> Iterator[None]:
     """SpecAugment while the block runs: `bands` of mel bands and `spans` of time per 10 s become 0 in every item.
 
-    The front end's features are (B, 2 * mels, T), two 10 ms frames stacked; a band is masked in both.
+    Before that the frequencies of every item are warped by a factor between exp(-warp) and exp(warp). The front end's
+    features are (B, 2 * mels, T), two 10 ms frames stacked; both are changed alike.
     """
+    mel = encoder.feature_extractor.mel
+    centres = mel.T @ torch.linspace(0, SAMPLE_RATE / 2, len(mel)) / mel.sum(0).clamp(min=1e-9)
 
-    def mask(module: nn.Module, inputs: Any, features: Tensor) -> Tensor:
+    def change(module: nn.Module, inputs: Any, features: Tensor) -> Tensor:
         batch, channels, frames = features.shape
         mels = channels // 2
+        pairs = features.view(batch, 2, mels, frames)
+        if warp:
+            factors = torch.exp(warp * (2 * torch.rand(batch, generator=chance) - 1))
+            pairs = warp_frequencies(pairs, factors, centres)
         keep = torch.ones(batch, 2, mels, frames, dtype=torch.bool)
         for item in range(batch):
             for _ in range(bands):
@@ -78,10 +103,10 @@ def spec_augment(encoder: HubertModel, bands: int, spans: int, chance: torch.Gen
                 width = int(torch.randint(0, 25, (1,), generator=chance))
                 start = int(torch.randint(0, max(1, frames - width), (1,), generator=chance))
                 keep[item, :, :, start : start + width] = False
-        return features * keep.view(batch, channels, frames)
+        return (pairs * keep).reshape(batch, channels, frames)
 
     # Removed afterwards: a hook that stays would be copied with the encoder, and mask what is evaluated and exported.
-    handle = encoder.feature_extractor.register_forward_hook(mask)
+    handle = encoder.feature_extractor.register_forward_hook(change)
     try:
         yield
     finally:

@@ -11,6 +11,7 @@ import copy
 import json
 import logging
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from downstream.asr.evaluate import error_rates, read_dev, read_text
 from downstream.asr.recogniser import BLANK, Recogniser, spec_augment
 from upstream.distributed import average_gradients, place, process_group
 from upstream.model.encoder import run_layers
+from upstream.model.fast import attend_by_products
 from upstream.model.modeldir import load_model, save_model
 
 log = logging.getLogger(__name__)
@@ -39,13 +41,46 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """One training source: a packed store, its Kaldi `text`, its share of the training audio, and how many of its
-    clips are joined into one example (a recording of one word does not show how words follow each other)."""
+    """One training source: a packed store, its Kaldi `text`, its share of the training audio, how many of its clips
+    are joined into one example (a recording of one word does not show how words follow each other), and a Kaldi
+    `segments` file if the ids of `text` are parts of recordings (`downstream.asr cut`)."""
 
     audio: str
     text: str
     share: float = 1.0
     join: tuple[int, int] = (1, 1)
+    segments: str | None = None
+
+
+class Clips(Mapping[str, np.ndarray]):
+    """The clips of a source by their id, int16 (n,): recordings of its store, or the parts that `segments` names."""
+
+    def __init__(self, source: Source) -> None:
+        self._store = PackedAudio(Path(source.audio))
+        self._parts: dict[str, tuple[str, int, int]] = {}
+        if source.segments is None:
+            self._parts = {name: (name, 0, self._store.samples(name)) for name in self._store}
+            return
+        for line in Path(source.segments).read_text(encoding="utf-8").splitlines():
+            name, recording, start, end = line.split()
+            if recording in self._store:
+                first, last = (round(float(seconds) * SAMPLE_RATE) for seconds in (start, end))
+                self._parts[name] = (recording, first, min(last, self._store.samples(recording)))
+
+    def __getitem__(self, clip_id: str) -> np.ndarray:
+        recording, first, last = self._parts[clip_id]
+        return self._store[recording][first:last]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def samples(self, clip_id: str) -> int:
+        """Length of a clip in samples, without reading it."""
+        _, first, last = self._parts[clip_id]
+        return last - first
 
 
 @dataclass(frozen=True)
@@ -65,6 +100,7 @@ class TrainConfig:
     warm_rate: float = 1e-2
     hours: float = 100.0
     batch_seconds: float = 40.0
+    freeze: int = 0  # layers from the bottom, and the stem below them, that keep their weights
     rate: float = 2e-4
     head_rate: float = 1e-3
     warmup_hours: float = 1.0
@@ -76,6 +112,7 @@ class TrainConfig:
     dropout: float = 0.05
     spec_bands: int = 2
     spec_spans: int = 5
+    warp: float = 0.0  # of frequencies: factors between exp(-warp) and exp(warp)
     augment_hours: float = 3.0  # until then the share of augmented clips rises to 1
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     save_minutes: float = 4.0
@@ -100,7 +137,7 @@ class Examples:
 
     def __init__(self, config: TrainConfig, rank: int, ranks: int) -> None:
         self.config, self.rank, self.ranks = config, rank, ranks
-        self.audio = [PackedAudio(Path(source.audio)) for source in config.sources]
+        self.audio = [Clips(source) for source in config.sources]
         self.texts = [read_text(Path(source.text)) for source in config.sources]
         self.ids: list[list[str]] = []
         for source, audio, texts in zip(config.sources, self.audio, self.texts, strict=True):
@@ -238,6 +275,9 @@ class Trainer:
         torch.manual_seed(config.seed)
         encoder = load_model(config.model)
         set_dropout(encoder, config.dropout)
+        freeze(encoder, config.freeze)
+        if config.dropout == 0:
+            attend_by_products(encoder)
         self.model = Recogniser(encoder)
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.heard, self.steps, self.position = 0.0, 0, 0
@@ -252,7 +292,7 @@ class Trainer:
         self._resume()
 
     def _encoder_parameters(self) -> list[torch.nn.Parameter]:
-        return [p for name, p in self.model.encoder.named_parameters() if name != "masked_spec_embed"]
+        return [p for p in self.model.encoder.parameters() if p.requires_grad]
 
     def _resume(self) -> None:
         path = self.out / "state.pt"
@@ -300,8 +340,10 @@ class Trainer:
         chance = torch.Generator().manual_seed(int(rng.integers(2**40)))
         torch.manual_seed(int(rng.integers(2**40)))  # dropout: a resumed step is the same step
         share = min(1.0, self.heard / max(1.0, config.augment_hours * 3600))
-        bands = (config.spec_bands, config.spec_spans)
-        masks = spec_augment(self.model.encoder, *bands, chance) if rng.random() < share else nullcontext()
+        masks = nullcontext()
+        if rng.random() < share:
+            sizes = (config.spec_bands, config.spec_spans)
+            masks = spec_augment(self.model.encoder, *sizes, chance, warp=config.warp)
         wavs, lengths, targets = collate(self.model, batch, self.examples, rng, config, share)
         with masks:
             loss = loss_of(self.model, wavs, lengths, targets)
@@ -429,6 +471,20 @@ def set_dropout(encoder: torch.nn.Module, share: float) -> None:
             module.dropout = 0.0
     encoder.config.hidden_dropout = share
     encoder.config.attention_dropout = encoder.config.activation_dropout = encoder.config.feat_proj_dropout = 0.0
+
+
+def freeze(encoder: torch.nn.Module, layers: int) -> None:
+    """Train neither the mask embedding nor, if `layers` is above 0, so many layers from the bottom and what is below.
+
+    Raises ValueError for more layers than there are.
+    """
+    if not 0 <= layers <= len(encoder.encoder.layers):
+        raise ValueError(f"freeze={layers}: the encoder has {len(encoder.encoder.layers)} layers")
+    encoder.masked_spec_embed.requires_grad_(False)
+    if layers:
+        encoder.feature_projection.requires_grad_(False)
+        encoder.encoder.pos_conv_embed.requires_grad_(False)
+        encoder.encoder.layers[:layers].requires_grad_(False)
 
 
 def train(config: TrainConfig) -> None:

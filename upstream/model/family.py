@@ -109,7 +109,9 @@ def _table() -> dict[str, Geometry]:
         Geometry("hst_tiny", 4, 192, 3, 768, "logmel", pos_conv_kernel=64, squeeze=2),
     ]
     # Whisper base in four layers: its stem and positions, so that its first layers can be copied as they are.
-    copied = [Geometry("hst_whisper", 4, 512, 8, 2048, "logmel", stem="convolution", positions="sinusoid")]
+    # Whisper base's encoder: its first four layers, and all six.
+    whisper = Geometry("hst_whisper", 4, 512, 8, 2048, "logmel", stem="convolution", positions="sinusoid")
+    copied = [whisper, replace(whisper, name="hst_whisper6", layers=6)]
     # The same Transformer behind three front ends, to measure the cost of each on real speech.
     open_hst = next(g for g in small if g.name == "open_hst")
     fronts = [

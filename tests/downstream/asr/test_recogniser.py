@@ -11,7 +11,7 @@ from downstream import DownstreamError
 from downstream.__main__ import main
 from downstream.asr.config import read_config
 from downstream.asr.reading import ONNX_FILE, Reader, align, word_times
-from downstream.asr.recogniser import CHARACTERS, Recogniser, best_path, load_head, save_head
+from downstream.asr.recogniser import CHARACTERS, Recogniser, best_path, load_head, save_head, warp_frequencies
 from downstream.asr.train_ctc import Trainer
 from upstream.model.encoder import build_encoder, frame_count
 from upstream.model.family import Geometry
@@ -106,6 +106,8 @@ def test_the_alignment_follows_the_probabilities() -> None:
     assert align(np.log(probabilities), classes) == [(3 * i, 3 * i + 1) for i in range(len(classes))]
     words = word_times(np.log(probabilities), classes, CHARACTERS, 0.04)
     assert words == [("بسم", 0.0, 0.32), ("الله", 0.48, 0.92)]
+    many = np.tile(np.log(probabilities), (30, 1))  # more states than one byte counts
+    assert align(many, classes * 30)[-1][1] == len(many) - 2
     with pytest.raises(ValueError, match="do not fit"):
         align(np.log(probabilities[:5]), classes)
 
@@ -147,7 +149,7 @@ def _training(tmp_path: Path) -> Path:
     config.write_text(
         f"model: {tmp_path}/start\nout: {tmp_path}/out\nsources: [{source}]\ndev: {{seen: {source}}}\nhours: 0.02\n"
         "batch_seconds: 4\nwarm_steps: 5\nwarm_hours: 0.01\nlongest: [[0.0, 16.0]]\nwarmup_hours: 0.001\n"
-        "augment_hours: 0.001\nsnapshot_hours: 1.0\n",
+        "augment_hours: 0.001\nwarp: 0.15\nsnapshot_hours: 1.0\n",
         encoding="utf-8",
     )
     return config
@@ -180,6 +182,28 @@ def test_a_run_leaves_a_model_and_a_head_that_transcribe(tmp_path: Path) -> None
     assert reader.description["text_profile"] == "modern"
     rows = [json.loads(line) for line in (out / "dev.jsonl").read_text().splitlines()]
     assert set(rows[-1]["seen"]) == {"cer", "wer", "letters"}
+
+
+def test_frozen_layers_keep_their_weights(tmp_path: Path) -> None:
+    trainer = Trainer(read_config(_training(tmp_path), ["freeze=1"]))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    rows, _ = trainer.examples.batches(0.0)
+    for row in rows[:2]:
+        trainer.step(row)
+    changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert not any("layers.0" in name or "feature_projection" in name or "pos_conv" in name for name in changed)
+    assert any("layers.1" in name for name in changed) and "head.weight" in changed
+    with pytest.raises(ValueError, match="freeze=3"):
+        Trainer(read_config(_training(tmp_path), ["freeze=3", f"out={tmp_path}/other"]))
+
+
+def test_warping_moves_the_frequencies() -> None:
+    centres = 100.0 * torch.arange(1, 21)
+    frames = centres[None, None, :, None].expand(2, 2, 20, 3).contiguous()
+    warped = warp_frequencies(frames, torch.tensor([1.0, 1.1]), centres)
+    torch.testing.assert_close(warped[0], frames[0])
+    torch.testing.assert_close(warped[1, :, :18], 1.1 * frames[1, :, :18])
+    assert warped[1, 0, -1, 0] == 2000
 
 
 @pytest.mark.parametrize(

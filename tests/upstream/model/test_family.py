@@ -54,7 +54,7 @@ def test_squeezed_members_are_smaller_and_faster():
 
 
 def test_the_copied_geometry_counts_its_stem_and_has_no_positional_convolution():
-    for name in ("hst_whisper", "hst_logmel"):
+    for name in ("hst_whisper", "hst_whisper6", "hst_logmel"):
         g = geometry(name)
         assert parameters(g) == sum(p.numel() for p in build_encoder(g).parameters())
     assert "stem" not in geometry("hst_logmel").facts() and geometry("hst_whisper").facts()["stem"] == "convolution"

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
 
-from upstream.model.encoder import build_encoder, encode
+from upstream.model.encoder import build_encoder, encode, run_layers
 from upstream.model.family import Geometry, geometry
-from upstream.model.fast import FrameConv1d, SpectralConvolution, accelerate, convolve_frames
+from upstream.model.fast import FrameConv1d, SpectralConvolution, accelerate, attend_by_products, convolve_frames
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 CONV = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16}
@@ -150,3 +150,21 @@ def test_bf16_features_and_gradients_are_close_to_torchs():
     for name, gradient in gradients.items():
         assert own[name].dtype == gradient.dtype
         assert torch.cosine_similarity(own[name].flatten(), gradient.flatten(), 0) > 0.98, name
+
+
+@pytest.mark.parametrize("lengths", [None, [9000, 5000]])
+def test_attention_by_products_has_the_states_and_gradients_of_sdpa(lengths):
+    torch.manual_seed(0)
+    reference = build_encoder(Geometry("tiny", 2, 48, 4, 96, "logmel", pos_conv_groups=4)).eval()
+    ours = copy.deepcopy(reference)
+    attend_by_products(ours)
+    wavs = torch.randn(2, 9000) * 0.1
+    lengths = None if lengths is None else torch.tensor(lengths)
+    grads = []
+    for model in (reference, ours):
+        states, valid = run_layers(model, wavs, lengths)
+        top = states[-1] if valid is None else states[-1][valid]
+        top.square().sum().backward()
+        grads.append((top, model.encoder.layers[0].attention.k_proj.weight.grad))
+    for expected, found in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
