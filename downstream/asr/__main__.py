@@ -4,6 +4,7 @@ python -m downstream.asr data --quran quran.json --reciter NAME=DIR ... --out da
 python -m downstream.asr train conf/ctc.yaml [key=value ...]
 torchrun --nproc_per_node 2 -m downstream.asr train conf/ctc.yaml
 python -m downstream.asr cut --model DIR --head DIR --audio STORE --text FILE --out PREFIX
+python -m downstream.asr calibrate --head DIR --audio STORE --text FILE --texts LIST
 python -m downstream.asr score --model DIR --head DIR --audio STORE --text FILE
 """
 
@@ -44,6 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cut.add_argument("--longest", type=float, default=10.0, help="seconds of the longest piece (default: 10)")
     cut.add_argument("--out", type=Path, required=True, help="writes OUT.text and OUT.segments")
     cut.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
+    limits = commands.add_parser("calibrate", help="choose the limits of `find`; writes them into head.json")
+    limits.add_argument("--head", type=Path, required=True, help="head directory of a recogniser")
+    limits.add_argument("--model", type=Path, default=None, help="its encoder (default: searched beside the head)")
+    limits.add_argument("--audio", type=Path, required=True, help="packed store")
+    limits.add_argument("--text", type=Path, required=True, help="Kaldi text of held-out clips")
+    limits.add_argument("--texts", type=Path, required=True, help="the list to search, Kaldi text")
+    limits.add_argument("--clips", type=int, default=150, help="number of clips, evenly spread (default: 150)")
+    limits.add_argument("--wrong", type=float, default=0.01, help="answers allowed where none is right (default: 0.01)")
     score = commands.add_parser("score", help="error rates on clips with text")
     score.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
     score.add_argument("--head", type=Path, required=True, help="head directory")
@@ -59,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             run(read_config(parsed.config, parsed.overrides))
         elif parsed.command == "data":
             _data(parsed)
+        elif parsed.command == "calibrate":
+            from downstream.asr.calibrate import calibrate
+
+            files = (parsed.head, parsed.model, parsed.audio, parsed.text, parsed.texts)
+            print(json.dumps(calibrate(*files, clips=parsed.clips, wrong=parsed.wrong)))
         elif parsed.command == "cut":
             from downstream.asr.cut import cut_store
 

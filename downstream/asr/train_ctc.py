@@ -2,7 +2,7 @@
 
 First only the head is trained, on stored features of short unchanged clips: thousands of cheap steps, until it has left
 the plateau on which every frame is blank. Then all weights are trained at a low rate, with augmentation. The schedule
-counts seconds of audio, not steps. Several processes (torchrun) share a step.
+counts seconds of audio, not steps. Several processes (torchrun) share a step. `head` starts from an earlier training.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from corpora.files import atomic_file
 from corpora.prepare.packed import PackedAudio
 from downstream.asr.augment import AugmentConfig, augment
 from downstream.asr.evaluate import error_rates, read_dev, read_text
-from downstream.asr.recogniser import BLANK, Recogniser, spec_augment
+from downstream.asr.recogniser import BLANK, Recogniser, load_head, spec_augment
 from upstream.distributed import average_gradients, place, process_group
 from upstream.model.encoder import run_layers
 from upstream.model.fast import attend_by_products
@@ -94,6 +94,7 @@ class TrainConfig:
     out: str
     sources: list[Source]
     dev: dict[str, Source]
+    head: str | None = None  # directory of a head to start from, instead of the training of the head alone
     warm_hours: float = 1.6
     warm_longest: float = 7.0
     warm_steps: int = 1500
@@ -278,7 +279,7 @@ class Trainer:
         freeze(encoder, config.freeze)
         if config.dropout == 0:
             attend_by_products(encoder)
-        self.model = Recogniser(encoder)
+        self.model = Recogniser(encoder) if config.head is None else load_head(encoder, Path(config.head))
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.heard, self.steps, self.position = 0.0, 0, 0
         self.examples = Examples(config, self.rank, self.ranks)
@@ -297,7 +298,7 @@ class Trainer:
     def _resume(self) -> None:
         path = self.out / "state.pt"
         if not path.exists():
-            if self.config.warm_steps and self.rank == 0:
+            if self.config.head is None and self.config.warm_steps and self.rank == 0:
                 warm_head(self.model, self.examples, self.config)
             if self.ranks > 1:
                 for parameter in self.model.head.parameters():

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 stage=1
-stop_stage=4
+stop_stage=7
 nproc=2
 quran=
 reciters=
@@ -17,8 +17,9 @@ whisper=
 help() {
     cat <<'EOF'
 egs/open_arabic_70h/run.sh [--option value ...]
-  stages: 1 data, 2 encoder from Whisper's layers, 3 CTC fine-tuning, 4 error rates
-  --stage N --stop_stage N     first and last stage (1, 4)
+  stages: 1 data, 2 encoder from Whisper's layers, 3 CTC on short recordings, 4 cut the long ones, 5 CTC on all,
+          6 limits of find, 7 error rates
+  --stage N --stop_stage N     first and last stage (1, 7)
   --nproc N                    processes (2)
   --quran FILE                 quran.json
   --reciters "NAME=DIR ..."    trained on: folders of SSSAAA.mp3
@@ -56,16 +57,30 @@ if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
     python -m downstream.asr data "${options[@]}"
 fi
 if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
-    log "stage 2: stem and first four layers of Whisper"
-    python -m upstream regress --geometry hst_whisper --source "${whisper}" --audio "${data}/audio/recitation" --out "${exp}/start"
+    log "stage 2: Whisper's encoder behind our log-mel"
+    python -m upstream regress --geometry hst_whisper6 --source "${whisper}" --audio "${data}/audio/recitation" --out "${exp}/start"
 fi
 if [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 3 ]; then
-    log "stage 3: CTC"
-    ${launch} downstream.asr train egs/open_arabic_70h/conf/ctc.yaml
+    log "stage 3: CTC on short recordings"
+    ${launch} downstream.asr train egs/open_arabic_70h/conf/ctc_short.yaml
 fi
 if [ "${stage}" -le 4 ] && [ "${stop_stage}" -ge 4 ]; then
+    log "stage 4: long recordings, cut at pauses"
+    python -m downstream.asr cut --model "${exp}/short/model" --head "${exp}/short/head" --jobs "${nproc}" \
+        --audio "${data}/audio/recitation" --text "${data}/text/recitation.text" --out "${data}/text/cut"
+fi
+if [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 5 ]; then
+    log "stage 5: CTC on all recordings"
+    ${launch} downstream.asr train egs/open_arabic_70h/conf/ctc.yaml
+fi
+if [ "${stage}" -le 6 ] && [ "${stop_stage}" -ge 6 ]; then
+    log "stage 6: limits of find"
+    python -m downstream.asr calibrate --head "${exp}/ctc/head" --model "${exp}/ctc/model" --audio "${data}/audio/eval" \
+        --text "${data}/text/dev_seen.text" --texts "${data}/text/verses.text"
+fi
+if [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge 7 ]; then
     for text in "${data}"/text/test_*.text; do
-        log "stage 4: ${text}"
+        log "stage 7: ${text}"
         python -m downstream.asr score --model "${exp}/ctc/model" --head "${exp}/ctc/head" --audio "${data}/audio/eval" --text "${text}"
     done
 fi

@@ -15,7 +15,7 @@ from downstream.asr.recogniser import CHARACTERS, Recogniser, best_path, load_he
 from downstream.asr.train_ctc import Trainer
 from upstream.model.encoder import build_encoder, frame_count
 from upstream.model.family import Geometry
-from upstream.model.modeldir import model_sha256, save_model
+from upstream.model.modeldir import load_model, model_sha256, save_model
 from upstream.model.onnx import export_onnx
 
 TINY = Geometry("tiny", 2, 32, 2, 64, "logmel", pos_conv_kernel=8, pos_conv_groups=4, squeeze=2)
@@ -55,8 +55,6 @@ def test_decoding_merges_repeats_and_drops_blanks() -> None:
 
 def test_a_head_directory_gives_back_the_same_logits(trained: tuple[Path, Path]) -> None:
     folder, head = trained
-    from upstream.model.modeldir import load_model
-
     torch.manual_seed(0)
     first = Recogniser(build_encoder(TINY)).eval()
     second = load_head(load_model(folder), head)
@@ -195,6 +193,17 @@ def test_frozen_layers_keep_their_weights(tmp_path: Path) -> None:
     assert any("layers.1" in name for name in changed) and "head.weight" in changed
     with pytest.raises(ValueError, match="freeze=3"):
         Trainer(read_config(_training(tmp_path), ["freeze=3", f"out={tmp_path}/other"]))
+
+
+def test_a_training_starts_from_the_head_of_an_earlier_one(tmp_path: Path) -> None:
+    Trainer(read_config(_training(tmp_path))).run()
+    first = tmp_path / "out"
+    later = [f"model={first}/model", f"head={first}/head", f"out={tmp_path}/later"]
+    trainer = Trainer(read_config(tmp_path / "ctc.yaml", later))
+    torch.testing.assert_close(
+        trainer.model.head.weight, load_head(load_model(first / "model"), first / "head").head.weight
+    )
+    assert trainer.optimizer.param_groups[1]["params"][0] is trainer.model.head.weight
 
 
 def test_warping_moves_the_frequencies() -> None:

@@ -1,0 +1,114 @@
+"""Choose the limits of `find` for a recogniser: `python -m downstream.asr calibrate`.
+
+Clips of known texts are searched twice: in the whole list, and in the list without the texts of all these clips, where
+every answer but "none" is wrong. The limits are the widest ones with few wrong answers in the second search. Half of
+the clips are augmented, since users do not record in studios.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from corpora.files import read_json, write_json
+from downstream import DownstreamError
+from downstream.asr.augment import AugmentConfig, augment
+from downstream.asr.evaluate import read_dev
+from downstream.asr.reading import Reader
+from downstream.asr.train_ctc import Source
+from downstream.find import Finder, Limits, TextList, read_texts
+
+SHARES = np.arange(0.15, 0.61, 0.01)
+GAPS = np.arange(0.02, 0.31, 0.01)
+_SHARE_ONLY, _GAP_ONLY = Limits(share=0.0, gap=9.0), Limits(share=-9.0, gap=0.0)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One clip in one list: the share of letters that differ, the gap to other lines, and whether the answer is right
+    if it is given."""
+
+    share: float
+    gap: float
+    right: bool
+
+
+def trial(finder: Finder, log_probs: np.ndarray, greedy: str, text: str | None) -> Trial:
+    """Search one clip without limits; `text` without spaces is the right answer (None: there is none)."""
+    finder.limits = _SHARE_ONLY
+    margin = finder.find(log_probs, greedy).margin
+    finder.limits = _GAP_ONLY
+    found = finder.find(log_probs, greedy)
+    if margin is None or found.margin is None:
+        return Trial(1.0, 0.0, False)
+    place = {name: i for i, name in enumerate(finder.texts.ids)}
+    answer = "".join(finder.texts.bare[place[name]] for name in found.ids)
+    return Trial(-margin, found.margin, text is not None and answer == text)
+
+
+def choose(inside: Sequence[Trial], outside: Sequence[Trial], wrong: float) -> tuple[Limits, dict[str, float]]:
+    """The limits with the most right answers inside, among those with at most a share `wrong` of answers outside.
+
+    Of equals the narrowest. Also the shares: found inside (right answers), and found outside.
+    """
+    best: tuple[tuple[float, float, float], Limits, dict[str, float]] | None = None
+    for share in SHARES:
+        for gap in GAPS:
+            given = [t for t in inside if t.share <= share or t.gap >= gap]
+            right = sum(t.right for t in given) / len(inside)
+            false = sum(t.share <= share or t.gap >= gap for t in outside) / len(outside)
+            if false <= wrong or best is None:
+                key = (right if false <= wrong else -false, -share, gap)
+                if best is None or key > best[0]:
+                    limits = Limits(round(float(share), 2), round(float(gap), 2))
+                    best = (key, limits, {"found_in_the_list": right, "found_outside": false})
+    assert best is not None
+    return best[1], best[2]
+
+
+def calibrate(
+    head: Path,
+    model: Path | None,
+    audio: Path,
+    text: Path,
+    texts: Path,
+    *,
+    clips: int = 150,
+    wrong: float = 0.01,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Write the limits into head.json (`find`); the limits, and the shares of answers that they gave.
+
+    `audio` is a packed store, `text` its Kaldi text, `texts` the list to search. Raises DownstreamError where none of
+    the texts is in the list.
+    """
+    reader = Reader(head, model)
+    known = read_texts(texts, reader.characters)
+    source = Source(str(audio), str(text))
+    held = [(wav, spoken.replace(" ", "")) for wav, spoken in read_dev(source, clips)]
+    bare = {spoken for _, spoken in held}
+    if not bare & set(known.bare):
+        raise DownstreamError(f"{text}: none of its texts is a line of {texts}")
+    every = Finder(known, reader.characters)
+    rest = Finder(_without(known, bare), reader.characters)
+    rng = np.random.default_rng(seed)
+    inside, outside = [], []
+    for number, (wav, spoken) in enumerate(held):
+        if number % 2:
+            wav = augment(wav, rng, AugmentConfig(), [other for other, _ in held[:20]])
+        reading = reader.read_blocks([torch.from_numpy(wav)])
+        inside.append(trial(every, reading.log_probs, reading.text, spoken))
+        outside.append(trial(rest, reading.log_probs, reading.text, None))
+    limits, shares = choose(inside, outside, wrong)
+    values = {"share": limits.share, "gap": limits.gap}
+    write_json(Path(head) / "head.json", {**read_json(Path(head) / "head.json"), "find": values})
+    return {**values, **{name: round(value, 4) for name, value in shares.items()}, "clips": len(held)}
+
+
+def _without(texts: TextList, bare: set[str]) -> TextList:
+    keep = [i for i, line in enumerate(texts.bare) if line not in bare]
+    return replace(texts, **{name: [getattr(texts, name)[i] for i in keep] for name in ("ids", "texts", "bare")})
