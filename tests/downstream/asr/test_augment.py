@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from downstream.asr.augment import AugmentConfig, add_noise, augment, change_speed, coloured_noise, telephone
+from downstream.asr.augment import (
+    AugmentConfig,
+    add_noise,
+    augment,
+    change_speed,
+    change_tempo,
+    coloured_noise,
+    telephone,
+)
 
 RATE = 16000
 
@@ -55,3 +63,16 @@ def test_silence_stays_finite() -> None:
     silent = np.zeros(8000, np.float32)
     for seed in range(10):
         assert np.isfinite(augment(silent, np.random.default_rng(seed), AugmentConfig(), [silent])).all()
+
+
+@pytest.mark.parametrize("factor", [0.8, 1.0, 1.7])
+def test_tempo_changes_length_and_keeps_pitch(factor: float) -> None:
+    wav = _tone(300.0, 2.0)
+    changed = change_tempo(wav, factor)
+    assert len(changed) == pytest.approx(len(wav) / factor, rel=0.02)
+    spectrum = np.abs(np.fft.rfft(changed * np.hanning(len(changed))))
+    assert np.argmax(spectrum) * 16000 / len(changed) == pytest.approx(300.0, abs=4.0)
+    middle = changed[2000:-2000]
+    assert np.abs(middle).max() < 1.15 * np.abs(wav).max()
+    assert np.square(middle).mean() == pytest.approx(np.square(wav).mean(), rel=0.15)
+    assert len(change_tempo(wav[:100], factor)) >= 100
