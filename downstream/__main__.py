@@ -3,8 +3,9 @@
 python -m downstream benchmark --recipe mini --data data/mini --exp exp/mini --upstreams fbank,harness_l
 python -m downstream report --recipe mini --exp exp/mini
 python -m downstream traits --models HL=exp/my/models/harness_l,HST=... --data data/my/traits --out exp/my/traits
+python -m downstream transcribe talk.mp3
 python -m downstream transcribe talk.mp3 --model exp/mini/probes/asr_light/harness_st/seed0/head
-python -m downstream find recitation.mp3 --texts verses.text --spans 5 --model exp/open_arabic_70h/ctc/head
+python -m downstream find recitation.mp3 --texts verses.text --spans 5
 python -m downstream score --hypotheses text --references data/mgb3/dev
 """
 
@@ -233,7 +234,9 @@ def _add_reader(
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("audio", type=Path, nargs="+", metavar="AUDIO", help="audio files, or folders that are searched for them")
-    add("--model", type=Path, required=True, metavar="HEAD_DIR", help="folder with head.json")
+    ships = name in ("transcribe", "find")  # the only heads that ship are recognisers
+    default = " (default: letters of harness_open, which ships)" if ships else ""
+    add("--model", type=Path, required=not ships, metavar="HEAD_DIR", help=f"folder with head.json{default}")
     add("--upstream", type=Path, metavar="DIR", help="model directory that the head was trained on (default: the "
         "directory of its name in $HARNESS_MODELS, or in a folder `models` above the head)")  # fmt: skip
     add("--format", choices=("json", "tsv"), default="json", help="default: json, one object per line")

@@ -27,7 +27,7 @@ from corpora.audio import FORMATS, SAMPLE_RATE, AudioError, find_audio, header_i
 from corpora.files import atomic_file, for_spreadsheet, read_json
 from corpora.names import check_name
 from downstream import DownstreamError
-from downstream.asr.reading import Reader, is_recogniser, word_times
+from downstream.asr.reading import Reader, default_head, is_recogniser, word_times
 from downstream.find import Finder, limits_of, read_texts
 from downstream.grid.plan import devices_of
 from downstream.probe import finetune, quiet_import
@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     Returns 0, or 1 when some files could not be read.
     """
+    args.model = default_head() if args.model is None else args.model
     files = audio_files(args.audio)
     task = next(name for name, task in TASKS.items() if task.command == args.command)
     if task == "asr" and is_recogniser(args.model):
@@ -105,6 +106,7 @@ def _transcribe(args: argparse.Namespace, files: Sequence[Path]) -> int:
 
 def find(args: argparse.Namespace) -> int:
     """The command `find`: for each file, the lines of a list of texts that it contains; 0, or 1 like `run`."""
+    args.model = default_head() if args.model is None else args.model
     if not is_recogniser(args.model):
         raise DownstreamError(f"{args.model}: `find` needs the head directory of a CTC recogniser (protocol ctc)")
     files = audio_files(args.audio)

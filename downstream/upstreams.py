@@ -8,7 +8,9 @@ from pathlib import Path
 
 from corpora.files import read_json, sha256_json
 from corpora.names import check_name
-from upstream.names import LOCAL_UPSTREAMS
+from upstream.errors import UpstreamError
+from upstream.names import LOCAL_UPSTREAMS, SHIPPED
+from upstream.shipped import shipped
 
 # S3PRL's baselines without a checkpoint and their widths; each has one layer and 100 frames per second. They run on one
 # utterance at a time, because in a batch the padding would change their features.
@@ -45,9 +47,9 @@ class Upstream:
 def resolve(name: str, models_dir: Path) -> Upstream:
     """An upstream by name.
 
-    A name is a baseline of S3PRL, a model directory `<models_dir>/<name>`, `name=path` of a model directory, or a row
-    of `upstream/harness/baselines.yaml`, which is downloaded if necessary. Raises UpstreamMissing if there is none, and
-    CorpusError for a name that cannot be the name of a folder.
+    A name is a baseline of S3PRL, a model directory `<models_dir>/<name>`, `name=path` of a model directory, a model
+    that ships (`upstream.names.SHIPPED`), or a row of `upstream/harness/baselines.yaml`, which is downloaded if
+    necessary. Raises UpstreamMissing if there is none, and CorpusError for a name that cannot be the name of a folder.
     """
     label, _, given = name.partition("=")
     check_name(label, "upstream")  # it names folders of features and of probes
@@ -55,6 +57,11 @@ def resolve(name: str, models_dir: Path) -> Upstream:
         key = sha256_json({"entry": label, "s3prl": metadata.version("s3prl")})
         return Upstream(label, label, None, key, batched=False)
     path = Path(given) if given else Path(models_dir) / label
+    if not given and not path.is_dir() and label in SHIPPED:
+        try:
+            path = shipped(label)
+        except UpstreamError as error:
+            raise UpstreamMissing(str(error)) from None
     if not given and not path.is_dir() and (published := _published(label)) is not None:
         if isinstance(published, Upstream):
             return published

@@ -16,6 +16,11 @@ MODELS = {
     "harness_st": "HST, the shallow and thin student",
     RANDOM: "HL with its initial random weights, the control of every comparison",
 }
+# Models that ship with the toolkit (upstream/shipped.py), and S3PRL's names for them.
+SHIPPED = {
+    "harness_open": "the open encoder of width 512: layers of Whisper base, fine-tuned on recitations and keywords",
+    "harness_open_tiny": "the open encoder in the size of HST",
+}
 # The models of a recipe by their names during training.
 EXPORT_NAMES = {"hl_it1": TEACHER_ITERATION_1, "hl_it2": TEACHER, "hs": "harness_s", "hst": "harness_st"}
 # Upstreams without pre-training: the lower reference of every comparison.

@@ -1,4 +1,4 @@
-"""Prepare data for a CTC recogniser, train it, and measure its error rates.
+"""Prepare data for a CTC recogniser, train it, measure its error rates, and make the directory that ships.
 
 python -m downstream.asr data --quran quran.json --reciter NAME=DIR ... --out data/open_arabic_70h
 python -m downstream.asr train conf/ctc.yaml [key=value ...]
@@ -6,6 +6,7 @@ torchrun --nproc_per_node 2 -m downstream.asr train conf/ctc.yaml
 python -m downstream.asr cut --model DIR --head DIR --audio STORE --text FILE --out PREFIX
 python -m downstream.asr calibrate --head DIR --audio STORE --text FILE --texts LIST
 python -m downstream.asr score --model DIR --head DIR --audio STORE --text FILE
+python -m downstream.asr ship --model DIR --head DIR --facts card.yaml --scores scores.md --out models/NAME
 """
 
 from __future__ import annotations
@@ -59,6 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     score.add_argument("--audio", type=Path, required=True, help="packed store")
     score.add_argument("--text", type=Path, required=True, help="Kaldi text")
     score.add_argument("--clips", type=int, default=None, help="number of clips, evenly spread (None: all)")
+    made = commands.add_parser("ship", help="16-bit weights, 8-bit ONNX, heads, card and SHA-256 sums in one directory")
+    made.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
+    made.add_argument(
+        "--head", action="append", required=True, metavar="[NAME=]DIR", help="head directory and the name of its "
+        "folder (default: letters); repeat it for further heads",
+    )  # fmt: skip
+    made.add_argument("--facts", type=Path, required=True, help="YAML: summary, data, not_for, licence, licence_text")
+    made.add_argument("--scores", type=Path, required=True, help="Markdown for the card: tables and their commands")
+    made.add_argument("--out", type=Path, required=True, help="directory to write or to replace")
     parsed = parser.parse_args(arguments)
     try:
         if parsed.command == "train":
@@ -79,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             store = (parsed.audio, parsed.text, parsed.out)
             hours = cut_store(parsed.head, parsed.model, *store, longest=parsed.longest, jobs=parsed.jobs)
             print(" ".join(f"{name}: {value:.2f} h" for name, value in hours.items()))
+        elif parsed.command == "ship":
+            _ship(parsed)
         else:
             _score(parsed)
     except (ValueError, OSError) as error:
@@ -102,6 +114,22 @@ def _data(parsed: argparse.Namespace) -> None:
     )
     for name, value in hours.items():
         print(f"{name}\t{value:.2f} h")
+
+
+def _ship(parsed: argparse.Namespace) -> None:
+    from corpora.files import only_writer
+    from downstream.asr.ship import read_facts, ship
+
+    heads: dict[str, Path] = {}
+    for entry in parsed.head:
+        name, given, folder = entry.partition("=")
+        name, folder = (name, folder) if given else ("letters", entry)
+        if name in heads or not folder:
+            raise ValueError(f"--head {entry}: give [NAME=]DIR, each name once")
+        heads[name] = Path(folder)
+    with only_writer(parsed.out):
+        facts, scores = read_facts(parsed.facts), parsed.scores.read_text(encoding="utf-8")
+        print(ship(parsed.model, heads, parsed.out, facts=facts, scores=scores))
 
 
 def _score(parsed: argparse.Namespace) -> None:

@@ -23,8 +23,10 @@ from upstream.model.family import HOP, RECEPTIVE_FIELD
 from upstream.model.fast import accelerate
 from upstream.model.modeldir import load_model, model_sha256
 from upstream.model.onnx import OnnxEncoder
+from upstream.shipped import shipped
 
 ONNX_FILE = "int8.onnx"  # in a model directory: the encoder with 8-bit weights
+DEFAULT = ("harness_open", "letters")  # the model that ships, and its head, where no head is named
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,17 @@ class Reading:
     seconds: float
     text: str
     note: str | None = None
+
+
+def default_head() -> Path:
+    """The head of the recogniser that ships. Raises DownstreamError where the toolkit lacks it."""
+    try:
+        head = shipped(DEFAULT[0]) / DEFAULT[1]
+    except UpstreamError as error:
+        raise DownstreamError(f"{error}, or the head directory of a recogniser with --model") from error
+    if not (head / "head.json").is_file():
+        raise DownstreamError(f"{head}: head.json is missing; name a head directory with --model")
+    return head
 
 
 def is_recogniser(folder: Path) -> bool:

@@ -90,7 +90,7 @@ def test_names_are_on_the_hub_only_after_the_call_and_a_second_call_changes_noth
         print(type(AutoConfig.for_model("harness_logmel_hubert")).__name__)
     """).splitlines()
     names = {"harness_custom", "harness_l", "harness_l_it1", "harness_local"}
-    names |= {"harness_s", "harness_st", "harness_url", "random_l"}
+    names |= {"harness_open", "harness_open_tiny", "harness_s", "harness_st", "harness_url", "random_l"}
     assert out[-3] == out[-2] and out[-1] == "LogMelHubertConfig"
     found = set(ast.literal_eval(out[-2]))
     # S3PRL has entries of its own for some of the published encoders.

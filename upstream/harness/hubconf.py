@@ -5,6 +5,8 @@ S3PRL collects every public callable of this file. Its callers add options of th
 """
 
 from upstream.names import MODELS as _MODELS
+from upstream.names import SHIPPED as _SHIPPED
+from upstream.shipped import shipped as _shipped
 
 from .expert import UpstreamExpert as _UpstreamExpert
 from .locate import download as _download
@@ -41,15 +43,17 @@ def harness_custom(ckpt=None, refresh=False, sha256sums=None, **options):
     return harness_local(ckpt)
 
 
-def _entry(name, text):
+def _entry(name, text, place, find):
     def load(ckpt=None, refresh=False, **options):
         _refuse(name, options)
-        return _UpstreamExpert(_named(name) if ckpt is None else ckpt)
+        return _UpstreamExpert(find(name) if ckpt is None else ckpt)
 
     load.__name__ = load.__qualname__ = name
-    load.__doc__ = f"{text}: the model directory `{name}` under $HARNESS_MODELS."
+    load.__doc__ = f"{text}: the model directory `{name}` {place}."
     return load
 
 
 # One entry for each model of a recipe: `harness_l`, `harness_st`, ...
-globals().update({name: _entry(name, text) for name, text in _MODELS.items()})
+globals().update({name: _entry(name, text, "under $HARNESS_MODELS", _named) for name, text in _MODELS.items()})
+# Models that ship with the toolkit.
+globals().update({name: _entry(name, text, "in this package", _shipped) for name, text in _SHIPPED.items()})

@@ -17,6 +17,7 @@ from upstream.errors import UpstreamError
 from upstream.model.encoder import front_end_of, geometry_of, normalises_waveform, squeeze_of
 from upstream.model.family import FRAME_RATE, macs_per_second
 from upstream.model.modeldir import CARD_KEY, MODEL_TYPES, load_model, model_sha256, read_card
+from upstream.shipped import model_path
 
 REPORT = "report.json"  # of a units folder
 _DEEPEST = 100  # generations that are drawn
@@ -100,12 +101,13 @@ def checked_card(path: Path | str) -> dict[str, Any]:
 
 def facts(path: Path | str) -> dict[str, Any]:
     """The card of a model directory and the facts read from its weights, which replace equal keys of the card."""
+    path = model_path(path)
     model, card = load_model(path), checked_card(path)
     config = model.config
     shown: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "sha256": model_sha256(path),
-        "bytes": (Path(path) / "model.safetensors").stat().st_size,
+        "bytes": (path / "model.safetensors").stat().st_size,
         "model_type": config.model_type,
         "front_end": front_end_of(model),
         "layers": config.num_hidden_layers,
@@ -187,13 +189,14 @@ def ancestors(model_dir: Path | str) -> dict[str, dict[str, Any]]:
 
     The directory of another kind of encoder, such as Whisper, has no card: its entry is its name and kind.
     """
-    config = Path(model_dir) / "config.json"
+    model_dir = model_path(model_dir)
+    config = model_dir / "config.json"
     kind = read_json(config).get("model_type") if config.is_file() else None
     if kind is not None and kind not in MODEL_TYPES:
-        return {model_sha256(model_dir): {"name": f"{Path(model_dir).name} ({kind})"}}
+        return {model_sha256(model_dir): {"name": f"{model_dir.name} ({kind})"}}
     card = checked_card(model_dir)
     own = {key: card[key] for key in KEPT if card.get(key) is not None}
-    own.setdefault("name", Path(model_dir).name)
+    own.setdefault("name", model_dir.name)
     return {**(card.get("lineage") or {}), model_sha256(model_dir): own}
 
 

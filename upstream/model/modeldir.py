@@ -26,6 +26,7 @@ from corpora.files import atomic_dir, sha256_file, write_json, write_text
 from upstream.errors import UpstreamError
 from upstream.model.configcheck import check_config, check_preprocessor, read_object, unused
 from upstream.model.encoder import LogMelHubertConfig, LogMelHubertModel, front_end_of, normalises_waveform
+from upstream.shipped import model_path
 
 CARD_KEY = "harness"
 LICENCE = "apache-2.0"
@@ -79,10 +80,12 @@ def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
 def load_model(path: Path | str) -> HubertModel:
     """The encoder of a model directory (ours, or HuBERT / wav2vec 2.0 / XLS-R in Transformers form), in eval mode.
 
+    `path` may be the name of a model that ships, such as `harness_open`. Weights in half precision become fp32.
+
     Only `config.json`, `model.safetensors` and `preprocessor_config.json` are opened; code, adapters and pickles in the
     folder are ignored. Raises UpstreamError, with the reason, for a directory that cannot be loaded.
     """
-    path = Path(path)
+    path = model_path(path)
     config_json = _config(path)
     config_class, model_class = MODEL_TYPES[config_json["model_type"]]
     check_weights(path)
@@ -203,17 +206,18 @@ def _shapes(path: Path) -> dict[str, list[int]]:
 
 def read_card(path: Path | str) -> dict[str, Any]:
     """Our card: name, geometry, iteration, units, lineage, hours; empty for a directory of other software."""
-    card = _config(Path(path)).get(CARD_KEY) or {}
+    path = model_path(path)
+    card = _config(path).get(CARD_KEY) or {}
     if not isinstance(card, dict):
         raise UpstreamError(
-            f"{Path(path) / 'config.json'}: `{CARD_KEY}`, the card, is a {type(card).__name__}, not an object"
+            f"{path / 'config.json'}: `{CARD_KEY}`, the card, is a {type(card).__name__}, not an object"
         )
     return card
 
 
 def model_sha256(path: Path | str) -> str:
     """Identity of a model: the SHA-256 of its weights file."""
-    return sha256_file(Path(path) / "model.safetensors")
+    return sha256_file(model_path(path) / "model.safetensors")
 
 
 @contextmanager

@@ -117,6 +117,8 @@ def test_names_are_read_from_the_models_folder(model_dir, monkeypatch):
     assert {n for n in vars(hubconf) if not n.startswith("_") and callable(getattr(hubconf, n))} == NAMES | {
         "harness_custom",
         "harness_local",
+        "harness_open",
+        "harness_open_tiny",
         "harness_url",
     }
 
