@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rapidfuzz import process
-from rapidfuzz.distance import Levenshtein
 from torch.nn.functional import ctc_loss
 
 from corpora.text import normalise
 from downstream import DownstreamError
+from downstream.spans import SpanDistances
 
 SHORTEST = 3  # a greedy text with fewer letters finds nothing
 NEAR = 0.12  # candidates differ by at most so much more of their letters than the closest one
@@ -103,14 +102,10 @@ class Finder:
             raise DownstreamError(f"--spans {spans}: at least 1")
         self.texts, self.limits = texts, limits or Limits()
         self.index = {character: i for i, character in enumerate(characters)}
-        self.lengths = np.array([len(bare) for bare in texts.bare])
-        self.spans = [(i, n) for n in range(1, spans + 1) for i in range(len(texts.bare) - n + 1)]
-        ends = np.concatenate([[0], np.cumsum(self.lengths)])
-        self.starts, self.counts = np.array(self.spans).T
-        self.span_lengths = ends[self.starts + self.counts] - ends[self.starts]
-        whole = "".join(texts.bare)
-        self.strings = [whole[ends[i] : ends[i + n]] for i, n in self.spans]
-        self.same = np.unique(self.strings, return_inverse=True)[1]  # equal for equal texts
+        self.spans = SpanDistances(texts.bare, spans)
+        seen: dict[str, int] = {}
+        count = len(self.spans.starts)
+        self.same = np.array([seen.setdefault(self.spans.string(j), j) for j in range(count)])  # equal for equal texts
 
     def find(self, log_probs: np.ndarray | None, greedy: str) -> Found:
         """The lines that explain (T, C) natural-log probabilities best; `greedy` is their best free path. Without
@@ -118,40 +113,37 @@ class Finder:
         heard = normalise(greedy, "modern").replace(" ", "")
         if len(heard) < SHORTEST:
             return Found([], None, None)
-        near = np.flatnonzero((self.span_lengths >= len(heard) * 0.5) & (self.span_lengths <= len(heard) * 2 + 4))
+        lengths = self.spans.lengths
+        near = np.flatnonzero((lengths >= len(heard) * 0.5) & (lengths <= len(heard) * 2 + 4))
         if not len(near):
             return Found([], None, None)
-        shares = self._shares(heard, near)
+        # The edit distance from the greedy text to each span, divided by the length of the longer one.
+        shares = self.spans.distances(heard, near) / np.maximum(lengths[near], len(heard))
         order = np.argsort(shares, kind="stable")[:CANDIDATES]
         chosen = order[shares[order] <= shares[order[0]] + NEAR]
-        best, score = chosen[0], None
+        margins = [self._margin(near, shares, j) for j in chosen]
+        if max(margins) < 0:  # none of them, whatever CTC says: the nearest one stands for all
+            chosen = chosen[:1]
+        best, score = 0, None
         if log_probs is not None:
-            scores = self._scores(log_probs, [self._text(self.spans[near[j]]) for j in chosen])
-            best, score = chosen[int(np.argmax(scores))], round(float(scores.max()), 4)
-        margin = max(self.limits.share - shares[best], self._gap(near, shares, best) - self.limits.gap)
-        start, count = self.spans[near[best]]
-        ids = self.texts.ids[start : start + count] if margin >= 0 else []
-        return Found(ids, score, round(float(margin), 4))
+            scores = self._scores(log_probs, near[chosen])
+            best, score = int(np.argmax(scores)), round(float(scores.max()), 4)
+        start, count = self.spans.starts[near[chosen[best]]], self.spans.counts[near[chosen[best]]]
+        ids = self.texts.ids[start : start + count] if margins[best] >= 0 else []
+        return Found(ids, score, round(float(margins[best]), 4))
 
-    def _text(self, span: tuple[int, int]) -> str:
-        return " ".join(self.texts.texts[span[0] : span[0] + span[1]])
+    def _margin(self, near: np.ndarray, shares: np.ndarray, best: int) -> float:
+        """By how much a text keeps the limits: at least 0 if one of the two allows it."""
+        starts, counts = self.spans.starts[near], self.spans.counts[near]
+        others = (starts >= starts[best] + counts[best]) | (starts + counts <= starts[best])  # no line in common
+        others &= self.same[near] != self.same[near[best]]
+        gap = shares[others].min(initial=1.0) - shares[best]
+        return float(max(self.limits.share - shares[best], gap - self.limits.gap))
 
-    def _shares(self, heard: str, near: np.ndarray) -> np.ndarray:
-        """The edit distance from a greedy text to each of these spans, divided by the length of the longer one."""
-        strings = [self.strings[j] for j in near]
-        distances = process.cdist([heard], strings, scorer=Levenshtein.distance, dtype=np.int32)[0]
-        return distances / np.maximum(self.span_lengths[near], len(heard))
-
-    def _gap(self, near: np.ndarray, shares: np.ndarray, best: int) -> float:
-        """How much farther the nearest other text is that has no line in common with the best one."""
-        span = near[best]
-        start, end = self.starts[span], self.starts[span] + self.counts[span]
-        others = (self.starts[near] >= end) | (self.starts[near] + self.counts[near] <= start)
-        others &= self.same[near] != self.same[span]
-        return float(shares[others].min(initial=1.0) - shares[best])
-
-    def _scores(self, log_probs: np.ndarray, texts: list[str]) -> np.ndarray:
-        """Log-likelihood of each text minus that of the best path without a text, per letter."""
+    def _scores(self, log_probs: np.ndarray, spans: np.ndarray) -> np.ndarray:
+        """Log-likelihood of each span's text minus that of the best path without a text, per letter."""
+        # Verses that are repeated word for word have one score.
+        texts, place = np.unique([self._text(j) for j in spans], return_inverse=True)
         targets = [[self.index[c] for c in text] for text in texts]
         sizes = torch.tensor([len(target) for target in targets])
         padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(t) for t in targets], batch_first=True)
@@ -159,4 +151,8 @@ class Finder:
         frames = torch.full((len(texts),), len(log_probs))
         losses = ctc_loss(logp, padded, frames, sizes, reduction="none").numpy()
         free = float(log_probs.max(-1).sum())
-        return (-losses - free) / sizes.numpy()
+        return ((-losses - free) / sizes.numpy())[place]
+
+    def _text(self, span: int) -> str:
+        start = self.spans.starts[span]
+        return " ".join(self.texts.texts[start : start + self.spans.counts[span]])
