@@ -210,7 +210,10 @@ def build_parser() -> argparse.ArgumentParser:
     files.add_argument("--out", type=Path, default=None, help="file of the rates, CSV (None: print them only)")
 
     predictors = [_add_predictor(commands, task) for task in TASKS]
-    predictors[0].add_argument("--words", action="store_true", help="times of each word (CTC recognisers only)")
+    add = predictors[0].add_argument  # asr; all of these need a CTC recogniser
+    add("--words", action="store_true", help="times of each word, with --format json")
+    add("--hotwords", metavar="FILE_OR_LIST", help="words and phrases to prefer where they sound similar: a file with "
+        "one a line, or a list with commas")  # fmt: skip
     search = _add_reader(commands, "find", "known texts that audio files contain, by a CTC recogniser", _find)
     add = search.add_argument
     add("--texts", type=Path, required=True, metavar="FILE", help="one `id text` per line, in order (Kaldi text)")
@@ -239,7 +242,10 @@ def _add_reader(
     add("--model", type=Path, required=not ships, metavar="HEAD_DIR", help=f"folder with head.json{default}")
     add("--upstream", type=Path, metavar="DIR", help="model directory that the head was trained on (default: the "
         "directory of its name in $HARNESS_MODELS, or in a folder `models` above the head)")  # fmt: skip
-    add("--format", choices=("json", "tsv"), default="json", help="default: json, one object per line")
+    forms, more = ("json", "tsv"), ""
+    if name == "transcribe":
+        forms, more = (*forms, "srt", "vtt"), "; srt, vtt: subtitles, of several files one each in the folder --out"
+    add("--format", choices=forms, default="json", help=f"default: json, one object per line{more}")
     add("--out", type=Path, help="output file, written whole or not at all (default: standard output)")
     add("--channel", type=_channel, metavar="N", help="channel of files with several, from 0, such as one side of a "
         "telephone call (default: the average)")  # fmt: skip

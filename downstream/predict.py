@@ -27,11 +27,14 @@ from corpora.audio import FORMATS, SAMPLE_RATE, AudioError, find_audio, header_i
 from corpora.files import atomic_file, for_spreadsheet, read_json
 from corpora.names import check_name
 from downstream import DownstreamError
-from downstream.asr.reading import Reader, default_head, is_recogniser, word_times
+from downstream.asr.hotwords import Hotwords, decode, read_hotwords
+from downstream.asr.reading import Reader, Reading, default_head, is_recogniser, word_times
 from downstream.find import Finder, limits_of, read_texts
 from downstream.grid.plan import devices_of
 from downstream.probe import finetune, quiet_import
 from downstream.protocols import TASKS
+from downstream.subtitles import FORMATS as SUBTITLES
+from downstream.subtitles import subtitles
 from downstream.upstreams import Upstream, resolve
 from upstream.model.chunked import Windowing, windows
 from upstream.model.family import FRAME_RATE, HOP
@@ -63,8 +66,15 @@ def run(args: argparse.Namespace) -> int:
     task = next(name for name, task in TASKS.items() if task.command == args.command)
     if task == "asr" and is_recogniser(args.model):
         return _transcribe(args, files)
-    if getattr(args, "words", False):
-        raise DownstreamError(f"{args.model}: --words needs a CTC recogniser; this head is a probe of the benchmark")
+    for option, given in (
+        ("--words", getattr(args, "words", False)),
+        ("--hotwords", getattr(args, "hotwords", None)),
+        (f"--format {args.format}", args.format in SUBTITLES),
+    ):
+        if given:
+            raise DownstreamError(
+                f"{args.model}: {option} needs a CTC recogniser; this head is a probe of the benchmark"
+            )
     predictor = Predictor(args.model, task, args.upstream, args.device, args.channel)
     failed = 0
     with _output(args.out) as stream:
@@ -82,6 +92,9 @@ def _transcribe(args: argparse.Namespace, files: Sequence[Path]) -> int:
     if args.words and args.format != "json":
         raise DownstreamError("--words: only with --format json")
     reader = Reader(args.model, args.upstream, channel=args.channel)
+    hotwords = None if args.hotwords is None else Hotwords(read_hotwords(args.hotwords, reader.characters))
+    if args.format in SUBTITLES:
+        return _write_subtitles(args, files, reader, hotwords)
     failed = 0
     with _output(args.out) as stream:
         if args.format == "tsv":
@@ -90,9 +103,9 @@ def _transcribe(args: argparse.Namespace, files: Sequence[Path]) -> int:
             words: dict[str, object] = {}
             try:
                 reading = reader.read(file)
-                answer = Answer(str(file), reading.text, reading.seconds, note=reading.note)
+                text, classes = _decoded(reading, reader, hotwords)
+                answer = Answer(str(file), text, reading.seconds, note=reading.note)
                 if args.words:
-                    classes = [reader.characters.index(c) for c in reading.text]
                     times = word_times(reading.log_probs, classes, reader.characters, 1 / FRAME_RATE)
                     words["words"] = [{"word": word, "start": start, "end": end} for word, start, end in times]
             except (AudioError, ValueError, OSError) as error:
@@ -102,6 +115,44 @@ def _transcribe(args: argparse.Namespace, files: Sequence[Path]) -> int:
             stream.write(json.dumps(json.loads(line) | words, ensure_ascii=False) + "\n" if words else line)
             stream.flush()
     return _status(failed, len(files))
+
+
+def _decoded(reading: Reading, reader: Reader, hotwords: Hotwords | None) -> tuple[str, list[int]]:
+    """The text of a recording and its classes, spaces included."""
+    if hotwords is None:
+        return reading.text, [reader.characters.index(c) for c in reading.text]
+    text = "".join(reader.characters[label] for label in decode(reading.log_probs, reader.characters, hotwords))
+    text = " ".join(text.split())
+    return text, [reader.characters.index(c) for c in text]
+
+
+def _write_subtitles(args: argparse.Namespace, files: Sequence[Path], reader: Reader, hotwords: Hotwords | None) -> int:
+    """Subtitles of one file to --out or standard output, of several to one file each in the folder --out."""
+    targets: list[Path | None] = [args.out]
+    if len(files) > 1 or (args.out is not None and args.out.is_dir()):
+        if args.out is None or args.out.is_file():
+            raise DownstreamError(f"--format {args.format} of {len(files)} files: name a folder for them with --out")
+        targets = [args.out / f"{file.stem}.{args.format}" for file in files]
+        if again := [target for target in targets if targets.count(target) > 1]:
+            same = [str(file) for file, target in zip(files, targets, strict=True) if target == again[0]]
+            raise DownstreamError(f"{' and '.join(same)} would both become {again[0]}; give them in separate calls")
+    failed = 0
+    for file, target in zip(files, targets, strict=True):
+        try:
+            reading = reader.read(file)
+            classes = _decoded(reading, reader, hotwords)[1]
+            words = word_times(reading.log_probs, classes, reader.characters, 1 / FRAME_RATE)
+        except (AudioError, ValueError, OSError) as error:
+            failed += 1
+            print(f"downstream: {file}: {' '.join(str(error).split())}", file=sys.stderr)
+            continue
+        if reading.note:
+            print(f"downstream: {file}: {reading.note}", file=sys.stderr)
+        with _output(target) as stream:
+            stream.write(subtitles(words, args.format))
+    if failed:
+        print(f"downstream: {failed} of {len(files)} files have no subtitles", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def find(args: argparse.Namespace) -> int:

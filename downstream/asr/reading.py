@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from rapidfuzz.distance import Levenshtein
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -162,8 +164,8 @@ def _beside(head: Path, name: str) -> Path:
 def word_times(
     log_probs: np.ndarray, classes: list[int], characters: list[str], seconds_per_frame: float
 ) -> list[tuple[str, float, float]]:
-    """Words with start and end in seconds, from the best CTC path through a text. Raises ValueError like `align`."""
-    path = align(log_probs, classes)
+    """Words with start and end in seconds, from `letter_frames` of a text. Raises ValueError like `align`."""
+    path = letter_frames(log_probs, classes)
     words: list[tuple[str, float, float]] = []
     letters: list[str] = []
     start = end = 0.0
@@ -180,12 +182,56 @@ def word_times(
     return words
 
 
+def letter_frames(log_probs: np.ndarray, classes: list[int], blank: int = 0) -> list[tuple[int, int]]:
+    """The frames (first, last) of each class of a text that is near the likeliest one, in linear time and memory.
+
+    Classes that the likeliest path has too keep its frames; only the others are aligned, between these. Raises
+    ValueError like `align`.
+    """
+    best = log_probs.argmax(-1)
+    bounds = np.flatnonzero(np.diff(best, prepend=-1, append=-1))
+    runs = [(int(a), int(b) - 1) for a, b in pairwise(bounds) if best[a] != blank]
+    heard = [int(best[first]) for first, _ in runs]
+    if heard == classes:
+        return runs
+    found: list[tuple[int, int]] = []
+    j = 0  # classes before it have their frames
+    blocks = [block for block in Levenshtein.opcodes(heard, classes) if block.tag == "equal"]
+    for number in range(len(blocks) + 1):
+        block = blocks[number] if number < len(blocks) else None
+        start, end = (block.src_start, block.dest_start) if block else (len(heard), len(classes))
+        stop = block.src_end if block else len(heard)
+        before = 0 if number == 0 else blocks[number - 1].src_end - blocks[number - 1].src_start
+        if end > j:
+            # Without room between the neighbours these are aligned too: first three on each side, then all.
+            for width in (0, 3, max(len(heard), 1)):
+                left, right = min(width, before), min(width, stop - start)
+                first = found[j - left - 1][1] + 1 if j > left else 0
+                last = runs[start + right][0] if start + right < len(runs) else len(best)
+                try:
+                    part = align(log_probs[first:last], classes[j - left : end + right])
+                except ValueError:
+                    continue
+                del found[j - left :]
+                found += [(a + first, b + first) for a, b in part[: end - j + left]]
+                runs[start : start + right] = [(a + first, b + first) for a, b in part[end - j + left :]]
+                break
+            else:
+                return align(log_probs, classes)
+        if block:
+            found += runs[start:stop]
+            j = block.dest_end
+    return found
+
+
 def align(log_probs: np.ndarray, classes: list[int], blank: int = 0) -> list[tuple[int, int]]:
     """The frames (first, last) of each class on the likeliest CTC path, (T, C) natural-log probabilities.
 
     Raises ValueError for a text with more characters than the frames can hold.
     """
     frames, states = len(log_probs), 2 * len(classes) + 1
+    if frames < len(classes):
+        raise ValueError(f"{len(classes)} characters do not fit {frames} frames")
     labels = np.full(states, blank)
     labels[1::2] = classes
     skip = np.zeros(states, bool)

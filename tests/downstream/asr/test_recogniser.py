@@ -222,3 +222,37 @@ def test_warping_moves_the_frequencies() -> None:
 def test_a_configuration_is_checked(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_config(_training(tmp_path), [override])
+
+
+def test_subtitles_of_one_file_and_of_several(trained: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    files = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for seed, file in enumerate(files):
+        write_audio(file, np.random.default_rng(seed).uniform(-0.3, 0.3, 16000))
+    options = ["--model", str(trained[1]), "--format"]
+    assert main(["transcribe", str(files[0]), *options, "vtt"]) == 0
+    assert (shown := capsys.readouterr().out).startswith("WEBVTT\n")
+    assert main(["transcribe", str(files[0]), *options, "vtt", "--out", str(tmp_path / "one.vtt")]) == 0
+    assert (tmp_path / "one.vtt").read_text(encoding="utf-8") == shown
+    assert main(["transcribe", *map(str, files), *options, "srt"]) == 2
+    assert "name a folder" in capsys.readouterr().err
+    broken = tmp_path / "c.wav"
+    broken.write_bytes(b"RIFF")
+    assert main(["transcribe", *map(str, files), str(broken), *options, "srt", "--out", str(tmp_path / "subs")]) == 1
+    assert "c.wav" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "subs").iterdir()} == {"a.srt", "b.srt"}
+    (tmp_path / "x").mkdir()
+    twin = tmp_path / "x" / "a.wav"
+    twin.write_bytes(files[0].read_bytes())
+    assert main(["transcribe", str(files[0]), str(twin), *options, "srt", "--out", str(tmp_path / "subs")]) == 2
+    assert "both become" in capsys.readouterr().err
+
+
+def test_hotwords_change_text_and_words_alike(trained: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    audio = tmp_path / "noise.wav"
+    write_audio(audio, np.random.default_rng(0).uniform(-0.3, 0.3, 16000))
+    options = ["--model", str(trained[1]), "--words", "--hotwords"]
+    assert main(["transcribe", str(audio), *options, "كتاب"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert [word["word"] for word in row["words"]] == row["text"].split()
+    assert main(["transcribe", str(audio), *options, "hello"]) == 2
+    assert "no letter" in capsys.readouterr().err
