@@ -80,6 +80,16 @@ def test_phrases_and_words_inside_them() -> None:
     assert (state, kept) == (None, 4.0) and hotwords.closed("قل هو") == 4.0
 
 
+def test_a_hotword_stays_in_the_beam_until_it_is_complete() -> None:
+    rows = []
+    for letter in "قرطبة":  # last of three in each frame, hence last of 243 texts: 3.5 nats behind the first one
+        row = np.full(len(CHARACTERS), 1e-6)
+        row[[CHARACTERS.index(c) for c in ("ش", "ض", letter)]] = 0.4, 0.4, 0.2
+        rows += [row, np.eye(len(CHARACTERS))[0] + 1e-6]
+    said = np.log(np.array(rows))
+    assert read(said, "قرطبة") == "قرطبة" and read(said) != "قرطبة"
+
+
 def test_time_is_linear_and_bounded() -> None:
     rng = np.random.default_rng(0)
     worst = rng.dirichlet(np.ones(len(CHARACTERS)), size=2000).astype(np.float32)  # every letter possible in each frame
