@@ -24,7 +24,8 @@ from downstream.find import Finder, Limits, TextList, read_texts
 
 SHARES = np.arange(0.15, 0.61, 0.01)
 GAPS = np.arange(0.02, 0.31, 0.01)
-_SHARE_ONLY, _GAP_ONLY = Limits(share=0.0, gap=9.0), Limits(share=-9.0, gap=0.0)
+# Both accept the nearest text, since `find` ranks texts by CTC only where one of them can be the answer.
+_SHARE_ONLY, _GAP_ONLY = Limits(share=1.0, gap=9.0), Limits(share=-9.0, gap=0.0)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def trial(finder: Finder, log_probs: np.ndarray, greedy: str, text: str | None) 
         return Trial(1.0, 0.0, False)
     place = {name: i for i, name in enumerate(finder.texts.ids)}
     answer = "".join(finder.texts.bare[place[name]] for name in found.ids)
-    return Trial(-margin, found.margin, text is not None and answer == text)
+    return Trial(round(1.0 - margin, 4), found.margin, text is not None and answer == text)
 
 
 def choose(inside: Sequence[Trial], outside: Sequence[Trial], wrong: float) -> tuple[Limits, dict[str, float]]:
