@@ -35,7 +35,8 @@ def register(*interfaces: str) -> list[str]:
     """Register our models with other libraries; returns the names of the registered interfaces.
 
     `s3prl` puts the names of `upstream/harness/hubconf.py` and of `upstream/harness/baselines.yaml` on `s3prl.hub`
-    (S3PRL and ESPnet look them up there); `transformers` puts the log-mel configuration and model on the auto classes.
+    (S3PRL and ESPnet look them up there); `transformers` puts the log-mel configuration and models (encoder, CTC
+    recogniser, classifier) on the auto classes.
     Without arguments both are registered, S3PRL only where it is installed (importing it takes seconds). A second call
     changes nothing. Every new process needs its own call: spawned workers do not inherit the names of their parent.
     Raises ValueError for an unknown interface and ImportError if the library of a named one is missing.
@@ -54,12 +55,16 @@ def register(*interfaces: str) -> list[str]:
 
 
 def _register_transformers() -> None:
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoModelForCTC
 
     from upstream.model.encoder import LogMelHubertConfig, LogMelHubertModel
+    from upstream.model.heads import LogMelHubertForCTC, LogMelHubertForSequenceClassification
 
     AutoConfig.register(LogMelHubertConfig.model_type, LogMelHubertConfig, exist_ok=True)
     AutoModel.register(LogMelHubertConfig, LogMelHubertModel, exist_ok=True)
+    AutoModelForCTC.register(LogMelHubertConfig, LogMelHubertForCTC, exist_ok=True)
+    classifier = LogMelHubertForSequenceClassification
+    AutoModelForAudioClassification.register(LogMelHubertConfig, classifier, exist_ok=True)
 
 
 def _register_s3prl() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from corpora.audio import SAMPLE_RATE
 from corpora.files import read_json
 from upstream.errors import UpstreamError
-from upstream.model.encoder import LogMelHubertConfig
+from upstream.model.encoder import LOAD_HINT, LogMelHubertConfig
 from upstream.model.family import HOP, RECEPTIVE_FIELD
 
 DEEPEST = 40  # levels of nested lists and mappings
@@ -65,11 +65,14 @@ def check_preprocessor(file: Path) -> dict[str, Any]:
 
 
 def _problems(config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
+    log_mel = config.get("model_type") == LogMelHubertConfig.model_type
+    if log_mel and config.get("feat_extract_activation") == LOAD_HINT:
+        config = {**config, "feat_extract_activation": "gelu"}  # as in older directories
     for key, (wanted, fits) in _KINDS.items():
         if config.get(key) is not None and not fits(config[key]):
             yield f"`{key}` is {_shown(config[key])}; it must be {wanted}"
     implied = {**_of_weights(config, shapes), **_of_card(config)}
-    if config.get("model_type") == LogMelHubertConfig.model_type:
+    if log_mel:
         implied |= _of_log_mel(config)
     for key, value in implied.items():
         if key in config and config[key] != value:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import HubertConfig, HubertModel
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import can_return_tuple
 
 from upstream.errors import UpstreamError
 from upstream.model.family import CONV_KERNELS, CONV_STRIDES, HOP, RECEPTIVE_FIELD, STEM_TAPS, Geometry
@@ -77,10 +78,20 @@ class SinusoidalPositions(torch.nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=1)[None].to(x.dtype)
 
 
+# A log-mel model has no activation in its front end, and config.json holds this line in its place. Transformers reads
+# the directory with `HubertModel` or `HubertForCTC` too, and would give the front end random weights with a mere
+# warning; with this line it stops, because it knows no activation of this name, and shows the line.
+LOAD_HINT = (
+    "log-mel front end: call upstream.register('transformers'), then load the directory with AutoModel, "
+    "AutoModelForCTC or AutoModelForAudioClassification"
+)
+
+
 class LogMelHubertConfig(HubertConfig):
     """`HubertConfig` of a model with a log-mel front end; its one "convolution" gives the frame formula."""
 
     model_type = "harness_logmel_hubert"
+    feat_extract_activation: str = LOAD_HINT
     mels: int = 80
     squeeze: int = 1  # 20 ms frames in one frame of the layers
     stem: str = "linear"
@@ -93,7 +104,11 @@ class LogMelHubertModel(HubertModel):
     config_class = LogMelHubertConfig
 
     def __init__(self, config: LogMelHubertConfig) -> None:
-        super().__init__(config)
+        config.feat_extract_activation = "gelu"  # the parent builds convolutions, which are replaced below
+        try:
+            super().__init__(config)
+        finally:
+            config.feat_extract_activation = LOAD_HINT
         self.feature_extractor = LogMelFrontEnd(config.mels)
         if config.squeeze > 1:
             self.upsampler = Upsampler(config.hidden_size, config.squeeze)
@@ -108,25 +123,25 @@ class LogMelHubertModel(HubertModel):
             return
         super()._init_weights(module)
 
+    @can_return_tuple
     def forward(
         self,
         input_values: Tensor,
         attention_mask: Tensor | None = None,
         mask_time_indices: Tensor | None = None,
         output_hidden_states: bool | None = None,
-        return_dict: bool | None = True,
         **options: object,
-    ) -> BaseModelOutput | tuple[Tensor, ...]:
+    ) -> BaseModelOutput:
         """(B, N) samples and, if padded, their (B, N) mask -> `last_hidden_state` (B, T, D), and on request
-        `hidden_states`: states 0 to L, the last one after the final norm. Raises TypeError for other options."""
+        `hidden_states`: states 0 to L, the last one after the final norm. `return_dict=False` gives a tuple instead.
+        Arguments that are None follow the configuration. Raises TypeError for other options."""
         unknown = [name for name, value in options.items() if value]
         if unknown:
             raise TypeError(f"a log-mel model has no option `{unknown[0]}`")
         lengths = None if attention_mask is None else attention_mask.sum(-1)
         states, _ = run_layers(self, input_values, lengths, time_mask=mask_time_indices)
-        hidden_states = tuple(states) if output_hidden_states else None
-        output = BaseModelOutput(last_hidden_state=states[-1], hidden_states=hidden_states)
-        return output if return_dict is not False else output.to_tuple()
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return BaseModelOutput(last_hidden_state=states[-1], hidden_states=tuple(states) if wanted else None)
 
 
 @dataclass(frozen=True)
@@ -246,7 +261,8 @@ def run_layers(
     if not 0 <= top <= depth:
         raise UpstreamError(f"layer {top} does not exist: the model has hidden states 0 to {depth}")
     if isinstance(model.feature_extractor, LogMelFrontEnd):
-        features = model.feature_extractor(wavs, lengths)
+        # The front end computes in 32 bits, also where the layers have 16.
+        features = model.feature_extractor(wavs, lengths).to(model.encoder.layer_norm.weight.dtype)
     else:
         features = model.feature_extractor(wavs)
     features = features.transpose(1, 2)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -69,8 +70,17 @@ class LogMelFrontEnd(nn.Module):
         super().__init__()
         self.register_buffer("dft", _dft_basis())
         self.register_buffer("mel", _mel_matrix(mels))
-        self.register_buffer("mean", torch.full((mels,), -4.0))
-        self.register_buffer("std", torch.full((mels,), 4.0))
+        self.register_buffer("mean", torch.full((mels,), -4.0, dtype=torch.float32))
+        self.register_buffer("std", torch.full((mels,), 4.0, dtype=torch.float32))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMelFrontEnd:
+        """Follow `.to(device)`, but keep 32 bits after `.half()`, `.bfloat16()` and the like."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in self._buffers.items():
+            if buffer.dtype != torch.float32:
+                self._buffers[name] = before[name].to(buffer.device, torch.float32)
+        return self
 
     @staticmethod
     def _windows(wavs: Tensor) -> Tensor:
@@ -91,7 +101,7 @@ class LogMelFrontEnd(nn.Module):
         return torch.log((real.square() + imaginary.square()) @ self.mel + FLOOR)
 
     def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """`lengths` (B,): valid samples of each item; None: all samples are valid."""
+        """`lengths` (B,): valid samples of each item; None: all samples are valid. The frames have 32 bits."""
         if wavs.shape[1] < RECEPTIVE_FIELD:
             raise ValueError(f"{wavs.shape[1]} samples are fewer than the {RECEPTIVE_FIELD} that one frame needs")
         # Energies span ten orders of magnitude, too many for half precision.
