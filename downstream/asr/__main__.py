@@ -7,6 +7,7 @@ python -m downstream.asr cut --model DIR --head DIR --audio STORE --text FILE --
 python -m downstream.asr calibrate --head DIR --audio STORE --text FILE --texts LIST
 python -m downstream.asr score --model DIR --head DIR --audio STORE --text FILE
 python -m downstream.asr ship --model DIR --head DIR --facts card.yaml --scores scores.md --out models/NAME
+python -m downstream.asr export --model DIR --head DIR --out DIR
 """
 
 from __future__ import annotations
@@ -69,6 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--facts", type=Path, required=True, help="YAML: summary, data, not_for, licence, licence_text")
     made.add_argument("--scores", type=Path, required=True, help="Markdown for the card: tables and their commands")
     made.add_argument("--out", type=Path, required=True, help="directory to write or to replace")
+    export = commands.add_parser("export", help="write encoder and head as one directory for Transformers' pipeline")
+    export.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
+    export.add_argument("--head", type=Path, required=True, help="head directory")
+    export.add_argument("--out", type=Path, required=True, help="directory to write")
     parsed = parser.parse_args(arguments)
     try:
         if parsed.command == "train":
@@ -83,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             files = (parsed.head, parsed.model, parsed.audio, parsed.text, parsed.texts)
             print(json.dumps(calibrate(*files, clips=parsed.clips, wrong=parsed.wrong)))
+        elif parsed.command == "export":
+            from downstream.asr.export import export_recogniser
+
+            export_recogniser(parsed.model, parsed.head, parsed.out)
         elif parsed.command == "cut":
             from downstream.asr.cut import cut_store
 
