@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from tabulate import tabulate
 
 from corpora.machine import cpu_name
-from downstream.report.tables import Table
 
 
 def hardware() -> str:
@@ -51,4 +51,6 @@ def medians(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a Markdown table with numbers aligned to the right."""
-    print(Table("", list(head), [[str(cell) for cell in row] for row in rows]).markdown())
+    cells = [[str(cell) for cell in row] for row in rows]
+    align = ["left"] + ["right"] * (len(head) - 1)
+    print(tabulate(cells, list(head), "pipe", disable_numparse=True, colalign=align if rows else None))

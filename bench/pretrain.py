@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -64,10 +65,11 @@ def make_batch(clips: int, seconds: float, device: torch.device) -> Batch:
     return Batch(0, 0, wavs, labels, mask, torch.ones_like(mask), [f"clip{i}" for i in range(clips)])
 
 
-def our_module(norm: str, device: torch.device) -> Pretraining:
-    """HuBERT-Base in our training module."""
+def our_module(norm: str, device: torch.device, layers: int = 12) -> Pretraining:
+    """HuBERT-Base in our training module, with this many layers."""
     torch.manual_seed(0)
     config = HubertConfig(
+        num_hidden_layers=layers,
         feat_extract_norm=norm,
         do_stable_layer_norm=norm == "layer",
         conv_bias=norm == "layer",
@@ -79,9 +81,12 @@ def our_module(norm: str, device: torch.device) -> Pretraining:
     return Pretraining(HubertModel(config), K, train).to(device).train()
 
 
-def their_module(norm: str, batch: Batch, device: torch.device) -> nn.Module:
+def their_module(norm: str, batch: Batch, device: torch.device, layers: int = 12) -> nn.Module:
     """torchaudio's model with our masks."""
     from torchaudio.models import hubert_pretrain_base, hubert_pretrain_model
+
+    if norm == "group" and layers != 12:
+        raise ValueError("--layers: `hubert_pretrain_base`, --norm group, has 12 layers")
 
     torch.manual_seed(0)
     dropouts = {
@@ -100,7 +105,7 @@ def their_module(norm: str, batch: Batch, device: torch.device) -> nn.Module:
     else:  # the same sizes, with the norms of `hubert_pretrain_large`
         model = hubert_pretrain_model(
             extractor_mode="layer_norm", extractor_conv_layer_config=None, extractor_conv_bias=True,
-            encoder_embed_dim=768, encoder_pos_conv_kernel=128, encoder_pos_conv_groups=16, encoder_num_layers=12,
+            encoder_embed_dim=768, encoder_pos_conv_kernel=128, encoder_pos_conv_groups=16, encoder_num_layers=layers,
             encoder_num_heads=12, encoder_ff_interm_features=3072, encoder_layer_norm_first=True,
             mask_selection="static", mask_other=0.0, mask_length=10, no_mask_overlap=False, mask_min_space=1,
             mask_channel_selection="static", mask_channel_other=0.0, mask_channel_length=10,
@@ -136,14 +141,14 @@ def their_step(model: nn.Module, batch: Batch, head: UnitHead | None, parameters
     return step
 
 
-def our_step(module: Pretraining, batch: Batch):
-    """A step of our module, by the function that training calls."""
+def our_step(module: Pretraining, batch: Batch, forward: Callable[..., object] | None = None):
+    """A step of our module, by the function that training calls; `forward` replaces `module.compute`, as DDP does."""
     optimizer = module.configure_optimizers()["optimizer"]
     parameters = list(module.parameters())
 
     def compute(*args):
         with autocast():
-            return module.compute(*args)
+            return (forward or module.compute)(*args)
 
     def step() -> float:
         result = take_step(
@@ -172,6 +177,12 @@ def operations(step) -> int:
     return counter.get_total_flops()
 
 
+def peak_operations() -> float | None:
+    """Dense bf16 operations per second of this GPU; None for one that is not in the table, and without a GPU."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return next((value for known, value in PEAK.items() if known in name), None)
+
+
 def peak_memory(step) -> float:
     """GiB of GPU memory at the peak of a step; 0 without a GPU."""
     if not torch.cuda.is_available():
@@ -190,13 +201,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.6 if gpu else 10.0)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--norm", choices=("layer", "group"), default="layer")
+    parser.add_argument("--layers", type=int, default=12, help="Transformer layers; fewer for a dry run")
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
     device = torch.device("cuda" if gpu else "cpu")
     batch = make_batch(args.clips, args.seconds, device)
 
-    ours, theirs = our_module(args.norm, device), their_module(args.norm, batch, device)
-    mixed = their_module(args.norm, batch, device)
+    ours, theirs = our_module(args.norm, device, args.layers), their_module(args.norm, batch, device, args.layers)
+    mixed = their_module(args.norm, batch, device, args.layers)
     mixed.logit_generator = Logits()
     torch.manual_seed(0)
     head = UnitHead(768, K, logits="cosine", projection=256, temperature=0.1).to(device)
@@ -207,7 +219,8 @@ def main() -> None:
     }
     flops = operations(steps["ours"])
     if not args.no_compile:
-        compiled, theirs_compiled = our_module(args.norm, device), their_module(args.norm, batch, device)
+        compiled = our_module(args.norm, device, args.layers)
+        theirs_compiled = their_module(args.norm, batch, device, args.layers)
         for layer in (*compiled.encoder.encoder.layers, *theirs_compiled.wav2vec2.encoder.transformer.layers):
             layer.compile(dynamic=True)
         steps["ours, compiled"] = our_step(compiled, batch)
@@ -223,7 +236,7 @@ def main() -> None:
         "ours", "torchaudio")}  # fmt: skip
 
     audio = args.clips * args.seconds
-    peak = next((value for name, value in PEAK.items() if gpu and name in torch.cuda.get_device_name()), None)
+    peak = peak_operations()
     rows = []
     for name, seconds in sorted(time.items(), key=lambda item: item[1]):
         mfu = f"{100 * flops / seconds / peak:.1f} %" if peak else "-"
