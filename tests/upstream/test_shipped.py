@@ -79,7 +79,7 @@ def test_a_wheel_contains_the_models_and_finds_them(models: Path, root: Path, tm
     letters.mkdir()
     (letters / "head.json").write_text("{}")
     build = "from setuptools import build_meta; build_meta.build_wheel('dist')"
-    subprocess.run([sys.executable, "-c", build], cwd=tree, check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, "-c", build], cwd=tree, check=True, capture_output=True, timeout=900)
     (wheel,) = (tree / "dist").glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     shutil.rmtree(tree)
@@ -88,7 +88,7 @@ def test_a_wheel_contains_the_models_and_finds_them(models: Path, root: Path, tm
         "print(upstream.__file__); print((shipped('harness_open') / 'letters/head.json').read_text())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True, text=True, timeout=120,
+        [sys.executable, "-c", code], cwd=tmp_path / "site", capture_output=True, text=True, timeout=900,
         env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
     )  # fmt: skip
     assert done.stdout.splitlines() == [str(tmp_path / "site/upstream/__init__.py"), "{}"], done.stderr
