@@ -37,6 +37,7 @@ from downstream.score.results import commit
 from upstream.model.encoder import encode
 from upstream.model.family import RECEPTIVE_FIELD
 from upstream.model.modeldir import load_model
+from upstream.model.rate import check_directory
 
 # Trait -> the field of an utterance that training and test recordings must not share.
 NOT_SHARED = {"speaker": "text", "language": "speaker"}
@@ -132,6 +133,8 @@ def probe_models(
     for option, name in (*(("against", name) for name in against), ("reference", reference)):
         if name not in models:
             raise DownstreamError(f"{option}: `{name}` is not among the models ({', '.join(models)})")
+    for path in models.values():
+        check_directory(path)
     sets = {name: pair for name in NOT_SHARED if (pair := _read(data, name)) is not None}
     if not sets:
         raise DownstreamError(f"{data}: no folder speaker/ or language/ with train/ and test/")

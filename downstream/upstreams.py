@@ -49,7 +49,8 @@ def resolve(name: str, models_dir: Path) -> Upstream:
 
     A name is a baseline of S3PRL, a model directory `<models_dir>/<name>`, `name=path` of a model directory, a model
     that ships (`upstream.names.SHIPPED`), or a row of `upstream/harness/baselines.yaml`, which is downloaded if
-    necessary. Raises UpstreamMissing if there is none, and CorpusError for a name that cannot be the name of a folder.
+    necessary. Raises UpstreamMissing if there is none, CorpusError for a name that cannot be the name of a folder, and
+    UpstreamError for an encoder of another frame rate.
     """
     label, _, given = name.partition("=")
     check_name(label, "upstream")  # it names folders of features and of probes
@@ -78,7 +79,9 @@ def resolve(name: str, models_dir: Path) -> Upstream:
             problem = f"{path} has no {file}" if path.is_dir() else f"no model directory {path}"
             raise UpstreamMissing(f"{label}: {problem}; {_advice(label, given)}")
     from upstream.harness.other_encoders import OTHER_ENCODERS
+    from upstream.model.rate import check_directory
 
+    check_directory(path)
     kind = read_json(path / "config.json")
     entry = FOREIGN_ENTRY if isinstance(kind, dict) and kind.get("model_type") in [*OTHER_ENCODERS] else ENTRY
     return Upstream(label, entry, path, _model_key(path), batched=True)

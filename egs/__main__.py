@@ -27,6 +27,7 @@ from egs.pipeline.stages import LAST, StageId, file_name, stages_of
 from egs.pipeline.study import Study, load_study
 from egs.pipeline.work import Job, StageError
 from upstream.distributed import place
+from upstream.model.rate import check_directory
 from upstream.names import LOCAL_UPSTREAMS
 
 log = logging.getLogger("egs")
@@ -139,6 +140,7 @@ def job_of(args: argparse.Namespace) -> Job:
         if path is not None:
             if not path.is_dir():
                 raise CorpusError(f"--{name} {path}: no such folder")
+            check_directory(path)
             local[name] = path.resolve()
     if getattr(args, "study", False):
         recipe = load_study(args.recipe, args.set, local).recipe

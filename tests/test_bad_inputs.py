@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import HubertConfig, HubertModel
 
 from corpora import registry
 from corpora.audio import write_audio
@@ -130,6 +132,14 @@ UPSTREAM = {
     "import notes.txt --out out --heads 0": "'0'",
     "push nowhere OWNER/NAME": "nowhere",
     "cost nowhere --out cost.csv": "nowhere",
+    "units --data data --out out source=model_25hz": "model_25hz: the encoder gives 25 frames per second",
+    "sweep --data data --model model_25hz --out out": "model_25hz: the encoder gives 25 frames per second",
+    "compare model_25hz model_25hz --audio good --out out": "25 frames per second",
+    "export model_25hz --out m.onnx": "25 frames per second",
+    "import model_25hz --out out": "25 frames per second",
+    "push model_25hz OWNER/NAME": "25 frames per second",
+    "cost model_25hz --out cost.csv": "25 frames per second",
+    "pretrain --data data --out out --geometry mini_hst --teacher model_25hz --teacher-layers 1": "25 frames per",
 }
 
 DOWNSTREAM = {
@@ -168,6 +178,8 @@ DOWNSTREAM = {
     "benchmark --recipe r --data data --exp exp --upstreams .hidden=model_list": "'.hidden'",
     "benchmark --recipe r --data data --exp exp --upstreams mine=nowhere": "nowhere",
     "benchmark --recipe r --data data --exp exp --upstreams mine=model_bare": "model.safetensors",
+    "benchmark --recipe r --data data --exp exp --upstreams mine=model_25hz": "25 frames per second",
+    "traits --models HL=model_25hz --data data --out out": "25 frames per second",
     "report --recipe r": "--exp",
     "report --recipe r --exp nowhere": "nowhere",
     "report --recipe r --exp results_broken": "results.csv",
@@ -207,6 +219,7 @@ ESPNET = {
     "config --base good.yaml --set a --out train.yaml": "a",
     "config --base good.yaml --set max_epoch=many --out train.yaml": "max_epoch=many",
     "config --base good.yaml --set optim_conf.lr=-1 --out train.yaml": "optim_conf.lr=-1",
+    "config --base good.yaml --upstream u --upstream_path model_25hz --out train.yaml": "25 frames per second",
     "shapes --data named --tokens nowhere --config good.yaml --out out": "nowhere",
     "lm_text --data named --tokens nowhere --out out": "nowhere",
     "decode --data nowhere --train_config f --model_file f --inference_config f --out out": "nowhere",
@@ -245,6 +258,8 @@ EGS = {
     "run --set family.hs=big": "`big`",
     "run --set corpora.module=nosuch": "nosuch",
     'run --train_launcher "srun \'"': "srun",
+    "run --hubert model_25hz": "25 frames per second",
+    "run --set units.it1.source=model_25hz": "`units.it1.source`: model_25hz: the encoder gives 25 frames per second",
     "show --recipe nosuch": "`nosuch`",
     "estimate": "--hours",
     "estimate --hours -5": "'-5'",
@@ -333,6 +348,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "config.json").write_bytes(content if isinstance(content, bytes) else content.encode())
         if name != "bare":
             (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    torch.manual_seed(0)
+    slow = HubertConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=[8] * 7,
+        conv_stride=[5, 2, 2, 2, 2, 2, 4], num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4,
+    )  # fmt: skip
+    HubertModel(slow).save_pretrained(root / "model_25hz")
+    (root / "model_25hz" / "preprocessor_config.json").write_text('{"do_normalize": false}')
     head = {"task": "asr", "protocol": "p", "upstream": "lost", "upstream_key": "k", "build": {}}
     for name, content in {
         "list": [],

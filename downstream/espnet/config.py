@@ -12,6 +12,7 @@ from typing import Any
 from corpora.files import write_text
 from downstream import DownstreamError
 from downstream.protocols import is_alike
+from upstream.model.rate import check_directory
 
 FBANK = "fbank"
 # Frames of the front end per encoder frame, by ESPnet's name of the encoder's input layer.
@@ -83,6 +84,7 @@ def _front_end(front_end: FrontEnd) -> dict[str, Any]:
     if front_end.path is not None:
         if not (front_end.path / "config.json").is_file():
             raise DownstreamError(f"--upstream_path {front_end.path}: no model directory (no config.json)")
+        check_directory(front_end.path)
         conf["path_or_url"] = str(front_end.path.resolve())
     return {
         "frontend": "s3prl",

@@ -20,10 +20,12 @@ from torch import Tensor, nn
 from corpora.audio import SAMPLE_RATE
 from corpora.datadir import read_utterance
 from corpora.files import write_json
+from downstream import DownstreamError
 from downstream.probe import finetune
 from downstream.probe.cache import Features, Info
 from downstream.probe.data import LabelledUtterance
 from downstream.upstreams import BASELINES, Upstream
+from upstream.model.family import HOP
 
 
 class UpstreamExtractor:
@@ -33,6 +35,11 @@ class UpstreamExtractor:
         self.model = build_s3prl_upstream(upstream.build).to(device).eval()
         self.device = device
         self.info = info_of(self.model)
+        if HOP % self.info.stride:
+            raise DownstreamError(
+                f"{upstream.name}: {SAMPLE_RATE / self.info.stride:.4g} frames per second (one every "
+                f"{self.info.stride} samples); probes and heads take 50, or a multiple of it (such as fbank's 100)"
+            )
 
     @torch.no_grad()
     def __call__(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ ANAD=${ANAD:-}                                      # Arabic Natural Audio Datas
 ARABIC_SPEECH_COMMANDS=${ARABIC_SPEECH_COMMANDS:-}  # Arabic Speech Commands: 40 keywords by 30 speakers
 ARABIC_SPEECH_CORPUS=${ARABIC_SPEECH_CORPUS:-}      # Arabic Speech Corpus: one speaker, 48 kHz, diacritised
 ARVOICE=${ARVOICE:-}                                # ArVoice: Modern Standard Arabic, several speakers
+ARZEN=${ARZEN:-}                                    # ArzEn: Egyptian Arabic mixed with English, interviews
 BAVED=${BAVED:-}                                    # Basic Arabic Vocal Emotions Dataset
 CALLHOME_EGYPTIAN=${CALLHOME_EGYPTIAN:-}            # CALLHOME Egyptian Arabic (LDC)
 CASABLANCA=${CASABLANCA:-}                          # Casablanca: eight Arabic dialects from television

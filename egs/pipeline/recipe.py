@@ -21,7 +21,9 @@ from corpora.schema import Problems, check_keys, convert, flatten, nearest, reco
 from downstream import protocols
 from downstream.protocols import TASKS
 from upstream.config import S3PRL, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
+from upstream.errors import UpstreamError
 from upstream.model.family import FAMILY, Geometry
+from upstream.model.rate import check_directory
 from upstream.names import LOCAL_UPSTREAMS, STANDARD_UPSTREAMS
 
 EGS = Path(__file__).resolve().parents[1]
@@ -414,6 +416,10 @@ def _check_sources(recipe: Recipe, where: str) -> None:
                 f"{where}: `{prefix}.source`: `{source}` is neither made by an earlier stage "
                 f"({', '.join(allowed) or 'none'}) nor a model directory"
             )
+        try:
+            check_directory(source)
+        except UpstreamError as error:
+            raise CorpusError(f"{where}: `{prefix}.source`: {error}") from None
     build_order(recipe, where)
 
 

@@ -329,3 +329,24 @@ def train_in_a_spawned_process(exp: Path) -> None:
 def test_configurations_are_yaml_mappings(root: Path) -> None:
     for path in (root / "egs/TEMPLATE/asr1/conf").rglob("*.yaml"):
         assert isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict), path
+
+
+@pytest.mark.parametrize(
+    "front_end, hop, refused", [("s3prl", 640, True), ("s3prl", 320, False), ("default", 160, False)]
+)
+def test_training_refuses_an_upstream_of_another_frame_rate(monkeypatch, front_end, hop, refused) -> None:
+    """Shapes and the CTC limit are counted before the upstream is built."""
+    from types import SimpleNamespace
+
+    from espnet2.tasks.asr import ASRTask
+
+    from downstream.espnet.task import HarnessASRTask
+
+    built = SimpleNamespace(frontend=SimpleNamespace(hop_length=hop))
+    monkeypatch.setattr(ASRTask, "build_model", classmethod(lambda cls, args: built))
+    args = SimpleNamespace(frontend=front_end, frontend_conf={"frontend_conf": {"upstream": "slow"}})
+    if refused:
+        with pytest.raises(DownstreamError, match="^slow: 25 frames per second"):
+            HarnessASRTask.build_model(args)
+    else:
+        assert HarnessASRTask.build_model(args) is built

@@ -25,6 +25,7 @@ from upstream.harness.expert import UpstreamExpert
 from upstream.model.encoder import Encoded, frame_count, normalise_waveform
 from upstream.model.family import HOP, RECEPTIVE_FIELD
 from upstream.model.modeldir import MODEL_TYPES, check_weights
+from upstream.model.rate import check_directory
 
 
 class OtherEncoder(nn.Module, ABC):
@@ -191,6 +192,7 @@ class OtherExpert(UpstreamExpert):
         nn.Module.__init__(self)
         path = Path(ckpt)
         check_weights(path)
+        check_directory(path)
         self.name = f"[{path.name}]"
         self.model = OTHER_ENCODERS[model_type(path)](path)
 

@@ -16,11 +16,13 @@ from corpora.schema import convert
 from upstream.errors import UpstreamError
 from upstream.model.encoder import front_end_of, geometry_of, normalises_waveform, squeeze_of
 from upstream.model.family import FRAME_RATE, macs_per_second
-from upstream.model.modeldir import CARD_KEY, MODEL_TYPES, load_model, model_sha256, read_card
+from upstream.model.modeldir import CARD_KEY, MODEL_TYPES, model_sha256, read_card, read_model
+from upstream.model.rate import OURS, Frames, frames_of
 from upstream.shipped import model_path
 
 REPORT = "report.json"  # of a units folder
 _DEEPEST = 100  # generations that are drawn
+_UNUSABLE = f"all other commands need {OURS}, and refuse this model"
 # Keys of an ancestor's card that its entry contains.
 KEPT = (
     *("name", "recipe", "iteration", "geometry", "data", "hours", "steps"),
@@ -102,8 +104,8 @@ def checked_card(path: Path | str) -> dict[str, Any]:
 def facts(path: Path | str) -> dict[str, Any]:
     """The card of a model directory and the facts read from its weights, which replace equal keys of the card."""
     path = model_path(path)
-    model, card = load_model(path), checked_card(path)
-    config = model.config
+    model, card = read_model(path), checked_card(path)
+    config, frames = model.config, frames_of(model.config)
     shown: dict[str, Any] = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "sha256": model_sha256(path),
@@ -116,6 +118,9 @@ def facts(path: Path | str) -> dict[str, Any]:
         "ffn": config.intermediate_size,
         "squeeze": squeeze_of(model),
         "normalise": normalises_waveform(model),
+        "frame_rate": frames.rate,
+        "hop": frames.hop,
+        "receptive_field": frames.field,
     }
     try:
         shown["macs_g_per_s"] = round(macs_per_second(geometry_of(model)) / 1e9, 4)
@@ -145,7 +150,8 @@ def describe(path: Path | str) -> str:
         ("size", [f"{f['parameters'] / 1e6:.2f} M parameters", _fill("ΔS {:.4g} % against HL", f.get("delta_s"))]),
         ("cost", [_fill("{:.3f} GMAC per second of audio", f["macs_g_per_s"])]),
         ("input", ["16 kHz waveform", "normalised to mean 0 and variance 1" if f["normalise"] else "not normalised"]),
-        ("output", [f"{FRAME_RATE} frames per second", f"hidden states 0 to {f['layers']}"]),
+        ("output", [f"{f['frame_rate']:.4g} frames per second", f"hidden states 0 to {f['layers']}"]),
+        ("frames", [] if (own := Frames(f["hop"], f["receptive_field"])) == OURS else [f"{own}; {_UNUSABLE}"]),
         (
             "training",
             [

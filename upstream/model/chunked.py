@@ -23,6 +23,7 @@ from transformers import HubertModel
 from corpora.audio import SAMPLE_RATE
 from upstream.model.encoder import collate, encode, frame_count, normalises_waveform, run_layers, squeeze_of
 from upstream.model.family import HOP, RECEPTIVE_FIELD
+from upstream.model.rate import check_frames, frames_of
 
 Source = Callable[[], Iterable[Tensor]]
 
@@ -131,6 +132,7 @@ def stream(
     reads it twice. The pieces together have floor((n - 400) / 320) + 1 frames. A front end with a group norm
     (HuBERT-Base) normalises each window by itself.
     """
+    check_frames(getattr(model, "name_or_path", "") or "model", frames_of(model.config))
     windowing = windowing or Windowing()
     # A window must start at a frame of the layers.
     windowing = replace(windowing, frames=math.lcm(windowing.frames, squeeze_of(model)))

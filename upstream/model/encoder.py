@@ -20,6 +20,7 @@ from transformers.utils.generic import can_return_tuple
 from upstream.errors import UpstreamError
 from upstream.model.family import CONV_KERNELS, CONV_STRIDES, HOP, RECEPTIVE_FIELD, STEM_TAPS, Geometry
 from upstream.model.frontend import LogMelFrontEnd, stack_pairs
+from upstream.model.rate import OURS, frames_of
 
 
 class Upsampler(torch.nn.Module):
@@ -236,7 +237,7 @@ def normalises_waveform(model: HubertModel) -> bool:
 
 def frame_count(samples: int) -> int:
     """Frames of a clip of `samples` at 16 kHz: floor((n - 400) / 320) + 1, and 0 below 400 samples."""
-    return max(0, (samples - RECEPTIVE_FIELD) // HOP + 1)
+    return OURS.count(samples)
 
 
 def run_layers(
@@ -324,7 +325,7 @@ def normalise_waveform(wav: Tensor) -> Tensor:
 def collate(model: HubertModel, wavs: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
     """Normalise each waveform if the model requires it and pad on its device: (B, N) and lengths (B,), or None.
 
-    Items shorter than one frame (400 samples) are padded with zeros and have no valid frame. Raises UpstreamError for
+    Items shorter than one frame are padded with zeros and have no valid frame. Raises UpstreamError for
     an item that is not a 1-D tensor.
     """
     if not len(wavs):
@@ -340,8 +341,9 @@ def collate(model: HubertModel, wavs: Sequence[Tensor]) -> tuple[Tensor, Tensor 
     if normalises_waveform(model):
         items = [normalise_waveform(wav) if len(wav) else wav for wav in items]
     padded = pad_sequence(items, batch_first=True)
-    if padded.shape[1] < RECEPTIVE_FIELD:
-        padded = torch.nn.functional.pad(padded, (0, RECEPTIVE_FIELD - padded.shape[1]))
+    least = frames_of(model.config).field
+    if padded.shape[1] < least:
+        padded = torch.nn.functional.pad(padded, (0, least - padded.shape[1]))
     same = bool((lengths == padded.shape[1]).all())
     return padded, None if same else lengths
 
@@ -349,10 +351,12 @@ def collate(model: HubertModel, wavs: Sequence[Tensor]) -> tuple[Tensor, Tensor 
 def encode(model: HubertModel, wavs: Sequence[Tensor], *, top_layer: int | None = None) -> Encoded:
     """Hidden states of unpadded 1-D 16 kHz waveforms; the caller sets train mode and gradients.
 
-    Valid frames do not depend on the other items of the batch. An item below 400 samples has 0 valid frames.
+    Valid frames do not depend on the other items of the batch. An item below one frame (400 samples in models that
+    `load_model` accepts) has 0 valid frames.
     """
     padded, lengths = collate(model, wavs)
-    frames = torch.tensor([frame_count(len(wav)) for wav in wavs], device=padded.device)
+    own = frames_of(model.config)
+    frames = torch.tensor([own.count(len(wav)) for wav in wavs], device=padded.device)
     if lengths is not None and getattr(model.config, "feat_extract_norm", "layer") == "group":
         # HuBERT-Base normalises each channel over time, padding included: each item needs a pass of its own.
         alone = [encode(model, [wav], top_layer=top_layer).hidden_states for wav in wavs]

@@ -26,6 +26,7 @@ from corpora.files import atomic_dir, sha256_file, write_json, write_text
 from upstream.errors import UpstreamError
 from upstream.model.configcheck import check_config, check_preprocessor, read_object, unused
 from upstream.model.encoder import LogMelHubertConfig, LogMelHubertModel, front_end_of, normalises_waveform
+from upstream.model.rate import check_frames, frames_of
 from upstream.shipped import model_path
 
 CARD_KEY = "harness"
@@ -83,8 +84,16 @@ def load_model(path: Path | str) -> HubertModel:
     `path` may be the name of a model that ships, such as `harness_open`. Weights in half precision become fp32.
 
     Only `config.json`, `model.safetensors` and `preprocessor_config.json` are opened; code, adapters and pickles in the
-    folder are ignored. Raises UpstreamError, with the reason, for a directory that cannot be loaded.
+    folder are ignored. Raises UpstreamError, with the reason, for a directory that cannot be loaded, and for an encoder
+    of another rate than 50 frames per second.
     """
+    model = read_model(path)
+    check_frames(path, frames_of(model.config))
+    return model
+
+
+def read_model(path: Path | str) -> HubertModel:
+    """The same for an encoder of any frame rate, to describe it; nothing else can use other rates."""
     path = model_path(path)
     config_json = _config(path)
     config_class, model_class = MODEL_TYPES[config_json["model_type"]]

@@ -27,6 +27,7 @@ from upstream.model.encoder import encode, front_end_of, normalises_waveform, ru
 from upstream.model.family import RECEPTIVE_FIELD
 from upstream.model.fast import accelerate, sharing_copy
 from upstream.model.modeldir import load_model, model_sha256
+from upstream.model.rate import check_frames, frames_of
 
 OPSET = 17
 # One protobuf file holds less than 2 GiB, and an export must stay one file.
@@ -127,6 +128,7 @@ def export_model(
     out = Path(out)
     if out.suffix != ".onnx":
         raise UpstreamError(f"cannot be written as {out}: the name of an ONNX file must end in .onnx")
+    check_frames("the encoder", frames_of(model.config))
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     if size > largest_bytes:
         raise UpstreamError(f"{size / 1e9:.1f} GB of weights do not fit one ONNX file ({largest_bytes / 1e9:g} GB)")

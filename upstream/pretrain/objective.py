@@ -20,8 +20,8 @@ from upstream.config import RegressionConfig
 from upstream.distributed import of_all_ranks
 from upstream.errors import UpstreamError
 from upstream.model.encoder import encode
-from upstream.model.family import HOP
 from upstream.model.modeldir import load_model
+from upstream.model.rate import check_frames, frames_of
 
 
 class UnitHead(nn.Module):
@@ -144,9 +144,7 @@ class FeatureHeads(nn.Module):
         depth = teacher.config.num_hidden_layers
         if max(config.layers) > depth:
             raise UpstreamError(f"regression: {config.source} has hidden states 0 to {depth}, not {max(config.layers)}")
-        stride = teacher.config.inputs_to_logits_ratio
-        if stride != HOP:
-            raise UpstreamError(f"regression: {config.source} has a frame every {stride} samples, not every {HOP}")
+        check_frames(f"regression: {config.source}", frames_of(teacher.config))
         self._outside = [teacher]  # nn.Module does not register modules inside a list
         self.heads = nn.ModuleDict(
             {str(layer): nn.Linear(width, teacher.config.hidden_size) for layer in config.layers}

@@ -35,6 +35,7 @@ from upstream.errors import UpstreamError
 from upstream.model.card import lineage
 from upstream.model.family import Geometry
 from upstream.model.modeldir import load_model, model_sha256, save_model
+from upstream.model.rate import check_directory
 from upstream.pretrain.checkpoints import Recorder, load_best, load_state
 from upstream.pretrain.data import Position, PretrainDataset, StepBatches, StepSampler, usable
 from upstream.pretrain.init import STATISTICS_UTTERANCES, initial_model
@@ -73,6 +74,9 @@ def pretrain(
     another length than its utterance, and for units other than expected.
     """
     here, init = place(), init or InitConfig()
+    for source in (init.source, regression.source if regression else None):
+        if source is not None:
+            check_directory(source)
     adopt_slurm()
     sets = label_sets(units, expected_units)
     if shards is None:

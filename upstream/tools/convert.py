@@ -28,6 +28,7 @@ from upstream.errors import UpstreamError
 from upstream.model.encoder import encode
 from upstream.model.family import CONV_KERNELS, CONV_STRIDES
 from upstream.model.modeldir import load_model, save_model, shards
+from upstream.model.rate import check_frames, frames_of
 from upstream.tools.pickles import Checkpoint, read_checkpoint
 
 KINDS = ("auto", "transformers", "torchaudio", "espnet", "fairseq")
@@ -108,6 +109,7 @@ def import_model(
             model, found = _from_file(source, checkpoint, kind, settings or EncoderSettings())
         except UpstreamError as error:
             raise UpstreamError(f"{source}: {error}") from error
+    check_frames(source, frames_of(model.config))
     with torch.no_grad():
         second = 0.1 * torch.randn(SAMPLE_RATE, generator=torch.Generator().manual_seed(0))
         states = encode(model, [second]).hidden_states

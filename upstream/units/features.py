@@ -135,7 +135,6 @@ class LayerSource:
         convolve_frames(self.model)
         self.depth = self.model.config.num_hidden_layers
         self.layer = _checked_layer(str(self.model_dir), layer, self.depth)
-        _check_rate(str(self.model_dir), self.model.config.inputs_to_logits_ratio)
         self.dim: int = self.model.config.hidden_size
         self._pass_seconds = min(batch_seconds, CPU_PASS_SECONDS) if device.type == "cpu" else batch_seconds
         self._sha256 = model_sha256(self.model_dir)

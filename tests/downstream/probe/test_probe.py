@@ -277,3 +277,17 @@ def test_batches_keep_to_their_budget_and_cover_everything():
     sampler.set_epoch(0)
     assert list(sampler) == epochs[0]
     assert list(BudgetSampler(samples, 20, seed=None)) == list(BudgetSampler(samples, 20, seed=None))
+
+
+def test_an_s3prl_upstream_of_25_frames_a_second_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):
+    """S3PRL has such entries; windows of long files and the stacking of frames would be wrong for them."""
+    from downstream import DownstreamError
+    from downstream.probe import probe
+    from downstream.upstreams import Upstream
+
+    class Slow(torch.nn.Module):
+        num_layers, hidden_sizes, downsample_rates = 2, [8, 8], [640, 640]
+
+    monkeypatch.setattr(probe, "build_s3prl_upstream", lambda build: Slow())
+    with pytest.raises(DownstreamError, match="^slow: 25 frames per second"):
+        probe.UpstreamExtractor(Upstream("slow", "slow", None, "key", batched=False), "cpu")
