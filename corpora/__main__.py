@@ -22,7 +22,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -48,14 +48,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _list()
         if not options.pop("command"):
             raise CorpusError("expected the name of a corpus or a command (see python -m corpora --help)")
-        run = options.pop("run")
-        with only_writer(options["out"]) if "out" in options else nullcontext():
+        run, channel = options.pop("run"), options.pop("channel", None)
+        with only_writer(options["out"]) if "out" in options else nullcontext(), _taking(channel):
             return run(**options)
     except KeyboardInterrupt:
         print("corpora: interrupted; the same command resumes", file=sys.stderr)
         return 130
     except Exception as error:
         return fail("corpora", error, output=options.get("out"))
+
+
+def _taking(channel: int | None) -> AbstractContextManager[None]:
+    if channel is None:
+        return nullcontext()
+    from corpora.prepare.sources import taking_channel  # takes a second to import
+
+    return taking_channel(channel)
 
 
 def _parser(asked: str) -> argparse.ArgumentParser:
@@ -88,6 +96,7 @@ def _add_corpus(parser: argparse.ArgumentParser, module: ModuleType) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of this corpus, see below"
     )
     _add_output(parser, seed="seed" in registry.options(module))
+    _add_channel(parser)
     parser.set_defaults(run=_prepare, module=module)
 
 
@@ -101,6 +110,7 @@ def _add_mini(parser: argparse.ArgumentParser) -> None:
 
 def _add_open_arabic(parser: argparse.ArgumentParser) -> None:
     _add_output(parser)
+    _add_channel(parser)
     parser.set_defaults(run=_open_arabic)
 
 
@@ -150,7 +160,8 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
     add("--dev-share", type=float, default=0.0, help="of the speakers, for a list without splits (default: 0)")
     add("--test-share", type=float, default=0.0, help="of the speakers, for a list without splits (default: 0)")
     add("--seed", type=whole(0), default=0, help="of the drawn speakers (default: 0)")
-    add("--jobs", type=whole(1), default=machine.cores(), help="processes (default: number of cores)")
+    _add_jobs(parser)
+    _add_channel(parser)
     parser.set_defaults(run=_table)
 
 
@@ -180,6 +191,12 @@ def _add_output(parser: argparse.ArgumentParser, *, seed: bool = True) -> None:
 
 def _add_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=whole(1), default=machine.cores(), help="processes (default: number of cores)")
+
+
+def _add_channel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--channel", type=whole(0), metavar="N", help="of recordings with several, from 0 (default: the average)"
+    )
 
 
 def _describe_options(module: ModuleType) -> str:

@@ -25,7 +25,14 @@ from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, hours, write_datadir
 from corpora.files import BadFileTally, CorpusError, write_json, write_tsv
 from corpora.prepare.duplicates import find_pairs, warn_of
-from corpora.prepare.sources import Provenance, Recording, read_recordings, safe_relative, write_sources
+from corpora.prepare.sources import (
+    Provenance,
+    Recording,
+    chosen_channel,
+    read_recordings,
+    safe_relative,
+    write_sources,
+)
 from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo
 from corpora.text import normalise, printable
@@ -41,7 +48,8 @@ class Item:
     """One utterance of a publisher's list.
 
     source: its recording, as a path inside the corpus folder.  where: file and line of the list.  start, end: in
-    seconds, None for the whole recording.  channel: of a recording with several, from 0; None averages them.
+    seconds, None for the whole recording.  channel: of a recording with several, from 0; None averages them, unless the
+    user chose one (`prepare.sources.taking_channel`).
     """
 
     utt_id: str
@@ -151,6 +159,12 @@ class Preparation:
             for item in items:
                 named.setdefault((item.source, item.channel), item.where)
         self._files.total = len(named)
+        stated = next((where for (_, channel), where in named.items() if channel is not None), None)
+        if chosen_channel() is not None and stated is not None:
+            raise CorpusError(
+                f"--channel {chosen_channel()}: {self.info.name} names the channel of each utterance ({stated}); leave "
+                "--channel out"
+            )
         recordings = {}
         for channel in sorted({channel for _, channel in named}, key=str):
             sources: dict[str, str] = {}  # listed name -> name on the disk
@@ -316,6 +330,7 @@ class Preparation:
             {
                 "corpus": self.info.name,
                 "text_profile": self._profile,
+                "channel": chosen_channel(),
                 "recordings_left_out": len(self._files.skipped),
                 "lines_left_out": len(self._lines.skipped),
                 "segments_cut_at_the_end": len(self._clipped),

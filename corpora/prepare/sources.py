@@ -11,7 +11,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -28,6 +30,7 @@ from corpora.registry import CorpusInfo, corpus_error
 SOURCES = "sources.tsv"
 _COLUMNS = ("utt_id", "corpus", "source", "sha256")
 _log = logging.getLogger(__name__)
+_CHANNEL: ContextVar[int | None] = ContextVar("channel", default=None)
 _LARGE = 2**28  # bytes of audio: above this, even few files are read by several processes
 
 
@@ -93,6 +96,24 @@ def safe_relative(name: str) -> str | None:
     return path.as_posix()
 
 
+@contextmanager
+def taking_channel(channel: int | None) -> Iterator[None]:
+    """Inside, recordings with several channels are read as this one, from 0; None averages the channels.
+
+    It is no argument of the corpora: their modules say how a corpus is laid out, and this is a choice of the user.
+    """
+    token = _CHANNEL.set(channel)
+    try:
+        yield
+    finally:
+        _CHANNEL.reset(token)
+
+
+def chosen_channel() -> int | None:
+    """The channel of `taking_channel`, None outside."""
+    return _CHANNEL.get()
+
+
 def read_recordings(
     corpus_dir: Path,
     sources: Sequence[str],
@@ -106,10 +127,11 @@ def read_recordings(
     """Read every source completely: source -> Recording, without the bad ones.
 
     Plain 16 kHz mono WAV and FLAC files stay in place; other files are converted into `audio_dir`.  sources: paths
-    inside `corpus_dir`.  channel: the one to take of several, from 0; None averages them. Finished sources are not read
-    again by a later run, unless their size or modification time has changed. Unreadable files and those under 400
-    samples are counted in `tally`, which the caller checks.
+    inside `corpus_dir`.  channel: the one to take of several, from 0; None: that of `taking_channel`. Finished sources
+    are not read again by a later run, unless their size or modification time has changed. Unreadable files and those
+    under 400 samples are counted in `tally`, which the caller checks.
     """
+    channel = chosen_channel() if channel is None else channel
     journal = _Journal(audio_dir / "ingested.jsonl")
     tasks = [_task(corpus_dir, audio_dir, source, channel) for source in sources]
     pending = [task for task in tasks if not journal.holds(task)]
@@ -266,7 +288,7 @@ def _read_one(task: _Task) -> tuple[bool, int, str, str] | str:
         return "its name is not UTF-8, so no list can name it; rename the file"
     notes: list[str] = []
     try:
-        native = task.channel is None and is_plain(task.path)
+        native = task.channel in (None, 0) and is_plain(task.path)  # a plain file has one channel
         if not native:
             count = convert_audio(task.path, task.copy, task.channel, notes)
             if count < MIN_SAMPLES:

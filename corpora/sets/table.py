@@ -4,8 +4,9 @@
     clips/a.wav,السلام عليكم,sara,train
 
 Fields: audio, and as far as the list has them text, speaker, split, dialect, emotion, language, id, start and end (or
-start and duration) in seconds. Writes OUT/<split>; a list without splits is OUT/train, and with --dev-share and
---test-share whole speakers are drawn for OUT/dev and OUT/test. A recording without a speaker is its own speaker.
+start and duration) in seconds, and channel (from 0; by option only). Writes OUT/<split>; a list without splits is
+OUT/train, and with --dev-share and --test-share whole speakers are drawn for OUT/dev and OUT/test. A recording without
+a speaker is its own speaker.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "start": ("start", "offset", "begin", "start_time"),
     "end": ("end", "stop", "end_time"),
     "duration": ("duration",),
+    "channel": (),  # by option only: a column of this name is often that of a video
 }
 SPLITS = {"validation": "dev", "valid": "dev", "val": "dev", "eval": "test"}
 
@@ -209,8 +211,12 @@ def _item(work: Preparation, row: Row, fields: Mapping[str, str], source: str, l
         if length is None:
             return None
         end = start + length
+    if get("channel") and not get("channel").isdecimal():
+        work.bad(row.where, f"channel {get('channel')!r}: expected a number from 0")
+        return None
     speaker = safe_id("_".join(get("speaker").split())) if get("speaker") else ""
-    stem = safe_id(source.rsplit(".", 1)[0].replace("/", "_"))
+    side = f"_channel{get('channel')}" if get("channel") else ""  # of a call: another speaker
+    stem = safe_id(source.rsplit(".", 1)[0].replace("/", "_") + side)
     times = f"_{round((start or 0) * 100):07d}_{round((end or 0) * 100):07d}" if start is not None else ""
     name = safe_id(get("id")) if get("id") else f"{stem}{times}"
     return Item(
@@ -221,6 +227,7 @@ def _item(work: Preparation, row: Row, fields: Mapping[str, str], source: str, l
         text=get("text") if "text" in fields else None,
         start=start,
         end=end,
+        channel=int(get("channel")) if get("channel") else None,
         language="_".join(get("language").split()) or language,
         dialect="_".join(get("dialect").split()) or None,
         emotion="_".join(get("emotion").split()) or None,

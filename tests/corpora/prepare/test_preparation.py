@@ -18,7 +18,7 @@ from corpora.audio import BLOCK_SECONDS, SAMPLE_RATE, hash_audio, load_any, read
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.files import CorpusError, TooManyBadFiles, read_json
 from corpora.prepare.preparation import Item, Preparation
-from corpora.prepare.sources import check_isolation, read_sources
+from corpora.prepare.sources import check_isolation, read_sources, taking_channel
 from corpora.registry import CorpusInfo
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
@@ -127,6 +127,34 @@ def test_channels_are_separate(corpus, tmp_path):
     work = Preparation(INFO, corpus, tmp_path / "out")
     work.add("train", [_item(1, "a.wav", channel=1)])
     with pytest.raises(TooManyBadFiles, match="channel 1"):
+        work.write()
+
+
+def test_the_user_can_choose_a_channel(tmp_path):
+    """A stereo call, and a mono file beside it; another choice reads the recordings again."""
+    call = np.stack([0.1 * np.ones(16000), 0.3 * np.ones(16000)], axis=1) * np.sin(np.arange(16000) / 9)[:, None]
+    (tmp_path / "corpus").mkdir()
+    soundfile.write(tmp_path / "corpus/a.wav", call, SAMPLE_RATE)
+    soundfile.write(tmp_path / "corpus/mono.wav", call[::-1, 0], SAMPLE_RATE)
+
+    def peak(channel: int | None) -> float:
+        work = Preparation(INFO, tmp_path / "corpus", tmp_path / "out", skip_limit=0.5)
+        work.add("train", [_item(1), _item(2, "mono.wav")])
+        with taking_channel(channel):
+            written = work.write({})["train"]
+        assert read_json(tmp_path / "out/summary.json")["channel"] == channel
+        assert [u.utt_id for u in written] == (["s-001", "s-002"] if channel != 1 else ["s-001"])
+        if channel != 1:  # one channel is channel 0, and needs no copy
+            assert written[1].audio == tmp_path / "corpus/mono.wav"
+        return float(np.abs(read_audio(written[0].audio)).max())
+
+    assert [round(peak(channel), 2) for channel in (None, 1, 0)] == [0.2, 0.3, 0.1]
+
+
+def test_a_chosen_channel_does_not_replace_the_channels_of_a_corpus(corpus, tmp_path):
+    work = Preparation(INFO, corpus, tmp_path / "out")
+    work.add("train", [_item(1, "b c.wav", channel=0)])
+    with taking_channel(1), pytest.raises(CorpusError, match=r"--channel 1: probe names the channel .*list.csv:1"):
         work.write()
 
 

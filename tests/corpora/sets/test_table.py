@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from corpora.__main__ import main
+from corpora.audio import read_audio
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.prepare.sources import read_sources
 
@@ -79,6 +82,23 @@ def test_columns_by_option_and_a_nemo_manifest(recordings: Path, tmp_path: Path)
     assert own.speaker == "a"  # without speakers, a recording is one
 
 
+def test_a_column_or_an_option_names_the_channel(tmp_path: Path) -> None:
+    """Both sides of a telephone call in one file."""
+    call = np.sin(np.arange(16000) / 9)[:, None] * [0.1, 0.3]
+    own = tmp_path / "lists"
+    own.mkdir()
+    soundfile.write(own / "call.wav", call, 16000)
+    (own / "list.csv").write_text("audio,side,channel\ncall.wav,0,TV\ncall.wav,1,TV\n")
+
+    def peaks(*options: str) -> list[float]:
+        assert table(own / "list.csv", *options) == 0
+        return [round(float(np.abs(read_audio(u.audio)).max()), 2) for u in read_datadir(tmp_path / "out/train")]
+
+    assert peaks("--column", "channel=side") == [0.1, 0.3]
+    (own / "list.csv").write_text("audio\ncall.wav\n")
+    assert peaks() == [0.2] and peaks("--channel", "1") == [0.3]
+
+
 def test_whole_speakers_are_drawn_for_dev_and_test(tmp_path: Path, noise) -> None:
     lines = ["path,speaker_id"]
     for speaker in range(30):
@@ -118,6 +138,7 @@ def test_checks_are_those_of_every_corpus(recordings: Path, tmp_path: Path, capl
         ("audio,text\nno.wav,x\n", [], "no.wav: no such file, named by .*list.csv:2"),
         ("audio,text\n,x\n", [], "list.csv: no row|no recording is named"),
         ("audio,start\nclips/a.wav,soon\n", [], "list.csv:2: expected a time in seconds, found 'soon'"),
+        ("audio,c\nclips/a.wav,B\n", ["--column", "channel=c"], "list.csv:2: channel 'B': expected a number from 0"),
         ("audio,end\nclips/a.wav,7\n", [], "runs from .*7 s, but .*has 1 s"),
         ("audio,dialect\nclips/a.wav,\n", [], "list.csv:2: empty dialect"),
         ("audio,audio\na,b\n", [], "column 'audio' is there twice"),
