@@ -19,6 +19,7 @@ ASR = (
     "arabic_speech_commands",
     "arabic_speech_corpus",
     "arvoice",
+    "arzen",
     "callhome_egyptian",
     "casablanca",
     "clartts",

@@ -136,6 +136,25 @@ def test_sphere_files_are_read_whole_or_refused(tmp_path: Path, subtype: str) ->
         load_any(path)
 
 
+@pytest.mark.parametrize("kind", ["aiff", "w64", "caf", "sph"])
+def test_more_than_a_header_states_is_refused_by_name(make, tmp_path: Path, kind: str) -> None:
+    """No decoder reads the samples after the stated end."""
+    path = tmp_path / "a.sph" if kind == "sph" else make(kind)
+    if kind == "sph":
+        soundfile.write(path, speech(16000), 16000, format="NIST", subtype="PCM_16")
+    path.write_bytes(path.read_bytes() + b"\x05\x01" * 4000)
+    for notes in (None, []):
+        with pytest.raises(AudioError, match=rf"{path.name}: more content follows the end that its header states"):
+            load_any(path, notes=notes)
+
+
+def test_an_mp3_with_a_tag_before_one_without(make) -> None:
+    """The tag states the frames of the first one only."""
+    path, other = make("mp3"), make("mp3 without tag", "b")
+    path.write_bytes(path.read_bytes() + other.read_bytes())
+    is_long(path, 2 * SECONDS, "mp3 without tag")
+
+
 @pytest.mark.parametrize("stated", [0, 1000, 0x7FFFF000, 0xFFFFFFFF])
 def test_a_wav_that_states_less_than_it_holds(tmp_path: Path, stated: int) -> None:
     path = tmp_path / "a.wav"
@@ -282,6 +301,7 @@ def test_samples_a_little_outside_are_clipped_in_every_room(tmp_path: Path) -> N
     assert 1.2 < np.abs(loud).max() < 2
     expected = np.clip(loud, -1, 1)
     assert np.array_equal(load_any(path), expected) and np.array_equal(read_audio(path), expected)
+    assert np.array_equal(read_audio(path, 4000, 20000), expected[4000:20000])
     convert_audio(path, tmp_path / "out.wav")
     assert np.abs(read_audio(tmp_path / "out.wav") - expected).max() < 1e-4
 

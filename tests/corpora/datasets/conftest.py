@@ -621,6 +621,23 @@ def _mtedx(root: Path, make: SimpleNamespace) -> Path:
     return root
 
 
+def _arzen(root: Path, make: SimpleNamespace) -> Path:
+    for number in (1, 2, 3):
+        make.noise(root / f"recordings/C03-R0{number}.WAV", 2.0, 44100)
+    (root / "transcriptions").mkdir()
+    rows = {
+        "train": [
+            "S01-C03-R01_000059-000150\tال+weekends mainly [HES] فبنزور ال+two*families",
+            "I01-C03-R02_000100-000160\t[LAUGHTER] mobile#ي",
+        ],
+        "dev": ["S02-C03-R02_000010-000090\tلو عندنا تمارين"],
+        "test": ["S03-C03-R03_000010-000190\tاه اسكندرية"],
+    }
+    for split, lines in rows.items():
+        (root / f"transcriptions/{split}.src").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
 def _iwslt22_tunisian(root: Path, make: SimpleNamespace) -> Path:
     names = {
         "train": "20160101_1200_1_A",

@@ -17,6 +17,7 @@ from corpora.datadir import read_datadir
 from corpora.datasets import (
     arabic_speech_corpus,
     arvoice,
+    arzen,
     callhome_egyptian,
     casablanca,
     clartts,
@@ -362,6 +363,25 @@ def test_mtedx_takes_sentences_before_subtitles(tree, tmp_path):
     assert [(u.text, u.start, u.end) for u in train] == [("أهلا وسهلا", 1600, 8000), ("شكرا", 14400, 16000)]
     dev = read_datadir(tmp_path / "out/dev")
     assert [(u.text, u.start, u.end) for u in dev] == [("أهلا", 1600, 6400), ("و سهلا", 6400, 14400)]
+
+
+def test_arzen_text_times_and_speakers(tree, tmp_path, caplog):
+    arzen.prepare(tree("arzen"), tmp_path / "out")
+    interviewer, student = sorted(read_datadir(tmp_path / "out/train"), key=lambda u: u.speaker)
+    assert (student.text, student.speaker) == ("الweekends mainly فبنزور الtwo families", "arzen_S01")
+    assert (student.start, student.end) == (9440, 24000)
+    assert (interviewer.text, interviewer.speaker) == ("mobileي", "arzen_I01")
+    assert "1 recordings have other parts in training than in dev or test" in caplog.text
+    assert {u.dialect for u in read_datadir(tmp_path / "out/dev")} == {"EGY"}
+
+
+def test_arzen_lists_from_another_folder_and_an_outer_folder(tree, tmp_path):
+    corpus = tree("arzen")
+    (tmp_path / "outer").mkdir()
+    (corpus / "transcriptions").rename(tmp_path / "lists")
+    corpus.rename(tmp_path / "outer/ArzEn_SpeechCorpus")
+    arzen.prepare(tmp_path / "outer", tmp_path / "out", splits=tmp_path / "lists")
+    assert [len(read_datadir(tmp_path / "out" / split)) for split in ("train", "dev", "test")] == [2, 1, 1]
 
 
 def test_iwslt22_marks_disappear_and_their_words_stay(tree, tmp_path):

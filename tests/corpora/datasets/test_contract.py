@@ -196,6 +196,15 @@ CASES = {
             ("iwslt22-dialect/exclude-utterance.txt", " 1.2 1.2", " 1.2", "exclude-utterance.txt:1: expected"),
         ],
     ),
+    "arzen": Case(
+        {"train": 2, "dev": 1, "test": 1},
+        [
+            ("transcriptions/dev.src", "_000010-000090", "_10-90", "dev.src:1: expected an id such as S01-C03-R01_"),
+            ("transcriptions/test.src", "\t", " ", "test.src:1: expected an id such as"),
+            ("transcriptions/*.src", "", None, "expected train.src, dev.src and test.src.*--set splits="),
+            ("recordings/C03-R02.WAV", "", None, "C03-R02.WAV: no such file, named by .*train.src:2"),
+        ],
+    ),
     "omani": Case(
         {"train": 2, "dev": 1, "test": 1},
         [
