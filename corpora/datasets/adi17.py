@@ -36,10 +36,11 @@ INFO = CorpusInfo(
     name="adi17",
     title="ADI-17: seventeen Arabic dialects from YouTube (MGB-5)",
     tasks=("did",),
-    hours=3000,
+    hours=3032.4,
     licence="for research, after registration",
     access="form",
-    by_hand="register for the MGB-5 dialect identification data at arabicspeech.org/adi_resources/mgb5",
+    by_hand="register for the MGB-5 dialect identification data at arabicspeech.org/adi_resources/mgb5, or accept the "
+    "terms of the data set ArabicSpeech/ADI17 on Hugging Face",
     layout="{train,dev,test}/{segments,utt2lang}, or train_segments/<DIALECT>/ and {dev,test}_segments/ with "
     "adi17_official_{dev,test}_label.txt",
     published={"dev": 8955, "test": 12615},

@@ -28,10 +28,11 @@ INFO = CorpusInfo(
     name="adi20",
     title="ADI-20: ADI-17 with Tunisian, Bahraini and Modern Standard Arabic",
     tasks=("did",),
-    hours=None,
+    hours=3556,
     licence="that of each source; only the lists are distributed",
     access="form",
-    by_hand="lists and sources of github.com/elyadata/ADI-20: ADI-17, ADI-5 (MSA), Tunisian corpora, YouTube",
+    by_hand="fetch the data set ArabicSpeech/ADI20 from Hugging Face, or the lists and sources of "
+    "github.com/elyadata/ADI-20: ADI-17, ADI-5 (MSA), Tunisian corpora, YouTube",
     layout="{train,dev,test}.csv with ID,wav,dialect,duration,start,end, and the audio that they name",
 )
 DIALECTS = (*ADI17_DIALECTS, "TUN", "BAH", "MSA")

@@ -31,10 +31,11 @@ INFO = CorpusInfo(
     name="adi5",
     title="ADI-5: five Arabic dialects of broadcast news (MGB-3, VarDial 2017)",
     tasks=("did",),
-    hours=None,
+    hours=71.7,
     licence="for research, after registration",
     access="form",
-    by_hand="register for the MGB-3 dialect identification data at arabicspeech.org/adi_resources/mgb3",
+    by_hand="register for the MGB-3 dialect identification data at arabicspeech.org/adi_resources/mgb3, or accept the "
+    "terms of the data set ArabicSpeech/MGB-3 on Hugging Face",
     layout="{train,dev,test}/wav/{EGY,GLF,LAV,MSA,NOR}/*.wav",
     published={split: sum(own.values()) for split, own in PUBLISHED.items()},
 )

@@ -29,7 +29,8 @@ INFO = CorpusInfo(
     hours=None,
     licence="CC0",
     access="form",
-    by_hand="accept the terms of Mozilla Common Voice, then fetch the Arabic archive (cv-corpus-<version>-ar.tar.gz)",
+    by_hand="accept the terms of Common Voice at datacollective.mozillafoundation.org, then fetch the Arabic archive "
+    "(cv-corpus-<version>-ar.tar.gz)",
     layout="cv-corpus-*/ar/{clips/*.mp3,train.tsv,dev.tsv,test.tsv} (client_id, path, sentence, ...)",
     published={"test": 10471},
 )

@@ -25,7 +25,8 @@ INFO = CorpusInfo(
     hours=1200,
     licence="the publisher's, for research",
     access="form",
-    by_hand="fill in the form at arabicspeech.org/mgb2, then fetch train, dev and test",
+    by_hand="fill in the form at arabicspeech.org/mgb2 (or accept the terms of QCRI/mgb2 on Hugging Face), "
+    "then fetch train, dev and test",
     layout="train/wav/<GUID>.wav, train/xml/utf8/<GUID>.xml (or bw/), {dev,test}/wav/ with text and segments, or the "
     "same in {train,dev,test}.tar.gz",
     published={"train": 375103, "dev": 5002, "dev_overlap": 840, "test": 5365, "test_overlap": 290},

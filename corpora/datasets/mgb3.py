@@ -33,7 +33,7 @@ INFO = CorpusInfo(
     hours=16,
     licence="the publisher's, for research",
     access="form",
-    by_hand="fill in the form at arabicspeech.org/mgb3-asr, then fetch the recordings and the transcripts",
+    by_hand="fill in the form at arabicspeech.org/mgb3-asr-2, then fetch the recordings and the transcripts",
     layout="wav/<genre>_NN_first_12min.wav, {adapt,dev,test}/{Alaa,Ali,Mohamed,Omar}/text_noverlap",
 )
 SPLITS = ("adapt", "dev", "test")

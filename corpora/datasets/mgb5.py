@@ -38,7 +38,8 @@ INFO = CorpusInfo(
     hours=14,
     licence="the publisher's, for research",
     access="form",
-    by_hand="fill in the form at arabicspeech.org/mgb5, then fetch DB/train.tar.gz and DB/dev.tar.gz",
+    by_hand="fill in the form at arabicspeech.org/mgb5 (or accept the terms of the data set ArabicSpeech/MGB-5 on "
+    "Hugging Face), then fetch DB/train.tar.gz and DB/dev.tar.gz",
     layout="DB/{train,dev,test}.tar.gz, each with <split>/<split>.txt.bw, <split>/<split>.segments.bw and *.wav",
 )
 SPLITS = ("train", "dev", "test")

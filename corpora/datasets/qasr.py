@@ -26,7 +26,8 @@ INFO = CorpusInfo(
     hours=2000,
     licence="the publisher's, for research",
     access="form",
-    by_hand="fill in the form at arabicspeech.org/qasr, then fetch the recordings and the release",
+    by_hand="fill in the form at arabicspeech.org/qasr (or accept the terms of QCRI/QASR on Hugging Face), "
+    "then fetch the recordings and the release",
     layout="wav/<recording>.wav, release/train_20210109/xml/, release/{dev,test}/{wav/,text.verbatim.nonoverlap}",
     published={"train": 1592226, "dev": 5002, "test": 5366},
 )
