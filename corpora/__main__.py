@@ -245,7 +245,14 @@ def _folder(module: ModuleType, value: str, out: Path) -> Path:
     name = module.INFO.name
     if value != DOWNLOADS:
         path = Path(value).expanduser()
-        return fetch.unpack_once(path, out / "unpacked" / name) if path.is_file() else path
+        if path.is_file():
+            return fetch.unpack_once(path, out / "unpacked" / name)
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise CorpusError(
+                f"--out {out}: lies in the corpus folder {path}, so the next run would take the converted copies for "
+                "recordings; name a folder outside of it"
+            )
+        return path
     if not registry.can_be_fetched(name):
         raise CorpusError(f"{name} cannot be fetched automatically; get it: {registry.how_to_get(module.INFO)}")
     return module.download(Path(DOWNLOADS))

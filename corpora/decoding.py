@@ -326,6 +326,9 @@ class _Ffmpeg(_Piece):
                 raise AudioError(f"{owner.name}: no samples")
             self.sample_rate, self.channels = first.sample_rate, first.layout.nb_channels
             self.floating = self._stream_of(container).codec_context.name.startswith(("pcm_f32", "pcm_f64"))
+            tracks = len(container.streams.audio)
+        if tracks > 1:
+            owner.notes.append(f"it holds {tracks} audio tracks, of which the first was read")
 
     def close(self) -> None:
         pass

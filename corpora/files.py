@@ -173,6 +173,15 @@ def only_writer(path: Path) -> Iterator[None]:
         held.release()
 
 
+def check_output(out: Path | None, inputs: Iterable[Path | None]) -> None:
+    """Raise CorpusError where an output file is one of the files that the command reads, which it would replace."""
+    if out is None or not out.exists():
+        return
+    for path in inputs:
+        if path is not None and path.exists() and path.samefile(out):
+            raise CorpusError(f"--out {out}: this command reads {path}, which would be lost; name another file")
+
+
 def writes(argument: str, when: Callable[[], bool] = lambda: True) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Decorator: hold the lock of the folder that is this argument of the function, if `when` is true."""
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from corpora.command import Parser, device, fail, number, whole
-from corpora.files import only_writer
+from corpora.files import check_output, only_writer
 from corpora.names import check_name
 from corpora.schema import nearest
 from downstream import DownstreamError
@@ -125,6 +125,7 @@ def _score(parsed: argparse.Namespace) -> int:
         raise DownstreamError(f"--text_profile {parsed.text_profile}: expected one of {', '.join(PROFILES)}{hint}")
     speakers = texts.read_text(parsed.utt2spk) if parsed.utt2spk else None
     files = texts.reference_files(parsed.references)
+    check_output(parsed.out, [parsed.hypotheses, parsed.utt2spk, *files])
     rates = texts.score_files(parsed.hypotheses, files, parsed.text_profile, speakers)
     print(texts.table(rates))
     if parsed.out:

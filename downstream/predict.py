@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from corpora.audio import FORMATS, SAMPLE_RATE, AudioError, find_audio, header_info, stream_any
-from corpora.files import atomic_file, for_spreadsheet, read_json
+from corpora.files import atomic_file, check_output, for_spreadsheet, read_json
 from corpora.names import check_name
 from downstream import DownstreamError
 from downstream.asr.hotwords import Hotwords, decode, read_hotwords
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     """
     args.model = default_head() if args.model is None else args.model
     files = audio_files(args.audio)
+    check_output(args.out, files)
     task = next(name for name, task in TASKS.items() if task.command == args.command)
     if task == "asr" and is_recogniser(args.model):
         return _transcribe(args, files)
@@ -161,6 +162,7 @@ def find(args: argparse.Namespace) -> int:
     if not is_recogniser(args.model):
         raise DownstreamError(f"{args.model}: `find` needs the head directory of a CTC recogniser (protocol ctc)")
     files = audio_files(args.audio)
+    check_output(args.out, [*files, args.texts])
     reader = Reader(args.model, args.upstream, channel=args.channel)
     texts, limits = read_texts(args.texts, reader.characters), limits_of(reader.description)
     finder = Finder(texts, reader.characters, spans=args.spans, limits=limits)

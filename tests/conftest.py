@@ -60,6 +60,7 @@ def encode():
         *,
         pipe: bool = False,
         bits: int = 0,
+        quality: int = 0,
         **options,
     ) -> bytes:
         samples = samples[:, None] if samples.ndim == 1 else samples
@@ -69,6 +70,8 @@ def encode():
             stream = out.add_stream(codec, rate=rate, layout=layout)
             if bits:
                 stream.bit_rate = bits
+            if quality:  # a variable bit rate; `options` are those of the container
+                stream.codec_context.options = {"flags": "+qscale", "global_quality": str(quality)}
             pcm = (samples * 32767).astype("<i2").reshape(1, -1)
             frame = av.AudioFrame.from_ndarray(pcm, format="s16", layout=layout)
             frame.sample_rate = rate

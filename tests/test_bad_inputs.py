@@ -43,6 +43,8 @@ CORPORA = {
     "baved --corpus damaged.tar.gz --out out": "damaged.tar.gz",
     "baved --corpus damaged.zip --out out": "damaged.zip",
     "fleurs --corpus downloads --out out": "fleurs",
+    "eyase --corpus good --out good": "--out good: lies in the corpus folder good",
+    "eyase --corpus . --out data/eyase": "--out data/eyase: lies in the corpus folder .",
     "mini": "--out",
     "mini --out out --scale 0": "'0'",
     "mini --out out --scale -1": "'-1'",
@@ -128,6 +130,9 @@ UPSTREAM = {
     "export model_list --out m.onnx --format tflite": "'tflite'",
     "import nowhere --out out": "nowhere",
     "import notes.txt --out out": "notes.txt",
+    "import model_25hz --out model_25hz": "would be replaced by its import",
+    "import model_25hz --out good": "--out good: it is replaced as a whole",
+    "import model_25hz --out .": "would be replaced by its import",
     "import notes.txt --out out --kind keras": "keras",
     "import notes.txt --out out --heads 0": "'0'",
     "push nowhere OWNER/NAME": "nowhere",
@@ -189,6 +194,10 @@ DOWNSTREAM = {
     "transcribe": "AUDIO",
     "transcribe good.wav": "--model",
     "transcribe good.wav --model nowhere": "nowhere",
+    "transcribe good.wav --model nowhere --out good.wav": "--out good.wav: this command reads good.wav",
+    "emotion good.wav notes.txt --model nowhere --out ./notes.txt": "this command reads notes.txt",
+    "score --hypotheses hyp --references ref --out hyp": "--out hyp: this command reads hyp",
+    "score --hypotheses hyp --references ref --out ref": "--out ref: this command reads ref",
     "transcribe empty --model nowhere": "empty",
     "transcribe good.wav --model head_list": "head_list",
     "transcribe good.wav --model head_ser": "emotion",
@@ -309,6 +318,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("bad")
     (root / "empty").mkdir()
     (root / "notes.txt").write_text("just: [a note\n")
+    for name in ("hyp", "ref"):
+        (root / name).write_text("s0 نعم\n", encoding="utf-8")
     (root / "broken.yaml").write_text("a: [1\n")
     (root / "good.yaml").write_text("max_epoch: 3\noptim_conf: {lr: 0.001}\n")
     (root / "damaged.tar.gz").write_bytes(b"\x1f\x8b" + bytes(100))

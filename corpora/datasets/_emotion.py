@@ -29,6 +29,7 @@ from corpora.prepare.sources import (
     check_isolation,
     list_audio,
     read_recordings,
+    remove_other_folds,
     write_sources,
 )
 from corpora.prepare.tree import visible_files
@@ -240,6 +241,7 @@ def write_folds(
             write_sources(folder / split, [clip.provenance() for clip in own])
         check_isolation([folder / "train"], [folder / "dev", folder / "test"])
         check_isolation([folder / "dev"], [folder / "test"])
+    remove_other_folds(out_dir, len(parts))
     write_json(
         out_dir / "protocol.json",
         {

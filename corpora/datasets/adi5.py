@@ -16,7 +16,7 @@ from pathlib import Path
 
 from corpora.datasets._dialect import SPLITS, programme_folds, write_splits
 from corpora.prepare.preparation import Item, Preparation
-from corpora.prepare.sources import list_audio
+from corpora.prepare.sources import list_audio, remove_other_folds
 from corpora.prepare.tree import find_path
 from corpora.registry import CorpusInfo, corpus_error
 
@@ -80,12 +80,14 @@ def prepare(
             items[split].append(Item(Path(name).stem, parts["programme"], source, source, dialect=folder))
     if not folds:
         write_splits(work, items, shared=shared, published=PUBLISHED)
+        remove_other_folds(out_dir, 0)
         return
     known = [item for split in ("dev", "test") for item in items.get(split, ())]
     for number, part in enumerate(programme_folds(known, folds, seed, INFO.name), 1):
         own = Preparation(INFO, corpus_dir, out_dir / f"fold{number}", jobs=jobs)
         part["train"] += items.get("train", [])
         write_splits(own, part, shared=shared, whole=False)
+    remove_other_folds(out_dir, folds)
 
 
 def _folder(split: Path) -> Path | None:

@@ -26,6 +26,7 @@ from corpora.datadir import Utterance, hours, write_datadir
 from corpora.files import BadFileTally, CorpusError, write_json, write_tsv
 from corpora.prepare.duplicates import find_pairs, warn_of
 from corpora.prepare.sources import (
+    SOURCES,
     Provenance,
     Recording,
     chosen_channel,
@@ -309,6 +310,14 @@ class Preparation:
         for split in sorted(published.keys() - written.keys()):
             count = published[split]
             _log.warning("%s: the published set %s (%d utterances) is missing", self.info.name, split, count)
+        earlier = sorted(
+            path.parent.name for path in self.out_dir.glob(f"*/{SOURCES}") if path.parent.name not in written
+        )
+        if earlier:
+            _log.warning(
+                "%s: %s is of an earlier run and was not written now; delete it unless you want it",
+                self.out_dir, ", ".join(earlier),
+            )  # fmt: skip
         if self._clipped:
             _log.warning(
                 "%d segments end up to %g s past their recording and are cut there, as %s",

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -158,6 +159,15 @@ def read_recordings(
     for note, paths in notes.items():
         _log.warning("%d recordings, as %s: %s", len(paths), paths[0], note)
     return recordings
+
+
+def remove_other_folds(out_dir: Path, count: int) -> None:
+    """Remove the folds above `count` that an earlier run with more folds has left; a benchmark would train on them."""
+    for folder in sorted(out_dir.glob("fold*")):
+        number = folder.name.removeprefix("fold")
+        if number.isdecimal() and int(number) > count and any(folder.glob(f"*/{SOURCES}")):
+            _log.warning("%s is of an earlier run with more than %d folds, and was removed", folder, count)
+            shutil.rmtree(folder)
 
 
 def write_sources(data_dir: Path, rows: Iterable[Provenance]) -> None:

@@ -24,14 +24,26 @@ def is_visible(name: str) -> bool:
 
 
 def visible_files(folder: Path, pattern: str) -> list[Path]:
-    """The visible files below a folder whose path matches a glob (`*`, `?`, `**`), sorted; links are followed."""
+    """The visible files below a folder whose path matches a glob (`*`, `?`, `**`), sorted; links are followed.
+
+    A link to a folder that holds it is left out: it would give every file again, under forty names.
+    """
     expression = _expression(pattern)
     deep = "**" in pattern
     depth = pattern.count("/")
     found = []
+    above = {str(folder): (os.path.realpath(folder),)}  # the folders from the top to each one, without links
     for parent, folders, names in os.walk(folder, followlinks=True):
         place = Path(parent).relative_to(folder)
         folders[:] = [name for name in folders if is_visible(name)] if deep or len(place.parts) < depth else []
+        here, chain = list(folders), above.pop(parent)
+        for name in here:
+            path = os.path.join(parent, name)
+            real = os.path.realpath(path) if os.path.islink(path) else os.path.join(chain[-1], name)
+            if real in chain:
+                folders.remove(name)
+            else:
+                above[path] = (*chain, real)
         for name in names:
             path = place / name
             if is_visible(name) and expression.fullmatch(_plain(path.as_posix())) and (folder / path).is_file():

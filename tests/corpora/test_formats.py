@@ -178,15 +178,33 @@ def test_chunks_after_the_samples_are_no_sound(tmp_path: Path) -> None:
         assert len(load_any(path)) == audio_info(path).samples == 32000
 
 
-def test_a_variable_bit_rate_without_a_tag(tmp_path: Path, encode) -> None:
-    """libsndfile estimates the length from the first frames, which are silent and small here."""
+@pytest.mark.parametrize("first", ["silence", "noise"])
+def test_a_variable_bit_rate_without_a_tag(tmp_path: Path, encode, first: str) -> None:
+    """libsndfile estimates the length from the first frames: 23 s where they are silent and small, else 3 s."""
     silence = np.zeros(16000 * 4, np.float32)
     noise = 0.3 * np.random.default_rng(0).standard_normal(16000 * 4).astype(np.float32)
-    encode(
-        tmp_path / "a.mp3", np.concatenate([silence, noise]), 16000, "libmp3lame", "mp3", write_xing=0, id3v2_version=0,
-        q=2, global_quality=236, flags="+qscale",
-    )  # fmt: skip
-    assert len(load_any(tmp_path / "a.mp3")) / SAMPLE_RATE == pytest.approx(8, abs=0.15)
+    parts = [silence, noise] if first == "silence" else [noise, silence]
+    path = tmp_path / "a.mp3"
+    encode(path, np.concatenate(parts), 16000, "libmp3lame", "mp3", write_xing=0, id3v2_version=0, quality=236)
+    assert abs(soundfile.info(path).duration - 8) > 3
+    assert len(load_any(path)) / SAMPLE_RATE == pytest.approx(8, abs=0.15)
+
+
+def test_a_second_audio_track_is_named(tmp_path: Path) -> None:
+    """Recorders of calls and screens write one track for each side."""
+    import av
+
+    with av.open(str(tmp_path / "a.mka"), "w", format="matroska") as out:
+        tracks = [out.add_stream("pcm_s16le", rate=16000, layout="mono") for _ in range(2)]
+        for number, track in enumerate(tracks):
+            samples = (32767 * speech(16000, seed=number)).astype(np.int16)[None]
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.sample_rate = 16000
+            for packet in [*track.encode(frame), *track.encode(None)]:
+                out.mux(packet)
+    notes: list[str] = []
+    assert len(load_any(tmp_path / "a.mka", notes=notes)) == 32000
+    assert notes == ["it holds 2 audio tracks, of which the first was read"]
 
 
 def test_two_kinds_in_one_file_are_refused(make, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from corpora.files import sha256_file, sha256_json
 from upstream.errors import UpstreamError
 from upstream.model.encoder import encode
 from upstream.model.family import CONV_KERNELS, CONV_STRIDES
-from upstream.model.modeldir import load_model, save_model, shards
+from upstream.model.modeldir import FILES, load_model, save_model, shards
 from upstream.model.rate import check_frames, frames_of
 from upstream.tools.pickles import Checkpoint, read_checkpoint
 
@@ -94,6 +94,7 @@ def import_model(
     source = Path(source)
     if not source.exists():
         raise UpstreamError(f"{source}: no such file or folder")
+    _check_target(source, Path(out))
     if kind not in KINDS:
         raise UpstreamError(f"kind `{kind}` is unknown; choose from {', '.join(KINDS)}")
     if source.is_dir() != (kind == "transformers") and kind != "auto":
@@ -122,6 +123,20 @@ def import_model(
         "source_sha256": _identity(weights),
     }
     return save_model(model, Path(out), card)
+
+
+def _check_target(source: Path, out: Path) -> None:
+    """Raise UpstreamError unless `out` is new or a model directory of ours: it is replaced with all that it holds."""
+    if not out.exists():
+        return
+    if out.resolve() == source.resolve() or source.resolve().is_relative_to(out.resolve()):
+        raise UpstreamError(f"--out {out}: {source} would be replaced by its import; name another folder")
+    others = sorted(path.name for path in out.iterdir() if path.name not in FILES) if out.is_dir() else [out.name]
+    if others:
+        raise UpstreamError(
+            f"--out {out}: it is replaced as a whole, and holds other files than a model directory, as {others[0]}; "
+            "name another folder"
+        )
 
 
 def _joined(parts: Sequence[Path]) -> dict[str, Tensor]:

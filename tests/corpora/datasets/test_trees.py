@@ -92,3 +92,23 @@ def test_lists_of_spreadsheets(encoding: str, tmp_path: Path) -> None:
     (row,) = read_rows(path, ("file", "text"), delimiter="\t")
     assert (row["file"], row["text"], row.where) == ("a.wav", "نعم", f"{path}:2")
     assert [line for _, line in read_lines(path)] == ["file\ttext", "a.wav\tنعم"]
+
+
+@pytest.mark.parametrize(
+    ("links", "found"),
+    [
+        ({"a/self": "a"}, ["a/x.wav", "b/x.wav"]),
+        ({"a/up": "."}, ["a/x.wav", "b/x.wav"]),
+        ({"a/other": "b", "b/other": "a"}, ["a/other/x.wav", "a/x.wav", "b/other/x.wav", "b/x.wav"]),
+        ({"a/data": "../elsewhere"}, ["a/data/y.wav", "a/x.wav", "b/x.wav"]),
+    ],
+)
+def test_links_that_lead_back_are_not_followed(links: dict[str, str], found: list[str], tmp_path: Path) -> None:
+    """Linux follows forty links, so every file would be found forty times."""
+    for name in ("corpus/a/x.wav", "corpus/b/x.wav", "elsewhere/y.wav"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    corpus = tmp_path / "corpus"
+    for link, target in links.items():
+        (corpus / link).symlink_to(corpus / target, target_is_directory=True)
+    assert [path.relative_to(corpus).as_posix() for path in visible_files(corpus, "**/*.wav")] == found

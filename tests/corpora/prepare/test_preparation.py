@@ -18,7 +18,7 @@ from corpora.audio import BLOCK_SECONDS, SAMPLE_RATE, hash_audio, load_any, read
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.files import CorpusError, TooManyBadFiles, read_json
 from corpora.prepare.preparation import Item, Preparation
-from corpora.prepare.sources import check_isolation, read_sources, taking_channel
+from corpora.prepare.sources import check_isolation, read_sources, remove_other_folds, taking_channel
 from corpora.registry import CorpusInfo
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
@@ -244,6 +244,25 @@ def test_a_recording_longer_than_a_block_is_converted_without_a_seam(tmp_path):
     work.add("train", [_item(1, "x.wav")])
     made = work.write()["train"][0]
     np.testing.assert_allclose(read_audio(made.audio), load_any(tmp_path / "x.wav"), atol=2 / 32768)
+
+
+def test_a_set_of_an_earlier_run_is_named(corpus, tmp_path, caplog):
+    for split in ("dev", "train"):
+        work = Preparation(INFO, corpus, tmp_path / "out")
+        work.add(split, [_item(1)])
+        work.write({})
+    assert f"{tmp_path / 'out'}: dev is of an earlier run and was not written now" in caplog.text
+
+
+def test_folds_of_an_earlier_run_go(tmp_path, caplog):
+    """A benchmark trains on every fold that it finds."""
+    for name in ("fold1", "fold2", "fold3", "fold10", "fold", "folder"):
+        (tmp_path / name / "test").mkdir(parents=True)
+        if name != "fold10":
+            (tmp_path / name / "test/sources.tsv").touch()
+    remove_other_folds(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fold", "fold1", "fold10", "fold2", "folder"]
+    assert "fold3 is of an earlier run with more than 2 folds" in caplog.text
 
 
 def test_nothing_left_is_an_error(corpus, tmp_path):
