@@ -402,14 +402,26 @@ def _records(path: Path, file: TextIO, delimiter: str, quoted: bool) -> Iterator
     try:
         if quoted:
             reader = csv.reader(file, delimiter=delimiter)
+            columns = 0
             for fields in reader:
-                number = reader.line_num
+                begin, number = number + 1, reader.line_num
+                columns = columns or len(fields)
+                if number > begin and columns > 1 and _holds_rows(fields, delimiter, columns):
+                    raise CorpusError(
+                        f"{path}:{begin}: a quotation mark opens a field that holds other rows, up to line {number}; "
+                        "close it, or write a mark inside of a field twice and the field in marks"
+                    )
                 yield number, fields
         else:
             for number, line in enumerate(file, 1):
                 yield number, line.rstrip("\r\n").split(delimiter)
     except (csv.Error, UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise CorpusError(f"{path}:{number + 1}: cannot be read as UTF-8 text in columns: {error}") from error
+
+
+def _holds_rows(fields: Sequence[str], delimiter: str, columns: int) -> bool:
+    """Whether a field of several lines has one with as many delimiters as a row: its mark was never closed."""
+    return any(line.count(delimiter) >= columns - 1 for field in fields for line in field.split("\n")[1:])
 
 
 def _encoding(path: Path) -> str:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance
 from corpora.files import CorpusError, hash_fraction
 from corpora.prepare.ids import name_utterances, safe_id
@@ -48,6 +49,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
 SPLITS = {"validation": "dev", "valid": "dev", "val": "dev", "eval": "test"}
 
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json", ".manifest")
+_SLACK = 0.5  # seconds, by which the duration in a list may differ from that of the recording
 _log = logging.getLogger(__name__)
 
 
@@ -95,16 +97,21 @@ def prepare(
     base = Path(os.path.commonpath([path.parent for _, path in listed]))
     work = Preparation(_info(table), base, out_dir, jobs=jobs, text_profile=text_profile)
     splits: dict[str, list[Item]] = defaultdict(list)
+    stated: dict[tuple[str, str], float] = {}  # lengths of whole recordings
     for row, path in listed:
         item = _item(work, row, fields, path.relative_to(base).as_posix(), language)
         if item:
-            stated = row[fields["split"]] if "split" in fields else shares.split_of(item.speaker)
-            splits[_split(row.where, stated)].append(item)
+            named = row[fields["split"]] if "split" in fields else shares.split_of(item.speaker)
+            splits[_split(row.where, named)].append(item)
+            length = row.get(fields["duration"]) if "duration" in fields and item.start is item.end is None else ""
+            if length and (found := seconds(row.where, length, work.bad)) is not None:
+                stated[item.speaker, item.utt_id] = found
     ids = name_utterances((item.speaker, item.utt_id) for own in splits.values() for item in own)
     for split, own in splits.items():
         renamed = (ids[item.speaker, item.utt_id] for item in own)
         work.add(split, [replace(i, utt_id=u, speaker=s) for i, (u, s) in zip(own, renamed, strict=True)])
     written = work.write({})
+    _name_other_lengths(table, written, {ids[key][0]: length for key, length in stated.items()})
     if "speaker" in fields:
         _name_shared_speakers(table, written)
     return written
@@ -240,6 +247,19 @@ def _split(where: str, stated: str) -> str:
     if not name or name.startswith(".") or not all(c.isalnum() or c in "_-." for c in name):
         raise CorpusError(f"{where}: expected the name of a split such as train, dev or test, found {stated!r}")
     return SPLITS.get(name, name)
+
+
+def _name_other_lengths(table: Path, written: Mapping[str, Sequence[Utterance]], stated: Mapping[str, float]) -> None:
+    """Name recordings that are longer or shorter than the list states: they may be another take, or only a part is
+    meant."""
+    lengths = {u.utt_id: u.samples / SAMPLE_RATE for own in written.values() for u in own}
+    other = [name for name in stated if name in lengths and abs(lengths[name] - stated[name]) > _SLACK]
+    if other:
+        _log.warning(
+            "%s: %d recordings have another duration than the list states, as %s: %.2f s, stated are %.2f s; the whole "
+            "recording was taken (a column `start` or `offset` takes a part)",
+            table, len(other), other[0], lengths[other[0]], stated[other[0]],
+        )  # fmt: skip
 
 
 def _name_shared_speakers(table: Path, written: Mapping[str, Sequence[Utterance]]) -> None:

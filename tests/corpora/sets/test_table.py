@@ -99,6 +99,19 @@ def test_a_column_or_an_option_names_the_channel(tmp_path: Path) -> None:
     assert peaks() == [0.2] and peaks("--channel", "1") == [0.3]
 
 
+def test_another_duration_than_the_list_states_is_named(recordings: Path, tmp_path: Path, caplog) -> None:
+    rows = ["audio,text,duration", "clips/a.wav,نعم,0.2", "clips/b b.wav,لا,0.6"]
+    (recordings / "list.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    assert table(recordings / "list.csv") == 0
+    assert "1 recordings have another duration than the list states, as a: 1.00 s, stated are 0.20 s" in caplog.text
+
+
+def test_a_text_of_several_lines_stays_one_text(recordings: Path, tmp_path: Path) -> None:
+    (recordings / "list.csv").write_text('audio,text\nclips/a.wav,"قال\n""نعم"" ثم لا"\n', encoding="utf-8")
+    assert table(recordings / "list.csv") == 0
+    assert [u.text for u in read_datadir(tmp_path / "out/train")] == ['قال "نعم" ثم لا']
+
+
 def test_whole_speakers_are_drawn_for_dev_and_test(tmp_path: Path, noise) -> None:
     lines = ["path,speaker_id"]
     for speaker in range(30):
@@ -142,6 +155,11 @@ def test_checks_are_those_of_every_corpus(recordings: Path, tmp_path: Path, capl
         ("audio,end\nclips/a.wav,7\n", [], "runs from .*7 s, but .*has 1 s"),
         ("audio,dialect\nclips/a.wav,\n", [], "list.csv:2: empty dialect"),
         ("audio,audio\na,b\n", [], "column 'audio' is there twice"),
+        (
+            'audio,text\nclips/a.wav,"x\nclips/a.wav,y\nclips/a.wav,"z" w\n',
+            [],
+            "list.csv:2: a quotation mark .* line 4",
+        ),
         ("", [], "list.csv"),
         (None, [], "list.csv: no such file"),
     ],

@@ -216,6 +216,18 @@ def test_fairseq_files_with_their_objects_give_the_same_numbers(age, mode, fairs
     assert load_model(made).masked_spec_embed[0] == 0.5
 
 
+def test_a_checkpoint_of_another_frame_rate_is_refused_by_name(tmp_path):
+    """The strides of a fairseq file stand in its settings only; twice the last one gives 25 frames a second."""
+    state = fairseq_state(torchaudio_model("layer_norm"), "layer_norm")
+    *first, (channels, kernel, stride) = [list(layer) for layer in CONV]
+    stated = {"encoder_attention_heads": HEADS, "layer_norm_first": True}
+    stated["conv_feature_layers"] = str([*map(tuple, first), (channels, kernel, 2 * stride)])
+    torch.save({"cfg": {"model": stated, "task": {"normalize": True}}, "model": state}, tmp_path / "slow.pt")
+    with pytest.raises(UpstreamError, match=r"slow\.pt: the encoder gives 25 frames per second"):
+        import_model(tmp_path / "slow.pt", tmp_path / "m", read=unpickle)
+    assert not (tmp_path / "m").exists()
+
+
 def test_fairseq_wav2vec2_and_fine_tuned_files_keep_their_encoder(tmp_path):
     model = torchaudio_model("layer_norm")
     state = {k: v for k, v in fairseq_state(model, "layer_norm").items() if not k.startswith(("final", "label"))}
