@@ -74,6 +74,14 @@ class _Letter:
         return bool(self.marks & ((_A - {_DAGGER}) | _U | _I | {_SHADDA}))
 
 
+def in_quran_spelling(text: str) -> bool:
+    """Whether a text has a letter that only Quran spelling has: alef wasla, or its sign of a letter without vowel.
+
+    There an alef with a maddah is a long alef; in any other text it is a hamza and an alef.
+    """
+    return "\u0671" in text or "\u06e1" in text
+
+
 def modern_spelling(text: str) -> str:
     """The words of a Quran text as they are written today, without diacritics; white space becomes single spaces."""
     text = _NOT_TEXT.sub(" ", unicodedata.normalize("NFC", text)).replace("آ", "ا\u0653")

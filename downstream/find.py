@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.nn.functional import ctc_loss
 
+from corpora.quran_spelling import in_quran_spelling
 from corpora.text import normalise
 from downstream import DownstreamError
 from downstream.spans import SpanDistances
@@ -72,14 +73,16 @@ def read_texts(path: Path, characters: Sequence[str]) -> TextList:
     ids: list[str] = []
     texts: list[str] = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    content = path.read_text(encoding="utf-8-sig")
+    quran = in_quran_spelling(content)
+    for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
         name, _, raw = line.strip().partition(" ")
         if name in seen:
             raise DownstreamError(f"{path}:{number}: the id {name} is also in line {seen[name]}; ids must differ")
         seen[name] = number
-        text = normalise(raw, "modern", quran=True)
+        text = normalise(raw, "modern", quran=quran)
         kept = " ".join("".join(c if c in known else "" for c in text).split())
         if not kept.strip():
             raise DownstreamError(

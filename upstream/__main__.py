@@ -183,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = command("regress", _regress, "start a student: copy Whisper's layers and learn their input; resumes")
     add("--source", type=Path, required=True, help="Whisper's folder in Transformers form")
-    add("--layers", default="0,1,2,3", metavar="L,L", help="its first layers, which are copied (default: %(default)s)")
+    add("--layers", metavar="L,L", help="its first layers, which are copied (default: as many as the student has)")
     add("--geometry", default="hst_fast", choices=list(FAMILY), metavar="NAME", help="default: %(default)s")
     add("--audio", type=Path, required=True, help="folder of packed audio (corpora/prepare/packed.py)")
     add("--out", type=Path, required=True, help="folder for model/ and the state of the run")
@@ -347,8 +347,9 @@ def _regress(args: Namespace) -> None:
     from upstream.pretrain.foreign import RegressConfig, fit
 
     config = record(RegressConfig, _settings(args.settings), WHERE)
-    layers = _numbers(args.layers, "--layers")
-    print(fit(geometry(args.geometry), args.source, layers, args.audio, args.out, config))
+    student = geometry(args.geometry)
+    layers = list(range(student.layers)) if args.layers is None else _numbers(args.layers, "--layers")
+    print(fit(student, args.source, layers, args.audio, args.out, config))
 
 
 def _lineage(args: Namespace) -> None:

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits.add_argument("--text", type=Path, required=True, help="Kaldi text of held-out clips")
     limits.add_argument("--texts", type=Path, required=True, help="the list to search, Kaldi text")
     limits.add_argument("--clips", type=int, default=150, help="number of clips, evenly spread (default: 150)")
-    limits.add_argument("--wrong", type=float, default=0.01, help="answers allowed where none is right (default: 0.01)")
+    limits.add_argument("--wrong", type=float, default=0.05, help="answers allowed where none is right (default: 0.05)")
     score = commands.add_parser("score", help="error rates on clips with text")
     score.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
     score.add_argument("--head", type=Path, required=True, help="head directory")

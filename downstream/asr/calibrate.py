@@ -54,19 +54,19 @@ def trial(finder: Finder, log_probs: np.ndarray, greedy: str, text: str | None) 
 def choose(inside: Sequence[Trial], outside: Sequence[Trial], wrong: float) -> tuple[Limits, dict[str, float]]:
     """The limits with the most right answers inside, among those with at most a share `wrong` of answers outside.
 
-    Of equals the narrowest. Also the shares: found inside (right answers), and found outside.
+    Of equals the narrowest; where none are so strict, those with the fewest answers outside. Also the shares: found
+    inside (right answers), and found outside.
     """
-    best: tuple[tuple[float, float, float], Limits, dict[str, float]] | None = None
+    best: tuple[tuple[float, ...], Limits, dict[str, float]] | None = None
     for share in SHARES:
         for gap in GAPS:
             given = [t for t in inside if t.share <= share or t.gap >= gap]
             right = sum(t.right for t in given) / len(inside)
             false = sum(t.share <= share or t.gap >= gap for t in outside) / len(outside)
-            if false <= wrong or best is None:
-                key = (right if false <= wrong else -false, -share, gap)
-                if best is None or key > best[0]:
-                    limits = Limits(round(float(share), 2), round(float(gap), 2))
-                    best = (key, limits, {"found_in_the_list": right, "found_outside": false})
+            key = (false <= wrong, right if false <= wrong else -false, -share, gap)
+            if best is None or key > best[0]:
+                limits = Limits(round(float(share), 2), round(float(gap), 2))
+                best = (key, limits, {"found_in_the_list": right, "found_outside": false})
     assert best is not None
     return best[1], best[2]
 
@@ -79,7 +79,7 @@ def calibrate(
     texts: Path,
     *,
     clips: int = 150,
-    wrong: float = 0.01,
+    wrong: float = 0.05,
     seed: int = 0,
 ) -> dict[str, float]:
     """Write the limits into head.json (`find`); the limits, and the shares of answers that they gave.

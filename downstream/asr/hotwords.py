@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from corpora.quran_spelling import in_quran_spelling
 from corpora.text import normalise
 from downstream import DownstreamError
 
@@ -39,7 +40,7 @@ def read_hotwords(given: str, characters: Sequence[str]) -> list[str]:
     for number, entry in enumerate(entries, 1):
         if not entry.strip():
             continue
-        text = normalise(entry, "modern", quran=True)
+        text = normalise(entry, "modern", quran=in_quran_spelling(entry))
         text = " ".join("".join(c if c in known else "" for c in text).split())
         if not text:
             where = f"{given}:{number}" if is_file else "--hotwords: neither a file nor a word"

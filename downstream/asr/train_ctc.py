@@ -444,12 +444,19 @@ class Trainer:
     def export(self, model_dir: Path, head_dir: Path) -> None:
         """The averaged encoder as a model directory and its head directory."""
         from downstream.asr.recogniser import save_head
+        from upstream.model.card import lineage
         from upstream.model.modeldir import model_sha256, read_card
 
         if self.rank:
             return
-        model = self.averaged()
-        card = {**read_card(self.config.model), "fine_tuned": "ctc", "hours_heard": round(self.heard / 3600, 2)}
+        model, source = self.averaged(), self.config.model
+        card = {key: value for key, value in read_card(source).items() if key in ("geometry", "front_end")} | {
+            "name": self.out.name,
+            "init": {"kind": "fine-tuned", "source_sha256": model_sha256(source)},
+            "lineage": lineage([], source),
+            "fine_tuned": "ctc",
+            "hours_heard": round(self.heard / 3600, 2),
+        }
         save_model(model.encoder, model_dir, card)
         save_head(
             model,

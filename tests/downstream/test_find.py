@@ -65,6 +65,12 @@ def test_a_text_that_is_not_in_the_list_is_none(verses: Path) -> None:
     assert found.ids == [] and found.margin < 0
 
 
+def test_a_maddah_is_read_as_the_spelling_of_the_list_means_it(tmp_path: Path) -> None:
+    for name, text, read in (("modern", "آمنوا ما", "آمنوا ما"), ("quran", "ٱلۡكِتَٰبِ مَآ", "الكتاب ما")):
+        (tmp_path / name).write_text(f"v1 {text}\n", encoding="utf-8")
+        assert read_texts(tmp_path / name, CHARACTERS).texts == [read]
+
+
 def test_a_bad_recording_is_found_if_no_other_line_is_near(verses: Path) -> None:
     garbled = "قا أعز برل ناص"  # 5 of 13 letters of v6 differ
     lines = read_texts(verses, CHARACTERS)
