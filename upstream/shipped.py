@@ -23,9 +23,8 @@ def shipped(name: str) -> Path:
     if not (folder / "config.json").is_file():
         here = sorted(path.parent.name for path in MODELS.glob("*/config.json"))
         raise UpstreamError(
-            f"{name}: this model ships with the toolkit, but {os.path.realpath(MODELS)} does not contain it (models "
-            f"there: {', '.join(here) or 'none'}); get the complete repository or wheel, or give a model directory of "
-            "your own"
+            f"{name}: {os.path.realpath(MODELS)} does not contain this model (it contains {', '.join(here) or 'none'}); "
+            "get a repository or wheel that has it, or give a model directory of your own"
         )
     return folder
 
