@@ -2,10 +2,11 @@
 
     audio -> greedy text -> candidates by edit distance -> CTC likelihood of each -> ids, or none
 
-Candidates are single lines and spans of up to N consecutive lines, compared without spaces. Those whose letters are
-nearly as close to the greedy text as the closest ones are ranked by CTC. The answer is none unless few letters differ
-(`Limits.share`), or all other lines differ by clearly more (`Limits.gap`): a bad recording of a listed text has many
-errors, but no other line is nearer; a recording of another text is about equally far from many lines.
+Candidates are single lines and spans of up to N consecutive lines, compared without spaces; those nearest to the greedy
+text are ranked by CTC. The answer is none unless the best one explains the audio nearly as well as the best free path,
+or much better than every other line (`Limits.likelihood`, calibrated for a recogniser). Without calibration or without
+probabilities, letters decide: few of them differ (`Limits.share`), or all other lines differ by clearly more
+(`Limits.gap`): a bad recording of a listed text has many errors, but no other line is nearer.
 """
 
 from __future__ import annotations
@@ -26,14 +27,23 @@ from downstream.spans import SpanDistances
 
 SHORTEST = 3  # a greedy text with fewer letters finds nothing
 NEAR = 0.12  # candidates differ by at most so much more of their letters than the closest one
-CANDIDATES = 24  # at most so many are ranked by CTC
+CANDIDATES = 24  # at most so many are ranked by CTC where letters decide
+CELLS = 30_000  # frames times candidates that are ranked where the likelihood decides,
+RANKED = (24, 100)  # but at least and at most so many candidates
+# Being so many nats likelier than every other line counts as much as one nat a letter, up to the second number.
+RIVAL_NATS, MOST_NATS = 40.0, 80.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """A text is found if the share of its letters that differ is at most `share`, or if that share is smaller than that
-    of every other line by at least `gap`. head.json holds the values that were calibrated for a recogniser (`find`)."""
+    """When a text is found: head.json holds the values that were calibrated for a recogniser (`find`).
 
+    With `likelihood`, and log-probabilities: if its log-likelihood ratio per letter to the best free path, plus 1/40 of
+    the nats by which it is likelier than every other line, is at least `likelihood`. Otherwise: if the share of its
+    letters that differ is at most `share`, or smaller than that of every other line by at least `gap`.
+    """
+
+    likelihood: float | None = None
     share: float = 0.35
     gap: float = 0.08
 
@@ -122,6 +132,8 @@ class Finder:
             return Found([], None, None)
         # The edit distance from the greedy text to each span, divided by the length of the longer one.
         shares = self.spans.distances(heard, near) / np.maximum(lengths[near], len(heard))
+        if log_probs is not None and self.limits.likelihood is not None:
+            return self._likeliest(log_probs, near, shares)
         order = np.argsort(shares, kind="stable")[:CANDIDATES]
         chosen = order[shares[order] <= shares[order[0]] + NEAR]
         margins = [self._margin(near, shares, j) for j in chosen]
@@ -129,22 +141,40 @@ class Finder:
             chosen = chosen[:1]
         best, score = 0, None
         if log_probs is not None:
-            scores = self._scores(log_probs, near[chosen])
+            ratios, sizes = self._ratios(log_probs, near[chosen])
+            scores = ratios / sizes
             best, score = int(np.argmax(scores)), round(float(scores.max()), 4)
         start, count = self.spans.starts[near[chosen[best]]], self.spans.counts[near[chosen[best]]]
         ids = self.texts.ids[start : start + count] if margins[best] >= 0 else []
         return Found(ids, score, round(float(margins[best]), 4))
 
+    def _likeliest(self, log_probs: np.ndarray, near: np.ndarray, shares: np.ndarray) -> Found:
+        """The likeliest of the spans `near`, if it is likely enough."""
+        count = min(max(CELLS // len(log_probs), RANKED[0]), RANKED[1])
+        chosen = near[np.argsort(shares, kind="stable")[:count]]
+        ratios, sizes = self._ratios(log_probs, chosen)
+        best = int(np.argmax(ratios))
+        others = self._others(chosen, best)
+        lead = min(float(ratios[best] - ratios[others].max(initial=-np.inf)), MOST_NATS)
+        score = float(ratios[best] / sizes[best])
+        margin = score + lead / RIVAL_NATS - self.limits.likelihood
+        start, count = self.spans.starts[chosen[best]], self.spans.counts[chosen[best]]
+        ids = self.texts.ids[start : start + count] if margin >= 0 else []
+        return Found(ids, round(score, 4), round(margin, 4))
+
+    def _others(self, spans: np.ndarray, best: int) -> np.ndarray:
+        """Which of the spans have no line in common with number `best` of them, and another text."""
+        starts, counts = self.spans.starts[spans], self.spans.counts[spans]
+        others = (starts >= starts[best] + counts[best]) | (starts + counts <= starts[best])
+        return others & (self.same[spans] != self.same[spans[best]])
+
     def _margin(self, near: np.ndarray, shares: np.ndarray, best: int) -> float:
         """By how much a text keeps the limits: at least 0 if one of the two allows it."""
-        starts, counts = self.spans.starts[near], self.spans.counts[near]
-        others = (starts >= starts[best] + counts[best]) | (starts + counts <= starts[best])  # no line in common
-        others &= self.same[near] != self.same[near[best]]
-        gap = shares[others].min(initial=1.0) - shares[best]
+        gap = shares[self._others(near, best)].min(initial=1.0) - shares[best]
         return float(max(self.limits.share - shares[best], gap - self.limits.gap))
 
-    def _scores(self, log_probs: np.ndarray, spans: np.ndarray) -> np.ndarray:
-        """Log-likelihood of each span's text minus that of the best path without a text, per letter."""
+    def _ratios(self, log_probs: np.ndarray, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log-likelihood of each span's text minus that of the best free path, and the number of its characters."""
         # Verses that are repeated word for word have one score.
         texts, place = np.unique([self._text(j) for j in spans], return_inverse=True)
         targets = [[self.index[c] for c in text] for text in texts]
@@ -154,7 +184,7 @@ class Finder:
         frames = torch.full((len(texts),), len(log_probs))
         losses = ctc_loss(logp, padded, frames, sizes, reduction="none").numpy()
         free = float(log_probs.max(-1).sum())
-        return ((-losses - free) / sizes.numpy())[place]
+        return (-losses - free)[place], sizes.numpy()[place]
 
     def _text(self, span: int) -> str:
         start = self.spans.starts[span]

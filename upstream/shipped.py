@@ -23,7 +23,7 @@ def shipped(name: str) -> Path:
     if not (folder / "config.json").is_file():
         here = sorted(path.parent.name for path in MODELS.glob("*/config.json"))
         raise UpstreamError(
-            f"{name}: {os.path.realpath(MODELS)} does not contain this model (it contains {', '.join(here) or 'none'}); "
+            f"{name}: {os.path.realpath(MODELS)} lacks this model (it has {', '.join(here) or 'none'}); "
             "get a repository or wheel that has it, or give a model directory of your own"
         )
     return folder

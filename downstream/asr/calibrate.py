@@ -1,8 +1,8 @@
 """Choose the limits of `find` for a recogniser: `python -m downstream.asr calibrate`.
 
 Clips of known texts are searched twice: in the whole list, and in the list without the texts of all these clips, where
-every answer but "none" is wrong. The limits are the widest ones with few wrong answers in the second search. Half of
-the clips are augmented, since users do not record in studios.
+every answer but "none" is wrong. The limit is the lowest one with few wrong answers in the second search. Half of the
+clips are augmented, since users do not record in studios.
 """
 
 from __future__ import annotations
@@ -22,53 +22,41 @@ from downstream.asr.reading import Reader
 from downstream.asr.train_ctc import Source
 from downstream.find import Finder, Limits, TextList, read_texts
 
-SHARES = np.arange(0.15, 0.61, 0.01)
-GAPS = np.arange(0.02, 0.31, 0.01)
-# Both accept the nearest text, since `find` ranks texts by CTC only where one of them can be the answer.
-_SHARE_ONLY, _GAP_ONLY = Limits(share=1.0, gap=9.0), Limits(share=-9.0, gap=0.0)
+LOWEST = -1000.0  # of `Limits.likelihood`
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One clip in one list: the share of letters that differ, the gap to other lines, and whether the answer is right
-    if it is given."""
+    """One clip in one list: how likely the best line is (what `Limits.likelihood` limits), and whether it is right."""
 
-    share: float
-    gap: float
+    likelihood: float
     right: bool
 
 
 def trial(finder: Finder, log_probs: np.ndarray, greedy: str, text: str | None) -> Trial:
-    """Search one clip without limits; `text` without spaces is the right answer (None: there is none)."""
-    finder.limits = _SHARE_ONLY
-    margin = finder.find(log_probs, greedy).margin
-    finder.limits = _GAP_ONLY
+    """Search one clip without a limit; `text` without spaces is the right answer (None: there is none)."""
+    finder.limits = Limits(likelihood=LOWEST)
     found = finder.find(log_probs, greedy)
-    if margin is None or found.margin is None:
-        return Trial(1.0, 0.0, False)
+    if found.margin is None:
+        return Trial(LOWEST, False)
     place = {name: i for i, name in enumerate(finder.texts.ids)}
     answer = "".join(finder.texts.bare[place[name]] for name in found.ids)
-    return Trial(round(1.0 - margin, 4), found.margin, text is not None and answer == text)
+    return Trial(round(LOWEST + found.margin, 4), text is not None and answer == text)
 
 
 def choose(inside: Sequence[Trial], outside: Sequence[Trial], wrong: float) -> tuple[Limits, dict[str, float]]:
-    """The limits with the most right answers inside, among those with at most a share `wrong` of answers outside.
+    """The lowest limit that gives at most a share `wrong` of answers outside.
 
-    Of equals the narrowest; where none are so strict, those with the fewest answers outside. Also the shares: found
-    inside (right answers), and found outside.
+    Also the shares: found inside (right answers), and found outside.
     """
-    best: tuple[tuple[float, ...], Limits, dict[str, float]] | None = None
-    for share in SHARES:
-        for gap in GAPS:
-            given = [t for t in inside if t.share <= share or t.gap >= gap]
-            right = sum(t.right for t in given) / len(inside)
-            false = sum(t.share <= share or t.gap >= gap for t in outside) / len(outside)
-            key = (false <= wrong, right if false <= wrong else -false, -share, gap)
-            if best is None or key > best[0]:
-                limits = Limits(round(float(share), 2), round(float(gap), 2))
-                best = (key, limits, {"found_in_the_list": right, "found_outside": false})
-    assert best is not None
-    return best[1], best[2]
+    values = sorted((t.likelihood for t in outside), reverse=True)
+    allowed = int(wrong * len(values))
+    limit = round(values[allowed] + 0.01, 2) if allowed < len(values) else LOWEST
+    found = {
+        "found_in_the_list": sum(t.right and t.likelihood >= limit for t in inside) / len(inside),
+        "found_outside": sum(value >= limit for value in values) / len(values),
+    }
+    return Limits(likelihood=limit), found
 
 
 def calibrate(
@@ -105,7 +93,7 @@ def calibrate(
         inside.append(trial(every, reading.log_probs, reading.text, spoken))
         outside.append(trial(rest, reading.log_probs, reading.text, None))
     limits, shares = choose(inside, outside, wrong)
-    values = {"share": limits.share, "gap": limits.gap}
+    values = {"likelihood": limits.likelihood}
     write_json(Path(head) / "head.json", {**read_json(Path(head) / "head.json"), "find": values})
     return {**values, **{name: round(value, 4) for name, value in shares.items()}, "clips": len(held)}
 

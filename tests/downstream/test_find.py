@@ -100,6 +100,18 @@ def test_probabilities_decide_between_texts_that_are_equally_near(tmp_path: Path
     assert found.ids == ["c"] and found.margin == pytest.approx(0.3 - 1 / 7, abs=1e-4)
 
 
+def test_the_likelihood_decides_where_it_was_calibrated(verses: Path) -> None:
+    garbled = "قا أعز برل ناص"  # 5 of 13 letters of v6 differ
+    lines = read_texts(verses, CHARACTERS)
+    unsure, sure = spoken(garbled, sure=0.3), spoken(garbled, sure=0.999)
+    for probabilities, ids in ((unsure, ["v6"]), (sure, [])):
+        finder = Finder(lines, CHARACTERS, spans=3, limits=Limits(likelihood=-2.0))
+        found = finder.find(probabilities, garbled)
+        assert found.ids == ids and (found.margin >= 0) == bool(ids)
+    refrain = Finder(lines, CHARACTERS, limits=Limits(likelihood=-0.5)).find(spoken("الرحمن الرحيم"), "الرحمن الرحيم")
+    assert refrain.ids == ["v3"] and refrain.score > -0.2
+
+
 def test_silence_is_none(verses: Path) -> None:
     silence = np.log(np.full((50, len(CHARACTERS)), 1e-3, np.float32))
     silence[:, 0] = np.log(0.96)
