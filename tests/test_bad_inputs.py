@@ -192,7 +192,6 @@ DOWNSTREAM = {
     "traits --models HL=nowhere --data data --out out": "data",
     "traits --models ../HL=nowhere --data data --out out": "'../HL'",
     "transcribe": "AUDIO",
-    "transcribe good.wav": "--model",
     "transcribe good.wav --model nowhere": "nowhere",
     "transcribe good.wav --model nowhere --out good.wav": "--out good.wav: this command reads good.wav",
     "emotion good.wav notes.txt --model nowhere --out ./notes.txt": "this command reads notes.txt",

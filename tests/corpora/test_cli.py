@@ -141,7 +141,8 @@ def test_mistakes_are_one_line(arguments, message, capsys, tmp_path, monkeypatch
 
 def test_from_the_shell_without_a_traceback_and_without_torch(tmp_path):
     command = [sys.executable, "-X", "importtime", "-m", "corpora"]
-    command += ["everyayah", "--corpus", str(tmp_path), "--out", "x"]
+    (tmp_path / "corpus").mkdir()
+    command += ["everyayah", "--corpus", "corpus", "--out", "x"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "Traceback" not in done.stderr
