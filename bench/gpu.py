@@ -165,9 +165,9 @@ def noise(folder: Path, minutes: float) -> list[Utterance]:
 
 
 def corpus(minutes: float, out: Path) -> None:
-    """Write `OUT/{train,dev}`, data directories of noise."""
+    """Write `OUT/{train,dev}`, data directories of noise, and the audio to `OUT/wav`."""
     for split, share in (("train", 1.0), ("dev", 0.05)):
-        write_datadir(out / split, noise((out / split).resolve(), minutes * share))
+        write_datadir(out / split, noise((out / "wav" / split).resolve(), minutes * share))
 
 
 def trained(folder: Path) -> None:
