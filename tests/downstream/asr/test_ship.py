@@ -107,7 +107,7 @@ def test_transcribe_and_find_use_it_where_no_head_is_named(trained: Path, monkey
     (trained / "texts").write_text("a كتاب\n", encoding="utf-8")
     monkeypatch.setattr(module, "MODELS", trained / "models")
     assert downstream(["transcribe", str(audio)]) == 2
-    assert "harness_open: this model ships" in (said := capsys.readouterr().err) and "--model" in said
+    assert "lacks this model" in (said := capsys.readouterr().err) and "--model" in said
     assert ship(trained) == 0
     capsys.readouterr()
     assert downstream(["transcribe", str(audio)]) == 0
