@@ -145,7 +145,7 @@ def _advance(
     """The beams after a frame with these log-probabilities, of which `letters` are considered."""
     ends: dict[_Prefix, list[float]] = {}
     for prefix, (with_blank, with_letter) in beams.items():
-        # The same text: a blank, or the last letter goes on.
+        # The text stays the same: the frame is a blank, or repeats the last letter.
         ends[prefix] = [_add(with_blank, with_letter) + values[BLANK], with_letter + values[prefix.label]]
     there = {(id(prefix.parent), prefix.label): prefix for prefix in beams if prefix.parent is not None}
     for prefix, (with_blank, with_letter) in beams.items():
