@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
+from corpora import machine
 from corpora.files import read_json, sha256_json
 from corpora.names import check_name
 from upstream.errors import UpstreamError
@@ -55,7 +55,7 @@ def resolve(name: str, models_dir: Path) -> Upstream:
     label, _, given = name.partition("=")
     check_name(label, "upstream")  # it names folders of features and of probes
     if not given and label in BASELINES:
-        key = sha256_json({"entry": label, "s3prl": metadata.version("s3prl")})
+        key = sha256_json({"entry": label, "s3prl": _s3prl_version()})
         return Upstream(label, label, None, key, batched=False)
     path = Path(given) if given else Path(models_dir) / label
     if not given and not path.is_dir() and label in SHIPPED:
@@ -95,12 +95,17 @@ def _published(label: str) -> Path | Upstream | None:
     if row is None:
         return None
     if row.s3prl is not None and local_folder(row) is None:
-        key = sha256_json({"entry": row.s3prl, "s3prl": metadata.version("s3prl")})
+        key = sha256_json({"entry": row.s3prl, "s3prl": _s3prl_version()})
         return Upstream(label, label, None, key, batched=False)
     try:
         return locate(row)
     except BaselineError as error:
         raise UpstreamMissing(str(error)) from error
+
+
+def _s3prl_version() -> str:
+    """Package and version of the S3PRL that is installed: ESPnet's fork, espnet-s3prl, has the same module name."""
+    return next((" ".join(found) for found in machine.versions(("espnet-s3prl", "s3prl")).items()), "none")
 
 
 def _model_key(path: Path) -> str:

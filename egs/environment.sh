@@ -65,14 +65,16 @@ version_of() {
 
 # find_python PYTHON: print PYTHON if it fits; if PYTHON is empty, the first fitting one on PATH or of pyenv, if any.
 find_python() {
-    local candidate candidates=("$1")
+    local minor candidate candidates=("$1")
     if [ -z "$1" ]; then
-        candidates=(python3.11 python3.12 python3.10 python3 python)
-        candidates+=("${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/3.1[0-2].*/bin/python)
+        candidates=(python3.13 python3.12 python3.11 python3.14 python3 python)
+        for minor in 13 12 11 14; do
+            candidates+=("${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/3."${minor}".*/bin/python)
+        done
     fi
     for candidate in "${candidates[@]}"; do
         # Commands of version managers on PATH may only print an error. In a virtual environment, use its base Python.
-        if "${candidate}" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; then
+        if "${candidate}" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1; then
             "${candidate}" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))'
             return
         fi
@@ -88,7 +90,7 @@ create() {
     local venv=$1 python=$2 base free hint
     base=$(find_python "${python}")
     if [ -n "${python}" ] && [ -z "${base}" ]; then
-        fail "--python ${python}: it does not run, or is not Python 3.10, 3.11 or 3.12"
+        fail "--python ${python}: it does not run, or is not Python 3.11, 3.12, 3.13 or 3.14"
     fi
     if [ -d "${venv}" ] && [ ! -e "${venv}/pyvenv.cfg" ] && [ -n "$(ls -A "${venv}")" ]; then
         fail "${venv} exists and is not a virtual environment: move it away, or name another folder in HARNESS_VENV"
@@ -98,14 +100,14 @@ create() {
         hint="free some, or name a folder on another disk in HARNESS_VENV"
         fail "${venv} needs about ${needed_gb} GB and the disk has ${free} GB free: ${hint}"
     fi
-    log "making ${venv} with ${base:-a Python 3.11 that uv fetches}"
-    hint="install Python 3.10, 3.11 or 3.12 (Debian: apt-get install python3 python3-venv) or uv, or name it: --python PATH"
+    log "making ${venv} with ${base:-a Python 3.13 that uv fetches}"
+    hint="install Python 3.11, 3.12 or 3.13 (Debian: apt-get install python3 python3-venv) or uv, or name it: --python PATH"
     if has_uv; then
-        uv venv --quiet --clear --python "${base:-3.11}" "${venv}" || fail "uv found no fitting Python: ${hint}"
+        uv venv --quiet --clear --python "${base:-3.13}" "${venv}" || fail "uv found no fitting Python: ${hint}"
     elif [ -n "${base}" ]; then
         "${base}" -m venv --clear "${venv}" || fail "${base} -m venv ${venv} failed: ${hint}"
     else
-        fail "no Python 3.10, 3.11 or 3.12 on PATH or under pyenv: ${hint}"
+        fail "no Python 3.11, 3.12, 3.13 or 3.14 on PATH or under pyenv: ${hint}"
     fi
     : >"${venv}/${installed}"
 }

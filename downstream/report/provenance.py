@@ -14,7 +14,7 @@ from downstream.report.rows import SYNTHETIC, Result
 from downstream.score.results import commit
 from upstream.names import FBANK, STANDARD_UPSTREAMS
 
-PACKAGES = ("torch", "torchaudio", "transformers", "s3prl", "espnet", "lightning", "scikit-learn", "jiwer")
+PACKAGES = ("torch", "torchaudio", "transformers", "s3prl", "espnet-s3prl", "espnet", "lightning", "scikit-learn", "jiwer")
 SYNTHETIC_BANNER = (
     "SYNTHETIC SPEECH: a speech synthesiser made every recording of this recipe. The numbers show that the software "
     "works; they say nothing about the quality of a model on speech."

@@ -15,8 +15,6 @@ from corpora.files import write_json, write_text
 from egs.pipeline.stages import Stage, file_name
 from egs.pipeline.work import Job, StageError
 
-# In every process S3PRL's import calls functions for which torchaudio 2.8 prints deprecation warnings.
-QUIET = "ignore:torchaudio._backend:UserWarning"
 PROGRESS_EVERY = 30.0  # seconds between progress lines if the output is not a terminal
 _SET_PARENT_DEATH_SIGNAL = 1  # of prctl
 
@@ -33,7 +31,6 @@ def run_process(job: Job, stage: Stage, command: list[str]) -> None:
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "COLUMNS": str(shutil.get_terminal_size().columns),
-        "PYTHONWARNINGS": os.environ.get("PYTHONWARNINGS", QUIET),
     }
     with (
         open(stem.with_suffix(".log"), "ab") as log_file,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 
 from corpora.schema import nearest
@@ -27,10 +28,12 @@ def launch(arguments: Sequence[str]) -> None:
     register("s3prl")
     if arguments[0].startswith("-"):
         _supply_missing_modules()
+        import torch
         from s3prl import run_downstream
 
-        _allow_own_checkpoints()
-        _call(run_downstream.main, "run_downstream.py", arguments)
+        # The runner stores its options as a Namespace in its checkpoints, which torch refuses since 2.6.
+        with torch.serialization.safe_globals([Namespace]):
+            _call(run_downstream.main, "run_downstream.py", arguments)
         return
     from s3prl import main, problem
 
@@ -52,7 +55,7 @@ def _call(function: Callable[[], object], program: str, arguments: Sequence[str]
 
 
 def _supply_missing_modules() -> None:
-    """Supply modules that S3PRL 0.4.18's runner imports and newer libraries lack, for uploads and for its log."""
+    """Supply modules that S3PRL's runner imports and newer libraries lack, for uploads and for its log."""
     import huggingface_hub
 
     for name in ("HfFolder", "Repository"):
@@ -71,12 +74,3 @@ class _NoUpload:
         raise ImportError("this huggingface_hub has no Repository; upload models with `python -m upstream push`")
 
     save_token = __init__
-
-
-def _allow_own_checkpoints() -> None:
-    """The runner stores its options as a Namespace in its checkpoints, which torch refuses since 2.6."""
-    from argparse import Namespace
-
-    import torch
-
-    torch.serialization.add_safe_globals([Namespace])

@@ -182,9 +182,10 @@ def fairseq_classes(monkeypatch):
     [("args", "group_norm"), ("legacy", "group_norm"), ("cfg", "layer_norm"), ("omegaconf", "layer_norm")],
 )
 def test_fairseq_files_with_their_objects_give_the_same_numbers(age, mode, fairseq_classes, tmp_path):
-    # As S3PRL's launcher does, for the whole process; no other test depends on it.
-    torch.serialization.add_safe_globals([argparse.Namespace])
-    read = read_checkpoint if age == "cfg" else unpickle
+    def read(file: Path) -> object:  # with what S3PRL's launcher lets torch build
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return read_checkpoint(file) if age == "cfg" else unpickle(file)
+
     model = torchaudio_model(mode)
     stated = {
         "_name": "hubert", "encoder_attention_heads": HEADS, "layer_norm_first": mode == "layer_norm",
