@@ -32,7 +32,17 @@ from upstream.names import LOCAL_UPSTREAMS
 
 log = logging.getLogger("egs")
 
-SHOWN = ("torch", "torchaudio", "transformers", "lightning", "s3prl", "espnet-s3prl", "espnet", "lhotse", "scikit-learn", "jiwer")
+SHOWN = (
+    "torch",
+    "torchaudio",
+    "transformers",
+    "lightning",
+    "espnet-s3prl",
+    "espnet",
+    "lhotse",
+    "scikit-learn",
+    "jiwer",
+)
 GIB = 2**30
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -43,3 +45,23 @@ def test_every_direct_requirement_is_pinned_within_its_bound(root: Path, python:
         if applies(wanted, python):
             versions = pins.get(canonicalize_name(wanted.name), [])
             assert versions and wanted.specifier.contains(versions[0], prereleases=True), f"{wanted}: {versions}"
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_bounds_of_the_package_allow_the_pins(root: Path, python: str) -> None:
+    """`pip install .` and requirements.txt: what the package asks for is pinned, in a version that it allows."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert python in SpecifierSet(project["requires-python"])
+    pins = {canonicalize_name(p.name): p for p in requirements(root / "requirements.txt") if applies(p, python)}
+    texts = project["dependencies"] + [text for extra in project["optional-dependencies"].values() for text in extra]
+    for wanted in map(Requirement, texts):
+        if applies(wanted, python):
+            version = next(iter(pins[canonicalize_name(wanted.name)].specifier)).version
+            assert wanted.specifier.contains(version, prereleases=True), f"{wanted}: {version}"
+
+
+def test_every_direct_requirement_of_the_package_is_one_of_the_environment(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    texts = project["dependencies"] + [text for extra in project["optional-dependencies"].values() for text in extra]
+    chosen = {canonicalize_name(wanted.name) for wanted in requirements(root / "requirements.in")}
+    assert {canonicalize_name(Requirement(text).name) for text in texts} <= chosen

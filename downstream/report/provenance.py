@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tabulate import tabulate
@@ -14,7 +14,7 @@ from downstream.report.rows import SYNTHETIC, Result
 from downstream.score.results import commit
 from upstream.names import FBANK, STANDARD_UPSTREAMS
 
-PACKAGES = ("torch", "torchaudio", "transformers", "s3prl", "espnet-s3prl", "espnet", "lightning", "scikit-learn", "jiwer")
+PACKAGES = ("torch", "torchaudio", "transformers", "espnet-s3prl", "espnet", "lightning", "scikit-learn", "jiwer")
 SYNTHETIC_BANNER = (
     "SYNTHETIC SPEECH: a speech synthesiser made every recording of this recipe. The numbers show that the software "
     "works; they say nothing about the quality of a model on speech."
@@ -25,7 +25,7 @@ def environment() -> dict[str, str]:
     """Date, versions and hardware."""
     versions = {"Python": platform.python_version(), **machine.versions(PACKAGES)}
     return {
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "hardware": hardware(),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas
@@ -195,7 +195,7 @@ def _grid_table(frame: pandas.DataFrame) -> Table:
     rows = []
     for started, own in frame.groupby(frame["grid"].map(lambda grid: grid.started)):
         tasks = "+".join(dict.fromkeys(s.task.upper() for s in task_order(set(own["setting"]))))
-        when = datetime.fromtimestamp(started, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        when = datetime.fromtimestamp(started, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         features, heads, _ = _sums(own)
         wall = max(grid.wall_s for grid in own["grid"])
         processes = max(grid.processes for grid in own["grid"])

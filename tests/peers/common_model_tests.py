@@ -12,7 +12,6 @@ from upstream.model.encoder import LogMelHubertModel, frame_count, hubert_config
 from upstream.model.family import Geometry
 from upstream.model.heads import LogMelHubertForCTC, LogMelHubertForSequenceClassification
 
-from .test_configuration_common import ConfigTester
 from .test_modeling_common import ModelTesterMixin, floats_tensor
 
 upstream.register("transformers")

@@ -1,4 +1,4 @@
-"""Source distributions of other projects, whose test suites run on our models: only `.ci/run --nightly` fetches them."""
+"""Source distributions of other projects, with test suites that run on our models; `.ci/run --nightly` fetches them."""
 
 from __future__ import annotations
 

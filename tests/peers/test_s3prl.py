@@ -49,13 +49,17 @@ def test_states_equal_the_extracted_ones(suite: ModuleType, models: Path, name: 
     """Their ground truth is a file of states; ours comes from the model directory without S3PRL."""
     waveforms, lengths = suite.get_pseudo_wavs(seed=0, padded=True)
     with torch.no_grad():
-        states = encode(load_model(models / name), [w[:n] for w, n in zip(waveforms, lengths, strict=True)]).hidden_states
+        states = encode(
+            load_model(models / name), [w[:n] for w, n in zip(waveforms, lengths, strict=True)]
+        ).hidden_states
     torch.save([state for state in states], tmp_path / f"{name}.pt")
     suite.EXTRACTED_GT_DIR = tmp_path
     suite._compare_with_extracted(name)
 
 
-@pytest.mark.parametrize("pseudo", [{}, *({"min_secs": 0.05, "max_secs": s, "n": n} for s, n in ((0.05, 1), (0.05, 2), (1, 3)))])
+@pytest.mark.parametrize(
+    "pseudo", [{}, *({"min_secs": 0.05, "max_secs": s, "n": n} for s, n in ((0.05, 1), (0.05, 2), (1, 3)))]
+)
 @pytest.mark.parametrize("name", MODELS)
 def test_forward_and_backward(suite: ModuleType, name: str, pseudo: dict[str, float]) -> None:
     suite._test_forward_backward(name, **pseudo)

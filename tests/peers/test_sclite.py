@@ -38,7 +38,22 @@ def sclite_errors(references: list[list[str]], hypotheses: list[list[str]], fold
     for name, lines in (("ref", references), ("hyp", hypotheses)):
         rows = (f"{' '.join(tokens)} (s-{number:04})\n" for number, tokens in enumerate(lines))
         (folder / f"{name}.trn").write_text("".join(rows), encoding="utf-8")
-    command = ["sclite", "-r", "ref.trn", "trn", "-h", "hyp.trn", "trn", "-i", "rm", "-e", "utf-8", "-o", "rsum", "stdout"]
+    command = [
+        "sclite",
+        "-r",
+        "ref.trn",
+        "trn",
+        "-h",
+        "hyp.trn",
+        "trn",
+        "-i",
+        "rm",
+        "-e",
+        "utf-8",
+        "-o",
+        "rsum",
+        "stdout",
+    ]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
     sums = next(line for line in done.stdout.splitlines() if re.match(r"\s*\|\s*Sum\s*\|", line))
     _, tokens, _, _, _, _, errors, _ = map(int, re.findall(r"\d+", sums))

@@ -1,4 +1,4 @@
-"""Transformers' common model tests on both front ends, in a process of their own: their package is named `tests` too."""
+"""Transformers' common model tests on both front ends. Their package is named `tests` too, hence another process."""
 
 from __future__ import annotations
 
