@@ -30,6 +30,9 @@ NEAR = 0.12  # candidates differ by at most so much more of their letters than t
 CANDIDATES = 24  # at most so many are ranked by CTC where letters decide
 CELLS = 30_000  # frames times candidates that are ranked where the likelihood decides,
 RANKED = (24, 100)  # but at least and at most so many candidates
+# Frames in which the blank is likelier than this are merged before the ranking, up to so many: there are few letters in
+# 50 frames a second of recitation, and the time of CTC grows with the frames.
+BLANK, MERGED = 0.99, 8
 # Being so many nats likelier than every other line counts as much as one nat a letter, up to the second number.
 RIVAL_NATS, MOST_NATS = 40.0, 80.0
 
@@ -180,6 +183,9 @@ class Finder:
         targets = [[self.index[c] for c in text] for text in texts]
         sizes = torch.tensor([len(target) for target in targets])
         padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(t) for t in targets], batch_first=True)
+        merged = merge_blanks(log_probs)
+        if len(merged) > 2 * int(sizes.max()):  # each letter needs a frame, equal neighbours a blank between them
+            log_probs = merged
         logp = torch.from_numpy(log_probs)[:, None].expand(-1, len(texts), -1)
         frames = torch.full((len(texts),), len(log_probs))
         losses = ctc_loss(logp, padded, frames, sizes, reduction="none").numpy()
@@ -189,3 +195,19 @@ class Finder:
     def _text(self, span: int) -> str:
         start = self.spans.starts[span]
         return " ".join(self.texts.texts[start : start + self.spans.counts[span]])
+
+
+def merge_blanks(log_probs: np.ndarray) -> np.ndarray:
+    """(T, C) natural-log probabilities with fewer frames: up to `MERGED` neighbours that are surely blank become one.
+
+    The merged frame has the likelihood of blanks only, and for each letter that of the letter in one of the frames and
+    blanks in the others, so that a text may have a letter there which the recogniser did not write.
+    """
+    blank = log_probs[:, 0]
+    sure = blank > np.log(BLANK)
+    position = np.arange(len(sure))
+    run = position - np.maximum.accumulate(np.where(sure, -1, position))  # 0 for other frames, then 1, 2, ...
+    starts = np.flatnonzero(~sure | (run % MERGED == 1))
+    letters = np.logaddexp.reduceat(log_probs[:, 1:] - blank[:, None], starts)
+    blanks = np.add.reduceat(blank, starts)[:, None]
+    return np.concatenate([blanks, letters + blanks], axis=1)

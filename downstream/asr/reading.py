@@ -104,7 +104,8 @@ class Reader:
                 f"{head}: trained on other weights than those of {exported if engine == 'onnx' else self.model_dir}; "
                 "name the right model directory with --upstream DIR"
             )
-        self.windowing = Windowing(frames=frames)
+        # Recognisers are fine-tuned on short pieces, and positions beyond their length are hardly trained.
+        self.windowing = Windowing(window=16.0, context=1.5, frames=frames)
 
     @property
     def file(self) -> Path:
