@@ -27,6 +27,8 @@ def test_common_model_tests(
         path.parent.mkdir(exist_ok=True)
         if not path.exists():
             path.write_text(f"class {mixin}:\n    pass\n")
+        for package in (folder / "tests", path.parent):
+            (package / "__init__.py").touch()
     shutil.copy(Path(__file__).with_name("common_model_tests.py"), folder / "tests/test_harness.py")
     search = os.pathsep.join([str(root), str(packages("parameterized", "pytest-timeout"))])
     command = [sys.executable, "-m", "pytest", "tests/test_harness.py", "-q", "-k", front_end, "-p", "no:cacheprovider"]

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import HubertConfig, HubertModel
+from transformers import HubertConfig, HubertModel, initialization
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -99,10 +100,25 @@ class LogMelHubertConfig(HubertConfig):
     positions: str = "convolution"
 
 
+def init_front_end(module: torch.nn.Module) -> bool:
+    """Whether `module` is a log-mel front end; if so, its buffers get their values, unless a file gave them others.
+
+    Transformers may make a model without values, on the meta device, and asks for those that the file does not hold.
+    """
+    if not isinstance(module, LogMelFrontEnd):
+        return False
+    for name, value in LogMelFrontEnd(len(module.mean)).named_buffers():
+        initialization.copy_(module.get_buffer(name), value)
+    return True
+
+
 class LogMelHubertModel(HubertModel):
     """`HubertModel` whose feature encoder is a log-mel front end; takes 16 kHz waveforms like its parent."""
 
     config_class = LogMelHubertConfig
+    _can_record_outputs: ClassVar[
+        dict[str, object]
+    ] = {}  # `run_layers` collects hidden states; there are no attentions
 
     def __init__(self, config: LogMelHubertConfig) -> None:
         config.feat_extract_activation = "gelu"  # the parent builds convolutions, which are replaced below
@@ -120,9 +136,8 @@ class LogMelHubertModel(HubertModel):
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        if isinstance(module, LogMelFrontEnd):
-            return
-        super()._init_weights(module)
+        if not init_front_end(module):
+            super()._init_weights(module)
 
     @can_return_tuple
     def forward(
@@ -264,6 +279,10 @@ def run_layers(
     if isinstance(model.feature_extractor, LogMelFrontEnd):
         # The front end computes in 32 bits, also where the layers have 16.
         features = model.feature_extractor(wavs, lengths).to(model.encoder.layer_norm.weight.dtype)
+    elif wavs.requires_grad:  # its `forward` sets `requires_grad`, which fails for samples that other samples gave
+        features = wavs[:, None]
+        for convolution in model.feature_extractor.conv_layers:
+            features = convolution(features)
     else:
         features = model.feature_extractor(wavs)
     features = features.transpose(1, 2)

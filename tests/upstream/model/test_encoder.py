@@ -36,6 +36,18 @@ def wav(samples, seed=0):
     return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(seed))
 
 
+def test_gradients_reach_samples_that_other_samples_gave(model):
+    """An attack or an enhancement in front of the encoder, in train mode too."""
+    source = wav(16000).requires_grad_()
+    model.train()
+    try:
+        states, _ = run_layers(model, (2 * source)[None])
+    finally:
+        model.eval()
+    states[-1].square().sum().backward()
+    assert source.grad is not None and source.grad.isfinite().all() and (source.grad != 0).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("front_end", ["waveform", "logmel"])
 def test_frame_count_equals_the_real_output_for_every_length(front_end):
     size = {"conv_channels": 16} if front_end == "waveform" else {}
