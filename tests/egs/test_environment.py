@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import packaging
 import pytest
 
 UV = """#!/usr/bin/env bash
@@ -32,7 +33,9 @@ class Clone:
     variables: dict[str, str] = field(default_factory=dict)
 
     def run(self, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "HARNESS_VENV": "", "PATH": self.path, **variables}
+        # The stand-ins for environments are links to this Python, without its packages: run.sh needs one of them.
+        search = str(Path(packaging.__file__).parents[1])
+        env = {**os.environ, "HARNESS_VENV": "", "PATH": self.path, "PYTHONPATH": search, **variables}
         command = ["bash", "run.sh", "--stop_stage", "0", *options]
         return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=60)
 
@@ -55,7 +58,7 @@ def clone(root: Path, tmp_path: Path) -> Clone:
     (folder / "egs/__init__.py").write_text("")
     (folder / "egs/__main__.py").write_text("import sys; print('EGS', *sys.argv[1:])")
     (bin_folder / "uv").write_text(UV.format(log=log, python=sys.executable))
-    (bin_folder / "python3.11").write_text(
+    (bin_folder / "python3.13").write_text(
         "#!/bin/sh\nexit 127\n"
     )  # as shims of version managers do; python3.12 must be found
     for path in bin_folder.iterdir():
@@ -87,8 +90,8 @@ def test_a_broken_installation_starts_again(clone: Clone) -> None:
 
 
 def test_python_and_index_are_chosen_by_options(clone: Clone, tmp_path: Path) -> None:
-    done = clone.run("--python", str(tmp_path / "bin/python3.11"))
-    assert done.returncode == 2 and "python3.11" in done.stderr and clone.uv() == []
+    done = clone.run("--python", str(tmp_path / "bin/python3.13"))
+    assert done.returncode == 2 and "python3.13" in done.stderr and clone.uv() == []
     assert clone.run("--python", sys.executable, "--index", "https://example.org/cpu").returncode == 0
     assert "--index https://example.org/cpu" in clone.uv()[1]
     assert clone.run("--python", sys.executable).returncode == 0 and clone.uv() == []
