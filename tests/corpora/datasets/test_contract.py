@@ -77,6 +77,17 @@ CASES = {
     "eaed": Case({"fold1": 42, "fold2": 42}, [], {"folds": 2}),
     "eyase": Case({f"fold{n}": 48 for n in range(1, 7)}, []),
     "ksuemotions": Case({"fold1": 72, "fold2": 72}, [], {"folds": 2}),
+    "sertus": Case(
+        {f"fold{n}": 42 for n in range(1, 6)},
+        [
+            ("Categorical annotation.csv", "EMO4.wav, disgusted", "EMO4.wav, bored", "annotation.csv:3: .*'bored'"),
+            ("Categorical annotation.csv", "EMO4.wav, disgusted", "take4.wav, sad", "annotation.csv:3: .*'take4.wav'"),
+            ("Categorical annotation.csv", "EMO4.wav, disgusted", "EMO4.wav", "csv:3: expected 2 fields"),
+            ("Categorical annotation.csv", "EMO4.wav, disgusted", "EMO1.wav, sad", "EMO1.wav: .*several labels"),
+            ("Categorical annotation.csv", "Label", "Emotion", "csv:1: .*missing: Label"),
+            ("Categorical annotation.csv", "", None, "a list of labels Categorical annotation.csv"),
+        ],
+    ),
     "arabic_speech_commands": Case(
         {"train": 31, "dev": 8, "test": 9},
         [
