@@ -82,11 +82,22 @@ def find_audio(folder: Path) -> tuple[list[Path], list[str]]:
     """The audio files below a folder, sorted, and what else is there, each with the reason why it is left out.
 
     A file is audio by its content or by its suffix: one that only has the suffix is broken, which reading it reports.
+    Links to folders elsewhere are followed; a folder is searched once.
     """
     found: list[Path] = []
     others: list[str] = []
-    walk = os.walk(folder, onerror=lambda error: others.append(f"{error.filename} (folder: {error.strerror})"))
+    top = Path(os.path.realpath(folder))
+    seen = {top}
+    walk = os.walk(
+        folder, onerror=lambda error: others.append(f"{error.filename} (folder: {error.strerror})"), followlinks=True
+    )
     for parent, folders, names in walk:
+        for name in sorted(folders):
+            path = Path(parent, name)
+            real = Path(os.path.realpath(path))
+            if real in seen or path.is_symlink() and real.is_relative_to(top):
+                folders.remove(name)
+            seen.add(real)
         folders.sort()
         for name in names:
             path = Path(parent, name)

@@ -358,6 +358,18 @@ def test_a_folder_is_searched_by_content_and_the_rest_is_named(make, tmp_path: P
     assert [Path(other).name for other in others] == ["._a.m4a (hidden)", "notes.txt", "utf16.txt"]
 
 
+def test_links_to_folders_elsewhere_are_searched_once(tmp_path: Path) -> None:
+    for name in ("here/own/a.wav", "elsewhere/b.wav"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        soundfile.write(tmp_path / name, speech(16000), 16000)
+    for link, target in {"data": "elsewhere", "again": "elsewhere", "own/up": "here", "same": "here/own"}.items():
+        (tmp_path / "here" / link).symlink_to(tmp_path / target, target_is_directory=True)
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path, target_is_directory=True)
+    found, others = find_audio(tmp_path / "here")
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["here/again/b.wav", "here/own/a.wav"]
+    assert others == []
+
+
 def test_an_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 

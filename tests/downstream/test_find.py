@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from corpora.files import CorpusError
 from downstream import DownstreamError
 from downstream.asr.recogniser import CHARACTERS
 from downstream.find import Finder, Limits, read_texts
@@ -123,6 +124,20 @@ def test_diacritics_and_uthmani_spelling_are_searched_as_modern(tmp_path: Path) 
     path = tmp_path / "one.txt"
     path.write_text("a ٱلۡحَمۡدُ لِلَّهِ رَبِّ ٱلۡعَٰلَمِينَ\n\nb مَٰلِكِ يَوۡمِ ٱلدِّينِ\n", encoding="utf-8")
     assert read_texts(path, CHARACTERS).texts == ["الحمد لله رب العالمين", "مالك يوم الدين"]
+
+
+def test_what_follows_the_id_is_the_text(tmp_path: Path, caplog) -> None:
+    """A tab is as good as a space; without ids the first words of the texts would be lost without a word."""
+    path = tmp_path / "list.tsv"
+    path.write_bytes("\ufeffa\tقال كتاب\r\nb  كل من عليها\r\n".encode("utf-16-le"))
+    found = read_texts(path, CHARACTERS)
+    assert (found.ids, found.texts) == (["a", "b"], ["قال كتاب", "كل من عليها"]) and not caplog.text
+    path.write_text("قال كتاب\nكل من عليها\n", encoding="utf-8")
+    read_texts(path, CHARACTERS)
+    assert "list.tsv: the first word of each line is taken for its id, as قال" in caplog.text
+    path.write_bytes("a كتاب\n".encode("cp1256"))
+    with pytest.raises(CorpusError, match="list.tsv:1: not UTF-8"):
+        read_texts(path, CHARACTERS)
 
 
 @pytest.mark.parametrize(

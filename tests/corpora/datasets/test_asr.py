@@ -249,15 +249,20 @@ def test_gale_lists_split_by_recording(tree, made, noise, tmp_path):
     listed.write_text("ALAM_B_20070314\nALAM_C\n")
     with pytest.raises(CorpusError, match="test:2: .*ALAM_C"):
         gale.prepare(corpus, tmp_path / "out", test_list=listed)
-    with pytest.raises(CorpusError, match="phase 2: .*ALAM_WITHEVENT_ARB_20070116_205800"):
+    with pytest.raises(CorpusError, match="the list phase2: .*ALAM_WITHEVENT_ARB_20070116_205800"):
         gale.prepare(corpus, tmp_path / "out", test_list=Path("phase2"))
-    for recording in gale.TEST_PHASE2:
+    with pytest.raises(CorpusError, match="the list mt_eval_all: .*20070206_205801 is also in the test list"):
+        gale.prepare(corpus, tmp_path / "out", dev_list=Path("mt_eval_all"), test_list=Path("phase2"))
+    sizes = {name: len(set(own)) for name, own in gale.HELD_OUT.items()}
+    assert sizes == {"phase2": 10, "dev_all": 16, "mt_eval_all": 22}
+    for recording in (*gale.HELD_OUT["phase2"], *gale.HELD_OUT["dev_all"]):
         noise(corpus / f"LDC2014S07/{recording}.wav", 1.0)
         path = corpus / f"LDC2014T17/{recording}.tdf"
         path.parent.mkdir(exist_ok=True)
         path.write_text(made.gale_top + made.gale_line(recording, 0, 0.5, "speaker 1", "نعم"), encoding="utf-8")
-    gale.prepare(corpus, tmp_path / "out", test_list=Path("phase2"))
-    assert len(read_datadir(tmp_path / "out/test")) == 10 and len(read_datadir(tmp_path / "out/train")) == 6
+    gale.prepare(corpus, tmp_path / "out", test_list=Path("phase2"), dev_list=Path("dev_all"))
+    sizes = {split: len(read_datadir(tmp_path / "out" / split)) for split in ("train", "dev", "test")}
+    assert sizes == {"train": 6, "dev": 16, "test": 10}
 
 
 def test_gale_a_recording_in_two_parts_is_used_once(tree, tmp_path, caplog):
