@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import soxr
 from corpora import SAMPLE_RATE
 from corpora.containers import Content, kind_of
 from corpora.decoding import AudioError, AudioFile
-from corpora.files import atomic_file
+from corpora.files import atomic_file, walk_once
 
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf", ".m4a", ".mp4",
@@ -86,19 +85,8 @@ def find_audio(folder: Path) -> tuple[list[Path], list[str]]:
     """
     found: list[Path] = []
     others: list[str] = []
-    top = Path(os.path.realpath(folder))
-    seen = {top}
-    walk = os.walk(
-        folder, onerror=lambda error: others.append(f"{error.filename} (folder: {error.strerror})"), followlinks=True
-    )
-    for parent, folders, names in walk:
-        for name in sorted(folders):
-            path = Path(parent, name)
-            real = Path(os.path.realpath(path))
-            if real in seen or path.is_symlink() and real.is_relative_to(top):
-                folders.remove(name)
-            seen.add(real)
-        folders.sort()
+    walk = walk_once(folder, lambda error: others.append(f"{error.filename} (folder: {error.strerror})"))
+    for parent, _, names in walk:
         for name in names:
             path = Path(parent, name)
             if name.startswith("."):

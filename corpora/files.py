@@ -173,6 +173,24 @@ def only_writer(path: Path) -> Iterator[None]:
         held.release()
 
 
+def walk_once(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` in the order of the names, which follows links to folders elsewhere and visits every folder once.
+
+    Without links the folders behind them would be missing without a word; links to a folder above would never end.
+    """
+    top = Path(os.path.realpath(folder))
+    seen = {top}
+    for parent, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+        for name in sorted(folders):
+            path = Path(parent, name)
+            real = Path(os.path.realpath(path))
+            if real in seen or path.is_symlink() and real.is_relative_to(top):
+                folders.remove(name)
+            seen.add(real)
+        folders.sort()
+        yield parent, folders, names
+
+
 def check_output(out: Path | None, inputs: Iterable[Path | None]) -> None:
     """Raise CorpusError where an output file is one of the files that the command reads, which it would replace."""
     if out is None or not out.exists():
