@@ -80,9 +80,12 @@ def _sync(path: Path) -> None:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`. The file written there is renamed to `path` on success, removed on error.
 
-    It has the suffix of `path`, since some writers choose the format by the suffix.
+    It has the suffix of `path`, since some writers choose the format by the suffix. Raises CorpusError where `path` is
+    a folder, before hours of work are lost.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CorpusError(f"{path}: a folder, which a file cannot replace; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_name(path)
     try:

@@ -23,7 +23,7 @@ from torch.nn.functional import ctc_loss
 
 from corpora.prepare.readers import read_lines
 from corpora.quran_spelling import in_quran_spelling
-from corpora.text import normalise
+from corpora.text import normalise, printable
 from downstream import DownstreamError
 from downstream.spans import SpanDistances
 
@@ -79,16 +79,16 @@ class TextList:
 def read_texts(path: Path, characters: Sequence[str]) -> TextList:
     """A Kaldi `text` file, normalised to the recogniser's spelling; equal lines are allowed, the first one is found.
 
-    Spaces or a tab follow the id. Raises CorpusError for a file that is missing, without lines or not UTF-8, a repeated
-    id, an id without text, and a text none of whose letters the recogniser writes. Diacritics and punctuation are
-    dropped.
+    Spaces or a tab follow the id. Diacritics, punctuation and marks of direction are dropped. Raises CorpusError for
+    a file that is missing, without lines or not UTF-8, a repeated id, an id without text, and a text none of whose
+    letters the recogniser writes.
     """
     path = Path(path)
     known = set(characters)
     ids: list[str] = []
     texts: list[str] = []
     seen: dict[str, str] = {}
-    lines = list(read_lines(path))
+    lines = [(where, own) for where, line in read_lines(path) if (own := printable(line).strip())]
     quran = in_quran_spelling("\n".join(line for _, line in lines))
     for where, line in lines:
         name, *rest = line.split(maxsplit=1)
@@ -123,7 +123,7 @@ class Finder:
             raise DownstreamError(f"--spans {spans}: at least 1")
         self.texts, self.limits = texts, limits or Limits()
         self.index = {character: i for i, character in enumerate(characters)}
-        self.spans = SpanDistances(texts.bare, spans)
+        self.spans = SpanDistances(texts.bare, min(spans, len(texts.bare)))
         seen: dict[str, int] = {}
         count = len(self.spans.starts)
         self.same = np.array([seen.setdefault(self.spans.string(j), j) for j in range(count)])  # equal for equal texts

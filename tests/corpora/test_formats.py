@@ -90,6 +90,29 @@ def test_a_file_is_read_whole(make, kind: str) -> None:
     is_long(make(kind), SECONDS, kind)
 
 
+def test_mp3_in_wav_is_read_whole(tmp_path: Path, encode) -> None:
+    """Old recorders write it; libsndfile gives fewer samples than the header states."""
+    encode(tmp_path / "a.wav", speech(22050), 22050, "libmp3lame", "wav", bits=64000)
+    is_long(tmp_path / "a.wav", SECONDS, "mp3 without tag")
+
+
+def test_samples_in_two_chunks_are_refused(tmp_path: Path) -> None:
+    """FFmpeg would read the second chunk only."""
+    soundfile.write(tmp_path / "a.wav", speech(16000), 16000, subtype="PCM_16")
+    head, samples = (content := (tmp_path / "a.wav").read_bytes())[:36], content[44:]
+    chunks = [b"data" + len(own).to_bytes(4, "little") + own for own in (samples[:16000], samples[16000:])]
+    (tmp_path / "a.wav").write_bytes(head + b"".join(chunks))
+    for notes in (None, []):
+        with pytest.raises(AudioError, match="a.wav: its samples are in several chunks"):
+            load_any(tmp_path / "a.wav", notes=notes)
+
+
+def test_a_page_of_a_server_is_no_audio(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_text("<html><body>404 Not Found</body></html>")
+    with pytest.raises(AudioError, match="a.mp3: cannot be read as audio .no known audio format"):
+        load_any(tmp_path / "a.mp3")
+
+
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_joined_files_are_read_to_the_end(make, kind: str) -> None:
     path = make(kind)

@@ -100,6 +100,7 @@ def test_callhome_upper_case_tree_as_on_the_disc(tree, tmp_path):
             "da aside word both",
         ),
         ("((mish ~fahim)) +bi-- %mm ¿ @la", "mish fahim bi mm la"),
+        ("{cough {loud}} da", "da"),
     ],
 )
 def test_callhome_markup_leaves_the_text(marked, words):
@@ -231,11 +232,14 @@ def test_fleurs_archives_of_a_hub_snapshot(tree, tmp_path, page):
 
 
 def test_gale_marks_leave_the_text(tree, tmp_path):
-    gale.prepare(tree("gale"), tmp_path / "out")
+    corpus = tree("gale")
+    gale.prepare(corpus, tmp_path / "out")
     train = read_datadir(tmp_path / "out/train")
     assert [u.text for u in train if "_A_" in u.utt_id and "speaker" in u.speaker] == ["السلام عليكم", "لا"]
     assert [(u.text, u.start, u.end) for u in train if u.text == "نعم"] == [("نعم", 8000, 14400)] * 2
     assert {u.audio.suffix for u in train} == {".flac", ".wav"}
+    gale.prepare(corpus, tmp_path / "whole", text_profile="none")
+    assert "السلام عليكم" in {u.text for u in read_datadir(tmp_path / "whole/train")}
 
 
 def test_gale_lists_split_by_recording(tree, made, noise, tmp_path):
