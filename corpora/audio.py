@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import wave
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ import soxr
 from corpora import SAMPLE_RATE
 from corpora.containers import Content, kind_of
 from corpora.decoding import AudioError, AudioFile
-from corpora.files import atomic_file
+from corpora.files import atomic_file, walk_once
 
 AUDIO_SUFFIXES = (
     ".wav", ".flac", ".mp3", ".opus", ".ogg", ".oga", ".aiff", ".aif", ".au", ".sph", ".w64", ".caf", ".m4a", ".mp4",
@@ -82,12 +81,12 @@ def find_audio(folder: Path) -> tuple[list[Path], list[str]]:
     """The audio files below a folder, sorted, and what else is there, each with the reason why it is left out.
 
     A file is audio by its content or by its suffix: one that only has the suffix is broken, which reading it reports.
+    Links to folders elsewhere are followed; a folder is searched once.
     """
     found: list[Path] = []
     others: list[str] = []
-    walk = os.walk(folder, onerror=lambda error: others.append(f"{error.filename} (folder: {error.strerror})"))
-    for parent, folders, names in walk:
-        folders.sort()
+    walk = walk_once(folder, lambda error: others.append(f"{error.filename} (folder: {error.strerror})"))
+    for parent, _, names in walk:
         for name in names:
             path = Path(parent, name)
             if name.startswith("."):

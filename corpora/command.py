@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from corpora.files import CorpusError
 
@@ -22,10 +22,23 @@ _EXPECTED = (ValueError, OSError, RuntimeError, ImportError, MemoryError)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises CorpusError for a wrong command line, so that it is reported as every other error."""
+    """A parser that raises CorpusError for a wrong command line, so that it is reported as every other error.
+
+    An empty path, as from a variable of the shell that is not set, is refused: it would be the current folder.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
         raise CorpusError(f"{message} (see {self.prog} --help)")
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty one")
+    return Path(text)
 
 
 def fail(program: str, error: BaseException, status: int = 2, *, output: Path | None = None) -> int:

@@ -60,7 +60,7 @@ _ENCODER_TAG = re.compile(rb"Xing|Info")
 
 
 class Incomplete(CorpusError):
-    """A file that ends before its first sample, or holds recordings of several kinds."""
+    """A file that ends before its first sample, holds recordings of several kinds, or has samples in several chunks."""
 
 
 class Content:
@@ -198,12 +198,17 @@ def _wav(content: Content, start: int, quick: bool) -> Part:
 
 
 def _after_chunks(content: Content, place: int) -> int:
-    """The end of the chunks (name, 32-bit length) that begin at `place`."""
+    """The end of the chunks (name, 32-bit length) that begin at `place`, behind the samples.
+
+    Raises Incomplete for further samples: decoders read the last chunk of them only.
+    """
     while place + 8 <= content.size:
         name, length = _unpack("<4sI", content, place)
         end = place + 8 + length
         if name in (b"RIFF", b"RF64", b"BW64") or not re.fullmatch(rb"[\w ]{4}", name) or end > content.size:
             break
+        if name == b"data":
+            raise Incomplete("its samples are in several chunks, of which decoders read one; write it as one WAV file")
         place = end + (length & 1)
     return place
 

@@ -227,6 +227,11 @@ def check_line(where: str, line: str) -> list[str]:
     return []
 
 
+def is_listable(path: str) -> bool:
+    """Whether wav.scp can hold a path: no character that `check_line` names, no white space or pipe at its ends."""
+    return not check_line("", path) and path == path.strip() and not path.startswith("|") and not path.endswith("|")
+
+
 def compare_ids(table: KaldiTable, expected: Mapping[str, object], source: str = "utt2spk") -> list[str]:
     """Problems where the ids of a table differ from `expected`, the ids of the file `source`."""
     missing = sorted(expected.keys() - table.keys())
@@ -309,7 +314,7 @@ def _audio_entry(path: Path, audio: Path) -> str:
     if not audio.is_absolute() and not audio.resolve().is_relative_to(Path.cwd().resolve()):
         audio = audio.resolve()
     entry = str(audio)
-    if entry != entry.strip() or entry.startswith("|") or entry.endswith("|"):
+    if not is_listable(entry) and not check_line("", entry):
         raise CorpusError(
             f"{path / 'wav.scp'}: audio path {entry!r} begins or ends with white space or a pipe; rename it"
         )

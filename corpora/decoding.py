@@ -166,10 +166,15 @@ class AudioFile:
             ours = self._holds_stated_frames(part)
         if ours:
             try:
-                return _Sndfile(self, part, whole)
+                piece = _Sndfile(self, part, whole)
+                # The length of MP3 in WAV counts samples that the encoder added, and libsndfile does not give them.
+                if kind != "wav" or not piece.is_mpeg:
+                    return piece
+                piece.close()
             except (soundfile.LibsndfileError, TypeError) as error:
                 # TypeError: for a suffix such as .raw, soundfile needs a rate
                 reason = getattr(error, "error_string", str(error)).strip()
+                reason = "no known audio format" if kind == "other" else reason
                 if kind not in _FFMPEG:
                     raise AudioError(f"{self.name}: cannot be read as audio ({reason})") from error
         return _Ffmpeg(self, part)
@@ -264,6 +269,7 @@ class _Sndfile(_Piece):
         self._used = False
         self.sample_rate, self.channels, self.frames = self._file.samplerate, self._file.channels, self._file.frames
         self.floating = self._file.subtype in _FLOATING
+        self.is_mpeg = self._file.subtype.startswith("MPEG_")
 
     def _reopen(self) -> soundfile.SoundFile:
         source = self._owner.source

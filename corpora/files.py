@@ -80,9 +80,12 @@ def _sync(path: Path) -> None:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path next to `path`. The file written there is renamed to `path` on success, removed on error.
 
-    It has the suffix of `path`, since some writers choose the format by the suffix.
+    It has the suffix of `path`, since some writers choose the format by the suffix. Raises CorpusError where `path` is
+    a folder, before hours of work are lost.
     """
     path = Path(path)
+    if path.is_dir():
+        raise CorpusError(f"{path}: a folder, which a file cannot replace; name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary_name(path)
     try:
@@ -171,6 +174,24 @@ def only_writer(path: Path) -> Iterator[None]:
         # Removed while it is locked: who waits for it notices that it has gone, and makes a new one.
         lock.unlink(missing_ok=True)
         held.release()
+
+
+def walk_once(folder: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` in the order of the names, which follows links to folders elsewhere and visits every folder once.
+
+    Without links the folders behind them would be missing without a word; links to a folder above would never end.
+    """
+    top = Path(os.path.realpath(folder))
+    seen = {top}
+    for parent, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+        for name in sorted(folders):
+            path = Path(parent, name)
+            real = Path(os.path.realpath(path))
+            if real in seen or path.is_symlink() and real.is_relative_to(top):
+                folders.remove(name)
+            seen.add(real)
+        folders.sort()
+        yield parent, folders, names
 
 
 def check_output(out: Path | None, inputs: Iterable[Path | None]) -> None:

@@ -54,6 +54,7 @@ EMOTION = (
     "eaed",
     "eyase",
     "ksuemotions",
+    "sertus",
 )  # fmt: skip
 ENGLISH = (
     "free_spoken_digits",

@@ -11,6 +11,7 @@ probabilities, letters decide: few of them differ (`Limits.share`), or all other
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ import numpy as np
 import torch
 from torch.nn.functional import ctc_loss
 
+from corpora.prepare.readers import read_lines
 from corpora.quran_spelling import in_quran_spelling
-from corpora.text import normalise
+from corpora.text import normalise, printable
 from downstream import DownstreamError
 from downstream.spans import SpanDistances
 
@@ -35,6 +37,8 @@ RANKED = (24, 100)  # but at least and at most so many candidates
 BLANK, MERGED = 0.99, 8
 # Being so many nats likelier than every other line counts as much as one nat a letter, up to the second number.
 RIVAL_NATS, MOST_NATS = 40.0, 80.0
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,33 +82,37 @@ class TextList:
 def read_texts(path: Path, characters: Sequence[str]) -> TextList:
     """A Kaldi `text` file, normalised to the recogniser's spelling; equal lines are allowed, the first one is found.
 
-    Raises DownstreamError for a file without lines, a repeated id, an id without text, and a text none of whose letters
-    the recogniser writes. Diacritics and punctuation are dropped.
+    Spaces or a tab follow the id. Diacritics, punctuation and marks of direction are dropped. Raises CorpusError for
+    a file that is missing, without lines or not UTF-8, a repeated id, an id without text, and a text none of whose
+    letters the recogniser writes.
     """
     path = Path(path)
     known = set(characters)
     ids: list[str] = []
     texts: list[str] = []
-    seen: dict[str, int] = {}
-    content = path.read_text(encoding="utf-8-sig")
-    quran = in_quran_spelling(content)
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
-        name, _, raw = line.strip().partition(" ")
+    seen: dict[str, str] = {}
+    lines = [(where, own) for where, line in read_lines(path) if (own := printable(line).strip())]
+    quran = in_quran_spelling("\n".join(line for _, line in lines))
+    for where, line in lines:
+        name, *rest = line.split(maxsplit=1)
         if name in seen:
-            raise DownstreamError(f"{path}:{number}: the id {name} is also in line {seen[name]}; ids must differ")
-        seen[name] = number
-        text = normalise(raw, "modern", quran=quran)
+            raise DownstreamError(f"{where}: the id {name} is also in line {seen[name]}; ids must differ")
+        seen[name] = where.rsplit(":", 1)[1]
+        text = normalise(" ".join(rest), "modern", quran=quran)
         kept = " ".join("".join(c if c in known else "" for c in text).split())
         if not kept.strip():
             raise DownstreamError(
-                f"{path}:{number}: {name} has no text that the recogniser can write; expected `id text`, Arabic"
+                f"{where}: {name} has no text that the recogniser can write; expected `id text`, Arabic"
             )
         ids.append(name)
         texts.append(kept)
     if not ids:
         raise DownstreamError(f"{path}: no lines; expected Kaldi text, `id text` a line")
+    if all(set(normalise(name, "modern")) <= known for name in ids):
+        _log.warning(
+            "%s: the first word of each line is taken for its id, as %s; put an id before the text if that is a word",
+            path, ids[0],
+        )  # fmt: skip
     return TextList(ids, texts, [text.replace(" ", "") for text in texts])
 
 
@@ -118,7 +126,7 @@ class Finder:
             raise DownstreamError(f"--spans {spans}: at least 1")
         self.texts, self.limits = texts, limits or Limits()
         self.index = {character: i for i, character in enumerate(characters)}
-        self.spans = SpanDistances(texts.bare, spans)
+        self.spans = SpanDistances(texts.bare, min(spans, len(texts.bare)))
         seen: dict[str, int] = {}
         count = len(self.spans.starts)
         self.same = np.array([seen.setdefault(self.spans.string(j), j) for j in range(count)])  # equal for equal texts

@@ -137,6 +137,8 @@ def _write_subtitles(args: argparse.Namespace, files: Sequence[Path], reader: Re
         if again := [target for target in targets if targets.count(target) > 1]:
             same = [str(file) for file, target in zip(files, targets, strict=True) if target == again[0]]
             raise DownstreamError(f"{' and '.join(same)} would both become {again[0]}; give them in separate calls")
+        for target in targets:
+            check_output(target, files)
     failed = 0
     for file, target in zip(files, targets, strict=True):
         try:

@@ -50,12 +50,16 @@ TINY = [  # values of --set
 
 @dataclass(frozen=True)
 class Kind:
-    """What is run: `command(folder)`, and `facts(folder)`, which two complete runs must share."""
+    """What is run: `command(folder)`, and `facts(folder)`, which two complete runs must share.
+
+    needs: beginnings of keys that the facts of a complete run hold, so that a comparison cannot become an empty one.
+    """
 
     name: str
     command: Callable[[Path], list[str]]
     facts: Callable[[Path], dict[str, str]]
     children_end: bool  # when only the first process is killed
+    needs: tuple[str, ...] = ()
 
 
 def mini(args: argparse.Namespace) -> Kind:
@@ -75,7 +79,8 @@ def mini(args: argparse.Namespace) -> Kind:
         models = {path.parent.name: path for path in exp.glob("*/model") if path.is_dir()}
         return found | {f"weights {name}": sha256_file(path / "model.safetensors") for name, path in models.items()}
 
-    return Kind("mini", command, facts, children_end=True)
+    needs = ("units ", "weights ", "results ") if args.stop_stage >= 13 else ()
+    return Kind("mini", command, facts, children_end=True, needs=needs)
 
 
 def espnet(args: argparse.Namespace, data: Path) -> Kind:
@@ -165,7 +170,9 @@ def compare(kind: Kind, quiet: Path, folders: list[Path]) -> list[str]:
     expected = kind.facts(quiet)
     if not expected:
         return [f"{quiet}: nothing to compare"]
-    found = []
+    found = [
+        f"{quiet}: no {need.strip()} to compare" for need in kind.needs if not any(k.startswith(need) for k in expected)
+    ]
     for folder in folders:
         own = kind.facts(folder)
         for key in sorted(expected.keys() | own.keys()):

@@ -44,6 +44,7 @@ _DEV_TRIES = 300
 _STEMS = {
     "ang": "angry", "hap": "happy", "joy": "happy", "sad": "sad", "neu": "neutral", "nor": "neutral",
     "sur": "surprised", "fea": "fearful", "afr": "fearful", "que": "questioning", "dis": "disgusted",
+    "sat": "satisfied",
 }  # fmt: skip
 
 _log = logging.getLogger(__name__)

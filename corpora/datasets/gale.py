@@ -36,14 +36,39 @@ COLUMNS = (
     "recording", "channel", "start", "end", "speaker", "gender", "dialect", "text", "section", "turn", "segment",
     "section_type", "su_type",
 )  # fmt: skip
-# The test recordings of phase 2 in Kaldi's recipe (egs/gale_arabic/s5d/local/test/test_p2), which Lhotse uses too.
-TEST_PHASE2 = (
-    *(f"ALAM_WITHEVENT_ARB_{day}" for day in ("20070116_205800", "20070206_205801", "20070213_205800")),
-    *(f"ALAM_WITHEVENT_ARB_{day}" for day in ("20070227_205800", "20070306_205800", "20070313_205800")),
-    *(f"ARABIYA_FROMIRAQ_ARB_{day}" for day in ("20070216_175800", "20070223_175801")),
-    *(f"ARABIYA_FROMIRAQ_ARB_{day}" for day in ("20070302_175801", "20070309_175800")),
-)
-PHASE2 = Path("phase2")  # the value of test_list for this list
+# The recordings that Kaldi's recipe (egs/gale_arabic/s5d/local/test) holds out: test_p2, which Lhotse uses too, dev_all
+# and mt_eval_all. Two recordings of mt_eval_all are in phase2 too. LDC publishes no lists for phases 3 and 4.
+HELD_OUT = {
+    "phase2": """
+        ALAM_WITHEVENT_ARB_20070116_205800 ALAM_WITHEVENT_ARB_20070206_205801 ALAM_WITHEVENT_ARB_20070213_205800
+        ALAM_WITHEVENT_ARB_20070227_205800 ALAM_WITHEVENT_ARB_20070306_205800 ALAM_WITHEVENT_ARB_20070313_205800
+        ARABIYA_FROMIRAQ_ARB_20070216_175800 ARABIYA_FROMIRAQ_ARB_20070223_175801
+        ARABIYA_FROMIRAQ_ARB_20070302_175801 ARABIYA_FROMIRAQ_ARB_20070309_175800
+    """.split(),
+    "dev_all": """
+        ALBAGHDADYA_BAGHDADYANEWS10_ARB_20080728_100000 ALHURRA_NEWS10_ARB_20061005_102800
+        ALJZ_NEWS15_ARB_20081210_095801 ALURDUNYA_URDUNYANEWS_ARB_20070424_000000
+        ARABIYA_PANORAMA_ARB_20090302_200000 IRAQIYAH_ECONRPT_ARB_20081210_075801 LBC_NEWS_ARB_20070322_195800
+        SCOLA_EGYPNNSCO_ARB_20070426_035900 YEMENTV_YEMENNEWS_ARB_20080728_130000
+        ALHIWAR_FREEOPINION_ARB_20090519_180000 ALHURRA_FREEHOUR_ARB_20080731_020000
+        ALJZ_TODINTER_ARB_20070811_222800 ARABIYA_ARABSDEBATE_ARB_20070830_210000
+        ARABIYA_THIRDEYE_ARB_20070323_000000 OMANTV_MORNCOFF_ARB_20070418_000000
+        SYRIANTV_CIRCLEVT_ARB_20070813_142801
+    """.split(),
+    "mt_eval_all": """
+        ALAM_IRAQNOW_ARB_20070208_085800 ALJZ_TODINTER_ARB_20070205_132800 SYRIANTV_WEEKFILE_ARB_20070203_142800
+        ALAM_WITHEVENT_ARB_20070206_205801 ALAM_WITHEVENT_ARB_20070227_205800
+        ARABIYA_ALARABIYANEWS2_ARB_20070312_000000 ARABIYA_ALARABIYANEWS2_ARB_20070322_000000
+        ARABIYA_LATEHRNEWS_ARB_20070227_000000 DUBAI_DUBAINEWS2_ARB_20070313_000000
+        ABUDHABI_ABUDHNEWS2_ARB_20070228_000000 ALURDUNYA_URDUNYANEWS_ARB_20070312_000000
+        ARABIYA_ALARABIYANEWS2_ARB_20070308_000000 ARABIYA_ALARABIYANEWS2_ARB_20070316_000000
+        ARABIYA_LATEHRNEWS_ARB_20070222_000000 ARABIYA_PANORAMA_ARB_20070226_000000
+        ARABIYA_PANORAMA_ARB_20070306_000000 ARABIYA_PANORAMA_ARB_20070311_000000
+        DUBAI_DUBAINEWS2_ARB_20070227_000000 DUBAI_DUBAINEWS2_ARB_20070306_000000
+        DUBAI_DUBAINEWS2_ARB_20070312_000000 ALURDUNYA_URDUNYANEWS_ARB_20070326_000000
+        ARABIYA_PANORAMA_ARB_20070326_000000
+    """.split(),
+}
 _HEADER_LINES = 3
 _NO_SPEAKER = "no speaker"
 _TAG = re.compile(r"<[^<>]*>")
@@ -61,8 +86,8 @@ def prepare(
 ) -> None:
     """Write `<out_dir>/train`, and `dev` and `test` if their lists are given.
 
-    test_list, dev_list: text files with one recording on each line, with or without its suffix. test_list=phase2: the
-    ten recordings that Kaldi's and Lhotse's recipes test on.
+    test_list, dev_list: text files with one recording on each line, with or without its suffix, or the name of a list
+    of Kaldi's recipe: phase2 (10 recordings), dev_all (16) or mt_eval_all (22). The other recordings are train.
     Raises CorpusError for another layout or a listed recording that has no transcript, TooManyBadFiles past the limit.
     """
     tables = visible_files(corpus_dir, "**/*.tdf")
@@ -112,8 +137,9 @@ def _recordings(corpus_dir: Path) -> dict[str, str]:
 
 
 def _read_list(path: Path) -> dict[str, str]:
-    if path == PHASE2:
-        return dict.fromkeys(TEST_PHASE2, "the test list of phase 2")
+    """Place of every recording of a list."""
+    if path.as_posix() in HELD_OUT:
+        return dict.fromkeys(HELD_OUT[path.as_posix()], f"the list {path}")
     return {_name(line): where for where, line in read_lines(path)}
 
 

@@ -109,7 +109,7 @@ class Preparation:
             text = item.text
             if text is not None:
                 text = normalise(printable(text), self._profile)
-                if not text:
+                if not any(map(str.isalnum, text)):  # marks and punctuation are no words under any profile
                     self.exclude(split, item.utt_id, item.where, f"no words in the text {item.text!r}")
                     continue
             own.append(replace(item, source=source, text=text))

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from corpora import MIN_SAMPLES
 from corpora.audio import SAMPLE_RATE, AudioError, convert_audio, hash_audio, is_plain
-from corpora.datadir import read_datadir
+from corpora.datadir import check_line, is_listable, read_datadir
 from corpora.files import BadFileTally, CorpusError, from_spreadsheet, is_utf8, write_tsv
 from corpora.machine import parallel
 from corpora.prepare.duplicates import find_pairs, warn_of
@@ -127,10 +127,11 @@ def read_recordings(
 ) -> dict[str, Recording]:
     """Read every source completely: source -> Recording, without the bad ones.
 
-    Plain 16 kHz mono WAV and FLAC files stay in place; other files are converted into `audio_dir`.  sources: paths
-    inside `corpus_dir`.  channel: the one to take of several, from 0; None: that of `taking_channel`. Finished sources
-    are not read again by a later run, unless their size or modification time has changed. Unreadable files and those
-    under 400 samples are counted in `tally`, which the caller checks.
+    Plain 16 kHz mono WAV and FLAC files stay in place. Other files, and those whose path no list can hold (marks of
+    direction, other spaces than U+0020), are converted into `audio_dir`.  sources: paths inside `corpus_dir`.
+    channel: the one to take of several, from 0; None: that of `taking_channel`. Finished sources are not read again by
+    a later run, unless their size or modification time has changed. Unreadable files and those under 400 samples are
+    counted in `tally`, which the caller checks.
     """
     channel = chosen_channel() if channel is None else channel
     journal = _Journal(audio_dir / "ingested.jsonl")
@@ -243,7 +244,14 @@ def _task(corpus_dir: Path, audio_dir: Path, source: str, channel: int | None) -
     stat = path.stat() if path.is_file() else None
     mark = "" if channel is None else f".{channel}"
     stamp = [channel, stat.st_size, stat.st_mtime_ns] if stat else []
-    return _Task(source, path, audio_dir / f"{source}{mark}.wav", channel, stamp)
+    return _Task(source, path, audio_dir / f"{_listable(source)}{mark}.wav", channel, stamp)
+
+
+def _listable(source: str) -> str:
+    """A source as a path that wav.scp can hold: other characters are written as their code points."""
+    if not check_line("", source):
+        return source
+    return "".join(f"~U{ord(c):04X}~" if check_line("", c) else c for c in source)
 
 
 class _Done(NamedTuple):
@@ -298,7 +306,8 @@ def _read_one(task: _Task) -> tuple[bool, int, str, str] | str:
         return "its name is not UTF-8, so no list can name it; rename the file"
     notes: list[str] = []
     try:
-        native = task.channel in (None, 0) and is_plain(task.path)  # a plain file has one channel
+        in_place = task.channel in (None, 0) and is_listable(os.path.abspath(task.path))
+        native = in_place and is_plain(task.path)  # a plain file has one channel
         if not native:
             count = convert_audio(task.path, task.copy, task.channel, notes)
             if count < MIN_SAMPLES:

@@ -7,7 +7,6 @@ the end. A quick check reads headers only, which a broken download, and a header
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +15,11 @@ from typing import TextIO
 
 from corpora.audio import SAMPLE_RATE, AudioError, audio_info, hash_audio, header_info
 from corpora.datadir import Utterance, read_datadir, validate_datadir
+from corpora.files import walk_once
 from corpora.machine import parallel
 
 _CHECKED = ".checked.jsonl"
+_TABLES = {"wav.scp", "utt2spk"}
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,16 @@ class _Task:
 
 
 def find_datadirs(folder: Path) -> tuple[list[Path], list[str]]:
-    """The data directories in a folder, sorted, and a problem for each folder in it that cannot be read."""
+    """The data directories in a folder, sorted, and a problem for each folder in it that cannot be read.
+
+    Links to folders are followed, and a folder is listed once. One of two tables makes a data directory, since the
+    other one may be what is missing.
+    """
     problems: list[str] = []
     found = []
-    walk = os.walk(
-        folder, onerror=lambda error: problems.append(f"{error.filename}: cannot be read ({error.strerror})")
-    )
+    walk = walk_once(folder, lambda error: problems.append(f"{error.filename}: cannot be read ({error.strerror})"))
     for parent, _, names in walk:
-        if "wav.scp" in names:
+        if not _TABLES.isdisjoint(names):
             found.append(Path(parent))
     return sorted(found), problems
 

@@ -46,7 +46,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "duration": ("duration",),
     "channel": (),  # by option only: a column of this name is often that of a video
 }
-SPLITS = {"validation": "dev", "valid": "dev", "val": "dev", "eval": "test"}
+SPLITS = {"validation": "dev", "valid": "dev", "val": "dev", "eval": "test", "evaluation": "test"}
 
 _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json", ".manifest")
 _SLACK = 0.5  # seconds, by which the duration in a list may differ from that of the recording
@@ -111,6 +111,11 @@ def prepare(
         renamed = (ids[item.speaker, item.utt_id] for item in own)
         work.add(split, [replace(i, utt_id=u, speaker=s) for i, (u, s) in zip(own, renamed, strict=True)])
     written = work.write({})
+    if others := [split for split in written if len(written) > 1 and not is_held_out(split) and "train" not in split]:
+        _log.warning(
+            "%s: the split %s counts as training data; the names of sets to be scored hold `dev` or `test`",
+            table, ", ".join(others),
+        )  # fmt: skip
     _name_other_lengths(table, written, {ids[key][0]: length for key, length in stated.items()})
     if "speaker" in fields:
         _name_shared_speakers(table, written)
@@ -131,7 +136,10 @@ def _rows(table: Path) -> tuple[list[Row], list[str]]:
 def _header(table: Path) -> tuple[str, list[str]]:
     """Delimiter and columns of the first line: a tab, a comma or a semicolon, whichever divides it most."""
     first = next((line for _, line in read_lines(table)), "")
-    found = {own: next(csv.reader(io.StringIO(first), delimiter=own), []) for own in ("\t", ",", ";")}
+    try:
+        found = {own: next(csv.reader(io.StringIO(first), delimiter=own), []) for own in ("\t", ",", ";")}
+    except csv.Error as error:
+        raise CorpusError(f"{table}:1: no list with columns in its first line ({error})") from None
     delimiter = max(found, key=lambda own: len(found[own]))
     names = [name.strip() for name in found[delimiter]]
     if repeated := [name for name in names if names.count(name) > 1]:
@@ -155,9 +163,15 @@ def _json_rows(table: Path) -> Iterator[tuple[str, dict[str, str]]]:
             yield place, {str(key): _plain(value) for key, value in own.items()}
 
 
+class _NoText(str):
+    """A value of JSON that is neither text nor number, for messages. Only a row whose fields hold one is bad."""
+
+
 def _plain(value: Any) -> str:
-    if isinstance(value, dict):  # {"path": ..., "bytes": null}
-        value = value.get("path")
+    if isinstance(value, dict) and "path" in value:  # {"path": ..., "bytes": null}
+        value = value["path"]
+    if isinstance(value, dict | list | bool):
+        return _NoText(json.dumps(value, ensure_ascii=False)[:40])
     return "" if value is None else str(value).strip()
 
 
@@ -190,7 +204,9 @@ def _fields(table: Path, names: Sequence[str], columns: Sequence[str]) -> dict[s
 
 def _absolute(root: Path, name: str) -> Path:
     """The recording's path; a name that the disk spells in another way is found."""
-    path = Path(os.path.normpath(Path(os.path.abspath(root)) / Path(name.replace("\\", "/")).expanduser()))
+    given = Path(name.replace("\\", "/"))
+    given = given.expanduser() if given.parts[:1] == ("~",) else given  # a file may be called ~x.wav
+    path = Path(os.path.normpath(Path(os.path.abspath(root)) / given))
     return (
         path if path.is_file() or not name else find_path(Path(path.anchor), path.relative_to(path.anchor).as_posix())
     )
@@ -202,6 +218,10 @@ def _item(work: Preparation, row: Row, fields: Mapping[str, str], source: str, l
     def get(field: str) -> str:
         return row.get(fields[field]) if field in fields else ""
 
+    for column in fields.values():
+        if isinstance(row.get(column), _NoText):
+            work.bad(row.where, f"{column}: expected a text or a number, found {row[column]}")
+            return None
     if not get("audio"):
         work.bad(row.where, "no recording is named")
         return None
@@ -210,8 +230,10 @@ def _item(work: Preparation, row: Row, fields: Mapping[str, str], source: str, l
             work.bad(row.where, f"empty {field}; give every row one, or remove the column")
             return None
     start = seconds(row.where, get("start"), work.bad) if get("start") else None
+    if get("start") and start is None:
+        return None
     end = seconds(row.where, get("end"), work.bad) if get("end") else None
-    if get("start") and start is None or get("end") and end is None:
+    if get("end") and end is None:
         return None
     if start is not None and end is None and get("duration"):
         length = seconds(row.where, get("duration"), work.bad)

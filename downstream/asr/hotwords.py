@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from corpora.prepare.readers import read_lines
 from corpora.quran_spelling import in_quran_spelling
 from corpora.text import normalise
 from downstream import DownstreamError
@@ -32,23 +33,32 @@ BOOST = 4.0  # natural log: a hotword may be 55 times less likely than what repl
 def read_hotwords(given: str, characters: Sequence[str]) -> list[str]:
     """Words and phrases from a file (one a line) or a list with commas, in the spelling of the recogniser.
 
-    Raises DownstreamError for an entry without a letter that the recogniser writes, and for an empty list.
+    Raises CorpusError for an entry without a letter that the recogniser writes, an empty list, and a file that is not
+    UTF-8.
     """
-    is_file = Path(given).is_file()
-    entries = Path(given).read_text(encoding="utf-8-sig").splitlines() if is_file else re.split("[,،]", given)
+    if _is_file(given):
+        entries = list(read_lines(Path(given)))
+    else:
+        entries = [("--hotwords: neither a file nor a word", entry) for entry in re.split("[,،\n]", given)]
     known, found = set(characters), []
-    for number, entry in enumerate(entries, 1):
+    for where, entry in entries:
         if not entry.strip():
             continue
         text = normalise(entry, "modern", quran=in_quran_spelling(entry))
         text = " ".join("".join(c if c in known else "" for c in text).split())
         if not text:
-            where = f"{given}:{number}" if is_file else "--hotwords: neither a file nor a word"
             raise DownstreamError(f"{where}: `{entry.strip()}` has no letter that the recogniser writes")
         found.append(text)
     if not found:
         raise DownstreamError(f"--hotwords {given}: no words; expected a file with one a line, or a list with commas")
     return found
+
+
+def _is_file(given: str) -> bool:
+    try:
+        return Path(given).is_file()
+    except (OSError, ValueError):  # a list of words that is too long for a name
+        return False
 
 
 class Hotwords:

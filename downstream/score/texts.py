@@ -86,8 +86,8 @@ def score_files(
     """WER and CER against each file of references, and for several files their multi-reference WER.
 
     An utterance counts against the references that have words for it under the text profile. speakers: of utterances,
-    for intervals over speakers. Raises DownstreamError for a scored utterance without a hypothesis, a hypothesis that
-    no reference belongs to, and references without words.
+    for intervals over speakers. Raises DownstreamError for a scored utterance without a hypothesis or a speaker, a
+    hypothesis that no reference belongs to, and references without words.
     """
     found = read_text(hypotheses)
     tables = [read_text(path) for path in references]
@@ -101,6 +101,8 @@ def score_files(
             f"{hypotheses}: {len(unknown)} utterances are in no file of references, as {unknown[0]}; give the files of "
             "the same set"
         )
+    if speakers is not None and (missing := [utt_id for utt_id in listed if utt_id not in speakers]):
+        raise DownstreamError(f"--utt2spk: {len(missing)} of {len(listed)} utterances have no speaker, as {missing[0]}")
     texts = [{utt_id: tidy(text, profile) for utt_id, text in table.items()} for table in tables]
     said = {utt_id: tidy(found[utt_id], profile) for utt_id in listed}
     rates = []

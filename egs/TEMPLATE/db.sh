@@ -40,6 +40,7 @@ NADI=${NADI:-}                                      # NADI 2025 / Casablanca as 
 OMANI=${OMANI:-}                                    # Omani speech: television and video
 QASR=${QASR:-}                                      # QASR: QCRI's corpus of Al Jazeera broadcasts
 SADA=${SADA:-}                                      # SADA: Saudi Audio Dataset for Arabic
+SERTUS=${SERTUS:-}                                  # SERTUS: emotions in spontaneous Tunisian speech
 TEDLIUM3=${TEDLIUM3:-}                              # TED-LIUM 3 (legacy division): English talks
 TUNSWITCH=${TUNSWITCH:-}                            # TunSwitch: Tunisian Arabic, alone and mixed
 VERSE_CLIPS=${VERSE_CLIPS:-}                        # Verse clips: recitations for evaluation

@@ -90,6 +90,29 @@ def test_a_file_is_read_whole(make, kind: str) -> None:
     is_long(make(kind), SECONDS, kind)
 
 
+def test_mp3_in_wav_is_read_whole(tmp_path: Path, encode) -> None:
+    """Old recorders write it; libsndfile gives fewer samples than the header states."""
+    encode(tmp_path / "a.wav", speech(22050), 22050, "libmp3lame", "wav", bits=64000)
+    is_long(tmp_path / "a.wav", SECONDS, "mp3 without tag")
+
+
+def test_samples_in_two_chunks_are_refused(tmp_path: Path) -> None:
+    """FFmpeg would read the second chunk only."""
+    soundfile.write(tmp_path / "a.wav", speech(16000), 16000, subtype="PCM_16")
+    head, samples = (content := (tmp_path / "a.wav").read_bytes())[:36], content[44:]
+    chunks = [b"data" + len(own).to_bytes(4, "little") + own for own in (samples[:16000], samples[16000:])]
+    (tmp_path / "a.wav").write_bytes(head + b"".join(chunks))
+    for notes in (None, []):
+        with pytest.raises(AudioError, match="a.wav: its samples are in several chunks"):
+            load_any(tmp_path / "a.wav", notes=notes)
+
+
+def test_a_page_of_a_server_is_no_audio(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_text("<html><body>404 Not Found</body></html>")
+    with pytest.raises(AudioError, match="a.mp3: cannot be read as audio .no known audio format"):
+        load_any(tmp_path / "a.mp3")
+
+
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_joined_files_are_read_to_the_end(make, kind: str) -> None:
     path = make(kind)
@@ -356,6 +379,18 @@ def test_a_folder_is_searched_by_content_and_the_rest_is_named(make, tmp_path: P
     expected = ["a.3gp", "a.amr", "a.m4a", "a.opus", "a.webm", "a.wma", "empty.wav", "no suffix"]
     assert [path.name for path in found] == expected
     assert [Path(other).name for other in others] == ["._a.m4a (hidden)", "notes.txt", "utf16.txt"]
+
+
+def test_links_to_folders_elsewhere_are_searched_once(tmp_path: Path) -> None:
+    for name in ("here/own/a.wav", "elsewhere/b.wav"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        soundfile.write(tmp_path / name, speech(16000), 16000)
+    for link, target in {"data": "elsewhere", "again": "elsewhere", "own/up": "here", "same": "here/own"}.items():
+        (tmp_path / "here" / link).symlink_to(tmp_path / target, target_is_directory=True)
+    (tmp_path / "elsewhere/back").symlink_to(tmp_path, target_is_directory=True)
+    found, others = find_audio(tmp_path / "here")
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["here/again/b.wav", "here/own/a.wav"]
+    assert others == []
 
 
 def test_an_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,7 @@ def test_one_text_written_with_other_codes_has_one_key(written: str) -> None:
 def test_keys_compare_digits_and_other_scripts() -> None:
     assert comparison_key("غرفة ٥ ROOM") == comparison_key("غرفة ۵ room") != comparison_key("غرفة ٦ room")
     assert fold("ی\u0654") == "ئ" and text_key("۵") == ""
+    assert fold("كت\u200dا\u200fب\ufeff") == "كتاب" and text_key("تلا\u200dته") == text_key("ثلاثة")
     assert text_key("كتاب") != text_key("كتب فتاة")
 
 

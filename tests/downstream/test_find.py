@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import ctc_loss
 
+from corpora.files import CorpusError
 from downstream import DownstreamError
 from downstream.asr.recogniser import CHARACTERS
 from downstream.find import Finder, Limits, merge_blanks, read_texts
@@ -60,6 +61,7 @@ def test_consecutive_lines_are_found_in_order(verses: Path) -> None:
     found = find(verses, text, spans=5)
     assert found.ids == ["v2", "v3", "v4"] and found.margin > 0
     assert len(find(verses, text, spans=1).ids) <= 1
+    assert find(verses, text, spans=10**12).ids == found.ids
 
 
 def test_a_text_that_is_not_in_the_list_is_none(verses: Path) -> None:
@@ -125,6 +127,20 @@ def test_diacritics_and_uthmani_spelling_are_searched_as_modern(tmp_path: Path) 
     path = tmp_path / "one.txt"
     path.write_text("a ٱلۡحَمۡدُ لِلَّهِ رَبِّ ٱلۡعَٰلَمِينَ\n\nb مَٰلِكِ يَوۡمِ ٱلدِّينِ\n", encoding="utf-8")
     assert read_texts(path, CHARACTERS).texts == ["الحمد لله رب العالمين", "مالك يوم الدين"]
+
+
+def test_what_follows_the_id_is_the_text(tmp_path: Path, caplog) -> None:
+    """A tab is as good as a space; without ids the first words of the texts would be lost without a word."""
+    path = tmp_path / "list.tsv"
+    path.write_bytes("\ufeff\u200fa\tقال كتاب\u200f\r\nb  كل من عليها\r\n\u200f\r\n".encode("utf-16-le"))
+    found = read_texts(path, CHARACTERS)
+    assert (found.ids, found.texts) == (["a", "b"], ["قال كتاب", "كل من عليها"]) and not caplog.text
+    path.write_text("قال كتاب\nكل من عليها\n", encoding="utf-8")
+    read_texts(path, CHARACTERS)
+    assert "list.tsv: the first word of each line is taken for its id, as قال" in caplog.text
+    path.write_bytes("a كتاب\n".encode("cp1256"))
+    with pytest.raises(CorpusError, match="list.tsv:1: not UTF-8"):
+        read_texts(path, CHARACTERS)
 
 
 @pytest.mark.parametrize(

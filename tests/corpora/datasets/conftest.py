@@ -179,6 +179,23 @@ def _ksuemotions(root: Path, make: SimpleNamespace) -> Path:
     return root
 
 
+def _sertus(root: Path, make: SimpleNamespace) -> Path:
+    """Seven blocks of twenty numbers; six recordings of each are there, and an augmented copy."""
+    labels = ("angry", "disgusted", "joy", "neutral", "sad", "satisfied")
+    lines = ["Name,Label"]
+    for block in range(7):
+        for place, label in enumerate(labels):
+            name = f"EMO{20 * block + 3 * place + 1}"
+            lines.append(f"{name}.wav, {label}")
+            make.clip(root / ("" if block < 2 else "Samples") / f"{name}.wav", 10 * block + place, rate=44100)
+        make.clip(root / f"Samples/{name}_aug-shift.wav", 900 + block, rate=44100)
+        lines.append(f"EMO{20 * block + 20}.wav,sad")  # the repository lacks the recording
+    shutil.copy(root / "EMO1.wav", root / "Samples/EMO1.wav")
+    (root / "Categorical annotation.csv").write_bytes("\r\n".join([*lines, ""]).encode("utf-8-sig"))
+    (root / "Categorical annotation+augmentation.csv").write_text("Name,Label\nEMO1_aug-shift.wav,angry\n")
+    return root
+
+
 # Arabic ASR
 
 

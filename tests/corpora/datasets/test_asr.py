@@ -100,6 +100,7 @@ def test_callhome_upper_case_tree_as_on_the_disc(tree, tmp_path):
             "da aside word both",
         ),
         ("((mish ~fahim)) +bi-- %mm ¿ @la", "mish fahim bi mm la"),
+        ("{cough {loud}} da", "da"),
     ],
 )
 def test_callhome_markup_leaves_the_text(marked, words):
@@ -231,11 +232,14 @@ def test_fleurs_archives_of_a_hub_snapshot(tree, tmp_path, page):
 
 
 def test_gale_marks_leave_the_text(tree, tmp_path):
-    gale.prepare(tree("gale"), tmp_path / "out")
+    corpus = tree("gale")
+    gale.prepare(corpus, tmp_path / "out")
     train = read_datadir(tmp_path / "out/train")
     assert [u.text for u in train if "_A_" in u.utt_id and "speaker" in u.speaker] == ["السلام عليكم", "لا"]
     assert [(u.text, u.start, u.end) for u in train if u.text == "نعم"] == [("نعم", 8000, 14400)] * 2
     assert {u.audio.suffix for u in train} == {".flac", ".wav"}
+    gale.prepare(corpus, tmp_path / "whole", text_profile="none")
+    assert "السلام عليكم" in {u.text for u in read_datadir(tmp_path / "whole/train")}
 
 
 def test_gale_lists_split_by_recording(tree, made, noise, tmp_path):
@@ -249,15 +253,20 @@ def test_gale_lists_split_by_recording(tree, made, noise, tmp_path):
     listed.write_text("ALAM_B_20070314\nALAM_C\n")
     with pytest.raises(CorpusError, match="test:2: .*ALAM_C"):
         gale.prepare(corpus, tmp_path / "out", test_list=listed)
-    with pytest.raises(CorpusError, match="phase 2: .*ALAM_WITHEVENT_ARB_20070116_205800"):
+    with pytest.raises(CorpusError, match="the list phase2: .*ALAM_WITHEVENT_ARB_20070116_205800"):
         gale.prepare(corpus, tmp_path / "out", test_list=Path("phase2"))
-    for recording in gale.TEST_PHASE2:
+    with pytest.raises(CorpusError, match="the list mt_eval_all: .*20070206_205801 is also in the test list"):
+        gale.prepare(corpus, tmp_path / "out", dev_list=Path("mt_eval_all"), test_list=Path("phase2"))
+    sizes = {name: len(set(own)) for name, own in gale.HELD_OUT.items()}
+    assert sizes == {"phase2": 10, "dev_all": 16, "mt_eval_all": 22}
+    for recording in (*gale.HELD_OUT["phase2"], *gale.HELD_OUT["dev_all"]):
         noise(corpus / f"LDC2014S07/{recording}.wav", 1.0)
         path = corpus / f"LDC2014T17/{recording}.tdf"
         path.parent.mkdir(exist_ok=True)
         path.write_text(made.gale_top + made.gale_line(recording, 0, 0.5, "speaker 1", "نعم"), encoding="utf-8")
-    gale.prepare(corpus, tmp_path / "out", test_list=Path("phase2"))
-    assert len(read_datadir(tmp_path / "out/test")) == 10 and len(read_datadir(tmp_path / "out/train")) == 6
+    gale.prepare(corpus, tmp_path / "out", test_list=Path("phase2"), dev_list=Path("dev_all"))
+    sizes = {split: len(read_datadir(tmp_path / "out" / split)) for split in ("train", "dev", "test")}
+    assert sizes == {"train": 6, "dev": 16, "test": 10}
 
 
 def test_gale_a_recording_in_two_parts_is_used_once(tree, tmp_path, caplog):

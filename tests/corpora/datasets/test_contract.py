@@ -17,6 +17,7 @@ from corpora.audio import read_audio
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.files import CorpusError, TooManyBadFiles
 from corpora.prepare.sources import read_sources
+from corpora.text import LEADERBOARD, PROFILES
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 
@@ -77,6 +78,17 @@ CASES = {
     "eaed": Case({"fold1": 42, "fold2": 42}, [], {"folds": 2}),
     "eyase": Case({f"fold{n}": 48 for n in range(1, 7)}, []),
     "ksuemotions": Case({"fold1": 72, "fold2": 72}, [], {"folds": 2}),
+    "sertus": Case(
+        {f"fold{n}": 42 for n in range(1, 6)},
+        [
+            ("Categorical annotation.csv", "EMO4.wav, disgusted", "EMO4.wav, bored", "annotation.csv:3: .*'bored'"),
+            ("Categorical annotation.csv", "EMO4.wav, disgusted", "take4.wav, sad", "annotation.csv:3: .*'take4.wav'"),
+            ("Categorical annotation.csv", "EMO4.wav, disgusted", "EMO4.wav", "csv:3: expected 2 fields"),
+            ("Categorical annotation.csv", "EMO4.wav, disgusted", "EMO1.wav, sad", "EMO1.wav: .*several labels"),
+            ("Categorical annotation.csv", "Label", "Emotion", "csv:1: .*missing: Label"),
+            ("Categorical annotation.csv", "", None, "a list of labels Categorical annotation.csv"),
+        ],
+    ),
     "arabic_speech_commands": Case(
         {"train": 31, "dev": 8, "test": 9},
         [
@@ -246,6 +258,18 @@ CASES = {
     "gigaspeech": Case({"train": 2, "dev": 2}, [("GigaSpeech.json", "}]}", "}]", "GigaSpeech.json: .*byte")]),
     "voxpopuli": Case({"train": 1, "dev": 1, "test": 1}, []),
 }  # fmt: skip
+
+
+def test_preparers_and_recipes_use_the_newest_rules_of_the_leaderboard() -> None:
+    modules = (registry.load(name) for name in registry.MODULES)
+    chosen = {
+        module.INFO.name: own.default for module in modules if (own := registry.options(module).get("text_profile"))
+    }
+    for script in (Path(__file__).resolve().parents[3] / "egs").glob("*/asr1/run.sh"):
+        found = re.findall(r"^ *--(?:text|score)_profile (\S+)", script.read_text(encoding="utf-8"), re.MULTILINE)
+        chosen |= {f"{script.parent} {number}": own for number, own in enumerate(found)}
+    assert set(chosen.values()) <= set(PROFILES) and LEADERBOARD in chosen.values() and len(chosen) > 40
+    assert {own for own in chosen.values() if own.startswith("leaderboard")} == {LEADERBOARD}
 
 
 def _prepare(name: str, corpus: Path, out: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from corpora.datadir import read_datadir
 from corpora.datasets import _emotion as emotion
-from corpora.datasets import anad, baved, eaed, eyase, ksuemotions
+from corpora.datasets import anad, baved, eaed, eyase, ksuemotions, sertus
 from corpora.files import CorpusError, TooManyBadFiles, read_json
 from corpora.prepare.sources import Recording, read_sources
 
@@ -62,6 +62,7 @@ def test_folds_are_seeded_and_balanced():
         (eaed, {"folds": 2}, {"nellykarim", "nelly", "amr_saad", "monazaki", "yousra", "hendsabry"}),
         (eyase, {}, {"Female01", "Female02", "Female03", "Male01", "Male02", "Male03"}),
         (ksuemotions, {"folds": 2}, {f"P1{n:02d}" for n in range(1, 7)}),
+        (sertus, {}, {f"from{n:04d}" for n in range(1, 140, 20)}),
     ],
 )
 def test_every_speaker_is_tested_once_and_the_protocol_says_so(tree, tmp_path, name, options, speakers):
@@ -69,7 +70,7 @@ def test_every_speaker_is_tested_once_and_the_protocol_says_so(tree, tmp_path, n
     protocol = read_json(tmp_path / "out/protocol.json")
     tested = Counter(speaker for part in protocol["parts"].values() for speaker in part["test"])
     assert tested == Counter(speakers) and protocol["seed"] == 4
-    assert protocol["disjoint_by"] == ("video" if name is anad else "speaker")
+    assert protocol["disjoint_by"] == {anad: "video", sertus: "block"}.get(name, "speaker")
     for number in range(1, protocol["folds"] + 1):
         own = {split: {u.speaker for u in rows} for split, rows in _fold(tmp_path / "out", number).items()}
         assert {split: own[split] for split in ("test", "dev")} == {
@@ -111,7 +112,7 @@ def test_too_few_speakers(tree, tmp_path):
     assert (tmp_path / "out/fold2/test/utt2emotion").exists() and not (tmp_path / "out/fold3").exists()
 
 
-@pytest.mark.parametrize("name", [eaed, eyase, ksuemotions, anad])
+@pytest.mark.parametrize("name", [eaed, eyase, ksuemotions, anad, sertus])
 def test_other_names_and_patterns_are_shown(tree, tmp_path, name):
     corpus, option = tree(name.INFO.name), "speaker" if name is ksuemotions else "file"
     with pytest.raises(CorpusError, match=rf"{option}='x': .*\(\?P<"):
@@ -179,6 +180,25 @@ def test_anad_units_without_file_and_units_twice(tree, tmp_path, caplog):
     anad.prepare(corpus, tmp_path / "out", folds=3)
     assert "V8_9 (9).wav" in (tmp_path / "out/skipped.tsv").read_text()
     assert sum(map(len, _fold(tmp_path / "out").values())) == 24 and "recordings: 24, published are 1384" in caplog.text
+
+
+def test_sertus_blocks_and_copies(tree, tmp_path, caplog):
+    """Neighbouring recordings stay together, augmented copies are no recordings, and a part of the corpus is enough."""
+    corpus = tree("sertus")
+    sertus.prepare(corpus, tmp_path / "out")
+    rows = [u for own in _fold(tmp_path / "out").values() for u in own]
+    assert {u.utt_id.split("-")[1] for u in rows if u.speaker == "from0021"} == {f"EMO{n}" for n in range(21, 38, 3)}
+    assert len(rows) == 42 and not [u for u in rows if "aug" in u.utt_id]
+    assert {u.emotion for u in rows if u.utt_id.endswith(("EMO7", "EMO127"))} == {"happy"}  # "joy" in the list
+    assert "7 recordings of Categorical annotation.csv are not here" in caplog.text and "EMO20.wav" in caplog.text
+    assert "recordings: 42, published are 3793" in caplog.text  # the second copy of EMO1 is no recording
+    sertus.prepare(corpus, tmp_path / "small", block=60, folds=3)
+    rows = [u for own in _fold(tmp_path / "small").values() for u in own]
+    assert {u.speaker for u in rows} == {"from0001", "from0061", "from0121"}
+    with pytest.raises(CorpusError, match="7 blocks cannot make 9 folds"):
+        sertus.prepare(corpus, tmp_path / "other", folds=9)
+    with pytest.raises(CorpusError, match="block=0: expected at least 1"):
+        sertus.prepare(corpus, tmp_path / "other", block=0)
 
 
 def test_baved_labels_come_from_the_file_name(tree, tmp_path):

@@ -13,7 +13,7 @@ from corpora.audio import read_audio
 from corpora.datadir import read_datadir
 from corpora.datasets import everyayah
 from corpora.files import TooManyBadFiles
-from corpora.prepare.sources import read_sources
+from corpora.prepare.sources import Recording, read_sources
 from corpora.text import PROFILES, normalise, text_key
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
@@ -78,6 +78,25 @@ def test_reciters_are_disjoint_too_and_bit_rates_are_one_reciter(corpus_trees, t
     assert sorted(map(tuple, splits.values())) == [("dev",), ("test",), ("train",)]
     assert all(len(own) == 1 for own in texts.values())
     assert len({verse.utt_id for verse in verses}) == len(verses)
+
+
+def test_two_spellings_of_one_text_are_in_one_split(tmp_path, monkeypatch):
+    """A dagger alef is a letter of other spellings: bare texts differ, and their split must not."""
+    words = ["كتاب", "رسول", "جبل", "قمر", "شجر", "بحر", "نهر", "طير", "فجر", "عصر"]
+    texts = [f"{alef} {word}" for word in words for alef in ("ٱلۡعَٰلَمِينَ", "ٱلۡعَالَمِينَ")]
+    rows = [{"chapter": 1, "verse": n, "text": text} for n, text in enumerate(texts, 1)]
+    (tmp_path / "a_reciter").mkdir()
+    (tmp_path / "quran.json").write_text(json.dumps({"1": rows}), encoding="utf-8")
+    for row in rows:
+        (tmp_path / f"a_reciter/001{row['verse']:03d}.mp3").touch()
+    made = {f"a_reciter/001{n:03d}.mp3": Recording(str(n), tmp_path / "x", 16000, str(n)) for n in range(1, 21)}
+    monkeypatch.setattr(everyayah, "read_recordings", lambda *_, **__: made)
+    verses, _ = everyayah.read_verses(tmp_path, tmp_path / "audio")
+    splits = defaultdict(set)
+    for verse in verses:
+        splits[verse.text.split()[1]].add(verse.split)
+    assert len({verse.text for verse in verses}) == 20 and all(len(own) == 1 for own in splits.values())
+    assert any(len({everyayah.split_of(f"{form} {word}", 0) for form in ("العلمين", "العالمين")}) > 1 for word in words)
 
 
 def test_an_interrupted_conversion_resumes(corpus_trees, tmp_path):

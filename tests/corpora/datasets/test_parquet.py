@@ -175,6 +175,17 @@ def test_rows_without_audio_are_counted(snapshot, made, tmp_path: Path) -> None:
         registry.load("mgb3").prepare(corpus, tmp_path / "out")
 
 
+def test_unclear_clips_of_sada_are_not_scored(snapshot, made, tmp_path: Path) -> None:
+    corpus = snapshot("sada")
+    rows = _rows("sada", "test", 0, made.audio_cell)
+    for row, text in zip(rows, ("[غير واضح] هلا", "هلا غيرواضح", "هلا"), strict=True):
+        row["ProcessedText"] = text
+    made.parquet(corpus / "data/test-00000-of-00002.parquet", rows)
+    registry.load("sada").prepare(corpus, tmp_path / "out")
+    assert len(read_datadir(tmp_path / "out/test")) == 4
+    assert (tmp_path / "out/excluded.tsv").read_text(encoding="utf-8").count("cannot be scored") == 2
+
+
 def test_class_labels_and_pointers(made, tmp_path: Path) -> None:
     path = made.parquet(tmp_path / "test.parquet", [{"audio": made.audio_cell(1), "label": 1}])
     features = {"label": {"names": ["ALG", "EGY"], "_type": "ClassLabel"}}

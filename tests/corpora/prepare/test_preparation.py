@@ -294,6 +294,26 @@ def test_only_plain_files_are_used_in_place_and_remarks_are_logged(tmp_path, cap
     assert "floating-point samples reach" in (tmp_path / "out/skipped.tsv").read_text()
 
 
+def test_names_with_marks_of_direction_are_converted(tmp_path):
+    """Telephones put U+200F and no-break spaces into Arabic names; Kaldi's lists cannot hold them."""
+    names = ["\u200fتسجيل\u00a0١.wav", "تسجيل ٢.wav", "\u200e.wav"]
+    corpus = tmp_path / "\u202bدروس"
+    for name in names:
+        _noise(corpus / name, 0.1)
+    for root, out in ((tmp_path, "whole"), (corpus, "out")):  # the mark is in the folder too
+        work = Preparation(INFO, root, tmp_path / out)
+        folder = "" if root == corpus else f"{corpus.name}/"
+        work.add("train", [_item(n, folder + name) for n, name in enumerate(names)])
+        written = work.write()["train"]
+        assert validate_datadir(tmp_path / out / "train") == [] and len(written) == 3
+        assert len({u.audio for u in written}) == 3 and all(u.audio.is_file() for u in written)
+        assert [row.source for row in read_sources(tmp_path / out / "train")] == [folder + name for name in names]
+    plain = Preparation(INFO, tmp_path / "plain", tmp_path / "other")
+    _noise(tmp_path / "plain" / names[1], 0.1)
+    plain.add("train", [_item(0, names[1])])
+    assert plain.write()["train"][0].audio == tmp_path / "plain" / names[1]  # other Arabic names stay in place
+
+
 def test_a_name_that_is_not_utf8_is_left_out_by_name(tmp_path):
     names = [f"{number:02d}.wav" for number in range(24)] + ["caf\udce9.wav"]
     for name in names:

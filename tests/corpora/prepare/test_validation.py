@@ -143,3 +143,16 @@ def test_one_unreadable_folder_does_not_stop_the_others(whole: Path, tmp_path: P
     assert f"{whole}: ok\n" in shown.out and f"{other}: ok\n" in shown.out and "a_closed: 3 problems" in shown.out
     assert f"{whole.parent}/b_hidden: cannot be read (Permission denied)" in shown.err
     assert "a_closed/utt2spk: cannot be read (Permission denied)" in shown.err and "Traceback" not in shown.err
+
+
+def test_linked_directories_and_those_without_wav_scp_are_checked(whole: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "train").symlink_to(whole, target_is_directory=True)
+    (folder / "above").symlink_to(tmp_path, target_is_directory=True)
+    assert main(["validate", str(folder)]) == 0
+    assert f"{folder}/train: ok\n" in (shown := capsys.readouterr().out)
+    assert shown.count(": ok") == 1  # under one of its names
+    (whole / "wav.scp").unlink()
+    assert main(["validate", str(folder)]) == 2
+    assert "wav.scp: no such file" in capsys.readouterr().err

@@ -160,6 +160,9 @@ def test_checks_are_those_of_every_corpus(recordings: Path, tmp_path: Path, capl
             [],
             "list.csv:2: a quotation mark .* line 4",
         ),
+        ("audio,text\nclips/a.wav,\u064e\u064f\n", [], "list.csv: no utterance|no utterance of list is left"),
+        ("x" * 200_000, [], "list.csv:1: no list with columns in its first line"),
+        ("audio,start,end\nclips/a.wav,soon,late\n", [], "1 of 1 lines .*'soon'"),
         ("", [], "list.csv"),
         (None, [], "list.csv: no such file"),
     ],
@@ -174,6 +177,33 @@ def test_bad_lists_get_one_line(content, options, token, recordings: Path, tmp_p
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("corpora: error: ")]
     assert len(error) == 1 and re.search(token, error[0]), error
     assert not list((tmp_path / "out").rglob("utt2spk")) if (tmp_path / "out").exists() else True
+
+
+def test_names_of_files_and_sets_as_people_write_them(recordings: Path, tmp_path: Path, noise, caplog) -> None:
+    """A name with a tilde, a line feed, a mark of direction; sets in Arabic, which count as training data."""
+    names = ["~clip.wav", "line\nfeed.wav", "\u200fتسجيل.wav", "a,b.wav", "=1+1.wav"]
+    for name in names:
+        noise(recordings / "clips" / name, 0.2)
+    rows = "".join(
+        f'"clips/{name}",نص,{split}\n' for name, split in zip(names, ("تدريب",) * 4 + ("اختبار",), strict=True)
+    )
+    (recordings / "list.csv").write_text(f"audio,text,split\n{rows}", encoding="utf-8")
+    assert table(recordings / "list.csv") == 0
+    found = [u for split in ("تدريب", "اختبار") for u in read_datadir(tmp_path / "out" / split)]
+    assert len(found) == 5 and all(len(read_audio(u.audio)) == 3200 for u in found)
+    assert "the split تدريب, اختبار counts as training data" in caplog.text
+
+
+def test_values_of_json_that_are_no_text_are_named(recordings: Path, tmp_path: Path) -> None:
+    fine = [json.dumps({"audio": "clips/a.wav", "text": f"نص {n}", "id": f"u{n}", "words": ["x"]}) for n in range(40)]
+    odd = {"audio": {"path": "clips/b b.wav", "bytes": None}, "text": ["a", "b"]}
+    (recordings / "list.jsonl").write_text("\n".join([*fine, json.dumps(odd)]) + "\n", encoding="utf-8")
+    assert table(recordings / "list.jsonl") == 0
+    assert len(read_datadir(tmp_path / "out/train")) == 40
+    assert (
+        'list.jsonl:41\ttext: expected a text or a number, found ["a", "b"]'
+        in (tmp_path / "out/skipped.tsv").read_text()
+    )
 
 
 def test_bad_json_is_named_with_its_line(recordings: Path, capsys) -> None:

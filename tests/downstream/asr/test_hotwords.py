@@ -108,6 +108,8 @@ def test_lists_and_files_are_read_in_the_spelling_of_the_recogniser(tmp_path: Pa
     path = tmp_path / "words.txt"
     path.write_text("ٱلۡحَمۡدُ لِلَّهِ\n\nكتاب\n", encoding="utf-8")
     assert read_hotwords(str(path), CHARACTERS) == ["الحمد لله", "كتاب"]
+    words = [f"كلمة{letter}" for letter in "ابتثجحخدذرزسشصضطظعغفقكلمنهوي"]  # longer than a name may be
+    assert read_hotwords(",".join(words), CHARACTERS) == words
     path.write_text("كتاب\nhello\n", encoding="utf-8")
     with pytest.raises(DownstreamError, match=r"words.txt:2: `hello` has no letter"):
         read_hotwords(str(path), CHARACTERS)

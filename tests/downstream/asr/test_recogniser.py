@@ -245,6 +245,10 @@ def test_subtitles_of_one_file_and_of_several(trained: tuple[Path, Path], tmp_pa
     twin.write_bytes(files[0].read_bytes())
     assert main(["transcribe", str(files[0]), str(twin), *options, "srt", "--out", str(tmp_path / "subs")]) == 2
     assert "both become" in capsys.readouterr().err
+    named = tmp_path / "subs" / "c.srt"  # audio under the name that its subtitles would have
+    named.write_bytes(files[0].read_bytes())
+    assert main(["transcribe", str(named), str(files[1]), *options, "srt", "--out", str(tmp_path / "subs")]) == 2
+    assert "which would be lost" in capsys.readouterr().err and named.read_bytes() == files[0].read_bytes()
 
 
 def test_hotwords_change_text_and_words_alike(trained: tuple[Path, Path], tmp_path: Path, capsys) -> None:
