@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,7 +56,7 @@ class Cost:
     first_frame_s: float
 
 
-def open_stream(model: str, engine: str, chunk_ms: int, graph: Path | None) -> Stream | OnnxStream:
+def open_stream(model: str, engine: str, chunk_ms: int, graph: Path) -> Stream | OnnxStream:
     """A stream of a model with random weights; `graph` is its ONNX file."""
     if engine == "torch_fp32":
         torch.manual_seed(0)
@@ -69,21 +69,19 @@ def noise(seconds: float) -> np.ndarray:
     return 0.1 * np.random.default_rng(0).standard_normal(int(seconds * SAMPLE_RATE)).astype(np.float32)
 
 
-def cost(stream: Stream | OnnxStream, chunk_ms: int, seconds: float) -> Cost:
+def cost(stream: Stream | OnnxStream, chunk_ms: int, seconds: float, clock: Callable[[], float]) -> Cost:
     """Time a stream over so many seconds of audio, after a warm-up of two chunks."""
     wav = noise(seconds)
-    pushed(stream, wav[: 2 * SAMPLE_RATE * chunk_ms // 1000 + OVERLAP])
+    pushed(stream, wav[: 2 * SAMPLE_RATE * chunk_ms // 1000 + OVERLAP], clock)
     stream.finish()
     firsts = []
     for _ in range(5):
-        start = time.perf_counter()
-        pushed(stream, wav[: SAMPLE_RATE * chunk_ms // 1000 + OVERLAP])
-        firsts.append(time.perf_counter() - start)
+        firsts.append(sum(pushed(stream, wav[: SAMPLE_RATE * chunk_ms // 1000 + OVERLAP], clock)))
         stream.finish()
-    times = pushed(stream, wav)
-    start = time.perf_counter()
+    times = pushed(stream, wav, clock)
+    start = clock()
     stream.finish()
-    total = sum(times) + time.perf_counter() - start
+    total = sum(times) + clock() - start
     chunks = sorted(times)[-int(seconds * 1000 // chunk_ms) :]  # the other pushes only store their samples
     audio = chunk_ms / 1000 + OVERLAP / SAMPLE_RATE
     return Cost(
@@ -95,13 +93,13 @@ def cost(stream: Stream | OnnxStream, chunk_ms: int, seconds: float) -> Cost:
     )
 
 
-def pushed(stream: Stream | OnnxStream, wav: np.ndarray) -> list[float]:
+def pushed(stream: Stream | OnnxStream, wav: np.ndarray, clock: Callable[[], float]) -> list[float]:
     """Push samples in pieces of 20 ms; the seconds of each push."""
     times = []
     for first in range(0, len(wav), PIECE):
-        start = time.perf_counter()
+        start = clock()
         stream.push(wav[first : first + PIECE])
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return times
 
 
@@ -116,20 +114,22 @@ def hour(stream: Stream | OnnxStream, seconds: float) -> list[float]:
     minute, found = noise(60), []
     for tenth in range(10):
         for _ in range(round(seconds * (tenth + 1) / 600) - round(seconds * tenth / 600)):
-            pushed(stream, minute)
+            pushed(stream, minute, time.perf_counter)
         found.append(round(memory_mb(), 1))
     stream.finish()
     return found
 
 
-def measure(model: str, engine: str, chunks: Sequence[int], seconds: float, long: float, graph: Path | None) -> dict:
+def measure(args: argparse.Namespace, model: str, engine: str, graph: Path) -> dict[str, list]:
     """All figures of one model and engine, in this process."""
-    costs = [asdict(cost(open_stream(model, engine, ms, graph), ms, seconds)) for ms in chunks]
-    memory = hour(open_stream(model, engine, REFERENCE, graph), long) if long else []
+    clock = time.perf_counter if args.clock == "wall" else time.process_time
+    chunks = [int(ms) for ms in args.chunks.split(",")]
+    costs = [asdict(cost(open_stream(model, engine, ms, graph), ms, args.seconds, clock)) for ms in chunks]
+    memory = hour(open_stream(model, engine, REFERENCE, graph), args.hour_seconds) if args.hour_seconds else []
     return {"costs": costs, "memory_mb": memory}
 
 
-def _child(args: argparse.Namespace, model: str, engine: str, folder: Path) -> dict:
+def _child(args: argparse.Namespace, model: str, engine: str, folder: Path) -> dict[str, list]:
     """The figures from a process of its own; the ONNX file is written here, so that tracing does not count there."""
     graph = folder / f"{model}-{engine}.onnx"
     if engine != "torch_fp32":
@@ -137,7 +137,7 @@ def _child(args: argparse.Namespace, model: str, engine: str, folder: Path) -> d
         export_stream_model(build_encoder(FAMILY[model]).eval(), graph, int8=engine == "onnx_int8")
     command = [sys.executable, "-m", "bench.streaming", "--case", model, engine, str(graph)]
     command += ["--chunks", args.chunks, "--seconds", str(args.seconds), "--hour-seconds", str(args.hour_seconds)]
-    command += ["--threads", str(args.threads)]
+    command += ["--threads", str(args.threads), "--clock", args.clock]
     environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, check=False)
     graph.unlink(missing_ok=True)
@@ -158,15 +158,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--hour-seconds", type=float, default=3600.0, help="audio of the hour; 0: no memory test (default: %(default)s)"
     )
     add("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
+    add("--clock", choices=["wall", "cpu"], default="wall", help="cpu: CPU time, for one thread on a busy machine")
     add("--case", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     torch.set_num_threads(args.threads)
-    chunks = [int(ms) for ms in args.chunks.split(",")]
     if args.case:
         model, engine, graph = args.case
-        print(json.dumps(measure(model, engine, chunks, args.seconds, args.hour_seconds, Path(graph))))
+        print(json.dumps(measure(args, model, engine, Path(graph))))
         return 0
 
+    known = {"models": [name for name, g in FAMILY.items() if g.left_context], "engines": ENGINES}
+    for option, names in known.items():
+        if wrong := [name for name in getattr(args, option).split(",") if name not in names]:
+            parser.error(f"--{option}: unknown `{wrong[0]}` (known: {', '.join(names)})")
     rows, hours, fastest, growth = [], [], {}, []
     with TemporaryDirectory(prefix="harness-bench-") as folder:
         for model in args.models.split(","):
@@ -182,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     hours.append([model, engine, *(f"{memory[i]:.1f}" for i in (0, 2, 4, 6, 9))])
                     growth.append(memory[-1] / memory[0])
                 print(f"{model} {engine}: done", file=sys.stderr, flush=True)
-    print(f"{cpu_name()}, {args.threads} threads; torch {torch.__version__}\n")
+    print(f"{cpu_name()}, {args.threads} threads, {args.clock} time; torch {torch.__version__}\n")
     print_table(
         ["model", "engine", "chunk (ms)", "RTF", "chunk (ms of computing), median, max", "first frame (ms)"], rows
     )
