@@ -5,6 +5,7 @@ python -m downstream report --recipe mini --exp exp/mini
 python -m downstream traits --models HL=exp/my/models/harness_l,HST=... --data data/my/traits --out exp/my/traits
 python -m downstream transcribe talk.mp3
 python -m downstream transcribe talk.mp3 --model exp/mini/probes/asr_light/harness_st/seed0/head
+arecord -q -f S16_LE -r 16000 -c 1 | python -m downstream transcribe --stream - --model exp/my/ctc/head
 python -m downstream find recitation.mp3 --texts verses.text --spans 5
 python -m downstream score --hypotheses text --references data/mgb3/dev
 """
@@ -215,6 +216,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--words", action="store_true", help="times of each word, with --format json")
     add("--hotwords", metavar="FILE_OR_LIST", help="words and phrases to prefer where they sound similar: a file with "
         "one a line, or a list with commas")  # fmt: skip
+    add("--stream", action="store_true", help="read 16-bit PCM (16 kHz, mono) from standard input, AUDIO being -, and "
+        "print partial and final lines; for streaming models")  # fmt: skip
+    add("--chunk", type=number(0, above=True), metavar="MS", help="with --stream: 160 to 1280 ms of audio at a time "
+        "(default: that of the model, 320)")  # fmt: skip
     search = _add_reader(commands, "find", "known texts that audio files contain, by a CTC recogniser", _find)
     add = search.add_argument
     add("--texts", type=Path, required=True, metavar="FILE", help="one `id text` per line, in order (Kaldi text)")

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,6 +28,7 @@ from corpora.files import atomic_file, check_output, for_spreadsheet, read_json
 from corpora.names import check_name
 from downstream import DownstreamError
 from downstream.asr.hotwords import Hotwords, decode, read_hotwords
+from downstream.asr.live import LiveReader, pcm_blocks, standard_input
 from downstream.asr.reading import Reader, Reading, default_head, is_recogniser, word_times
 from downstream.find import Finder, limits_of, read_texts
 from downstream.grid.plan import devices_of
@@ -62,6 +63,12 @@ def run(args: argparse.Namespace) -> int:
     Returns 0, or 1 when some files could not be read.
     """
     args.model = default_head() if args.model is None else args.model
+    if getattr(args, "stream", False):
+        return _stream(args)
+    if Path("-") in args.audio:
+        raise DownstreamError("-: standard input is read by `transcribe --stream -` only; name audio files here")
+    if getattr(args, "chunk", None) is not None:
+        raise DownstreamError("--chunk: only with --stream")
     files = audio_files(args.audio)
     check_output(args.out, files)
     task = next(name for name, task in TASKS.items() if task.command == args.command)
@@ -116,6 +123,29 @@ def _transcribe(args: argparse.Namespace, files: Sequence[Path]) -> int:
             stream.write(json.dumps(json.loads(line) | words, ensure_ascii=False) + "\n" if words else line)
             stream.flush()
     return _status(failed, len(files))
+
+
+def _stream(args: argparse.Namespace) -> int:
+    """The text of 16-bit PCM from standard input while it arrives, as JSON lines: partial and final ones."""
+    if args.audio != [Path("-")]:
+        raise DownstreamError("--stream reads standard input: write `--stream -`, and no audio files")
+    for option, given in (
+        ("--words", args.words),
+        ("--hotwords", args.hotwords),
+        ("--out", args.out),
+        ("--channel", args.channel is not None),
+        (f"--format {args.format}", args.format != "json"),
+    ):
+        if given:
+            raise DownstreamError(f"{option}: not with --stream, which writes JSON lines to standard output")
+    if not is_recogniser(args.model):
+        raise DownstreamError(f"{args.model}: --stream needs the head directory of a CTC recogniser (protocol ctc)")
+    reader = LiveReader(args.model, args.upstream, chunk_ms=args.chunk)
+    with _output(None) as stream:
+        for line in reader.read(pcm_blocks(standard_input())):
+            stream.write(json.dumps(asdict(line), ensure_ascii=False) + "\n")
+            stream.flush()
+    return 0
 
 
 def _decoded(reading: Reading, reader: Reader, hotwords: Hotwords | None) -> tuple[str, list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ def models(tmp_path, monkeypatch) -> Path:
     torch.manual_seed(0)
     geometry = Geometry("tiny", 2, 16, 2, 32, "logmel", pos_conv_kernel=8, pos_conv_groups=4)
     save_model(build_encoder(geometry), folder / "harness_st", {"name": "harness_st"})
+    live = replace(geometry, left_context=32)
+    save_model(build_encoder(live), tmp_path / "exp/my/hst_fast_stream/model", {"name": "live"})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HARNESS_MODELS", "exp/mini/models")
     return folder
@@ -57,6 +60,7 @@ def test_family_table_is_the_code():
         f"| `{name}` | {g.front_end} | {g.layers} x {g.width} | {g.heads} | {g.ffn} | {parameters(g) / 1e6:.2f} "
         f"| {delta_s(g, reference(name)):.1f} | {macs_per_second(g) / 1e9:.3f} |"
         for name, g in FAMILY.items()
+        if not g.left_context
     ]
     assert found == expected
 
@@ -75,6 +79,8 @@ def test_python_snippets_run_and_give_what_they_say(number, models):
         assert [s.shape for s in states] == [(1, 50, 16)] * 3 and names["lengths"][0].tolist() == [50]
     elif "session" in names:
         assert names["last_hidden_state"].shape == (2, 49, 16) and names["frames"].tolist() == [49, 15]
+    elif "live" in names:
+        assert names["frames"].shape == (16, 16) and names["last"].shape == (8, 16)
     elif "features" in names:
         assert names["features"].shape == (1, 49, 16)
     else:

@@ -47,7 +47,7 @@ ORDER = {
     "egs": {"": (), "pipeline": ()},
 }
 # The public interface of a package, and commands that use all of it.
-ABOVE = {"upstream", "downstream.predict", "downstream.traits"}
+ABOVE = {"upstream", "upstream.streaming", "downstream.predict", "downstream.traits"}
 
 # Known exceptions. Remove an entry when its import has gone; add none.
 # Both call `upstream.register()`, the public way to put our names on S3PRL's hub.

@@ -26,6 +26,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "streaming":
+        return import_module("upstream.streaming")
     if name not in _MODULES:
         raise AttributeError(f"module `upstream` has no attribute `{name}`")
     return getattr(import_module(_MODULES[name]), name)

@@ -102,7 +102,10 @@ def parser() -> argparse.ArgumentParser:
         help="folder that `units` wrote, with an optional name and weight of its loss; repeat the option for further "
         "label sets, each with its own head; the first set is the main one",
     )
-    add("--geometry", required=True, choices=list(FAMILY), metavar="NAME", help=", ".join(FAMILY))
+    members = [name for name, g in FAMILY.items() if not g.left_context]
+    streams = "streaming: the name of a log-mel geometry with _stream, such as hst_fast_stream"
+    listing = f"{', '.join(members)}; {streams}"
+    add("--geometry", required=True, choices=list(FAMILY), metavar="NAME", help=listing)
     add("--shards", type=Path, help="folder that `shards` wrote: read train from it, sequentially")
     add("--init", default="random", help=f"{', '.join(INIT_KINDS)} (default: random)")
     _add_fields(add, InitConfig, "init", ("source", "layers", "minutes"))
@@ -167,6 +170,7 @@ def parser() -> argparse.ArgumentParser:
     add("--int8", action="store_true", help="8-bit weights in matrix products; convolutions keep 16 bits or more")
     add("--all-states", action="store_true", help="also output all hidden states, (L+1, B, T, D)")
     add("--no-lengths", action="store_true", help="no `lengths` input: every clip fills its row")
+    add("--streaming", action="store_true", help="one chunk a call, with states in and out; for streaming geometries")
 
     add = command("import", _import, "import a checkpoint of Transformers, torchaudio, ESPnet or fairseq")
     add("source", type=Path, help="file, or for Transformers the folder")
@@ -379,9 +383,18 @@ def _push(args: Namespace) -> None:
 
 
 def _export(args: Namespace) -> None:
-    from upstream.model.onnx import export_onnx
+    if args.streaming:
+        from upstream.model.onnxstream import export_stream
 
-    parity = export_onnx(args.model, args.out, int8=args.int8, all_states=args.all_states, lengths=not args.no_lengths)
+        for option, given in (("--all-states", args.all_states), ("--no-lengths", args.no_lengths)):
+            if given:
+                raise UpstreamError(f"{option}: not with --streaming, whose graph gives the top state of one chunk")
+        parity = export_stream(args.model, args.out, int8=args.int8)
+    else:
+        from upstream.model.onnx import export_onnx
+
+        lengths = not args.no_lengths
+        parity = export_onnx(args.model, args.out, int8=args.int8, all_states=args.all_states, lengths=lengths)
     print(
         f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB; against PyTorch: largest relative difference "
         f"{parity.max_difference:.2g}, mean cosine {parity.cosine:.5f}"

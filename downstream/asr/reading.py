@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from downstream import DownstreamError
 from downstream.asr.recogniser import PROTOCOL, best_path, load_head, read_description
 from upstream.errors import UpstreamError
 from upstream.model.chunked import Windowing, windows
-from upstream.model.encoder import squeeze_of
+from upstream.model.encoder import frames_together
 from upstream.model.family import HOP, RECEPTIVE_FIELD
 from upstream.model.fast import accelerate
 from upstream.model.modeldir import load_model, model_sha256
@@ -82,7 +83,7 @@ class Reader:
         self.channel = channel
         self.description = read_description(head)
         self.characters: list[str] = self.description["characters"]
-        self.model_dir = Path(model) if model is not None else _beside(head, str(self.description["upstream"]))
+        self.model_dir = encoder_of(head, self.description, model)
         exported = self.model_dir / ONNX_FILE
         if engine == "auto":
             engine = "onnx" if exported.is_file() and find_spec("onnxruntime") is not None else "torch"
@@ -90,20 +91,17 @@ class Reader:
         try:
             if engine == "onnx":
                 encoder = OnnxEncoder(exported, threads=threads)
-                key, frames = encoder.facts.get("source_sha256"), int(encoder.facts.get("squeeze", 1))
+                key = encoder.facts.get("source_sha256")
+                frames = int(encoder.facts.get("windows") or encoder.facts.get("squeeze", 1))  # older exports
                 self.forward = _onnx_logits(encoder, head)
             else:
                 loaded = load_model(self.model_dir)
-                key, frames = model_sha256(self.model_dir), squeeze_of(loaded)
+                key, frames = model_sha256(self.model_dir), frames_together(loaded)
                 recogniser = load_head(accelerate(loaded), head)
                 self.forward = lambda samples: recogniser(samples[None])[0][0]
         except UpstreamError as error:
             raise DownstreamError(str(error)) from error
-        if key != self.description["upstream_key"]:
-            raise DownstreamError(
-                f"{head}: trained on other weights than those of {exported if engine == 'onnx' else self.model_dir}; "
-                "name the right model directory with --upstream DIR"
-            )
+        check_weights(head, self.description, key, exported if engine == "onnx" else self.model_dir)
         # Recognisers are fine-tuned on short pieces, and positions beyond their length are hardly trained.
         self.windowing = Windowing(window=16.0, context=1.5, frames=frames)
 
@@ -153,13 +151,28 @@ def _at_least_one_frame(samples: Tensor) -> Tensor:
     return torch.nn.functional.pad(samples, (0, short)) if short > 0 else samples
 
 
-def _beside(head: Path, name: str) -> Path:
-    """The model directory of a name: the head's own parent, or a folder of that name near it."""
+def encoder_of(head: Path, description: dict[str, Any], model: Path | None = None) -> Path:
+    """The model directory of a head: `model`, the head's own parent, or a folder of its name near the head.
+
+    Raises DownstreamError where there is none.
+    """
+    if model is not None:
+        return Path(model)
+    name = str(description["upstream"])
     parent = head.resolve().parent
     for place in (parent, parent / name, *(above / "models" / name for above in head.resolve().parents)):
         if (place / "config.json").is_file() and (place / "model.safetensors").is_file():
             return place
     raise DownstreamError(f"{head}: its encoder {name} was not found; name the model directory with --upstream DIR")
+
+
+def check_weights(head: Path, description: dict[str, Any], key: str | None, encoder: Path) -> None:
+    """Raise DownstreamError unless a head was trained on the weights whose SHA-256 is `key`."""
+    if key != description["upstream_key"]:
+        raise DownstreamError(
+            f"{head}: trained on other weights than those of {encoder}; name the right model directory with "
+            "--upstream DIR"
+        )
 
 
 def word_times(

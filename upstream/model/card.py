@@ -14,7 +14,7 @@ from typing import Any
 from corpora.files import read_json
 from corpora.schema import convert
 from upstream.errors import UpstreamError
-from upstream.model.encoder import front_end_of, geometry_of, normalises_waveform, squeeze_of
+from upstream.model.encoder import front_end_of, geometry_of, left_context_of, normalises_waveform, squeeze_of
 from upstream.model.family import FRAME_RATE, macs_per_second
 from upstream.model.modeldir import CARD_KEY, MODEL_TYPES, model_sha256, read_card, read_model
 from upstream.model.rate import OURS, Frames, frames_of
@@ -122,6 +122,8 @@ def facts(path: Path | str) -> dict[str, Any]:
         "hop": frames.hop,
         "receptive_field": frames.field,
     }
+    if left := left_context_of(model):
+        shown |= {"left_context": left, "chunk": config.chunk}
     try:
         shown["macs_g_per_s"] = round(macs_per_second(geometry_of(model)) / 1e9, 4)
     except UpstreamError:  # other convolutions than HuBERT's; all other facts still hold
@@ -145,6 +147,9 @@ def describe(path: Path | str) -> str:
                 f"{f['front_end']} front end",
                 f"{f['layers']} layers of width {f['width']}, {f['heads']} heads, FFN {f['ffn']}",
                 _fill("layers at {:g} Hz", None if f["squeeze"] == 1 else FRAME_RATE / f["squeeze"]),
+                _fill("streams with {:g} s of left context", f["left_context"] / FRAME_RATE)
+                if f.get("left_context")
+                else None,
             ],
         ),
         ("size", [f"{f['parameters'] / 1e6:.2f} M parameters", _fill("ΔS {:.4g} % against HL", f.get("delta_s"))]),

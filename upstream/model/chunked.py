@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import HubertModel
 
 from corpora.audio import SAMPLE_RATE
-from upstream.model.encoder import collate, encode, frame_count, normalises_waveform, run_layers, squeeze_of
+from upstream.model.encoder import collate, encode, frame_count, frames_together, normalises_waveform, run_layers
 from upstream.model.family import HOP, RECEPTIVE_FIELD
 from upstream.model.rate import check_frames, frames_of
 
@@ -134,8 +134,8 @@ def stream(
     """
     check_frames(getattr(model, "name_or_path", "") or "model", frames_of(model.config))
     windowing = windowing or Windowing()
-    # A window must start at a frame of the layers.
-    windowing = replace(windowing, frames=math.lcm(windowing.frames, squeeze_of(model)))
+    # A window must start at a frame of the layers, in a streaming model at a chunk.
+    windowing = replace(windowing, frames=math.lcm(windowing.frames, frames_together(model)))
     statistics = measure(source()) if normalises_waveform(model) else None
     device = next(model.parameters()).device
     for window in windows(source(), windowing):

@@ -16,7 +16,7 @@ from corpora.audio import SAMPLE_RATE
 from corpora.files import read_json
 from upstream.errors import UpstreamError
 from upstream.model.encoder import LOAD_HINT, LogMelHubertConfig
-from upstream.model.family import HOP, RECEPTIVE_FIELD
+from upstream.model.family import HOP, LONGEST_CHUNK, RECEPTIVE_FIELD, SHORTEST_CHUNK
 
 DEEPEST = 40  # levels of nested lists and mappings
 Shapes = Mapping[str, Sequence[int]]  # tensor -> its shape, from the header of the weights
@@ -68,12 +68,17 @@ def _problems(config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
     log_mel = config.get("model_type") == LogMelHubertConfig.model_type
     if log_mel and config.get("feat_extract_activation") == LOAD_HINT:
         config = {**config, "feat_extract_activation": "gelu"}  # as in older directories
+    if log_mel:
+        config = {"left_context": 0, **config}  # without the key a streaming model would run as another one
     for key, (wanted, fits) in _KINDS.items():
         if config.get(key) is not None and not fits(config[key]):
             yield f"`{key}` is {_shown(config[key])}; it must be {wanted}"
     implied = {**_of_weights(config, shapes), **_of_card(config)}
     if log_mel:
         implied |= _of_log_mel(config)
+        yield from _of_stream(config)
+    else:
+        implied.pop("left_context", None)
     for key, value in implied.items():
         if key in config and config[key] != value:
             yield f"`{key}` is {_shown(config[key])}, but the weights and the code are of {_shown(value)}"
@@ -114,7 +119,26 @@ def _of_card(config: Mapping[str, Any]) -> dict[str, Any]:
     geometry = card.get("geometry") if isinstance(card, dict) else None
     if not isinstance(geometry, dict) or not _is_whole(geometry.get("heads")):
         return {}
-    return {"num_attention_heads": geometry["heads"], "do_stable_layer_norm": True}
+    return {
+        "num_attention_heads": geometry["heads"],
+        "do_stable_layer_norm": True,
+        "left_context": geometry.get("left_context", 0),
+    }
+
+
+def _of_stream(config: Mapping[str, Any]) -> Iterator[str]:
+    """What keeps a model with left context from streaming."""
+    left, squeeze = config["left_context"], config.get("squeeze", 1)
+    for key in ("left_context", "chunk"):
+        if config.get(key, 0) is None:
+            yield f"`{key}` is null; it must be {_KINDS[key][0]}"
+    if not _is_whole(left) or not _is_whole(squeeze):
+        return
+    if config.get("do_normalize") is True:
+        yield "`do_normalize` is True, but statistics of the whole clip are unknown while a model streams"
+    for key in ("left_context", "chunk"):
+        if _is_whole(config.get(key)) and config[key] % squeeze:
+            yield f"`{key}` is {config[key]}, which is no multiple of squeeze {squeeze}"
 
 
 def _of_log_mel(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,6 +155,7 @@ def _of_log_mel(config: Mapping[str, Any]) -> dict[str, Any]:
         "feat_extract_activation": "gelu",
         "hidden_act": "gelu",
         "feat_proj_layer_norm": True,
+        "conv_pos_batch_norm": False,
     }
 
 
@@ -173,6 +198,14 @@ _KINDS: dict[str, _Kind] = {
     **dict.fromkeys(("conv_bias", "do_stable_layer_norm", "feat_proj_layer_norm", "conv_pos_batch_norm"), _SWITCH),
     **dict.fromkeys(("do_normalize", "apply_spec_augment"), _SWITCH),
     **dict.fromkeys(("hidden_act", "feat_extract_activation"), _ACTIVATION),
+    "left_context": (
+        "a whole number of at least 0",
+        lambda value: _is_whole(value) or value == 0 and _is_number(value),
+    ),
+    "chunk": (
+        f"a whole number from {SHORTEST_CHUNK} to {LONGEST_CHUNK}",
+        lambda value: _is_whole(value) and SHORTEST_CHUNK <= value <= LONGEST_CHUNK,
+    ),
     "feat_extract_norm": ("layer or group", lambda value: value in ("layer", "group")),
     "layer_norm_eps": ("a number above 0 and below 0.01", lambda value: _is_number(value) and 0 < value < 0.01),
 }

@@ -13,13 +13,27 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu, pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import HubertConfig, HubertModel, initialization
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.hubert.modeling_hubert import HubertPositionalConvEmbedding
 from transformers.utils.generic import can_return_tuple
 
 from upstream.errors import UpstreamError
-from upstream.model.family import CONV_KERNELS, CONV_STRIDES, HOP, RECEPTIVE_FIELD, STEM_TAPS, Geometry
+from upstream.model.family import (
+    CHUNK,
+    CONV_KERNELS,
+    CONV_STRIDES,
+    FRAME_MS,
+    HOP,
+    LONGEST_CHUNK,
+    RECEPTIVE_FIELD,
+    SHORTEST_CHUNK,
+    STEM_TAPS,
+    Geometry,
+    chunk_frames,
+)
 from upstream.model.frontend import LogMelFrontEnd, stack_pairs
 from upstream.model.rate import OURS, frames_of
 
@@ -57,27 +71,68 @@ class ConvolutionalStem(torch.nn.Module):
 
     def forward(self, pairs: Tensor) -> Tensor:
         x = pairs.reshape(pairs.shape[0], -1, self.mels).transpose(1, 2)
-        x = torch.nn.functional.gelu(self.conv1(x))
-        return torch.nn.functional.gelu(self.conv2(x)).transpose(1, 2)
+        x = gelu(self.conv1(x))
+        return gelu(self.conv2(x)).transpose(1, 2)
+
+
+class CausalStem(ConvolutionalStem):
+    """The stem of a streaming model, with the same parameters: frame t depends on the pairs t - 2 to t."""
+
+    def __init__(self, mels: int, width: int) -> None:
+        super().__init__(mels, width)
+        self.conv1.padding = self.conv2.padding = (0,)  # `step` puts the earlier frames before the others
+
+    def start(self, batch: int) -> tuple[Tensor, Tensor]:
+        """What precedes a clip: 10 ms frames (B, 2, mels) and outputs of the first convolution (B, 1, width), zero."""
+        weight = self.conv1.weight
+        width = self.conv1.out_channels
+        return weight.new_zeros(batch, STEM_TAPS - 1, self.mels), weight.new_zeros(batch, STEM_TAPS - 2, width)
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return self.step(pairs, *(past.to(pairs.dtype) for past in self.start(pairs.shape[0])))[0]
+
+    def step(self, pairs: Tensor, energies: Tensor, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The frames of these pairs, and what precedes the next ones; `energies` and `inner` as `start` gives them."""
+        x = torch.cat([energies, pairs.reshape(pairs.shape[0], -1, self.mels)], 1)
+        y = torch.cat([inner, gelu(self.conv1(x.transpose(1, 2))).transpose(1, 2)], 1)
+        out = gelu(self.conv2(y.transpose(1, 2))).transpose(1, 2)
+        return out, x[:, 1 - STEM_TAPS :], y[:, 2 - STEM_TAPS :]
+
+
+class CausalPositions(HubertPositionalConvEmbedding):
+    """The positional convolution of a streaming model, with the same parameters: frame t reads t - taps + 1 to t."""
+
+    causal = True
+
+    def __init__(self, config: HubertConfig) -> None:
+        super().__init__(config)
+        self.conv.padding = (0,)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        past = self.conv.kernel_size[0] - 1
+        return self.activation(self.conv(pad(hidden_states.transpose(1, 2), (past, 0)))).transpose(1, 2)
 
 
 class SinusoidalPositions(torch.nn.Module):
     """Whisper's positions in place of the positional convolution: (B, T, D) -> (1, T, D), to be added.
 
-    They are computed, not stored, so that a clip may have any length.
+    They are computed, not stored, so that a clip may have any length. `first` (B,): the position of the first frame,
+    where a clip comes in parts; then the result is (B, T, D).
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
         half = self.width // 2
         scale = math.log(10000.0) / (half - 1)
         rates = torch.exp(-scale * torch.arange(half, device=x.device, dtype=torch.float32))
-        times = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
-        angles = times[:, None] * rates
-        return torch.cat([angles.sin(), angles.cos()], dim=1)[None].to(x.dtype)
+        times = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)[None]
+        if first is not None:
+            times = times + first[:, None]
+        angles = times.unsqueeze(-1) * rates
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(x.dtype)
 
 
 # A log-mel model has no activation in its front end, and config.json holds this line in its place. Transformers reads
@@ -98,6 +153,8 @@ class LogMelHubertConfig(HubertConfig):
     squeeze: int = 1  # 20 ms frames in one frame of the layers
     stem: str = "linear"
     positions: str = "convolution"
+    left_context: int = 0  # 20 ms frames before a chunk that its frames attend to; 0: no streaming
+    chunk: int = CHUNK  # of a streaming model in 20 ms frames, where no other is asked for
 
 
 def init_front_end(module: torch.nn.Module) -> bool:
@@ -124,13 +181,16 @@ class LogMelHubertModel(HubertModel):
         config.feat_extract_activation = "gelu"  # the parent builds convolutions, which are replaced below
         try:
             super().__init__(config)
+            if config.left_context and config.positions == "convolution":
+                self.encoder.pos_conv_embed = CausalPositions(config)
         finally:
             config.feat_extract_activation = LOAD_HINT
         self.feature_extractor = LogMelFrontEnd(config.mels)
         if config.squeeze > 1:
             self.upsampler = Upsampler(config.hidden_size, config.squeeze)
         if config.stem == "convolution":
-            self.feature_projection = ConvolutionalStem(config.mels, config.hidden_size)
+            stem = CausalStem if config.left_context else ConvolutionalStem
+            self.feature_projection = stem(config.mels, config.hidden_size)
         if config.positions == "sinusoid":
             self.encoder.pos_conv_embed = SinusoidalPositions(config.hidden_size)
         self.post_init()
@@ -198,6 +258,7 @@ def hubert_config(g: Geometry) -> HubertConfig:
         squeeze=g.squeeze,
         stem=g.stem,
         positions=g.positions,
+        left_context=g.left_context,
         **common,
     )
 
@@ -237,12 +298,42 @@ def geometry_of(model: HubertModel, name: str = "model") -> Geometry:
         squeeze=squeeze_of(model),
         stem=getattr(config, "stem", "linear"),
         positions=getattr(config, "positions", "convolution"),
+        left_context=left_context_of(model),
     )
 
 
 def squeeze_of(model: HubertModel) -> int:
     """The number of 20 ms frames that one frame of the layers represents."""
     return getattr(model.config, "squeeze", 1)
+
+
+def left_context_of(model: HubertModel) -> int:
+    """The 20 ms frames before a chunk that its frames attend to; 0 for a model that cannot stream."""
+    return getattr(model.config, "left_context", 0)
+
+
+def frames_together(model: HubertModel) -> int:
+    """The number of 20 ms frames that windows of long audio must not separate: a chunk, or a frame of the layers."""
+    return model.config.chunk if left_context_of(model) else squeeze_of(model)
+
+
+def _chunk_of(model: HubertModel, chunk: int | None, chance: torch.Generator | None) -> int:
+    """The chunk of a pass in 20 ms frames: the given one; in training a random one; otherwise that of the model."""
+    squeeze = squeeze_of(model)
+    if chunk is None and model.training:
+        # Equal shares for equal ratios: 160 to 320 ms is as frequent as 640 to 1,280 ms.
+        share = float(torch.rand((), generator=chance))
+        return round(SHORTEST_CHUNK * (LONGEST_CHUNK / SHORTEST_CHUNK) ** share / squeeze) * squeeze
+    return chunk_frames((model.config.chunk if chunk is None else chunk) * FRAME_MS, squeeze)
+
+
+def _chunk_mask(frames: Tensor, chunk: int, left: int) -> Tensor:
+    """(T, T) bool: row t is True for the keys of the chunk of frame t and the `left` frames before it.
+
+    `frames` (T,) are the numbers of the frames; all sizes in frames of the layers.
+    """
+    first = (frames // chunk * chunk)[:, None]
+    return (frames >= first - left) & (frames < first + chunk)
 
 
 def normalises_waveform(model: HubertModel) -> bool:
@@ -263,6 +354,7 @@ def run_layers(
     time_mask: Tensor | None = None,
     top_layer: int | None = None,
     chance: torch.Generator | None = None,
+    chunk: int | None = None,
 ) -> tuple[list[Tensor], Tensor | None]:
     """Run the encoder: (B, N) samples -> hidden states 0..top_layer, each (B, T, D), and the frame mask (B, T).
 
@@ -271,6 +363,9 @@ def run_layers(
     of layer i, state L comes after the final norm. In a squeezed model (layers at 25 Hz) states 0 to L-1 repeat each
     frame of the layers, and state L comes from the upsampler. `chance`, a CPU generator, draws LayerDrop. Works for
     any Transformers HuBERT or wav2vec 2.0 encoder.
+
+    A streaming model masks attention by chunks of `chunk` 20 ms frames. None: in train mode a chunk of 160 to 1,280 ms
+    that `chance` draws (or torch's global generator), in eval mode that of the configuration.
     """
     depth = len(model.encoder.layers)
     top = depth if top_layer is None else top_layer
@@ -286,6 +381,10 @@ def run_layers(
     else:
         features = model.feature_extractor(wavs)
     features = features.transpose(1, 2)
+    left = left_context_of(model)
+    if chunk is not None and not left:
+        raise UpstreamError("this model attends to the whole clip, so it has no chunks; leave `chunk` out")
+    chunk = _chunk_of(model, chunk, chance) if left else None
     squeeze, total = squeeze_of(model), features.shape[1]
     frames = None if lengths is None else model._get_feat_extract_output_lengths(lengths).clamp(min=0)
     if squeeze > 1:
@@ -301,15 +400,22 @@ def run_layers(
         x = torch.where(time_mask.unsqueeze(-1), model.masked_spec_embed.to(x.dtype), x)
 
     valid = attend = None
+    steps = torch.arange(x.shape[1], device=x.device)
+    if chunk is not None:
+        attend = _chunk_mask(steps, chunk // squeeze, left // squeeze)[None, None]
     if frames is not None:
         valid = torch.arange(total, device=x.device) < frames[:, None]
-        steps = torch.arange(x.shape[1], device=x.device)
         inner = valid if squeeze == 1 else steps * squeeze < frames[:, None]  # valid frames of the layers
         x = x * inner.unsqueeze(-1)
-        # A row without any key gives NaN: an item without valid frames attends to its first frame.
-        attend = (inner | (steps == 0))[:, None, None, :].expand(-1, 1, x.shape[1], -1)
-        if model.config._attn_implementation == "eager":  # adds a mask to the scores, SDPA takes a boolean one
-            attend = torch.zeros_like(attend, dtype=x.dtype).masked_fill(~attend, torch.finfo(x.dtype).min)
+        # A row without any key gives NaN: an item without valid frames attends to its first frame, and in a streaming
+        # model a frame of padding to itself.
+        if attend is None:
+            attend = (inner | (steps == 0))[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+        else:
+            attend = attend & inner[:, None, None, :] | (steps[:, None] == steps)
+    if attend is not None and model.config._attn_implementation == "eager":
+        # It adds a mask to the scores; SDPA takes a boolean one.
+        attend = torch.zeros_like(attend, dtype=x.dtype).masked_fill(~attend, torch.finfo(x.dtype).min)
 
     encoder = model.encoder
     x = x + encoder.pos_conv_embed(x)
@@ -367,8 +473,11 @@ def collate(model: HubertModel, wavs: Sequence[Tensor]) -> tuple[Tensor, Tensor 
     return padded, None if same else lengths
 
 
-def encode(model: HubertModel, wavs: Sequence[Tensor], *, top_layer: int | None = None) -> Encoded:
-    """Hidden states of unpadded 1-D 16 kHz waveforms; the caller sets train mode and gradients.
+def encode(
+    model: HubertModel, wavs: Sequence[Tensor], *, top_layer: int | None = None, chunk: int | None = None
+) -> Encoded:
+    """Hidden states of unpadded 1-D 16 kHz waveforms; the caller sets train mode and gradients. `chunk` as in
+    `run_layers`.
 
     Valid frames do not depend on the other items of the batch. An item below one frame (400 samples in models that
     `load_model` accepts) has 0 valid frames.
@@ -381,5 +490,5 @@ def encode(model: HubertModel, wavs: Sequence[Tensor], *, top_layer: int | None 
         alone = [encode(model, [wav], top_layer=top_layer).hidden_states for wav in wavs]
         states = [pad_sequence([item[0] for item in layer], batch_first=True) for layer in zip(*alone, strict=True)]
     else:
-        states, _ = run_layers(model, padded, lengths, top_layer=top_layer)
+        states, _ = run_layers(model, padded, lengths, top_layer=top_layer, chunk=chunk)
     return Encoded(states, frames)

@@ -20,6 +20,10 @@ FRAME_RATE = SAMPLE_RATE // HOP  # 50 Hz
 NARROW_CHANNELS = 256  # of the narrow convolutional encoder; HuBERT has 512
 STEM_TAPS = 3  # of both convolutions of a convolutional stem
 FFT_SIZE = 512  # of the log-mel front end: 257 bins, each from 400 samples
+# Of streaming models, in 20 ms frames: chunks of 160 to 1,280 ms (320 ms where nothing else is said), 2.56 s before.
+SHORTEST_CHUNK, LONGEST_CHUNK, CHUNK = 8, 64, 16
+LEFT_CONTEXT = 128
+FRAME_MS = 1000 // FRAME_RATE
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,9 @@ class Geometry:
     hidden states have 50 frames per second in both cases. `stem` and `positions` describe what stands between a log-mel
     front end and the layers: one linear projection or the two convolutions of Whisper, and a positional convolution or
     the sinusoids of Whisper.
+
+    `left_context` above 0 makes a streaming model: a frame attends to its chunk and to so many 20 ms frames before the
+    chunk, and the convolutions read no later frames. 0: attention over the whole clip.
     """
 
     name: str
@@ -45,6 +52,7 @@ class Geometry:
     squeeze: int = 1
     stem: str = "linear"
     positions: str = "convolution"
+    left_context: int = 0
 
     def __post_init__(self) -> None:
         if self.front_end not in ("waveform", "logmel"):
@@ -70,6 +78,14 @@ class Geometry:
             raise UpstreamError(f"{self.name}: another stem or other positions need the log-mel front end")
         if self.stem == "convolution" and self.squeeze > 1:
             raise UpstreamError(f"{self.name}: stem `convolution` gives 50 frames a second, so squeeze must be 1")
+        if self.left_context < 0 or self.left_context % self.squeeze:
+            raise UpstreamError(
+                f"{self.name}: left_context is {self.left_context} frames of {FRAME_MS} ms; it must be 0 (no "
+                f"streaming) or a multiple of squeeze {self.squeeze}"
+            )
+        if self.left_context and self.front_end == "waveform":
+            # Its waveforms are normalised over the whole clip, and it must load as a plain `HubertModel`.
+            raise UpstreamError(f"{self.name}: left_context {self.left_context}: streaming needs the log-mel front end")
 
     @property
     def feature_dim(self) -> int:
@@ -79,7 +95,7 @@ class Geometry:
     def facts(self) -> dict[str, Any]:
         """The fields as JSON for cards and fingerprints; fields that older cards lack only where they differ from the
         default."""
-        defaults = {"squeeze": 1, "stem": "linear", "positions": "convolution"}
+        defaults = {"squeeze": 1, "stem": "linear", "positions": "convolution", "left_context": 0}
         return {key: value for key, value in asdict(self).items() if key not in defaults or value != defaults[key]}
 
 
@@ -118,7 +134,11 @@ def _table() -> dict[str, Geometry]:
         replace(open_hst, name="open_hst_waveform", front_end="waveform"),
         replace(open_hst, name="open_hst_narrow", front_end="waveform", conv_channels=NARROW_CHANNELS),
     ]
-    return {g.name: g for g in [*full, *narrow, *logmel, *squeezed, *copied, *small, *fronts]}
+    members = [*full, *narrow, *logmel, *squeezed, *copied, *small, *fronts]
+    streams = [
+        replace(g, name=f"{g.name}_stream", left_context=LEFT_CONTEXT) for g in members if g.front_end == "logmel"
+    ]
+    return {g.name: g for g in [*members, *streams]}
 
 
 FAMILY: dict[str, Geometry] = _table()
@@ -129,6 +149,17 @@ def geometry(name: str, **changes: object) -> Geometry:
     if name not in FAMILY:
         raise UpstreamError(f"no geometry named `{name}`; known: {', '.join(FAMILY)}")
     return replace(FAMILY[name], **changes) if changes else FAMILY[name]
+
+
+def chunk_frames(milliseconds: float, squeeze: int = 1) -> int:
+    """The 20 ms frames of a chunk. Raises UpstreamError for a chunk that a streaming model cannot have."""
+    frames = milliseconds / FRAME_MS
+    if not SHORTEST_CHUNK <= frames <= LONGEST_CHUNK or frames % squeeze:
+        raise UpstreamError(
+            f"a chunk of {milliseconds:g} ms does not fit the model: choose a multiple of {FRAME_MS * squeeze} ms from "
+            f"{SHORTEST_CHUNK * FRAME_MS} to {LONGEST_CHUNK * FRAME_MS} ms, such as {CHUNK * FRAME_MS}"
+        )
+    return int(frames)
 
 
 def parameters(g: Geometry) -> int:
@@ -154,7 +185,10 @@ def parameters(g: Geometry) -> int:
 
 
 def macs_per_second(g: Geometry, seconds: float = 10.0) -> float:
-    """Multiply-accumulates per second of audio, for a clip of `seconds` (attention grows with its length)."""
+    """Multiply-accumulates per second of audio, for a clip of `seconds` (attention grows with its length).
+
+    In a streaming model attention is that of chunks of 320 ms after a full left context.
+    """
     samples = int(seconds * SAMPLE_RATE)
     frames = (samples - RECEPTIVE_FIELD) // HOP + 1
     total = 0
@@ -175,7 +209,8 @@ def macs_per_second(g: Geometry, seconds: float = 10.0) -> float:
         total += frames * g.squeeze * g.feature_dim * g.width
     if g.positions == "convolution":
         total += frames * g.width * (g.width // g.pos_conv_groups) * g.pos_conv_kernel
-    total += g.layers * frames * (4 * g.width * g.width + 2 * g.width * g.ffn + 2 * frames * g.width)
+    keys = min(frames, (g.left_context + CHUNK) // g.squeeze) if g.left_context else frames
+    total += g.layers * frames * (4 * g.width * g.width + 2 * g.width * g.ffn + 2 * keys * g.width)
     if g.squeeze > 1:
         total += frames * g.width * g.squeeze * g.width  # upsampler
     return total / seconds

@@ -21,20 +21,22 @@ _SHORTEST_PART = 32
 
 
 class SpectralConvolution(nn.Module):
-    """A grouped "same" convolution over time as overlapping blocks in the frequency domain: (B, T, C) -> (B, T, C).
+    """A grouped convolution over time as overlapping blocks in the frequency domain: (B, T, C) -> (B, T, C).
 
     The kernel is cut into `parts` of h taps, and time into blocks of h frames. A real DFT of two neighbouring blocks,
     one complex product for each frequency and part, and the inverse DFT give h outputs. The DFTs are matrix products,
     because these export to ONNX. 128 taps and 16 groups of 32 channels take an eighth of the products.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, groups: int, parts: int) -> None:
-        """`weight` (C, C / groups, taps) as `nn.Conv1d` has it; `parts` must divide the taps."""
+    def __init__(self, weight: Tensor, bias: Tensor | None, groups: int, parts: int, before: int | None = None) -> None:
+        """`weight` (C, C / groups, taps) as `nn.Conv1d` has it; `parts` must divide the taps. `before`: frames before
+        frame t that it reads (None: half of the taps, taps - 1: a causal convolution)."""
         super().__init__()
         channels, per_group, taps = weight.shape
         if taps % parts:
             raise ValueError(f"a kernel of {taps} taps cannot be cut into {parts} equal parts")
         self.taps, self.groups, self.parts = taps, groups, parts
+        self.before = taps // 2 if before is None else before
         self.hop = taps // parts
         self.bins = self.hop + 1
         size = 2 * self.hop
@@ -60,7 +62,7 @@ class SpectralConvolution(nn.Module):
         batch, frames, channels = x.shape
         hop, per_group = self.hop, channels // self.groups
         blocks = (frames + hop - 1) // hop
-        x = pad(x, (0, 0, self.taps // 2, self.taps + hop))[:, : (blocks + self.parts) * hop]
+        x = pad(x, (0, 0, self.before, self.taps + hop))[:, : (blocks + self.parts) * hop]
         x = x.reshape(batch, blocks + self.parts, hop, channels)
         x = torch.matmul(self.dft, torch.cat([x[:, :-1], x[:, 1:]], dim=2))
         x = x.view(batch, blocks + self.parts - 1, 2, self.bins, self.groups, per_group)
@@ -77,11 +79,12 @@ class SpectralConvolution(nn.Module):
 class _Positional(nn.Module):
     """Replaces Transformers' positional convolution: the convolution, then its activation."""
 
-    def __init__(self, convolution: nn.Conv1d, activation: nn.Module) -> None:
+    def __init__(self, convolution: nn.Conv1d, activation: nn.Module, *, causal: bool) -> None:
         super().__init__()
         taps = convolution.kernel_size[0]
         parts = 2 if taps % 2 == 0 and taps // 2 >= _SHORTEST_PART else 1
-        self.convolution = SpectralConvolution(convolution.weight, convolution.bias, convolution.groups, parts)
+        before = taps - 1 if causal else None
+        self.convolution = SpectralConvolution(convolution.weight, convolution.bias, convolution.groups, parts, before)
         self.activation = activation
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -106,11 +109,19 @@ class _Attention(nn.Module):
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, **unused: object
     ) -> tuple[Tensor, None]:
-        batch, frames, width = hidden_states.shape
-        parts = self.qkv(hidden_states).chunk(3, dim=-1)
-        q, k, v = (part.view(batch, frames, self.heads, -1).transpose(1, 2) for part in parts)
-        mixed = scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
-        return self.out(mixed.transpose(1, 2).reshape(batch, frames, width)), None
+        return self.mix(*self.project(hidden_states), attention_mask), None
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) -> query, key and value, (B, H, T, D / H) each."""
+        q, k, v = (
+            part.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1)
+        )
+        return q, k, v
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention of T queries to K keys, and the output projection: (B, T, D). `mask` as SDPA takes it."""
+        mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+        return self.out(mixed.reshape(mixed.shape[0], mixed.shape[1], -1))
 
 
 def product_attention(
@@ -119,8 +130,8 @@ def product_attention(
     """Attention without dropout as two batched products, for training on a CPU: (B, H, T, D) -> (B, T, H, D).
 
     PyTorch's fused attention has no fast backward pass on CPUs: in bf16 these products take 0.65 of its time for clips
-    of 10 s. Without gradients the fused attention is faster, and is used. `attention_mask` (B, 1, T, T) is boolean and
-    the same for every query.
+    of 10 s. Without gradients the fused attention is faster, and is used. `attention_mask` is boolean, (B, 1, T, T) or
+    (1, 1, T, T).
     """
     if not (torch.is_grad_enabled() and query.requires_grad):
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
@@ -130,8 +141,10 @@ def product_attention(
     if attention_mask is None:
         scores = torch.bmm(q, k.transpose(1, 2))
     else:
-        absent = torch.zeros(batch, 1, 1, frames, dtype=q.dtype).masked_fill(~attention_mask[:, :, :1], -1e4)
-        absent = absent.expand(-1, heads, -1, -1).reshape(batch * heads, 1, frames).expand(-1, frames, -1)
+        # A mask of padding is one row, expanded over all queries; a mask of chunks has its own row for each query.
+        rows = attention_mask[:, :, :1] if attention_mask.stride(2) == 0 else attention_mask
+        absent = torch.zeros(rows.shape, dtype=q.dtype).masked_fill(~rows, -1e4)
+        absent = absent.expand(batch, heads, -1, -1).reshape(batch * heads, -1, frames).expand(-1, frames, -1)
         scores = torch.baddbmm(absent, q, k.transpose(1, 2))
     mixed = torch.bmm(scores.softmax(-1), v).view(batch, heads, frames, size)
     return mixed.transpose(1, 2).contiguous(), None
@@ -157,7 +170,8 @@ def accelerate(model: HubertModel) -> HubertModel:
     fast = sharing_copy(model)
     positional = fast.encoder.pos_conv_embed
     if hasattr(positional, "conv") and getattr(positional, "batch_norm", None) is None:
-        fast.encoder.pos_conv_embed = _Positional(positional.conv, positional.activation)
+        causal = getattr(positional, "causal", False)
+        fast.encoder.pos_conv_embed = _Positional(positional.conv, positional.activation, causal=causal)
     for layer in fast.encoder.layers:
         layer.attention = _Attention(layer.attention)
     return fast

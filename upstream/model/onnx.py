@@ -23,7 +23,14 @@ from transformers import HubertModel
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_file
 from upstream.errors import UpstreamError
-from upstream.model.encoder import encode, front_end_of, normalises_waveform, run_layers, squeeze_of
+from upstream.model.encoder import (
+    encode,
+    frames_together,
+    front_end_of,
+    normalises_waveform,
+    run_layers,
+    squeeze_of,
+)
 from upstream.model.family import RECEPTIVE_FIELD
 from upstream.model.fast import accelerate, sharing_copy
 from upstream.model.modeldir import load_model, model_sha256
@@ -123,48 +130,66 @@ def export_model(
     modules of Transformers, for comparison. An fp32 export that differs by more than `tolerance`, relative to the
     largest value of the states, is not written. The model is not changed. Raises UpstreamError.
     """
-    import onnx
-
     out = Path(out)
-    if out.suffix != ".onnx":
-        raise UpstreamError(f"cannot be written as {out}: the name of an ONNX file must end in .onnx")
-    check_frames("the encoder", frames_of(model.config))
-    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    if size > largest_bytes:
-        raise UpstreamError(f"{size / 1e9:.1f} GB of weights do not fit one ONNX file ({largest_bytes / 1e9:g} GB)")
+    check_target(model, out, largest_bytes)
     grouped = getattr(model.config, "feat_extract_norm", "layer") == "group"
     model = sharing_copy(model)
     inference = fold_weight_norm(accelerate(model) if accelerated else sharing_copy(model))
     with TemporaryDirectory() as scratch, atomic_file(out) as temporary:
         traced = Path(scratch) / "traced.onnx"
         _trace(_Graph(inference, all_states), traced, lengths)
-        if int8:
-            quantise(traced, temporary)
-        graph = onnx.load(temporary if int8 else traced)
-        if int8:
-            store_half(graph)
-        properties = {
-            **(facts or {}),
-            "sampling_rate": str(SAMPLE_RATE),
-            "front_end": front_end_of(model),
-            "squeeze": str(squeeze_of(model)),
-            "precision": "int8" if int8 else "fp32",
-            "layers": str(model.config.num_hidden_layers),
-            "width": str(model.config.hidden_size),
-            "parameters": str(sum(p.numel() for p in model.parameters())),
+        use = {
             # A group norm over time includes the padding: such a graph is correct only on unpadded rows.
             "padded_batches": "no" if grouped or not lengths else "yes",
+            "windows": str(frames_together(model)),
         }
-        onnx.helper.set_model_props(graph, properties)
-        onnx.save(graph, temporary)
+        store(traced, temporary, model, {**(facts or {}), **use}, int8=int8)
         parity = _compare(model, OnnxEncoder(temporary))
-        wrong = parity.cosine < LEAST_COSINE if int8 else parity.max_difference > tolerance
-        if wrong or not np.isfinite(parity.max_difference):
-            raise UpstreamError(
-                f"the exported graph differs from the model (largest relative difference "
-                f"{parity.max_difference:.2g}, mean cosine {parity.cosine:.4f}); {out} was not written"
-            )
+        check_parity(parity, out, tolerance, int8=int8)
     return parity
+
+
+def check_target(model: HubertModel, out: Path, largest_bytes: int = LARGEST_BYTES) -> None:
+    """Raise UpstreamError unless a model can be written as this file."""
+    if out.suffix != ".onnx":
+        raise UpstreamError(f"cannot be written as {out}: the name of an ONNX file must end in .onnx")
+    check_frames("the encoder", frames_of(model.config))
+    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    if size > largest_bytes:
+        raise UpstreamError(f"{size / 1e9:.1f} GB of weights do not fit one ONNX file ({largest_bytes / 1e9:g} GB)")
+
+
+def store(traced: Path, target: Path, model: HubertModel, facts: Mapping[str, str], *, int8: bool) -> None:
+    """Write a traced graph with its facts, with `int8` quantised."""
+    import onnx
+
+    if int8:
+        quantise(traced, target)
+    graph = onnx.load(target if int8 else traced)
+    if int8:
+        store_half(graph)
+    properties = {
+        **facts,
+        "sampling_rate": str(SAMPLE_RATE),
+        "front_end": front_end_of(model),
+        "squeeze": str(squeeze_of(model)),
+        "precision": "int8" if int8 else "fp32",
+        "layers": str(model.config.num_hidden_layers),
+        "width": str(model.config.hidden_size),
+        "parameters": str(sum(p.numel() for p in model.parameters())),
+    }
+    onnx.helper.set_model_props(graph, properties)
+    onnx.save(graph, target)
+
+
+def check_parity(parity: Parity, out: Path, tolerance: float = TOLERANCE, *, int8: bool) -> None:
+    """Raise UpstreamError for an export that differs too much from its model."""
+    wrong = parity.cosine < LEAST_COSINE if int8 else parity.max_difference > tolerance
+    if wrong or not np.isfinite(parity.max_difference):
+        raise UpstreamError(
+            f"the exported graph differs from the model (largest relative difference "
+            f"{parity.max_difference:.2g}, mean cosine {parity.cosine:.4f}); {out} was not written"
+        )
 
 
 def fold_weight_norm(model: HubertModel) -> HubertModel:
@@ -191,7 +216,7 @@ def _trace(graph: _Graph, path: Path, lengths: bool) -> None:
         "frames": {0: "batch"},
         "hidden_states": {1: "batch", 2: "frames"},
     }
-    inputs = (_check_signal(16000, 2), torch.tensor([16000, 9000]))
+    inputs = (check_signal(16000, 2), torch.tensor([16000, 9000]))
     inputs, input_names = (inputs, ["waveform", "lengths"]) if lengths else (inputs[:1], ["waveform"])
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer warns that it drops the check of the minimum length
@@ -251,7 +276,7 @@ def store_half(model: Any) -> None:
         model.graph.node.insert(0, cast)
 
 
-def _check_signal(samples: int, rows: int) -> Tensor:
+def check_signal(samples: int, rows: int) -> Tensor:
     """A rising tone with soft noise, (rows, samples); the tones of the rows differ in pitch."""
     time = torch.arange(samples) / SAMPLE_RATE
     noise = torch.randn(rows, samples, generator=torch.Generator().manual_seed(0))
@@ -263,7 +288,7 @@ def _check_signal(samples: int, rows: int) -> Tensor:
 def _compare(model: HubertModel, exported: OnnxEncoder) -> Parity:
     differences, cosines = [0.0], []
     for lengths in ((9137,), (24000,), (32000, 20100)):
-        wavs = [row[:n] for row, n in zip(_check_signal(max(lengths), len(lengths)), lengths, strict=True)]
+        wavs = [row[:n] for row, n in zip(check_signal(max(lengths), len(lengths)), lengths, strict=True)]
         expected = encode(model, wavs)
         encoded = exported([wav.numpy() for wav in wavs])
         if encoded.frames.tolist() != expected.frames.tolist():
@@ -307,6 +332,11 @@ class OnnxEncoder:
         except Exception as error:  # its exceptions have no common base class
             raise UpstreamError(f"{path}: ONNX Runtime cannot load it: {error}") from error
         self.facts: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        if self.facts.get("streaming") == "yes":
+            raise UpstreamError(
+                f"{path}: an export with states, which takes a clip in chunks: open it with "
+                "upstream.model.onnxstream.OnnxStream, or export the model without --streaming"
+            )
         self._inputs = [i.name for i in self.session.get_inputs()]
         self._outputs = [o.name for o in self.session.get_outputs()]
         if "waveform" not in self._inputs or "last_hidden_state" not in self._outputs:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,26 @@ def test_a_run_leaves_a_model_and_a_head_that_transcribe(tmp_path: Path) -> None
     assert reader.description["text_profile"] == "modern"
     rows = [json.loads(line) for line in (out / "dev.jsonl").read_text().splitlines()]
     assert set(rows[-1]["seen"]) == {"cer", "wer", "letters"}
+
+
+def test_a_step_of_a_streaming_recogniser_masks_with_a_random_chunk(tmp_path: Path, monkeypatch) -> None:
+    from upstream.model import encoder
+
+    config = _training(tmp_path)
+    torch.manual_seed(0)
+    save_model(build_encoder(replace(TINY, left_context=32)), tmp_path / "start", {"name": "start"})
+    drawn = []
+    real = encoder._chunk_mask
+    monkeypatch.setattr(
+        encoder, "_chunk_mask", lambda frames, chunk, left: drawn.append(2 * chunk) or real(frames, chunk, left)
+    )
+    trainer = Trainer(read_config(config, ["dropout=0"]))  # attention by products
+    assert set(drawn) == {16}, "the head alone is trained on states of the usual chunk"
+    drawn.clear()
+    rows, _ = trainer.examples.batches(0.0)
+    for row in (rows * 8)[:8]:
+        assert np.isfinite(trainer.step(row))
+    assert len(drawn) == 8 and len(set(drawn)) > 3 and 8 <= min(drawn) <= max(drawn) <= 64
 
 
 def test_frozen_layers_keep_their_weights(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ GEOMETRIES = {
     "waveform": geometry("mini_hst", front_end="waveform", conv_channels=16),
     "logmel": geometry("mini_hst"),
     "squeezed": geometry("mini_hst", squeeze=2),
+    "streaming": geometry("mini_hst", squeeze=2, left_context=16),
 }
 OTHER = {
     "num_attention_heads": [0, 3, 4, -2, True, "2", [2]],
@@ -51,7 +52,9 @@ LOG_MEL = {
     "squeeze": [3, [1]],
     "hidden_act": ["relu"],
     "feat_extract_activation": ["relu"],
+    "left_context": [-2, 8, "16", None, 16.5, True],
 }
+STREAMING = {"left_context": [0], "chunk": [0, 6, 9, 65, "16", None], "do_normalize": [True]}
 
 
 @pytest.fixture(scope="module", params=list(GEOMETRIES))
@@ -78,6 +81,8 @@ def test_every_key_that_does_not_fit_is_named(model_dir: Path, tmp_path: Path):
     if model_dir.name != "waveform":
         for key, values in LOG_MEL.items():
             cases[key] = [*cases.get(key, []), *values]
+    for key, values in STREAMING.items() if model_dir.name == "streaming" else ():
+        cases[key] = [*cases.get(key, []), *values]
     for key, values in cases.items():
         for value in values:
             try:
@@ -88,6 +93,18 @@ def test_every_key_that_does_not_fit_is_named(model_dir: Path, tmp_path: Path):
                     accepted.append((key, value, str(error)))
     assert not accepted
     load_model(edited(model_dir, tmp_path))
+
+
+def test_a_streaming_model_without_its_key_is_refused(model_dir: Path, tmp_path: Path):
+    """It would load, and attend to the whole clip."""
+    if model_dir.name != "streaming":
+        return
+    folder = edited(model_dir, tmp_path)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["left_context"]
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UpstreamError, match="`left_context` is 0"):
+        load_model(folder)
 
 
 def test_several_wrong_keys_are_named_at_once(model_dir: Path, tmp_path: Path):

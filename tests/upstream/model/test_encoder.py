@@ -10,6 +10,7 @@ from upstream.model.encoder import (
     encode,
     frame_count,
     geometry_of,
+    left_context_of,
     normalise_waveform,
     run_layers,
 )
@@ -23,6 +24,9 @@ SHAPES = {
     "logmel": geometry("mini_hst"),
     "squeezed": geometry("mini_hst", squeeze=2),
     "convolutional stem": geometry("mini_hst", stem="convolution", positions="sinusoid"),
+    "streaming": geometry("mini_hst", left_context=10),
+    "streaming, squeezed": geometry("mini_hst", left_context=10, squeeze=2),
+    "streaming stem": geometry("mini_hst", left_context=10, stem="convolution", positions="sinusoid"),
 }
 
 
@@ -110,15 +114,17 @@ def test_batch_equals_alone_and_noise_in_the_padding_changes_nothing(model):
                 module.p = 0.0
             if hasattr(module, "k_proj"):
                 module.dropout = 0.0
+        # In train mode a streaming model draws its chunks.
+        chunk = 12 if left_context_of(model) else None
         with torch.no_grad():
-            together = encode(model, items)
+            together = encode(model, items, chunk=chunk)
             padded, lengths = collate(model, items)
             noisy = padded.clone()
             for row, length in zip(noisy, lengths, strict=True):
                 row[length:] = 3.0 * torch.randn(len(row) - length)
-            states, valid = run_layers(model, noisy, lengths)
+            states, valid = run_layers(model, noisy, lengths, chunk=chunk)
             for i, item in enumerate(items):
-                alone = encode(model, [item]).hidden_states
+                alone = encode(model, [item], chunk=chunk).hidden_states
                 frames = frame_count(len(item))
                 assert int(together.frames[i]) == frames == int(valid[i].sum())
                 for layer, state in enumerate(alone):
@@ -294,7 +300,7 @@ def test_a_masked_frame_masks_its_whole_pair():
     assert changed[6] > 1 and changed[7] > 1
 
 
-@pytest.mark.parametrize("name", ["mini_hl", "mini_hst", "open_hl", "hst_tiny"])
+@pytest.mark.parametrize("name", ["mini_hl", "mini_hst", "open_hl", "hst_tiny", "mini_hst_stream", "hst_tiny_stream"])
 def test_geometry_of_a_built_model_is_the_geometry_that_it_was_built_from(name):
     assert geometry_of(build_encoder(FAMILY[name]), name) == FAMILY[name]
 

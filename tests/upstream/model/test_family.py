@@ -3,7 +3,7 @@ import torch
 
 from upstream.errors import UpstreamError
 from upstream.model.encoder import build_encoder
-from upstream.model.family import FAMILY, Geometry, delta_s, geometry, macs_per_second, parameters
+from upstream.model.family import FAMILY, Geometry, chunk_frames, delta_s, geometry, macs_per_second, parameters
 
 
 @pytest.mark.parametrize("g", FAMILY.values(), ids=lambda g: g.name)
@@ -60,6 +60,24 @@ def test_the_copied_geometry_counts_its_stem_and_has_no_positional_convolution()
     assert "stem" not in geometry("hst_logmel").facts() and geometry("hst_whisper").facts()["stem"] == "convolution"
 
 
+def test_every_log_mel_member_streams_with_the_same_weights():
+    for name, g in FAMILY.items():
+        if g.left_context:
+            continue
+        assert ("left_context" in g.facts()) is False
+        if g.front_end == "waveform":
+            assert f"{name}_stream" not in FAMILY
+            continue
+        own = geometry(f"{name}_stream")
+        assert own.facts() == g.facts() | {"name": own.name, "left_context": 128}
+        assert parameters(own) == parameters(g) and macs_per_second(own, 60.0) < macs_per_second(g, 60.0)
+
+
+@pytest.mark.parametrize("milliseconds, squeeze, frames", [(160, 1, 8), (180.0, 1, 9), (320, 2, 16), (1280, 2, 64)])
+def test_chunks_are_counted_in_frames(milliseconds, squeeze, frames):
+    assert chunk_frames(milliseconds, squeeze) == frames
+
+
 def test_front_ends_differ_in_nothing_else():
     """The cost of front ends is comparable only behind the same Transformer."""
     for names in (("hs", "hs_narrow", "hs_logmel"), ("open_hst", "open_hst_waveform", "open_hst_narrow")):
@@ -83,6 +101,9 @@ def test_front_ends_differ_in_nothing_else():
         ({"front_end": "waveform", "stem": "convolution"}, "log-mel"),
         ({"front_end": "waveform", "positions": "sinusoid"}, "log-mel"),
         ({"stem": "convolution", "squeeze": 2}, "squeeze must be 1"),
+        ({"left_context": -1}, "left_context is -1"),
+        ({"left_context": 7, "squeeze": 2}, "left_context is 7.*squeeze 2"),
+        ({"front_end": "waveform", "left_context": 64}, "streaming needs the log-mel front end"),
     ],
 )
 def test_impossible_geometries_are_refused(changes, message):

@@ -27,6 +27,18 @@ def test_spectral_convolution_is_torchs_convolution(taps, parts):
             torch.testing.assert_close(ours(x), expected, atol=3e-6, rtol=0)
 
 
+@pytest.mark.parametrize("taps, parts", [(128, 2), (32, 1), (19, 1)])
+def test_causal_spectral_convolution_reads_no_later_frame(taps, parts):
+    torch.manual_seed(0)
+    reference = torch.nn.Conv1d(24, 24, taps, groups=4)
+    ours = SpectralConvolution(reference.weight, reference.bias, 4, parts, before=taps - 1)
+    for frames in (1, taps - 1, taps, 3 * taps + 5):
+        x = torch.randn(2, frames, 24)
+        with torch.no_grad():
+            expected = reference(nn.functional.pad(x.transpose(1, 2), (taps - 1, 0))).transpose(1, 2)
+            torch.testing.assert_close(ours(x), expected, atol=3e-6, rtol=0)
+
+
 def test_kernel_that_cannot_be_cut_is_refused():
     with pytest.raises(ValueError, match="19 taps"):
         SpectralConvolution(torch.zeros(4, 1, 19), None, 4, 2)
@@ -37,6 +49,7 @@ def models():
     shape = dict(conv_channels=16, pos_conv_groups=4)
     yield "logmel", build_encoder(Geometry("tiny", 2, 48, 4, 96, "logmel", **shape))
     yield "squeezed", build_encoder(Geometry("tiny", 2, 48, 4, 96, "logmel", squeeze=2, **shape))
+    yield "streaming", build_encoder(Geometry("tiny", 2, 48, 4, 96, "logmel", left_context=32, squeeze=2, **shape))
     copied = dict(stem="convolution", positions="sinusoid", **shape)
     yield "convolutional stem", build_encoder(Geometry("tiny", 2, 48, 4, 96, "logmel", **copied))
     yield "waveform", build_encoder(Geometry("tiny", 2, 48, 4, 96, "waveform", pos_conv_kernel=33, **shape))
@@ -152,10 +165,13 @@ def test_bf16_features_and_gradients_are_close_to_torchs():
         assert torch.cosine_similarity(own[name].flatten(), gradient.flatten(), 0) > 0.98, name
 
 
+@pytest.mark.parametrize("left_context", [0, 4])
 @pytest.mark.parametrize("lengths", [None, [9000, 5000]])
-def test_attention_by_products_has_the_states_and_gradients_of_sdpa(lengths):
+def test_attention_by_products_has_the_states_and_gradients_of_sdpa(lengths, left_context):
     torch.manual_seed(0)
-    reference = build_encoder(Geometry("tiny", 2, 48, 4, 96, "logmel", pos_conv_groups=4)).eval()
+    shape = dict(pos_conv_groups=4, left_context=left_context)
+    reference = build_encoder(Geometry("tiny", 2, 48, 4, 96, "logmel", **shape)).eval()
+    reference.config.chunk = 8
     ours = copy.deepcopy(reference)
     attend_by_products(ours)
     wavs = torch.randn(2, 9000) * 0.1

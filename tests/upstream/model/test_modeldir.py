@@ -16,6 +16,7 @@ G = {
     "logmel": geometry("mini_hst"),
     "squeezed": geometry("mini_hst", squeeze=2),
     "convolutional stem": geometry("mini_hst", stem="convolution", positions="sinusoid"),
+    "streaming": geometry("mini_hst", squeeze=2, left_context=16),
 }
 
 
@@ -177,6 +178,17 @@ def test_a_wrong_squeeze_is_refused_and_an_unsqueezed_config_has_no_such_key(sav
     edited(path, squeeze=1 if "squeeze" in config else 2)
     with pytest.raises(UpstreamError, match="squeeze"):
         load_model(path)
+
+
+def test_only_a_streaming_config_has_its_keys_and_they_survive(saved, tmp_path):
+    model, path = saved
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    expected = (16, 16) if getattr(model.config, "left_context", 0) else (None, None)
+    assert (config.get("left_context"), config.get("chunk")) == expected
+    if expected[0]:
+        edited(path, chunk=40)
+        again = json.loads((save_model(load_model(path), tmp_path / "again", {}) / "config.json").read_text("utf-8"))
+        assert (again["left_context"], again["chunk"]) == (16, 40)
 
 
 def test_code_adapters_and_quantisers_in_a_model_folder_are_never_opened(saved):

@@ -24,10 +24,11 @@ GEOMETRIES = {
     "logmel": geometry("mini_hst"),
     "squeezed": geometry("mini_hst", squeeze=2),
     "stem": geometry("mini_hst", stem="convolution", positions="sinusoid"),
+    "streaming": geometry("mini_hst", left_context=20),
 }
 
 
-@pytest.fixture(scope="module", params=["waveform", "logmel", "squeezed", "stem", "group"])
+@pytest.fixture(scope="module", params=["waveform", "logmel", "squeezed", "stem", "streaming", "group"])
 def model_dir(request, tmp_path_factory) -> Path:
     torch.manual_seed(1)
     if request.param == "group":  # HuBERT-Base's kind: group norm over time, layer norm after each block
@@ -106,7 +107,7 @@ def test_the_graph_is_accelerated_and_has_nothing_random(model_dir, files):
     graph = onnx.load(files["fp32"]).graph
     kinds = Counter(node.op_type for node in graph.node)
     assert not {"RandomNormal", "RandomUniform", "RandomUniformLike", "Dropout", "Loop"} & set(kinds)
-    convolutions = {"waveform": 7, "group": 7, "logmel": 0, "squeezed": 0, "stem": 2}[model_dir.name]
+    convolutions = {"waveform": 7, "group": 7, "logmel": 0, "squeezed": 0, "stem": 2, "streaming": 0}[model_dir.name]
     assert kinds["Conv"] == convolutions, "the positional convolution is no product of spectra"
     assert len([n for n in graph.node if n.name.endswith("/qkv/MatMul")]) == 2, "one product for q, k and v a layer"
     # A weight norm in the graph would compute a norm in every pass.

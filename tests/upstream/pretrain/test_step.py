@@ -199,3 +199,29 @@ def test_compile_is_left_to_gpus():
     for layer in m.encoder.encoder.layers:
         layer.compile(dynamic=True)
     assert set(m.state_dict()) == names, "checkpoints of compiled and plain runs are one format"
+
+
+def test_a_step_of_a_streaming_model_masks_with_one_random_chunk(monkeypatch):
+    """All batches of a step, and so all processes, have the same chunk; the next step has another."""
+    from upstream.model import encoder
+
+    torch.manual_seed(0)
+    g = geometry("mini_hst", width=32, heads=2, ffn=64, pos_conv_groups=4, left_context=16)
+    m = Pretraining(build_encoder(g), K, CONFIG).train()
+    drawn = []
+    real = encoder._chunk_mask
+    monkeypatch.setattr(
+        encoder, "_chunk_mask", lambda frames, chunk, left: drawn.append(chunk) or real(frames, chunk, left)
+    )
+    for number in range(6):
+        parts = [batch([20000, 9000], 0), batch([16000], 1)]
+        result = take_step(
+            StepBatches(number, parts, (0, 0, 0)), torch.optim.SGD(m.parameters(), lr=0.0), list(m.parameters()),
+            seed=1, clip=1e9, device=torch.device("cpu"), compute=m.compute, backward=lambda loss: loss.backward(),
+        )  # fmt: skip
+        assert result.bad is None and len(drawn) == 2 * number + 2 and drawn[-1] == drawn[-2]
+    assert len(set(drawn)) > 3 and 8 <= min(drawn) <= max(drawn) <= 64
+    m.eval()
+    with torch.no_grad():
+        m.compute(batch([20000, 9000]))
+    assert drawn[-1] == 16
