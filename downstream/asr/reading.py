@@ -82,7 +82,7 @@ class Reader:
         self.channel = channel
         self.description = read_description(head)
         self.characters: list[str] = self.description["characters"]
-        self.model_dir = Path(model) if model is not None else _beside(head, str(self.description["upstream"]))
+        self.model_dir = Path(model) if model is not None else model_beside(head, str(self.description["upstream"]))
         exported = self.model_dir / ONNX_FILE
         if engine == "auto":
             engine = "onnx" if exported.is_file() and find_spec("onnxruntime") is not None else "torch"
@@ -152,7 +152,7 @@ def _at_least_one_frame(samples: Tensor) -> Tensor:
     return torch.nn.functional.pad(samples, (0, short)) if short > 0 else samples
 
 
-def _beside(head: Path, name: str) -> Path:
+def model_beside(head: Path, name: str) -> Path:
     """The model directory of a name: the head's own parent, or a folder of that name near it."""
     parent = head.resolve().parent
     for place in (parent, parent / name, *(above / "models" / name for above in head.resolve().parents)):
