@@ -121,6 +121,12 @@ function showMatch() {
   $("list-count").textContent = lines ? counted(language, "lines", lines) : t("listNone");
   $("list-remove").hidden = !lines;
   $("list").placeholder = listName ? t("listLong", { name: listName }) : "";
+  turnList();
+}
+
+/** The field of the list follows its text, or the page where it is empty. */
+function turnList() {
+  $("list").dir = $("list").value ? "auto" : document.documentElement.dir;
 }
 
 function showFigures() {
@@ -426,6 +432,7 @@ $("copy").onclick = async () => {
     showStatus("notCopied");
   }
 };
+$("list").oninput = turnList;
 $("list-use").onclick = () => {
   if ($("list").value.trim()) useList($("list").value);
   else showAlarm("listEmpty");

@@ -10,13 +10,33 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from bench.web import find_chromium, open_chromium, use_cache
 from corpora.audio import load_any, write_audio
+from downstream.asr.recogniser import Recogniser, save_head
 from downstream.web.packages import PACKAGE, runtime
 from downstream.web.site import PAGE
+from upstream.model.encoder import build_encoder
+from upstream.model.family import Geometry
+from upstream.model.modeldir import model_sha256, save_model
 
 TEXT = ("قَالَ الرَّجُلُ", "نَعَم", "السَّلَامُ عَلَيْكُم")
+
+
+@pytest.fixture(scope="session")
+def recogniser() -> Callable[..., Path]:
+    """A function that writes a tiny recogniser with random weights; it returns its head directory."""
+
+    def make(folder: Path, seed: int = 0) -> Path:
+        torch.manual_seed(seed)
+        geometry = Geometry("tiny", 2, 16, 2, 32, "logmel", pos_conv_kernel=8, pos_conv_groups=4)
+        encoder = build_encoder(geometry).eval()
+        save_model(encoder, folder, {"name": "tiny"})
+        save_head(Recogniser(encoder), folder / "head", {"upstream": "tiny", "upstream_key": model_sha256(folder)})
+        return folder / "head"
+
+    return make
 
 
 @pytest.fixture(scope="session")

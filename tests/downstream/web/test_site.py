@@ -8,32 +8,21 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from downstream import DownstreamError
 from downstream.__main__ import main
-from downstream.asr.recogniser import CHARACTERS, Recogniser, save_head
+from downstream.asr.recogniser import CHARACTERS
 from downstream.web import packages, site
 from downstream.web.server import HEADERS, Server
 from downstream.web.site import PAGE, assemble, write_site
-from upstream.model.encoder import build_encoder
-from upstream.model.family import Geometry
-from upstream.model.modeldir import model_sha256, save_model
+from upstream.model.modeldir import model_sha256
 
-
-def recogniser(folder: Path, width: int = 16, seed: int = 0) -> Path:
-    """The head directory of a tiny recogniser, in its model directory."""
-    torch.manual_seed(seed)
-    geometry = Geometry("tiny", 2, width, 2, 32, "logmel", pos_conv_kernel=8, pos_conv_groups=4)
-    encoder = build_encoder(geometry).eval()
-    save_model(encoder, folder, {"name": "tiny"})
-    save_head(Recogniser(encoder), folder / "head", {"upstream": "tiny", "upstream_key": model_sha256(folder)})
-    return folder / "head"
+Make = Callable[..., Path]
 
 
 @pytest.fixture
@@ -49,7 +38,7 @@ def libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def head(tmp_path: Path) -> Path:
+def head(tmp_path: Path, recogniser: Make) -> Path:
     return recogniser(tmp_path / "tiny")
 
 
@@ -86,7 +75,7 @@ def test_weights_of_the_head_are_fp32_in_order(head: Path, libraries: Path) -> N
     assert np.array_equal(values, np.concatenate([state["weight"].ravel(), state["bias"]]))
 
 
-def test_a_change_gets_other_paths(head: Path, libraries: Path, tmp_path: Path) -> None:
+def test_a_change_gets_other_paths(head: Path, libraries: Path, tmp_path: Path, recogniser: Make) -> None:
     """Browsers keep what they have under a path."""
     first = assemble(head, precision="fp32")
     assert assemble(head, precision="fp32") == first
@@ -118,7 +107,7 @@ def test_an_export_is_made_once(head: Path, libraries: Path, monkeypatch: pytest
     assert len(made) == 1 and assemble(head) == first and len(made) == 1
 
 
-def test_an_export_of_other_weights_is_not_used(head: Path, libraries: Path, tmp_path: Path) -> None:
+def test_an_export_of_other_weights_is_not_used(head: Path, libraries: Path, tmp_path: Path, recogniser: Make) -> None:
     other = recogniser(tmp_path / "other", seed=1).parent
     site.export_onnx(other, head.parent / "int8.onnx", int8=True)
     facts = page_json(files := assemble(head))
@@ -126,7 +115,7 @@ def test_an_export_of_other_weights_is_not_used(head: Path, libraries: Path, tmp
     assert (tmp_path / "cache") in files[facts["encoder"][6:]].parents
 
 
-def test_a_head_of_another_model_is_refused(head: Path, libraries: Path, tmp_path: Path) -> None:
+def test_a_head_of_another_model_is_refused(head: Path, libraries: Path, tmp_path: Path, recogniser: Make) -> None:
     other = recogniser(tmp_path / "other", seed=1)
     with pytest.raises(DownstreamError, match="trained on other weights .* with --model"):
         assemble(head, other.parent, precision="fp32")
