@@ -227,6 +227,9 @@ def test_headers_and_types(server: Server) -> None:
         answer = ask(server, path)
         assert answer.status == 200 and answer.headers["Content-Type"] == kind
         assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+        assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         assert ("immutable" in answer.headers["Cache-Control"]) == (path.count("/") > 1)
     assert ask(server, "/?lang=ar").read() == b"<p>"
     head = ask(server, "/ort/1/a.wasm", "HEAD")
