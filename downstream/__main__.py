@@ -7,6 +7,7 @@ python -m downstream transcribe talk.mp3
 python -m downstream transcribe talk.mp3 --model exp/mini/probes/asr_light/harness_st/seed0/head
 arecord -q -f S16_LE -r 16000 -c 1 | python -m downstream transcribe --stream - --model exp/my/ctc/head
 python -m downstream find recitation.mp3 --texts verses.text --spans 5
+python -m downstream web --texts verses.text
 python -m downstream score --hypotheses text --references data/mgb3/dev
 """
 
@@ -146,6 +147,12 @@ def _find(parsed: argparse.Namespace) -> int:
     return predict.find(parsed)
 
 
+def _web(parsed: argparse.Namespace) -> int:
+    from downstream.web import server
+
+    return server.run(parsed)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; its attribute `options` lists the option strings of every command."""
     parser = Parser(
@@ -224,7 +231,21 @@ def build_parser() -> argparse.ArgumentParser:
     add = search.add_argument
     add("--texts", type=Path, required=True, metavar="FILE", help="one `id text` per line, in order (Kaldi text)")
     add("--spans", type=int, default=1, metavar="N", help="up to N consecutive lines per file (default: 1)")
-    every = (benchmark, page, kept, files, *predictors, search)
+
+    browser = commands.add_parser(
+        "web", help="a page that runs a CTC recogniser in a browser, served on this computer", formatter_class=defaults
+    )
+    browser.set_defaults(run=_web)
+    add = browser.add_argument
+    add("--head", type=Path, default=None, metavar="DIR", help="folder with head.json (None: letters of harness_open)")
+    add("--model", type=Path, default=None, metavar="DIR", help="model directory that the head was trained on (None: "
+        "near the head)")  # fmt: skip
+    add("--texts", type=Path, default=None, metavar="FILE", help="list to search: one `id text` per line (Kaldi text)")
+    add("--spans", type=whole(1), default=1, metavar="N", help="up to N consecutive lines per recording")
+    add("--precision", choices=("int8", "fp32"), default="int8", help="weights of the model")
+    add("--port", type=whole(0), default=8000, help="on 127.0.0.1; 0: any that is free")
+    add("--out", type=Path, default=None, metavar="DIR", help="write the page to this folder, and serve nothing")
+    every = (benchmark, page, kept, files, *predictors, search, browser)
     parser.options = [option for p in every for action in p._actions for option in action.option_strings]
     return parser
 

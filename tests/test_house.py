@@ -3,7 +3,7 @@
     egs -> downstream -> upstream -> corpora;  bench imports all of them
     corpora     base (the modules of the folder itself) <- prepare <- datasets <- sets
     upstream    base <- model <- units <- pretrain <- harness, tools
-    downstream  base <- score <- probe <- asr, ser, did <- grid <- report;  espnet beside them
+    downstream  base <- score <- probe <- asr, ser, did <- grid <- report;  espnet, web beside them
     egs         base <- pipeline
 
 `__main__` and the modules in ABOVE stand above all folders of their package, and no other module of it imports them.
@@ -43,6 +43,7 @@ ORDER = {
         "grid": ("score", "asr", "ser", "did", "probe"),
         "report": ("score", "asr", "ser", "did", "probe", "grid"),
         "espnet": ("score", "asr", "probe", "grid", "report"),
+        "web": ("score", "asr", "probe"),
     },
     "egs": {"": (), "pipeline": ()},
 }

@@ -19,7 +19,7 @@ from packaging.metadata import Metadata
 from corpora import __version__
 from egs.cli import COMMANDS, main
 
-PARTS = ("corpora", "upstream", "downstream", "egs", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
+PARTS = ("corpora", "upstream", "downstream", "egs", "web", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
 FILES = ("CHANGELOG.md", "CITATION.cff", "requirements.in", "requirements.txt")
 BUILD = "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
 
@@ -36,7 +36,8 @@ def test_sdist_and_wheel_are_complete(root: Path, tmp_path: Path) -> None:
     source.mkdir()
     for name in (*PARTS, *FILES):
         if (root / name).is_dir():
-            shutil.copytree(root / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+            left = shutil.ignore_patterns("__pycache__", "node_modules")
+            shutil.copytree(root / name, source / name, symlinks=True, ignore=left)
         else:
             shutil.copy(root / name, source / name)
     done = subprocess.run([sys.executable, "-c", BUILD], cwd=source, capture_output=True, text=True)
@@ -57,6 +58,8 @@ def test_sdist_and_wheel_are_complete(root: Path, tmp_path: Path) -> None:
     assert message_from_bytes(metadata)["License"] == "Apache-2.0"
     assert "harness = egs.cli:main" in entries
     assert {"egs/mini/recipe.yaml", "upstream/harness/baselines.yaml", "downstream/report/page.html.j2"} <= names
+    page = {f"downstream/web/static/{path.name}" for path in (root / "web").iterdir() if path.is_file()}
+    assert page - {"downstream/web/static/.npmrc"} <= names  # of the page; npm's packages come from npm
     assert {*FILES, "LICENSE", "README.md", "pyproject.toml"} <= packed
     assert not [name for name in names if name.startswith("tests/")]
 
