@@ -25,7 +25,6 @@ from corpora.files import write_text
 from corpora.prepare.packed import PackedAudio
 from downstream.asr.evaluate import read_text
 from downstream.asr.reading import Reader, align
-from upstream.model.chunked import Windowing
 from upstream.model.family import HOP
 
 log = logging.getLogger(__name__)
@@ -139,7 +138,6 @@ def cut_store(
 def _cut_share(head: Path, model: Path, audio: Path, texts: dict[str, str], longest: float) -> dict[str, list[dict]]:
     torch.set_num_threads(1)  # a process of its own
     reader, store = Reader(head, model, engine="torch"), PackedAudio(audio)
-    reader.windowing = Windowing(window=16.0, context=1.0)  # half the time of the default; alignment needs no more
     index = {character: i for i, character in enumerate(reader.characters)}
     found: dict[str, list[dict]] = {}
     for name, text in texts.items():

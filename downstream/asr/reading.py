@@ -32,6 +32,15 @@ ONNX_FILE = "int8.onnx"  # in a model directory: the encoder with 8-bit weights
 DEFAULT = ("harness_open", "letters")  # the model that ships, and its head, where no head is named
 
 
+def windowing(frames: int) -> Windowing:
+    """The windows of recognisers; `frames` is the number of 20 ms frames that their head reads together.
+
+    They are fine-tuned on short pieces, and positions beyond the length of these are hardly trained: on 24 verses of 15
+    to 25 s, 8.1 % of the letters were wrong instead of 8.7 % in windows of 30 s.
+    """
+    return Windowing(window=16.0, context=1.5, frames=frames)
+
+
 @dataclass(frozen=True)
 class Reading:
     """The output for one recording: natural-log probabilities (T, characters) where a recogniser has them, seconds,
@@ -102,8 +111,7 @@ class Reader:
         except UpstreamError as error:
             raise DownstreamError(str(error)) from error
         check_weights(head, self.description, key, exported if engine == "onnx" else self.model_dir)
-        # Recognisers are fine-tuned on short pieces, and positions beyond their length are hardly trained.
-        self.windowing = Windowing(window=16.0, context=1.5, frames=frames)
+        self.windowing = windowing(frames)
 
     @property
     def file(self) -> Path:
