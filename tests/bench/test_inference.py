@@ -28,6 +28,7 @@ def bench():
 
 
 @pytest.mark.parametrize("front_end", ["logmel", "waveform"])
+@pytest.mark.slow
 def test_the_graph_that_is_timed_is_the_model(bench, front_end, monkeypatch, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")

@@ -248,6 +248,7 @@ def test_two_processes_share_units_and_training(tiny: Path) -> None:
     assert set(card["hours_shown"]) == {"ar", "en"}
 
 
+@pytest.mark.slow
 def test_the_schedule_ends_with_its_models(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other stages in this process, as each new one would import torch again; then every file is there."""
     monkeypatch.setattr("os.fsync", lambda _: None)

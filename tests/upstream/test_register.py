@@ -30,6 +30,7 @@ def test_unknown_interface_is_named():
         upstream.register("espnet")
 
 
+@pytest.mark.slow
 def test_public_functions_are_imported_at_their_first_use():
     out = run("""
         import sys, upstream
@@ -51,6 +52,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert out.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_upstream_imports_and_registers_without_s3prl_espnet_and_torchaudio():
     """GPU machines have torch and transformers only."""
     out = run("""

@@ -433,6 +433,7 @@ def test_short_runs_choose_the_rate_once_for_all_seeds(
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"key": 1}'])
+@pytest.mark.slow
 def test_a_damaged_record_of_a_cell_is_named_and_the_cell_runs_again(
     data: Path, tiny_models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
 ):

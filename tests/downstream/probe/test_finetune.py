@@ -69,6 +69,7 @@ def test_top_k_trains_the_highest_layers_and_their_norm():
         finetune.apply(model_of(), Tuning("top", 3))
 
 
+@pytest.mark.slow
 def test_lora_trains_adapters_on_every_linear_map_of_the_layers():
     model = model_of()
     wav = torch.randn(4000)
@@ -96,6 +97,7 @@ def test_frozen_parts_have_no_dropout(tag: str):
 
 
 @pytest.mark.parametrize("tag", ["top-1", "lora-4", "full"])
+@pytest.mark.slow
 def test_a_cell_trains_the_named_part_and_stores_it_as_a_delta(
     tag: str, make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path
 ):

@@ -97,6 +97,7 @@ def test_a_stack_of_heads_equals_s3prls_loop(bench: Bench, accumulate: int):
         assert all(torch.allclose(one[name], other[name], atol=1e-4) for name in one)
 
 
+@pytest.mark.slow
 def test_a_head_does_not_depend_on_the_other_heads(bench: Bench):
     """A grid that was killed trains the missing seeds only, and must end where it would have."""
     bench.together(protocol(), [0, 3, 7], "three")

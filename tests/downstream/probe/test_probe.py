@@ -211,6 +211,7 @@ def test_a_cell_learns_repeats_itself_and_keeps_the_head_only(
     assert not torch.equal(other["downstream.final_proj.weight"], head["downstream.final_proj.weight"])
 
 
+@pytest.mark.slow
 def test_training_on_waveforms_gives_the_same_predictions(
     make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path
 ):

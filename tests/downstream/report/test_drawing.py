@@ -6,9 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from downstream.report.drawing import SERIES, Figure, Panel, save
 
 
+@pytest.mark.slow
 def test_a_panel_of_the_page_follows_its_theme_and_keeps_text(tmp_path: Path):
     drawn = []
 

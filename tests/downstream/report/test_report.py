@@ -83,6 +83,7 @@ def test_times_stand_in_the_last_section_only(whole):
     assert re.search(r"\| harness_s +\| +ASR +\|.*\| +2 +\|.*\| +25\.0 +\|", times), "counted once a run, not a metric"
 
 
+@pytest.mark.slow
 def test_times_of_features_heads_and_grids(tmp_path: Path, fake_results, capsys: pytest.CaptureFixture):
     """Two commands, one with a cold and one with a warm cache; runs of older versions have their wall time only."""
     exp = tmp_path / "exp" / "mini"
@@ -219,6 +220,7 @@ def test_no_gain_is_not_shown(tmp_path, fake_results):
     assert {c["verdict"] for c in comparisons(exp)} == {"not shown"}
 
 
+@pytest.mark.slow
 def test_rows_of_different_protocols_never_share_a_table(tmp_path, capsys, fake_results):
     exp = tmp_path / "exp" / "mini"
     for upstream in ("fbank", "harness_l"):
@@ -258,6 +260,7 @@ def test_what_is_missing_is_named_with_its_reason_and_never_made_up(tmp_path, ca
     assert re.search(r"not compared: SER test ua: harness_l against fbank: harness_l: no predictions", page)
 
 
+@pytest.mark.slow
 def test_fewer_seeds_or_folds_are_named(tmp_path, capsys, fake_results):
     exp = tmp_path / "exp" / "mini"
     for seed in (0, 1):

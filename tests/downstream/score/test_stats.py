@@ -18,6 +18,7 @@ def outcomes(right: float, seed: int) -> tuple[list[str], list[str]]:
     return references, hypotheses
 
 
+@pytest.mark.slow
 def test_the_interval_is_that_of_resampling_speakers_one_by_one():
     references, hypotheses = outcomes(0.7, 0)
     scored = stats.score("ua", SPEAKERS, references, hypotheses)

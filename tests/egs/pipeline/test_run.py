@@ -104,6 +104,7 @@ def test_everything_runs_once(project: Project) -> None:
     assert changed <= {"ran", ".run.lock", ".run.pid", "plan.json"}
 
 
+@pytest.mark.slow
 def test_a_change_reruns_the_stage_and_its_dependants_only(project: Project) -> None:
     project.run()
     assert project.run("tasks.ser.seeds=[7]") == [11, 13]
@@ -169,6 +170,7 @@ def test_a_deleted_output_is_made_again_in_its_folder(project: Project) -> None:
 
 
 @pytest.mark.parametrize("way", [{"explicit": True}, {"from_scratch": True}])
+@pytest.mark.slow
 def test_a_stage_that_was_asked_for_runs_again_from_nothing(
     project: Project, way: dict[str, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +243,7 @@ def test_a_task_that_the_recipe_lacks_is_left_out(project: Project) -> None:
 
 
 @pytest.mark.parametrize("number", [1, 3, 6, 10, 13])
+@pytest.mark.slow
 def test_a_killed_stage_is_not_complete_and_resumes(
     project: Project, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -259,6 +262,7 @@ def test_a_killed_stage_is_not_complete_and_resumes(
 
 
 @pytest.mark.parametrize("number", [1, 7, 9, 11])
+@pytest.mark.slow
 def test_a_killed_rerun_is_not_complete(project: Project, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     project.run()
     with monkeypatch.context() as patch, pytest.raises(StageError):
@@ -426,6 +430,7 @@ def test_a_link_is_replaced_and_a_folder_is_not(tmp_path: Path) -> None:
         link(tmp_path / "folder", tmp_path / "runs/a")
 
 
+@pytest.mark.slow
 def test_a_further_student_is_made_once(project: Project) -> None:
     """A change of it reruns itself and the stages that read it, never the students of the same stage."""
     assert project.run(*FURTHER, only={1, 2, 3, 4, 5, "low"}) == [1, 2, 3, 4, 5, "low"]

@@ -320,6 +320,7 @@ def start(hub: str, cache: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, env=environment, **pipes)
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_once_resume_after_a_break_and_then_need_no_network(hub, tmp_path):
     Hub.cut = 1
     cache = tmp_path / "cache"
@@ -343,6 +344,7 @@ def test_two_processes_fetch_once_resume_after_a_break_and_then_need_no_network(
     assert out.strip() == str(folder) and not Hub.asked
 
 
+@pytest.mark.slow
 def test_a_file_with_a_wrong_sha256_is_not_used(hub, tmp_path):
     Hub.sha256 = "0" * 64
     process = start(hub, tmp_path / "cache")
@@ -351,6 +353,7 @@ def test_a_file_with_a_wrong_sha256_is_not_used(hub, tmp_path):
     assert not list(tmp_path.rglob("fetched.json")) and not list(tmp_path.glob("cache/*/model.safetensors"))
 
 
+@pytest.mark.slow
 def test_names_are_on_s3prls_hub_and_fall_back_to_its_own_entries(models, tmp_path, monkeypatch):
     import s3prl.hub
     from s3prl.nn import S3PRLUpstream

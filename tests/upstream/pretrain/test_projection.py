@@ -137,6 +137,7 @@ def test_stream_moments_are_those_of_the_inputs_of_the_norms_without_padding(tea
     assert sum(len(a) for a, _ in statistics.clips) == len(x)
 
 
+@pytest.mark.slow
 def test_the_positional_convolution_is_fitted_to_the_teachers(teacher, statistics):
     student = build_encoder(TEACHER)
     p = Basis.of(statistics, TEACHER.width).matrix.float()

@@ -293,6 +293,7 @@ def test_training_from_shards_survives_a_kill(data, shards, tmp_path, monkeypatc
     assert model_sha256(tmp_path / "killed" / "model") == model_sha256(tmp_path / "whole" / "model")
 
 
+@pytest.mark.slow
 def test_features_alone_need_no_units_in_the_shards(data, tmp_path):
     """The same audio gives the same model, whether the shards hold units of all, of some, or of no utterances."""
     torch.manual_seed(1)

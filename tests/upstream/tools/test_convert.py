@@ -75,6 +75,7 @@ def assert_same_as_torchaudio(model_dir: Path, model: torch.nn.Module, normalise
     "form, mode",
     [("state dict", "group_norm"), ("training checkpoint", "layer_norm"), ("safetensors", "layer_norm")],
 )
+@pytest.mark.slow
 def test_torchaudio_checkpoints_give_torchaudios_numbers(form, mode, tmp_path):
     # Starting the isolated process takes seconds; one form of each toolkit is read there.
     read = unpickle if form == "training checkpoint" else read_checkpoint

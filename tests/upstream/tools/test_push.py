@@ -114,6 +114,7 @@ def push(hub, model_dir: Path, home: Path, token: str) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_directory_arrives_with_its_card_and_nothing_else(hub, model_dir, tmp_path):
     (model_dir / "optimizer.pt").write_bytes(b"stays here")
     done = push(hub, model_dir, tmp_path / "home", "hf_standin")
