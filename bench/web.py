@@ -3,9 +3,11 @@
     python -m bench.web                         # hst_fast and harness_open, 10 s and 60 s of noise, 8-bit weights
     python -m bench.web --models hst_tiny --seconds 30 --precision fp32
 
-RTF is the median time of computing logits and text, divided by the seconds of audio; decoding is not counted. A name of
-the family table stands for this geometry with random weights, `harness_open` for the recogniser that ships. The last
-line is the RTF of the first model at the first length in the browser.
+RTF is the median time of computing logits and text, divided by the seconds of audio; decoding is not counted. With
+`--clock cpu` it is the processor time of all Chromium processes, and of Python, for a machine with other work (Linux
+only); then the hand-over of the samples and the drawing are counted too. A name of the family table stands for this
+geometry with random weights, `harness_open` for the recogniser that ships. The difference is the root mean square over
+log-probabilities, relative to them. The last line is the RTF of the first model at the first length in the browser.
 """
 
 from __future__ import annotations
@@ -156,6 +158,7 @@ def main() -> None:
     parser.add_argument("--seconds", default="10,60", help="lengths of audio, comma-separated")
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parsed = parser.parse_args()
     torch.set_num_threads(1)
     rows, first = [], None
@@ -170,7 +173,7 @@ def main() -> None:
                     open_page(browser, f"{url}?threads=1")
                     for seconds in map(float, parsed.seconds.split(",")):
                         wave = _noise(seconds)
-                        taken, difference = _measure(browser, reader, wave, parsed.runs)
+                        taken, difference = _measure(browser, reader, wave, parsed.runs, parsed.clock)
                         middle = medians(taken)
                         first = first if first is not None else middle["browser"] / seconds
                         spread = f"{min(taken['browser']) / seconds:.4f} to {max(taken['browser']) / seconds:.4f}"
@@ -179,7 +182,9 @@ def main() -> None:
                              f"{middle['python'] / seconds:.4f}", f"{middle['browser'] / middle['python']:.2f}",
                              f"{difference:.1e}")
                         )  # fmt: skip
-    print(f"{hardware()}; Chromium {version}, {parsed.precision}, one thread, {parsed.runs} runs\n")
+    print(
+        f"{hardware()}; Chromium {version}, {parsed.precision}, one thread, {parsed.clock} time, {parsed.runs} runs\n"
+    )
     print_table(("model", "seconds", "RTF browser", "spread", "RTF Python", "browser / Python", "difference"), rows)
     print(f"\nratio web_rtf {first:.4f}")
 
@@ -191,25 +196,51 @@ def _noise(seconds: float) -> np.ndarray:
     return (0.1 * np.sin(2 * np.pi * 2 * time_s) ** 2 * rng.standard_normal(len(time_s))).astype(np.float32)
 
 
-def _measure(browser: Any, reader: Reader, wave: np.ndarray, runs: int) -> tuple[dict[str, list[float]], float]:
-    """Seconds of each run in alternating rounds, and the largest difference of their log-probabilities."""
+def _measure(
+    browser: Any, reader: Reader, wave: np.ndarray, runs: int, clock: str
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds of each run in alternating rounds, and the relative difference of their log-probabilities."""
     answers: dict[str, Any] = {}
-    inside: list[float] = []
+    taken: dict[str, list[float]] = {"browser": [], "python": []}
 
     def in_browser() -> None:
+        before = _cpu_seconds(browser.service.process.pid) if clock == "cpu" else 0.0
         answers["browser"] = read_samples(browser, wave)
-        inside.append(answers["browser"]["figures"]["compute"])
+        # The page's own clock does not count what selenium needs to hand over samples and logits.
+        spent = answers["browser"]["figures"]["compute"]
+        taken["browser"].append(_cpu_seconds(browser.service.process.pid) - before if clock == "cpu" else spent)
 
     def in_python() -> None:
+        now = time.process_time if clock == "cpu" else time.perf_counter
+        before = now()
         answers["python"] = reader.read_blocks([torch.from_numpy(wave)])
+        taken["python"].append(now() - before)
 
     work: dict[str, Callable[[], object]] = {"browser": in_browser, "python": in_python}
-    taken = alternate(work, runs)
-    # The page's own clock: what selenium needs to hand over samples and logits is not counted.
-    taken["browser"] = inside[-runs:]
+    alternate(work, runs)
     expected = answers["python"].log_probs
     logits = torch.from_numpy(answers["browser"]["logits"].copy()).view(expected.shape)
-    return taken, float(np.abs(logits.log_softmax(-1).numpy() - expected).max())
+    change = logits.log_softmax(-1).numpy() - expected
+    difference = float(np.sqrt(np.square(change).mean() / np.square(expected).mean()))
+    return {name: seconds[-runs:] for name, seconds in taken.items()}, difference
+
+
+def _cpu_seconds(root: int) -> float:
+    """Processor time of the processes below `root` (s), from /proc."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # the process ended
+            continue
+        parents[int(path.parent.name)] = int(fields[1])
+        ticks[int(path.parent.name)] = int(fields[11]) + int(fields[12])
+    below, found = {root}, True
+    while found:
+        found = {pid for pid, parent in parents.items() if parent in below} - below
+        below |= found
+    return sum(ticks[pid] for pid in below - {root} if pid in ticks) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

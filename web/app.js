@@ -168,6 +168,7 @@ function showControls() {
   $("microphone").hidden = listening;
   $("stop").hidden = !listening && !$("stop").dataset.reading;
   $("stop").classList.toggle("live", listening);
+  $("drop").hidden = listening;
 }
 
 function failed(error) {
@@ -193,6 +194,8 @@ function begin(newName) {
   if (address) URL.revokeObjectURL(address);
   address = null;
   $("progress").value = 0;
+  waveform.clear();
+  waveLabel = ["waveEmpty", {}];
   showAlarm(null);
   showText("");
   showMatch();

@@ -144,7 +144,7 @@ export const STRINGS = {
     audio: "مدة التسجيل",
     compute: "زمن الحساب",
     speed: "السرعة",
-    speedValue: "{times} ضعف الزمن الحقيقي (RTF {rtf})",
+    speedValue: "{times} ضعف الزمن الحقيقي (⁦RTF {rtf}⁩)",
     latency: "التأخّر",
     latencyFile: "{seconds} ث حتى أول نص",
     latencyLive: "{seconds} ث بعد الصوت",
@@ -209,5 +209,6 @@ export function counted(language, what, n) {
 
 /** A number with at most `digits` digits behind the point. */
 export function number(language, value, digits = 2) {
-  return new Intl.NumberFormat(LOCALES[language], { maximumFractionDigits: digits }).format(value);
+  const text = new Intl.NumberFormat(LOCALES[language], { maximumFractionDigits: digits }).format(value);
+  return language === "ar" ? `\u2066${text}\u2069` : text; // a sign stays on the left of its number
 }
