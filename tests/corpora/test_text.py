@@ -41,6 +41,7 @@ def pairs(draw: st.DrawFn) -> tuple[str, str]:
 
 @pytest.mark.parametrize("profile", PROFILES)
 @given(pair=pairs())
+@pytest.mark.slow
 def test_marks_never_split_or_join_words(profile: str, pair: tuple[str, str]) -> None:
     text, marked = pair
     assert bare(marked) == text

@@ -23,6 +23,7 @@ def _repository(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.slow
 def test_every_download_has_the_layout_that_prepare_expects(server, corpus_trees, tmp_path):
     made = {name: getattr(corpus_trees, name)(tmp_path / "made" / name) for name in MODULES}
     (made["arabic_speech_commands"] / "keywords.tsv").unlink()  # the publisher's repository has none

@@ -198,6 +198,7 @@ def test_class_labels_and_pointers(made, tmp_path: Path) -> None:
         list(read_parquet(path, ["label"]))
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_rows_not_by_the_file(tmp_path: Path) -> None:
     """Twelve row groups of 16 MB each; the reader may hold about three of them."""
     draw = np.random.default_rng(0)

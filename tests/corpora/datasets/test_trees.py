@@ -55,6 +55,7 @@ def test_files_of_the_system_are_no_part_of_a_corpus(name: str, tree, tmp_path: 
 
 
 @pytest.mark.parametrize("name", sorted(set(OWN) - CASE_MATTERS))
+@pytest.mark.slow
 def test_a_tree_in_upper_case_is_the_same_corpus(name: str, tree, tmp_path: Path) -> None:
     corpus = tree(name)
     plain = _prepare(name, corpus, tmp_path / "plain")

@@ -39,6 +39,7 @@ def test_alignments_mark_differences():
     assert examples.direction("«باب» 3") == "rtl" and examples.direction("3 doors") == "ltr"
 
 
+@pytest.mark.slow
 def test_examples_go_from_the_best_to_the_worst(real_exp, fake_results):
     found = gather(real_exp, "open_arabic", {}, "command").examples
     assert len(found) == examples.COUNT and {e.split for e in found} == {"test"}

@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 
+import pytest
+
 from downstream.report import latex
 from downstream.report.contents import gather
 
@@ -16,6 +18,7 @@ def test_latex_characters_are_escaped():
     )
 
 
+@pytest.mark.slow
 def test_the_latex_tables_are_complete(real_exp, tmp_path):
     text = latex.render(gather(real_exp, "open_arabic", {}, "./run.sh --recipe open_arabic"))
     assert "SYNTHETIC" not in text and "% command: ./run.sh --recipe open_arabic" in text

@@ -238,6 +238,7 @@ def test_rows_of_different_protocols_never_share_a_table(tmp_path, capsys, fake_
     assert not [c for c in comparisons(exp) if c["upstream"] == "harness_s"]
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named_with_its_reason_and_never_made_up(tmp_path, capsys, fake_results):
     exp = tmp_path / "exp" / "open_arabic"
     for upstream in ("fbank", "harness_l"):

@@ -442,6 +442,7 @@ def test_a_further_student_is_made_once(project: Project) -> None:
     assert project.run(*changed, stages=Range(8, 8, explicit=True)) == ["low", 8, "hst_low"]
 
 
+@pytest.mark.slow
 def test_an_experiment_of_an_earlier_version_is_taken_over(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """It had one folder a run (`exp/hs`) and all records in `.stamps`, and copies in models/."""
     monkeypatch.setenv("FAIL", "8")

@@ -21,6 +21,7 @@ def test_published_sizes_and_compression():
     assert round(delta_s(geometry("hst", layers=3, width=384, heads=6, ffn=1536), hl), 1) == 96.5
 
 
+@pytest.mark.slow
 def test_macs_equal_those_counted_on_the_built_module():
     """torch's own counter counts every matrix product and convolution of a forward pass."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
