@@ -181,12 +181,10 @@ def test_bad_lists_get_one_line(content, options, token, recordings: Path, tmp_p
 
 def test_names_of_files_and_sets_as_people_write_them(recordings: Path, tmp_path: Path, noise, caplog) -> None:
     """A name with a tilde, a line feed, a mark of direction; sets in Arabic, which count as training data."""
-    names = ["~clip.wav", "line\nfeed.wav", "\u200fتسجيل.wav", "a,b.wav", "=1+1.wav"]
+    names = ["~clip.wav", "clips/line\nfeed.wav", "clips/\u200fتسجيل.wav", "clips/a,b.wav", "clips/=1+1.wav"]
     for name in names:
-        noise(recordings / "clips" / name, 0.2)
-    rows = "".join(
-        f'"clips/{name}",نص,{split}\n' for name, split in zip(names, ("تدريب",) * 4 + ("اختبار",), strict=True)
-    )
+        noise(recordings / name, 0.2)
+    rows = "".join(f'"{name}",نص,{split}\n' for name, split in zip(names, ("تدريب",) * 4 + ("اختبار",), strict=True))
     (recordings / "list.csv").write_text(f"audio,text,split\n{rows}", encoding="utf-8")
     assert table(recordings / "list.csv") == 0
     found = [u for split in ("تدريب", "اختبار") for u in read_datadir(tmp_path / "out" / split)]
