@@ -72,7 +72,7 @@ class StreamStep(nn.Module):
         self.squeeze = squeeze_of(model)
         self.left = left_context_of(model) // self.squeeze
         self.feature_extractor, self.feature_projection = fast.feature_extractor, fast.feature_projection
-        # For a few frames the convolution itself is cheaper than its form in the frequency domain.
+        # For a few frames a product is cheaper than the convolution's form in the frequency domain.
         positional = model.encoder.pos_conv_embed
         self.convolves = hasattr(positional, "conv")
         self.pos_conv_embed = _Positional(positional) if self.convolves else positional
@@ -119,7 +119,9 @@ class StreamStep(nn.Module):
             x = x + self.pos_conv_embed(x, state["seen"])
         # At the start of a clip the left context is not full yet.
         context = torch.arange(self.left, device=x.device) >= self.left - state["seen"][:, None]
-        mask = torch.cat([context, torch.ones_like(x[:, :, 0], dtype=torch.bool)], 1)[:, None, None]
+        absent = ~torch.cat([context, torch.ones_like(x[:, :, 0], dtype=torch.bool)], 1)[:, None, None]
+        # Added to the scores: a boolean mask would be converted in every layer.
+        mask = torch.zeros_like(absent, dtype=x.dtype).masked_fill(absent, -torch.inf)
         kept: tuple[list[Tensor], list[Tensor]] = ([], [])
         for number, layer in enumerate(self.layers):
             query, *new = layer.attention.project(layer.layer_norm(x))
@@ -142,15 +144,25 @@ class _Positional(nn.Module):
     def __init__(self, positional: nn.Module) -> None:
         super().__init__()
         conv = positional.conv
-        self.past = conv.kernel_size[0] - 1
-        self.groups = conv.groups
+        self.taps, self.groups, self.per_group = conv.kernel_size[0], conv.groups, conv.in_channels // conv.groups
+        self.past = self.taps - 1
         # Its weight norm is folded: it would be computed in every chunk.
         self.weight, self.bias = conv.weight.detach(), conv.bias.detach()
+        matrix = self.weight.view(self.groups, -1, self.per_group, self.taps).permute(0, 3, 2, 1)
+        self.matrix = matrix.reshape(1, self.groups, self.taps * self.per_group, -1)
         self.activation = positional.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        found = nn.functional.conv1d(x.transpose(1, 2), self.weight, self.bias, groups=self.groups)
-        return self.activation(found).transpose(1, 2)
+        if torch.jit.is_tracing():  # overlapping windows have no form in ONNX
+            found = nn.functional.conv1d(x.transpose(1, 2), self.weight, self.bias, groups=self.groups)
+            return self.activation(found).transpose(1, 2)
+        # PyTorch's convolution takes twice the time of this product for a few frames.
+        batch, frames = x.shape[0], x.shape[1] - self.past
+        x = x.unflatten(2, (self.groups, self.per_group)).transpose(1, 2).contiguous()
+        size = (batch, self.groups, frames, self.taps * self.per_group)
+        windows = x.as_strided(size, (*x.stride()[:2], self.per_group, 1))
+        found = torch.matmul(windows, self.matrix).transpose(1, 2).reshape(batch, frames, -1)
+        return self.activation(found + self.bias)
 
 
 class Chunks:
