@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Make the environment (stage 0 of run.sh), then run ruff and pytest. Arguments go to pytest: tests/run.sh tests/corpora -x
+# Make the environment (stage 0 of run.sh), then run ruff and pytest, in two processes, each with whole files of tests.
+# Arguments go to pytest: tests/run.sh tests/corpora -x; one process: tests/run.sh -n 0.
 # HARNESS_VENV names a virtual environment to use instead of .venv.
 
 set -euo pipefail
@@ -8,4 +9,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ./run.sh --stop_stage 0
 python=${HARNESS_VENV:-.venv}/bin/python
 "${python}" -m ruff check .
-exec "${python}" -m pytest --durations=15 "$@"
+exec "${python}" -m pytest --durations=15 -n 2 --dist loadfile "$@"
