@@ -120,7 +120,7 @@ def test_joined_files_are_read_to_the_end(make, kind: str) -> None:
     is_long(path, 3 * SECONDS, kind)
 
 
-@pytest.mark.parametrize("kind", CONTAINERS.keys() - {"w64", "m4a", "3gp"})
+@pytest.mark.parametrize("kind", sorted(CONTAINERS.keys() - {"w64", "m4a", "3gp"}))
 def test_a_file_from_a_pipe_states_no_length(make, kind: str) -> None:
     path = make(kind, pipe=True)
     kind = "mp3 without tag" if kind == "mp3" else kind
@@ -129,7 +129,7 @@ def test_a_file_from_a_pipe_states_no_length(make, kind: str) -> None:
     is_long(path, 2 * SECONDS, kind)
 
 
-@pytest.mark.parametrize("kind", CONTAINERS.keys() - {"mp3 without tag", "aac", "3gp"})
+@pytest.mark.parametrize("kind", sorted(CONTAINERS.keys() - {"mp3 without tag", "aac", "3gp"}))
 def test_a_broken_download_is_refused_or_read_with_a_note(make, kind: str) -> None:
     path = make(kind)
     content = path.read_bytes()
