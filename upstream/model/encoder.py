@@ -173,9 +173,8 @@ class LogMelHubertModel(HubertModel):
     """`HubertModel` whose feature encoder is a log-mel front end; takes 16 kHz waveforms like its parent."""
 
     config_class = LogMelHubertConfig
-    _can_record_outputs: ClassVar[
-        dict[str, object]
-    ] = {}  # `run_layers` collects hidden states; there are no attentions
+    # `run_layers` collects the hidden states; attentions are not returned.
+    _can_record_outputs: ClassVar[dict[str, object]] = {}
 
     def __init__(self, config: LogMelHubertConfig) -> None:
         config.feat_extract_activation = "gelu"  # the parent builds convolutions, which are replaced below
