@@ -42,8 +42,8 @@ Options (--stop_stage 8, --stop-stage 8 and --stop_stage=8 are the same):
     --stop_stage N      last stage (default: 13)
     --force true|false  run the stages of the range from scratch. Use it after a change of code: only changes of the
                         configuration and of inputs are detected. With --stage 0, make .venv again (default: false)
-    --python PATH       Python 3.11 to 3.14 for .venv (default: 3.13, 3.12, 3.11 or 3.14 on PATH, else one of pyenv,
-                        else one that uv fetches). 3.14 is untested, and ESPnet has no version for it
+    --python PATH       Python 3.11 to 3.14 for .venv (default: 3.13, 3.12, 3.11 or 3.14, on PATH or of pyenv, else
+                        3.13 that uv fetches). 3.14 is untested, and ESPnet has no version for it
     --index URL         additional package index for .venv, for instance PyTorch's CPU index (default: none)
     --jobs N            processes that prepare data; also written --nj (default: number of cores)
     --data DIR          data directories go to DIR/NAME (default: data)

@@ -67,10 +67,11 @@ version_of() {
 find_python() {
     local minor candidate candidates=("$1")
     if [ -z "$1" ]; then
-        candidates=(python3.13 python3.12 python3.11 python3.14 python3 python)
+        candidates=()
         for minor in 13 12 11 14; do
-            candidates+=("${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/3."${minor}".*/bin/python)
+            candidates+=(python3."${minor}" "${PYENV_ROOT:-${HOME:-/root}/.pyenv}"/versions/3."${minor}".*/bin/python)
         done
+        candidates+=(python3 python)
     fi
     for candidate in "${candidates[@]}"; do
         # Commands of version managers on PATH may only print an error. In a virtual environment, use its base Python.

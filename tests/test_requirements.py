@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import tomllib
 from pathlib import Path
 
@@ -65,3 +67,13 @@ def test_every_direct_requirement_of_the_package_is_one_of_the_environment(root:
     texts = project["dependencies"] + [text for extra in project["optional-dependencies"].values() for text in extra]
     chosen = {canonicalize_name(wanted.name) for wanted in requirements(root / "requirements.in")}
     assert {canonicalize_name(Requirement(text).name) for text in texts} <= chosen
+
+
+@pytest.mark.parametrize(
+    "name", ["torchaudio", "onnxruntime", "s3prl", "espnet2", "lightning", "transformers", "lhotse"]
+)
+def test_the_pins_of_this_python_fit_each_other(name: str) -> None:
+    """The libraries of torchaudio, for instance, need symbols of the torch that they were built with."""
+    if name == "espnet2" and sys.version_info >= (3, 14):
+        pytest.skip("ESPnet has no version for Python 3.14")
+    importlib.import_module(name)

@@ -35,7 +35,8 @@ class Clone:
     def run(self, *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
         # The stand-ins for environments are links to this Python, without its packages: run.sh needs one of them.
         search = str(Path(packaging.__file__).parents[1])
-        env = {**os.environ, "HARNESS_VENV": "", "PATH": self.path, "PYTHONPATH": search, **variables}
+        own = {"HARNESS_VENV": "", "PATH": self.path, "PYENV_ROOT": str(self.folder / "pyenv"), "PYTHONPATH": search}
+        env = {**os.environ, **own, **variables}
         command = ["bash", "run.sh", "--stop_stage", "0", *options]
         return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=60)
 
@@ -66,6 +67,17 @@ def clone(root: Path, tmp_path: Path) -> Clone:
     (bin_folder / "python3.12").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (bin_folder / "python3.12").chmod(0o755)
     return Clone(folder, log, f"{bin_folder}:/usr/bin:/bin")
+
+
+@pytest.mark.parametrize("minor, chosen", [("13", True), ("11", False)])
+def test_the_newest_python_is_preferred_on_path_or_of_pyenv(clone: Clone, minor: str, chosen: bool) -> None:
+    """PATH has 3.12 and a shim of 3.13 that only prints an error."""
+    python = clone.folder / f"pyenv/versions/3.{minor}.0/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\ncase "$*" in *print*) echo /of/pyenv ;; *) exec "{sys.executable}" "$@" ;; esac\n')
+    python.chmod(0o755)
+    assert clone.run().returncode == 0
+    assert ("--python /of/pyenv " in clone.uv()[0]) is chosen
 
 
 def test_uv_makes_it_once_and_again_when_the_requirements_change(clone: Clone) -> None:
