@@ -28,7 +28,7 @@ from types import ModuleType
 from typing import Any
 
 from corpora import fetch, machine, registry
-from corpora.command import Parser, fail, number, whole
+from corpora.command import Parser, fail, number, output_folder, whole
 from corpora.datadir import read_datadir
 from corpora.files import CorpusError, atomic_file, only_writer
 from corpora.schema import nearest
@@ -119,7 +119,7 @@ def _add_ssl(parser: argparse.ArgumentParser) -> None:
 
     parser.description = ssl.__doc__
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="writes OUT/ssl/{train,dev}")
+    add("--out", type=output_folder, required=True, help="writes OUT/ssl/{train,dev}")
     add("--from", dest="sets", action="append", default=[], metavar="DIR[:LANG]", help="data directory to train on")
     add("--held-out", action="append", default=[], metavar="DIR", help="data directory that will be scored")
     add(
@@ -152,7 +152,7 @@ def _add_table(parser: argparse.ArgumentParser) -> None:
     parser.description = table.__doc__
     add = parser.add_argument
     add("file", type=Path, help="the list: CSV, TSV or JSON lines")
-    add("--out", type=Path, required=True, help="folder to write the data directories into")
+    add("--out", type=output_folder, required=True, help="folder to write the data directories into")
     add("--column", action="append", default=[], metavar="FIELD=NAME", help="a column with another name than the usual")
     add("--root", type=Path, default=None, help="folder of relative paths (default: that of the list)")
     add("--language", default="ar", help="of rows without one (default: %(default)s)")
@@ -183,7 +183,7 @@ def _add_cuts(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_output(parser: argparse.ArgumentParser, *, seed: bool = True) -> None:
-    parser.add_argument("--out", type=Path, required=True, help="folder to write the data directories into")
+    parser.add_argument("--out", type=output_folder, required=True, help="folder to write the data directories into")
     if seed:
         parser.add_argument("--seed", type=whole(0), default=0, help="seed of every random choice (default: 0)")
     _add_jobs(parser)

@@ -112,6 +112,14 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fals
     return parse
 
 
+def output_folder(text: str) -> Path:
+    """The type of an option: a folder to write, which need not exist."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file, not a folder")
+    return path
+
+
 def device(text: str) -> str:
     """The type of the option --device: auto, cpu, cuda or cuda:N."""
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", text):

@@ -140,8 +140,7 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
     """
     from filelock import FileLock  # takes 0.1 s to import
 
-    lock = lock_file(path)
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock = _make_folder_of(lock_file(path))
     with FileLock(lock, timeout=timeout):
         yield
 
@@ -156,8 +155,7 @@ def only_writer(path: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     path = Path(os.path.realpath(path))  # a run may be known by a link
-    lock = lock_file(path)
-    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock = _make_folder_of(lock_file(path))
     held = FileLock(lock, timeout=0)
     try:
         held.acquire()
@@ -217,6 +215,15 @@ def writes(argument: str, when: Callable[[], bool] = lambda: True) -> Callable[[
         return with_lock
 
     return decorate
+
+
+def _make_folder_of(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next(parent for parent in path.parents if parent.exists())
+        raise CorpusError(f"{file} is a file, not a folder; name another output") from None
+    return path
 
 
 def lock_file(path: Path) -> Path:

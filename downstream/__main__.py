@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from corpora.command import Parser, device, fail, number, whole
+from corpora.command import Parser, device, fail, number, output_folder, whole
 from corpora.files import check_output, only_writer
 from corpora.names import check_name
 from corpora.schema import nearest
@@ -203,7 +203,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--models", required=True, metavar="NAME=DIR,...", help="model directories; ΔS is relative to the first"
     )
     kept.add_argument("--data", type=Path, required=True, help="holds {speaker,language}/{train,test}")
-    kept.add_argument("--out", type=Path, required=True, help="folder for TRAITS.md, traits.csv and traits.png")
+    kept.add_argument(
+        "--out", type=output_folder, required=True, help="folder for TRAITS.md, traits.csv and traits.png"
+    )
     kept.add_argument("--against", default=None, metavar="NAMES", help="models to compare the others with")
 
     files = commands.add_parser(
@@ -244,7 +246,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--spans", type=whole(1), default=1, metavar="N", help="up to N consecutive lines per recording")
     add("--precision", choices=("int8", "fp32"), default="int8", help="weights of the model")
     add("--port", type=whole(0), default=8000, help="on 127.0.0.1; 0: any that is free")
-    add("--out", type=Path, default=None, metavar="DIR", help="write the page to this folder, and serve nothing")
+    add(
+        "--out",
+        type=output_folder,
+        default=None,
+        metavar="DIR",
+        help="write the page there, and serve nothing",
+    )
     every = (benchmark, page, kept, files, *predictors, search, browser)
     parser.options = [option for p in every for action in p._actions for option in action.option_strings]
     return parser

@@ -32,7 +32,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from corpora.command import Parser, fail, number, whole
+from corpora.command import Parser, fail, number, output_folder, whole
 from corpora.files import only_writer
 from corpora.schema import Problems, check_keys, convert, record
 from upstream.config import INIT_KINDS, InitConfig, PretrainConfig, RegressionConfig, TargetConfig
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = command("units", _units, "make units: features -> optional PCA -> k-means -> labels")
     add("--data", type=Path, required=True, help="folder with the data directories train and dev")
-    add("--out", type=Path, required=True)
+    add("--out", type=output_folder, required=True)
     add("settings", nargs="*", metavar="KEY=VALUE", help=_names(TargetConfig))
     exchange = commands.choices["units"].add_mutually_exclusive_group()
     exchange.add_argument("--export-km", type=Path, metavar="DIR", help="write the units in --out as fairseq's labels")
@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = command("pretrain", _pretrain, "masked prediction of units; resumes a killed run")
     add("--data", type=Path, required=True, help="folder with the data directories train and dev")
-    add("--out", type=Path, required=True)
+    add("--out", type=output_folder, required=True)
     add("settings", nargs="*", metavar="KEY=VALUE", help=_names(PretrainConfig))
     add(
         "--units",
@@ -114,7 +114,7 @@ def parser() -> argparse.ArgumentParser:
 
     add = command("shards", _shards, "write train as Lhotse Shar, for corpora larger than a disk; resumes")
     add("--data", type=Path, required=True, help="folder with the data directory train")
-    add("--out", type=Path, required=True)
+    add("--out", type=output_folder, required=True)
     add(
         "--units",
         action="append",
@@ -139,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
         default=20.0,
         help="audio of train for the fit, and of dev (default: 20)",
     )
-    add("--out", type=Path, required=True, help="folder of sweep.csv and sweep.png; resumes there")
+    add("--out", type=output_folder, required=True, help="folder of sweep.csv and sweep.png; resumes there")
     add("--seed", type=whole(0), default=0)
 
     add = command("lineage", _lineage, "ancestors of a model: its units, models and initialisation, as a tree")
@@ -175,7 +175,7 @@ def parser() -> argparse.ArgumentParser:
     add = command("import", _import, "import a checkpoint of Transformers, torchaudio, ESPnet or fairseq")
     add("source", type=Path, help="file, or for Transformers the folder")
     add("--kind", default="auto", help="auto, transformers, torchaudio, espnet or fairseq (default: auto)")
-    add("--out", type=Path, required=True, help="model directory to write")
+    add("--out", type=output_folder, required=True, help="model directory to write")
     group = commands.choices["import"].add_argument_group("facts that the file lacks (default: those of its kind)")
     group.add_argument("--heads", type=whole(1), help="attention heads")
     group.add_argument("--layer-norm-first", action=argparse.BooleanOptionalAction, help="norms precede attention, FFN")
@@ -190,7 +190,7 @@ def parser() -> argparse.ArgumentParser:
     add("--layers", metavar="L,L", help="its first layers, which are copied (default: as many as the student has)")
     add("--geometry", default="hst_fast", choices=list(FAMILY), metavar="NAME", help="default: %(default)s")
     add("--audio", type=Path, required=True, help="folder of packed audio (corpora/prepare/packed.py)")
-    add("--out", type=Path, required=True, help="folder for model/ and the state of the run")
+    add("--out", type=output_folder, required=True, help="folder for model/ and the state of the run")
     add(
         "settings", nargs="*", metavar="KEY=VALUE", help="stem_steps, steps, windows, stem_rate, rate, save_steps, seed"
     )
