@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import math
 import os
 import re
+import select
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,6 +33,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.register("type", Path, _path)
+        atexit.register(_end_output)
 
     def error(self, message: str) -> NoReturn:
         raise CorpusError(f"{message} (see {self.prog} --help)")
@@ -46,6 +50,8 @@ def fail(program: str, error: BaseException, status: int = 2, *, output: Path | 
 
     output: the folder that the command writes, for the message about a full disk.
     """
+    if isinstance(error, BrokenPipeError) and _reader_has_gone():
+        return 128 + signal.SIGPIPE
     line = one_line(error, output)
     if not isinstance(error, _EXPECTED):
         line += f" ({type(error).__name__}: a defect of this program; HARNESS_TRACEBACK=1 prints its place)"
@@ -53,6 +59,21 @@ def fail(program: str, error: BaseException, status: int = 2, *, output: Path | 
     if os.environ.get("HARNESS_TRACEBACK"):
         traceback.print_exception(error)
     return status
+
+
+def _reader_has_gone() -> bool:
+    """Whether the reader of standard output, such as `head`, has ended."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in pipe.poll(0))
+
+
+def _end_output() -> None:
+    """Write the rest of standard output. If its reader has ended, that is no error of the command."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def one_line(error: BaseException, output: Path | None = None) -> str:
@@ -114,7 +135,7 @@ def number(low: float = -math.inf, high: float = math.inf, *, above: bool = Fals
 
 def output_folder(text: str) -> Path:
     """The type of an option: a folder to write, which need not exist."""
-    path = Path(text)
+    path = _path(text)
     if path.exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a file, not a folder")
     return path

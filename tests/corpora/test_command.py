@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import errno
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,16 @@ def test_unexpected_exceptions_are_one_line_and_say_so(capsys: pytest.CaptureFix
     monkeypatch.setenv("HARNESS_TRACEBACK", "1")
     fail("x", KeyError("k"))
     assert "KeyError" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_is_no_error(unbuffered: str):
+    """As with `| head`: the output fails in the command, or, with a buffer, at its end."""
+    command = [sys.executable, "-m", "corpora", "--list"]
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
 
 
 @pytest.mark.parametrize(
