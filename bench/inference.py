@@ -1,12 +1,13 @@
-"""Measure time and memory of the family's encoders, HuBERT-Base and XLS-R-300M, all with random weights.
+"""Measure time and memory of the family's encoders and of published ones, all with random weights.
 
-    python bench/inference.py --quick                # the two ratios: 10 s, batch 1, CPU, two threads
+    python bench/inference.py --quick                # the ratios: 10 s, batch 1, CPU, two threads
     python bench/inference.py                        # the whole table; resumes
     python bench/inference.py --models hl,hst_logmel --seconds 60 --batch 8
 
 Every case has its own process, so that its peak memory is measured; a process for ONNX Runtime does not load PyTorch.
 RTF is the median time of a pass, divided by the seconds of audio in the batch; `--clock cpu` measures CPU time instead
-of wall time. A pass turns raw waveforms into hidden states, with normalisation and front end. The last two lines are
+of wall time. A pass turns raw waveforms into hidden states, with normalisation and front end; Whisper's pads every clip
+to 30 s. The last lines are, for HST log-mel (`inference`), `hst_fast` and `hst_tiny`,
 
     ratio inference_fp32 R        HuBERT-Base / HST log-mel: times of a pass, each in its faster fp32 engine
     ratio inference_int8 R        the same time of HuBERT-Base / time of HST log-mel in ONNX Runtime, int8
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import json
 import os
 import statistics
@@ -40,17 +42,33 @@ from upstream.model.family import FAMILY, Geometry, macs_per_second  # noqa: E40
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import HubertModel
+    from transformers import PreTrainedModel
 
 PEERS = {
     "hubert_base": Geometry("hubert_base", 12, 768, 12, 3072),
     "xls_r_300m": Geometry("xls_r_300m", 24, 1024, 16, 4096),
+    "distilhubert": Geometry("distilhubert", 2, 768, 12, 3072),
 }
-MODELS = (*PEERS, "hl", "hs", "hst", "hs_narrow", "hst_narrow", "hs_logmel", "hst_logmel", "hst_fast", "hst_tiny")
+# Encoders of other kinds, in PyTorch only; their operations are counted in a pass.
+OTHERS = ("sew", "whisper_base")
+MODELS = (
+    *PEERS,
+    *OTHERS,
+    "hl",
+    "hs",
+    "hst",
+    "hs_narrow",
+    "hst_narrow",
+    "hs_logmel",
+    "hst_logmel",
+    "hst_fast",
+    "hst_tiny",
+)
 # `plain` engines run our models in Transformers' form, the others after `accelerate`; peers are not accelerated.
 ENGINES = ("torch_fp32", "torch_bf16", "onnx_fp32", "onnx_int8", "plain_torch_fp32", "plain_onnx_fp32")
 TABLE_ENGINES = ENGINES[:4]
-PEER, STUDENT = "hubert_base", "hst_logmel"
+PEER = "hubert_base"
+STUDENTS = {"hst_logmel": "inference", "hst_fast": "hst_fast", "hst_tiny": "hst_tiny"}  # and the names of their ratios
 _LEAST_PASSES, _LEAST_SECONDS, _MOST_PASSES = 3, 4.0, 15
 
 
@@ -91,32 +109,49 @@ def geometry_named(name: str) -> Geometry:
     return PEERS[name] if name in PEERS else FAMILY[name]
 
 
-def build(name: str) -> HubertModel:
-    """The model with random weights; HuBERT-Base and XLS-R-300M have the published configurations."""
+def build(name: str) -> PreTrainedModel:
+    """The model with random weights; the published ones have the published configurations."""
     import torch
-    from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Model
+    import transformers as hf
 
     from upstream.model.encoder import build_encoder
 
     torch.manual_seed(0)
-    if name == "hubert_base":  # the defaults of Transformers are this model
-        return HubertModel(HubertConfig(layerdrop=0.0, apply_spec_augment=False, do_normalize=False)).eval()
+    still = {"layerdrop": 0.0, "apply_spec_augment": False}
+    if name in ("hubert_base", "distilhubert"):  # the defaults of Transformers are HuBERT-Base
+        layers = PEERS[name].layers
+        return hf.HubertModel(hf.HubertConfig(num_hidden_layers=layers, do_normalize=False, **still)).eval()
+    if name == "sew":  # SEW-tiny
+        shape = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048}
+        model = hf.SEWModel(hf.SEWConfig(**still, **shape)).eval()
+        torch.nn.utils.parametrize.remove_parametrizations(model.encoder.pos_conv_embed.conv, "weight")
+        return model
+    if name == "whisper_base":
+        shape = {"d_model": 512, "encoder_layers": 6, "encoder_attention_heads": 8, "encoder_ffn_dim": 2048}
+        return hf.WhisperModel(hf.WhisperConfig(**shape, decoder_layers=1, decoder_attention_heads=8)).encoder.eval()
     if name == "xls_r_300m":
         shape = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
         shape |= {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True, "do_normalize": True}
-        return Wav2Vec2Model(Wav2Vec2Config(layerdrop=0.0, apply_spec_augment=False, **shape)).eval()
+        return hf.Wav2Vec2Model(hf.Wav2Vec2Config(**still, **shape)).eval()
     return build_encoder(FAMILY[name]).eval()
 
 
 def is_accelerated(case: Case) -> bool:
     """Whether the case runs the accelerated form; peers do not have one."""
-    return case.model not in PEERS and not case.engine.startswith("plain_")
+    return case.model in FAMILY and not case.engine.startswith("plain_")
 
 
 def measure(case: Case, graph: Path | None) -> Timing:
     """Time a case in this process; `graph` is its ONNX file."""
     passing, parameters = _torch_pass(case) if graph is None else _onnx_pass(case, graph)
     clock = time.perf_counter if case.clock == "wall" else time.process_time
+    macs = 0.0
+    if case.model in OTHERS:
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            passing()
+        macs = counter.get_total_flops() / 2 / (case.seconds * case.batch)
     passing()
     times: list[float] = []
     while len(times) < _MOST_PASSES and (len(times) < _LEAST_PASSES or sum(times) < _LEAST_SECONDS):
@@ -126,7 +161,7 @@ def measure(case: Case, graph: Path | None) -> Timing:
     return Timing(
         **asdict(case),
         params_m=round(parameters / 1e6, 3),
-        macs_g_per_s=round(macs_per_second(geometry_named(case.model), case.seconds) / 1e9, 4),
+        macs_g_per_s=round((macs or macs_per_second(geometry_named(case.model), case.seconds)) / 1e9, 4),
         rtf=round(statistics.median(times) / (case.seconds * case.batch), 5),
         pass_s=round(statistics.median(times), 5),
         pass_min_s=round(min(times), 5),
@@ -157,10 +192,21 @@ def _torch_pass(case: Case) -> tuple[Callable[[], None], int]:
         model = accelerate(model)
     wavs = list(torch.from_numpy(_signal(case)))
     half = case.engine.endswith("bf16")
+    forward: Callable[[], object] = functools.partial(encode, model, wavs)
+    if case.model == "sew":
+        forward = functools.partial(model, torch.stack(wavs))
+    elif case.model == "whisper_base":
+        from transformers import WhisperFeatureExtractor
+
+        prepare = WhisperFeatureExtractor()
+
+        def forward() -> object:
+            found = prepare([wav.numpy() for wav in wavs], sampling_rate=SAMPLE_RATE, return_tensors="pt")
+            return model(found.input_features.to(case.device))
 
     def passing() -> None:
         with torch.inference_mode(), torch.autocast(case.device, torch.bfloat16, enabled=half):
-            encode(model, wavs)
+            forward()
         if case.device == "cuda":
             torch.cuda.synchronize()
 
@@ -263,7 +309,10 @@ def ratios(
     threads: int, clock: str, count: int, graphs: Path, say: Callable[[str], None]
 ) -> tuple[list[Timing], list[str]]:
     """Measure the cases of the ratios in `count` alternating rounds; return the median rows and the lines to print."""
-    pairs = [(PEER, "torch_fp32"), (PEER, "onnx_fp32"), *((STUDENT, engine) for engine in ENGINES)]
+    exact = ("torch_fp32", "onnx_fp32")
+    pairs = [(PEER, engine) for engine in exact]
+    pairs += [(model, engine) for model in STUDENTS for engine in (*exact, "onnx_int8")]
+    pairs += [("hst_logmel", engine) for engine in ENGINES if (("hst_logmel", engine)) not in pairs]
     cases = [Case(model, engine, 10.0, 1, threads, "cpu", clock) for model, engine in pairs]
     rounds: dict[Case, list[Timing]] = {case: [] for case in cases}
     for number in range(count):
@@ -273,20 +322,19 @@ def ratios(
             say(f"round {number + 1} of {count}  {case.model} {case.engine}: RTF {row.rtf:.4f}")
     rows = [sorted(found, key=lambda row: row.pass_s)[len(found) // 2] for found in rounds.values()]
     time_of = {(row.model, row.engine): row.pass_s for row in rows}
-    peer = min(time_of[PEER, engine] for engine in ("torch_fp32", "onnx_fp32"))
-    fp32 = min(time_of[STUDENT, engine] for engine in ("torch_fp32", "onnx_fp32"))
-    plain = min(time_of[STUDENT, engine] for engine in ("plain_torch_fp32", "plain_onnx_fp32"))
-    lines = [
-        f"{STUDENT} without accelerate: {peer / plain:.2f}; torch bf16: {peer / time_of[STUDENT, 'torch_bf16']:.2f}",
-        f"ratio inference_fp32 {peer / fp32:.2f}",
-        f"ratio inference_int8 {peer / time_of[STUDENT, 'onnx_int8']:.2f}",
-    ]
+    peer = min(time_of[PEER, engine] for engine in exact)
+    plain = min(time_of["hst_logmel", f"plain_{engine}"] for engine in exact)
+    half = time_of["hst_logmel", "torch_bf16"]
+    lines = [f"hst_logmel without accelerate: {peer / plain:.2f}; torch bf16: {peer / half:.2f}"]
+    for model, name in STUDENTS.items():
+        lines.append(f"ratio {name}_fp32 {peer / min(time_of[model, engine] for engine in exact):.2f}")
+        lines.append(f"ratio {name}_int8 {peer / time_of[model, 'onnx_int8']:.2f}")
     return rows, lines
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="the cases of the two ratios only")
+    parser.add_argument("--quick", action="store_true", help="the cases of the ratios only")
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated (default: all)")
     parser.add_argument("--engines", default=",".join(TABLE_ENGINES), help=f"of {', '.join(ENGINES)}")
     parser.add_argument("--seconds", default="2,10,60", help="lengths of a clip (default: 2,10,60)")
@@ -325,6 +373,7 @@ def _cases(args: argparse.Namespace) -> list[Case]:
         for batch in sizes
         for model in chosen["models"]
         for engine in chosen["engines"]
+        if model not in OTHERS or engine.startswith("torch")
     ]
     if args.device == "auto" and not args.quick:
         import torch

@@ -55,9 +55,18 @@ def test_the_graph_that_is_timed_is_the_model(bench, front_end, monkeypatch, tmp
         assert row.params_m > 0 and row.rtf > 0 and row.passes >= 3
 
 
+@pytest.mark.parametrize("name", ["sew", "whisper_base", "distilhubert"])
+@pytest.mark.slow
+def test_published_encoders_of_other_kinds_are_timed(bench, name):
+    row = bench.measure(bench.Case(name, "torch_fp32", 0.5, 1, 1, "cpu"), None)
+    stated = {"sew": 40.7, "whisper_base": 20.6, "distilhubert": 23.5}[name]  # by their authors
+    assert abs(row.params_m / stated - 1) < 0.05 and row.macs_g_per_s > 0.5, row
+
+
 def test_ratios_are_last_and_a_second_run_measures_only_what_is_missing(bench, monkeypatch, tmp_path, capsys):
     asked = []
     seconds = {("hubert_base", "torch_fp32"): 2.0, ("hubert_base", "onnx_fp32"): 1.8}
+    seconds |= {("hst_fast", "onnx_fp32"): 0.1}
     seconds |= {("hst_logmel", "torch_fp32"): 0.3, ("hst_logmel", "onnx_fp32"): 0.2, ("hst_logmel", "onnx_int8"): 0.1}
 
     def run(case, graphs):
@@ -71,7 +80,11 @@ def test_ratios_are_last_and_a_second_run_measures_only_what_is_missing(bench, m
     options = ["--out", str(out), "--models", "hl,hst", "--engines", "torch_fp32", "--seconds", "2", "--batch", "1,8"]
     assert bench.main(options) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2:] == ["ratio inference_fp32 9.00", "ratio inference_int8 18.00"]
+    assert lines[-6:] == [
+        *("ratio inference_fp32 9.00", "ratio inference_int8 18.00"),
+        *("ratio hst_fast_fp32 18.00", "ratio hst_fast_int8 4.50"),
+        *("ratio hst_tiny_fp32 4.50", "ratio hst_tiny_int8 4.50"),
+    ]
     assert sum("not run: killed" in line for line in lines) == 2
     first = [case for case in asked if case.seconds == 2]
     asked.clear()
