@@ -17,6 +17,7 @@ from corpora import registry
 from corpora.audio import read_audio
 from corpora.datadir import read_datadir, validate_datadir
 from corpora.files import CorpusError, TooManyBadFiles
+from corpora.prepare import hub
 from corpora.prepare.readers import read_parquet, store_audio
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
@@ -142,6 +143,21 @@ def test_names_of_shards(made, tmp_path: Path) -> None:
     made.parquet(tmp_path / "fleurs/ar_eg/part.parquet", rows)
     with pytest.raises(CorpusError, match="part.parquet: expected a name like train-00000-of-00001"):
         registry.load("fleurs").prepare(tmp_path / "fleurs", tmp_path / "out")
+
+
+def test_names_and_fields_of_clips(made, tmp_path: Path) -> None:
+    """Paths of Windows, a name twice, no name, and gaps in a column of numbers."""
+    rows = [
+        {"audio": made.audio_cell(0) | {"path": r"C:\clips\a.wav"}, "text": "نص", "id": 7.0},
+        {"audio": made.audio_cell(1) | {"path": "other/a.wav"}, "text": "نص", "id": float("nan")},
+        {"audio": made.audio_cell(2), "text": None, "id": float("nan")},
+    ]
+    made.parquet(tmp_path / "corpus/train-00003-of-00004.parquet", rows)
+    info, fields = registry.load("mixat").INFO, {"text": ("text",), "id": ("id",)}
+    reader = hub.Hub(info, tmp_path / "corpus", tmp_path / "out", hub.shards(tmp_path / "corpus"), fields)
+    clips = list(reader.clips("train", lambda *place: pytest.fail(f"{place}")))
+    assert [clip.name for clip in clips] == ["a", "a_00003_000002", "00003_000003"]
+    assert [(clip["text"], clip["id"]) for clip in clips] == [("نص", "7.0"), ("نص", ""), ("", "")]
 
 
 def test_forms_of_audio(made, noise, tmp_path: Path) -> None:
