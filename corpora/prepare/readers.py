@@ -173,8 +173,8 @@ def _parquet(path: Path) -> Iterator[Any]:
     except ImportError as error:
         raise CorpusError(f"{path}: pyarrow reads Parquet files and is missing: pip install pyarrow") from error
     try:
-        # With a buffer, a column is read in steps; without one, a whole row group is in memory.
-        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+        # With a buffer, a column is read page by page; without one, or read ahead, a whole row group is in memory.
+        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as error:
         with open(path, "rb") as file:

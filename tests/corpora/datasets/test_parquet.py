@@ -214,14 +214,15 @@ def test_class_labels_and_pointers(made, tmp_path: Path) -> None:
         list(read_parquet(path, ["label"]))
 
 
+@pytest.mark.parametrize("size, group", [(2**20, 16), (2**13, 24576)], ids=["many row groups", "one row group"])
 @pytest.mark.slow
-def test_memory_is_bounded_by_rows_not_by_the_file(tmp_path: Path) -> None:
-    """Twelve row groups of 16 MB each; the reader may hold about three of them."""
+def test_memory_is_bounded_by_rows_not_by_the_file(size: int, group: int, tmp_path: Path) -> None:
+    """Twelve row groups of 16 MB each, or one of 192 MB in pages; the reader may hold about three of 16 MB."""
     draw = np.random.default_rng(0)
-    rows = [draw.bytes(2**20) for _ in range(192)]
+    rows = [draw.bytes(size) for _ in range(192 * 2**20 // size)]
     path = tmp_path / "train.parquet"
     pyarrow.parquet.write_table(
-        pyarrow.table({"audio": pyarrow.array(rows)}), path, row_group_size=16, compression="none"
+        pyarrow.table({"audio": pyarrow.array(rows)}), path, row_group_size=group, compression="none"
     )
     del rows
     code = (
