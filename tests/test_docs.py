@@ -66,6 +66,7 @@ def test_family_table_is_the_code():
 
 
 @pytest.mark.parametrize("number", range(len(blocks("python"))))
+@pytest.mark.slow
 def test_python_snippets_run_and_give_what_they_say(number, models):
     names: dict = {}
     if "hst.onnx" in blocks("python")[number]:

@@ -7,6 +7,7 @@ import pytest
 from bench import streaming
 
 
+@pytest.mark.slow
 def test_rows_and_ratios(capsys):
     options = ["--models", "mini_hst_stream", "--engines", "torch_fp32,onnx_int8", "--chunks", "160,320"]
     assert streaming.main([*options, "--seconds", "2", "--hour-seconds", "120"]) == 0

@@ -68,6 +68,7 @@ def run(capsys, *words: str | Path) -> tuple[int, list[dict], str]:
 
 
 @pytest.mark.parametrize("command, task, key", [("transcribe", "asr", "text"), ("emotion", "ser", "emotion")])
+@pytest.mark.slow
 def test_answers_equal_the_benchmark(trained, capsys, command, task, key):
     from downstream.score.results import read_predictions
 

@@ -237,6 +237,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
+@pytest.mark.slow
 def test_two_processes_share_units_and_training(tiny: Path) -> None:
     log = (tiny / "exp/tiny/logs/stage_02.log").read_text()
     assert log.count("fitting k=8") == 1, "one process fits and tells"

@@ -77,6 +77,7 @@ def espnet_frontend(model_dir: Path, **options):
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_s3prl_gives_our_hidden_states_on_valid_frames_and_repeats_the_last(model_dir, wavs):
     model = s3prl_upstream(model_dir).eval()
     states, lengths = model(*padded(wavs, noise=1.0))

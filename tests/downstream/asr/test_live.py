@@ -120,6 +120,7 @@ def test_the_command_prints_partial_and_final_json_lines(head, monkeypatch, caps
     assert rows[-1]["final"] and not rows[0]["final"] and 0 <= rows[0]["start"] <= rows[-1]["end"] <= 50000 / 16000
 
 
+@pytest.mark.slow
 def test_a_line_appears_while_the_pipe_is_open(head):
     command = [sys.executable, "-m", "downstream", "transcribe", "--stream", "-", "--model", str(head)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

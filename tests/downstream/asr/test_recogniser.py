@@ -216,6 +216,7 @@ def test_frozen_layers_keep_their_weights(tmp_path: Path) -> None:
         Trainer(read_config(_training(tmp_path), ["freeze=3", f"out={tmp_path}/other"]))
 
 
+@pytest.mark.slow
 def test_a_training_starts_from_the_head_of_an_earlier_one(tmp_path: Path) -> None:
     Trainer(read_config(_training(tmp_path))).run()
     first = tmp_path / "out"

@@ -82,6 +82,7 @@ def test_pooled_features_give_s3prls_own_logits(
         assert torch.allclose(got, expected, atol=2e-5), (got, expected)
 
 
+@pytest.mark.slow
 def test_stored_frames_give_s3prls_own_logits(make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path):
     from downstream.probe.probe import CachedDataset, collate
 
@@ -103,6 +104,7 @@ def test_stored_frames_give_s3prls_own_logits(make_set: Callable[..., Path], tin
         assert (got[row, : lengths[row]] - expected[0]).abs().max() < 5e-3  # half precision of the features
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_batch(make_set: Callable[..., Path], tiny_models: Path, tmp_path: Path):
     data = load_task(make_set("ser", SIZES), load("ser", "light"))
     for name in ("fbank", "tiny_a"):

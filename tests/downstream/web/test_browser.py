@@ -358,6 +358,7 @@ def test_the_microphone_is_read_live(start, url, spoken):
     )  # fmt: skip
     open_page(browser, f"{url}?lang=en&threads=1")
     browser.find_element("id", "microphone").click()
+    started = time.monotonic()
     wait(browser, lambda: text_of(browser, "text"), 60)
     assert text_of(browser, "status").startswith("Listening")
     assert text_of(browser, "text-note") == "The grey text comes from the last window and may still change."
@@ -365,7 +366,7 @@ def test_the_microphone_is_read_live(start, url, spoken):
     assert "RTF" in figures
     letters = len(reading.text)
     wait(browser, lambda: len(text_of(browser, "text")) > 0.6 * letters, reading.seconds + 60)
-    time.sleep(1)
+    time.sleep(max(1, started + reading.seconds + 2 - time.monotonic()))  # the end of the file is silence
     browser.find_element("id", "stop").click()
     wait(browser, lambda: done(browser))
     # The browser resamples twice on the way, so a letter may differ.

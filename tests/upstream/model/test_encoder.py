@@ -53,6 +53,7 @@ def test_gradients_reach_samples_that_other_samples_gave(model):
 
 
 @pytest.mark.parametrize("front_end", ["waveform", "logmel"])
+@pytest.mark.slow
 def test_frame_count_equals_the_real_output_for_every_length(front_end):
     size = {"conv_channels": 16} if front_end == "waveform" else {}
     model = build_encoder(geometry("mini_hst", front_end=front_end, layers=1, **size)).eval()

@@ -127,6 +127,7 @@ def test_loss_is_distilhuberts_on_valid_frames(teacher, normalise):
     torch.testing.assert_close(result.loss, 0.7 * torch.stack(losses).mean())
 
 
+@pytest.mark.slow
 def test_features_without_units_train_a_student_and_store_no_teacher(trained, teacher):
     with open(trained / "metrics.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

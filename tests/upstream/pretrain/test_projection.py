@@ -96,6 +96,7 @@ def test_at_equal_width_the_stack_is_the_teachers_in_another_basis(teacher, stat
     torch.testing.assert_close(ours[2], plain @ p, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_at_equal_width_feature_projection_and_mask_embedding_are_the_teachers(teacher, statistics, wavs):
     student = build_encoder(TEACHER).eval()
     student.feature_extractor.load_state_dict(teacher.feature_extractor.state_dict())

@@ -160,6 +160,7 @@ def test_a_second_run_does_nothing(corpus, model_dir, tmp_path, labelled):
 
 
 @pytest.mark.parametrize("change", [{"k": 13}, {"seed": 2}, {"pca": 5}, {"layer": 1}, {"fit_hours": 0.001}])
+@pytest.mark.slow
 def test_another_configuration_starts_again(own_corpus, model_dir, tmp_path, labelled, change):
     config = replace(MFCC, source=str(model_dir))
     first = run(own_corpus, tmp_path / "units", config)
