@@ -173,6 +173,8 @@ def test_broken_json_is_named(tmp_path: Path) -> None:
     path.write_bytes(b'{"a": "\xff"}')
     with pytest.raises(ValueError, match=r"card\.json: .*byte 7"):
         read_json(path)
+    path.write_bytes('{"a": "نعم"}'.encode("utf-8-sig"))  # Windows writes a byte order mark
+    assert read_json(path) == {"a": "نعم"}
 
 
 def test_hashes(tmp_path: Path) -> None:

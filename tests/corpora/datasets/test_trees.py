@@ -81,6 +81,10 @@ def test_an_exact_name_goes_before_one_of_other_case(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="B.wav and b.WAV both stand for b.wav"):
         find_path(tmp_path, "b.wav")
     assert find_path(tmp_path, "no/such.wav") == tmp_path / "no/such.wav"
+    for folder in ("wav", "WAV"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "wav/C.wav").touch()
+    assert find_path(tmp_path, "wav/c.wav") == tmp_path / "wav/C.wav"  # an exact folder, a file in other case
     assert [path.name for path in visible_files(tmp_path, "*.wav")] == ["A.WAV", "B.wav", "a.wav", "b.WAV"]
     assert not is_visible("._a.wav") and not is_visible("Thumbs.db") and is_visible("a.wav")
 
