@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import soundfile
 
 from corpora import registry
 from corpora.audio import read_audio
@@ -160,6 +161,17 @@ def test_names_and_fields_of_clips(made, tmp_path: Path) -> None:
     assert [(clip["text"], clip["id"]) for clip in clips] == [("نص", "7.0"), ("نص", ""), ("", "")]
 
 
+def test_samples_whose_rate_is_a_column(tmp_path: Path) -> None:
+    samples = (0.1 * np.random.default_rng(0).standard_normal(2400)).astype(np.float32)
+    table = pyarrow.table({"audio": [samples.tolist()], "sampling_rate": [8000], "text": ["نص"]})
+    (tmp_path / "corpus").mkdir()
+    pyarrow.parquet.write_table(table, tmp_path / "corpus/train.parquet")
+    found = hub.shards(tmp_path / "corpus")
+    reader = hub.Hub(registry.load("mixat").INFO, tmp_path / "corpus", tmp_path / "out", found, {"text": ("text",)})
+    (clip,) = reader.clips("train", lambda *place: pytest.fail(f"{place}"))
+    assert soundfile.info(str(reader.clips_dir / clip.source)).samplerate == 8000
+
+
 def test_forms_of_audio(made, noise, tmp_path: Path) -> None:
     wav = made.audio_cell(1)["bytes"]
     noise(tmp_path / "corpus/wavs/ملف.WAV")
@@ -203,12 +215,13 @@ def test_unclear_clips_of_sada_are_not_scored(snapshot, made, tmp_path: Path) ->
 
 
 def test_class_labels_and_pointers(made, tmp_path: Path) -> None:
-    path = made.parquet(tmp_path / "test.parquet", [{"audio": made.audio_cell(1), "label": 1}])
+    rows = [{"audio": made.audio_cell(1), "label": label} for label in (1, -1)]  # -1: not labelled
+    path = made.parquet(tmp_path / "test.parquet", rows)
     features = {"label": {"names": ["ALG", "EGY"], "_type": "ClassLabel"}}
     table = pyarrow.parquet.read_table(path)
     metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
     pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path)
-    assert [row["label"] for _, row in read_parquet(path, ["label"])] == ["EGY"]
+    assert [row["label"] for _, row in read_parquet(path, ["label"])] == ["EGY", -1]
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with pytest.raises(CorpusError, match="test.parquet: cannot be read as Parquet: a pointer of Git LFS.*lfs pull"):
         list(read_parquet(path, ["label"]))
