@@ -175,6 +175,7 @@ def test_samples_whose_rate_is_a_column(tmp_path: Path) -> None:
 def test_forms_of_audio(made, noise, tmp_path: Path) -> None:
     wav = made.audio_cell(1)["bytes"]
     noise(tmp_path / "corpus/wavs/ملف.WAV")
+    noise(tmp_path / "outside.wav")
     samples = (0.1 * np.random.default_rng(0).standard_normal(4800)).astype(np.float32)
     for number, cell in enumerate(
         (
@@ -188,7 +189,7 @@ def test_forms_of_audio(made, noise, tmp_path: Path) -> None:
     assert np.array_equal(read_audio(path), samples)
     for cell, token in (
         (None, "no audio"), ({"bytes": None, "path": None}, "no audio"), ("no.wav", "'no.wav', and .*corpus has no"),
-        ("../../etc/x.wav", "has no such file"), (b"%PDF", "no known format"),
+        ("../outside.wav", "has no such file"), (b"%PDF", "no known format"),
         ({"array": [], "sampling_rate": 1}, "0 decoded"),
     ):  # fmt: skip
         with pytest.raises(CorpusError, match=token):
