@@ -277,6 +277,7 @@ def test_the_schedule_ends_with_its_models(tiny: Path, monkeypatch: pytest.Monke
     assert Runner(job).run(Range(last=9), ["python"]) == []
 
 
+@pytest.mark.slow
 def test_a_changed_data_directory_is_noticed(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, folder in (("COMMON_VOICE", "cv"), ("LIBRISPEECH", "LibriSpeech")):
         monkeypatch.setenv(name, str(tiny / "my corpora" / folder))
