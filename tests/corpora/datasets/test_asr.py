@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
+from corpora import registry
 from corpora.audio import read_audio
 from corpora.datadir import read_datadir
 from corpora.datasets import (
@@ -407,6 +408,17 @@ def test_arvoice_synthetic_speech_only_if_asked_for(tree, tmp_path):
     }
     arvoice.prepare(corpus, tmp_path / "all", synthetic=True)
     assert len(read_datadir(tmp_path / "all/train")) == 6
+
+
+def test_mediaspeech_joins_the_lines_of_a_text(tree, tmp_path):
+    registry.load("mediaspeech").prepare(tree("mediaspeech"), tmp_path / "out")
+    assert {u.text for u in read_datadir(tmp_path / "out/test")} == {"قالت المصادر"}
+
+
+def test_clips_of_mixat_without_names_are_not_the_same_in_two_sets(tree, tmp_path):
+    registry.load("mixat").prepare(tree("mixat"), tmp_path / "out")
+    ids = [u.utt_id for split in ("train", "test") for u in read_datadir(tmp_path / "out" / split)]
+    assert len(set(ids)) == len(ids) == 4
 
 
 def test_clartts_samples_have_the_rate_of_their_column(tree, tmp_path):
