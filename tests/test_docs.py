@@ -89,6 +89,7 @@ def test_python_snippets_run_and_give_what_they_say(number, models):
         assert names["encoded"].frames.tolist() == [49, 15]
 
 
+@pytest.mark.slow
 def test_espnet_configuration_builds_a_front_end(models):
     import upstream
 

@@ -236,6 +236,7 @@ def test_wrong_heads_and_models_are_refused_in_one_line(trained, tiny_models, ca
 
 
 @pytest.mark.parametrize("tag", ["top-1", "lora-4", "full"])
+@pytest.mark.slow
 def test_a_head_uses_its_fine_tuned_upstream(trained, capsys, tmp_path, tag):
     from downstream.probe.data import load_task
     from downstream.probe.finetune import parse

@@ -19,6 +19,7 @@ def test_there_are_recipes() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parent.name)
+@pytest.mark.slow
 def test_every_recipe_runs_all_stages(recipe: Path, call, calls, tmp_path: Path) -> None:
     for name, target in LINKS.items():
         if (recipe / name).exists() or name != "db.sh":

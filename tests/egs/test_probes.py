@@ -56,6 +56,7 @@ def test_there_are_recipes() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.slow
 def test_every_recipe_runs_all_stages(recipe: Path, call, calls, tmp_path: Path) -> None:
     task = recipe.name.removesuffix("1")
     links = {name: f"TEMPLATE/{name}" for name in ("path.sh", "cmd.sh", "db.sh")}
@@ -79,6 +80,7 @@ def test_every_recipe_runs_all_stages(recipe: Path, call, calls, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("name", "tree"), [("baved/ser1", _baved), ("adi5/did1", _adi5)], ids=["ser1", "did1"])
+@pytest.mark.slow
 def test_a_recipe_runs_on_a_tiny_tree(name: str, tree, call, calls, tmp_path: Path, monkeypatch) -> None:
     """The commands of the script, in this process: each new one would import S3PRL again."""
     monkeypatch.setattr("os.fsync", lambda _: None)

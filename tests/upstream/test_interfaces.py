@@ -93,6 +93,7 @@ def test_s3prl_gives_our_hidden_states_on_valid_frames_and_repeats_the_last(mode
 
 @torch.no_grad()
 @pytest.mark.parametrize("samples", [1, 100, 399, 400, 800])
+@pytest.mark.slow
 def test_s3prl_takes_short_inputs_alone_and_in_a_batch(model_dir, wavs, samples):
     model = s3prl_upstream(model_dir).eval()
     short = wavs[0][:samples]
@@ -189,6 +190,7 @@ def espnet_asr(model_dir: Path, folder: Path):
 
 
 @pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.slow
 def test_an_espnet_recogniser_trains_saves_and_reloads(model_dir, wavs, tmp_path, frozen):
     task, args, model = espnet_asr(model_dir, tmp_path)
     if frozen:  # as the trainer does for `freeze_param`

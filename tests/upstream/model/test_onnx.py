@@ -62,6 +62,7 @@ def clips(*lengths: int) -> list[torch.Tensor]:
 
 @torch.no_grad()
 @pytest.mark.parametrize("lengths", [*((n,) for n in LENGTHS), *((n, 4321) for n in LENGTHS)])
+@pytest.mark.slow
 def test_every_state_equals_pytorch(model_dir, files, lengths):
     wavs = clips(*lengths)
     encoded = OnnxEncoder(files["fp32"])([wav.numpy() for wav in wavs])

@@ -49,6 +49,7 @@ def wave(samples: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("chunk_ms", [None, 160, 1280])
+@pytest.mark.slow
 def test_frames_and_states_are_those_of_pytorch_after_every_piece(model_dir, files, chunk_ms):
     theirs, ours = OnnxStream(files["fp32"], chunk_ms), Stream(load_model(model_dir), chunk_ms)
     assert theirs.chunk == ours.chunk and theirs.state.keys() == ours.state.keys()

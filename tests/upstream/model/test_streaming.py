@@ -63,6 +63,7 @@ def whole(model, wav, chunk_ms):
 
 @pytest.mark.parametrize("chunk_ms", [160, 520, 1280])
 @pytest.mark.parametrize("samples", [0, 399, 400, 2799, 2800, 33333])
+@pytest.mark.slow
 def test_frames_are_those_of_one_masked_pass(model, chunk_ms, samples):
     wav = wave(samples)
     expected = whole(model, wav, chunk_ms)

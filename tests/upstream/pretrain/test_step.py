@@ -91,6 +91,7 @@ def test_checkpointing_changes_no_gradient(front_end):
         torch.testing.assert_close(found[1][name], gradient)
 
 
+@pytest.mark.slow
 def test_layerdrop_depends_on_the_step_alone():
     """Not on the sizes of a process's batches: on the CPU their dropout draws from the global generator."""
     config = replace(CONFIG, dropout=0.5, layerdrop=0.5)

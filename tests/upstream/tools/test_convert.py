@@ -182,6 +182,7 @@ def fairseq_classes(monkeypatch):
     "age, mode",
     [("args", "group_norm"), ("legacy", "group_norm"), ("cfg", "layer_norm"), ("omegaconf", "layer_norm")],
 )
+@pytest.mark.slow
 def test_fairseq_files_with_their_objects_give_the_same_numbers(age, mode, fairseq_classes, tmp_path):
     def read(file: Path) -> object:  # with what S3PRL's launcher lets torch build
         with torch.serialization.safe_globals([argparse.Namespace]):
