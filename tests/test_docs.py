@@ -104,6 +104,7 @@ def test_espnet_configuration_builds_a_front_end(models):
     assert features.shape == (2, 50, 16) and lengths.tolist() == [50, 25]
 
 
+@pytest.mark.slow
 def test_espnet_command_registers_names_and_reaches_the_trainer(capsys):
     from downstream.espnet.__main__ import main
 

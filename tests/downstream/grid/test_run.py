@@ -53,6 +53,7 @@ def stable(path: Path) -> list[dict[str, str]]:
     return [{**row, "wall_s": ""} for row in results.read_rows(path)]
 
 
+@pytest.mark.slow
 def test_a_grid_its_rows_and_run_directories(
     data: Path, tiny_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

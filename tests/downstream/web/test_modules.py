@@ -200,6 +200,7 @@ QURAN = (
 )
 
 
+@pytest.mark.slow
 def test_quran_spelling_is_converted_as_in_python() -> None:
     """Every verse where HARNESS_REAL_SPEECH has the text, else a few words."""
     path = Path(os.environ.get("HARNESS_REAL_SPEECH", "")) / "everyayah" / "quran.json"

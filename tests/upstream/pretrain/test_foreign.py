@@ -117,6 +117,7 @@ def test_the_teacher_gives_whispers_own_states(whisper: Path) -> None:
     torch.testing.assert_close(teacher(wav)[2], states[2], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_regression_that_was_killed_resumes(whisper: Path, store: Path, tmp_path: Path) -> None:
     config = RegressConfig(stem_steps=3, steps=6, save_steps=4, stem_rate=1e-2)
     whole = fit(STUDENT, whisper, [0, 1], store, tmp_path / "whole", config)

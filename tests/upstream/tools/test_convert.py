@@ -367,6 +367,7 @@ def test_a_malicious_pickle_in_a_model_folder_never_runs(tmp_path):
     assert not made.mark.exists() and not (tmp_path / "m").exists() and spring(made)
 
 
+@pytest.mark.slow
 def test_pickles_are_never_opened_in_the_process_of_the_caller(tmp_path, monkeypatch):
     torch.save(torchaudio_model("group_norm").state_dict(), tmp_path / "m.pt")
     for name in ("load", "Unpickler"):
