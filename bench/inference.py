@@ -312,7 +312,7 @@ def ratios(
     exact = ("torch_fp32", "onnx_fp32")
     pairs = [(PEER, engine) for engine in exact]
     pairs += [(model, engine) for model in STUDENTS for engine in (*exact, "onnx_int8")]
-    pairs += [("hst_logmel", engine) for engine in ENGINES if (("hst_logmel", engine)) not in pairs]
+    pairs += [("hst_logmel", engine) for engine in ENGINES if ("hst_logmel", engine) not in pairs]
     cases = [Case(model, engine, 10.0, 1, threads, "cpu", clock) for model, engine in pairs]
     rounds: dict[Case, list[Timing]] = {case: [] for case in cases}
     for number in range(count):

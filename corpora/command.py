@@ -33,7 +33,6 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.register("type", Path, _path)
-        atexit.register(_end_output)
 
     def error(self, message: str) -> NoReturn:
         raise CorpusError(f"{message} (see {self.prog} --help)")
@@ -68,6 +67,7 @@ def _reader_has_gone() -> bool:
     return any(event & select.POLLERR for _, event in pipe.poll(0))
 
 
+@atexit.register
 def _end_output() -> None:
     """Write the rest of standard output. If its reader has ended, that is no error of the command."""
     try:

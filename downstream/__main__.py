@@ -246,13 +246,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--spans", type=whole(1), default=1, metavar="N", help="up to N consecutive lines per recording")
     add("--precision", choices=("int8", "fp32"), default="int8", help="weights of the model")
     add("--port", type=whole(0), default=8000, help="on 127.0.0.1; 0: any that is free")
-    add(
-        "--out",
-        type=output_folder,
-        default=None,
-        metavar="DIR",
-        help="write the page there, and serve nothing",
-    )
+    add("--out", type=output_folder, default=None, metavar="DIR", help="write the page there, and serve nothing")
     every = (benchmark, page, kept, files, *predictors, search, browser)
     parser.options = [option for p in every for action in p._actions for option in action.option_strings]
     return parser
