@@ -567,7 +567,7 @@ def _clartts(root: Path, make: SimpleNamespace) -> Path:
         rows = []
         for n in range(count):
             samples = 0.1 * np.random.default_rng(1000 + 10 * count + n).standard_normal(12030)
-            row = {"text": f"قَالَ {part} {n}", "file": f"{part}_{n}.wav", "samples": samples.tolist()}
+            row = {"text": f"قَالَ {part} {n}", "file": f"{n}.wav", "samples": samples.tolist()}
             rows.append(row | {"sampling_rate": 40100, "duration": "0.3"})
         path = parquet(root / f"data/{part}-00000-of-00001-0a1b2c3d.parquet", rows)
         rename_columns(path, {"samples": "audio"})

@@ -32,7 +32,7 @@ from corpora.datasets import (
     sada,
     verse_clips,
 )
-from corpora.files import CorpusError, TooManyBadFiles, read_json
+from corpora.files import CorpusError, TooManyBadFiles, read_json, write_json
 
 pytestmark = pytest.mark.usefixtures("no_disk_sync")
 
@@ -363,6 +363,16 @@ def test_verse_clips_have_the_words_of_all_their_verses(tree, tmp_path):
     assert texts == {"verse_ea_1": "الحمد لله", "verse_m": "بسم الله الحمد لله", "verse_r_0": "الرحمن"}
 
 
+def test_a_verse_that_the_text_lacks_is_named(tree, tmp_path, caplog):
+    corpus = tree("verse_clips")
+    manifest = read_json(corpus / "manifest.json")
+    manifest["samples"][0]["expected_verses"][0]["ayah"] = 99
+    write_json(corpus / "manifest.json", manifest)
+    verse_clips.prepare(corpus, tmp_path / "out")
+    assert len(read_datadir(tmp_path / "out/test")) == 2
+    assert "sample 1: no text for surah and ayah (1, 99)" in caplog.text
+
+
 # Talks, calls, clips of a hub
 
 
@@ -425,3 +435,5 @@ def test_clartts_samples_have_the_rate_of_their_column(tree, tmp_path):
     clartts.prepare(tree("clartts"), tmp_path / "out", text_profile="none")
     assert {u.samples for u in read_datadir(tmp_path / "out/test")} == {4800}
     assert read_datadir(tmp_path / "out/test")[0].text == "قَالَ test 0"
+    ids = [u.utt_id for split in ("train", "test") for u in read_datadir(tmp_path / "out" / split)]
+    assert len(set(ids)) == 5, "the parts have files of the same names"
