@@ -65,7 +65,7 @@ MODELS = (
     "hst_tiny",
 )
 # `plain` engines run our models in Transformers' form, the others after `accelerate`; peers are not accelerated.
-ENGINES = ("torch_fp32", "torch_bf16", "onnx_fp32", "onnx_int8", "plain_torch_fp32", "plain_onnx_fp32")
+ENGINES = ("torch_fp32", "torch_bf16", "onnx_fp32", "onnx_int8", "onnx_int4", "plain_torch_fp32", "plain_onnx_fp32")
 TABLE_ENGINES = ENGINES[:4]
 PEER = "hubert_base"
 STUDENTS = {"hst_logmel": "inference", "hst_fast": "hst_fast", "hst_tiny": "hst_tiny"}  # and the names of their ratios
@@ -246,8 +246,8 @@ def export(case: Case, path: Path) -> None:
     """Write the ONNX graph of a case as `python -m upstream export --no-lengths` does, since clips are not padded."""
     from upstream.model.onnx import export_model
 
-    int8 = case.engine == "onnx_int8"
-    export_model(build(case.model), path, int8=int8, lengths=False, accelerated=is_accelerated(case))
+    precision = case.engine.split("_")[-1]
+    export_model(build(case.model), path, precision=precision, lengths=False, accelerated=is_accelerated(case))
 
 
 def run(case: Case, graphs: Path) -> Timing:

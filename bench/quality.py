@@ -106,7 +106,7 @@ def _engines(predictor: Predictor, model_dir: Path, folder: Path) -> Iterator[st
 
     def onnx_states(int8: bool) -> Extract:
         path = folder / ("int8.onnx" if int8 else "fp32.onnx")
-        export_onnx(model_dir, path, int8=int8, all_states=True)
+        export_onnx(model_dir, path, precision="int8" if int8 else "fp32", all_states=True)
         graph = OnnxEncoder(path)
 
         def extract(waves: Sequence[np.ndarray]) -> list[np.ndarray]:

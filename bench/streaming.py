@@ -134,7 +134,7 @@ def _child(args: argparse.Namespace, model: str, engine: str, folder: Path) -> d
     graph = folder / f"{model}-{engine}.onnx"
     if engine != "torch_fp32":
         torch.manual_seed(0)
-        export_stream_model(build_encoder(FAMILY[model]).eval(), graph, int8=engine == "onnx_int8")
+        export_stream_model(build_encoder(FAMILY[model]).eval(), graph, precision=engine.split("_")[1])
     command = [sys.executable, "-m", "bench.streaming", "--case", model, engine, str(graph)]
     command += ["--chunks", args.chunks, "--seconds", str(args.seconds), "--hour-seconds", str(args.hour_seconds)]
     command += ["--threads", str(args.threads), "--clock", args.clock]

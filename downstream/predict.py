@@ -38,7 +38,7 @@ from downstream.subtitles import FORMATS as SUBTITLES
 from downstream.subtitles import subtitles
 from downstream.upstreams import Upstream, resolve
 from upstream.model.chunked import Windowing, windows
-from upstream.model.family import FRAME_RATE, HOP
+from upstream.model.family import HOP
 
 _FILES = ("head.json", "head.safetensors")
 _NAMED = 10  # files that are left out, in one message
@@ -114,7 +114,7 @@ def _transcribe(args: argparse.Namespace, files: Sequence[Path]) -> int:
                 text, classes = _decoded(reading, reader, hotwords)
                 answer = Answer(str(file), text, reading.seconds, note=reading.note)
                 if args.words:
-                    times = word_times(reading.log_probs, classes, reader.characters, 1 / FRAME_RATE)
+                    times = word_times(reading.log_probs, classes, reader.characters, reader.seconds_per_frame)
                     words["words"] = [{"word": word, "start": start, "end": end} for word, start, end in times]
             except (AudioError, ValueError, OSError) as error:
                 failed += 1
@@ -174,7 +174,7 @@ def _write_subtitles(args: argparse.Namespace, files: Sequence[Path], reader: Re
         try:
             reading = reader.read(file)
             classes = _decoded(reading, reader, hotwords)[1]
-            words = word_times(reading.log_probs, classes, reader.characters, 1 / FRAME_RATE)
+            words = word_times(reading.log_probs, classes, reader.characters, reader.seconds_per_frame)
         except (AudioError, ValueError, OSError) as error:
             failed += 1
             print(f"downstream: {file}: {' '.join(str(error).split())}", file=sys.stderr)

@@ -168,6 +168,7 @@ def parser() -> argparse.ArgumentParser:
     add("--format", choices=["onnx"], default="onnx")
     add("--out", type=Path, required=True, help="file to write (.onnx)")
     add("--int8", action="store_true", help="8-bit weights in matrix products; convolutions keep 16 bits or more")
+    add("--int4", action="store_true", help="4-bit weights in blocks of 32: half the size of --int8, less exact")
     add("--all-states", action="store_true", help="also output all hidden states, (L+1, B, T, D)")
     add("--no-lengths", action="store_true", help="no `lengths` input: every clip fills its row")
     add("--streaming", action="store_true", help="one chunk a call, with states in and out; for streaming geometries")
@@ -383,18 +384,21 @@ def _push(args: Namespace) -> None:
 
 
 def _export(args: Namespace) -> None:
+    if args.int8 and args.int4:
+        raise UpstreamError("--int4: not with --int8; the weights have one precision")
+    precision = "int8" if args.int8 else "int4" if args.int4 else "fp32"
     if args.streaming:
         from upstream.model.onnxstream import export_stream
 
         for option, given in (("--all-states", args.all_states), ("--no-lengths", args.no_lengths)):
             if given:
                 raise UpstreamError(f"{option}: not with --streaming, whose graph gives the top state of one chunk")
-        parity = export_stream(args.model, args.out, int8=args.int8)
+        parity = export_stream(args.model, args.out, precision=precision)
     else:
         from upstream.model.onnx import export_onnx
 
         lengths = not args.no_lengths
-        parity = export_onnx(args.model, args.out, int8=args.int8, all_states=args.all_states, lengths=lengths)
+        parity = export_onnx(args.model, args.out, precision=precision, all_states=args.all_states, lengths=lengths)
     print(
         f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB; against PyTorch: largest relative difference "
         f"{parity.max_difference:.2g}, mean cosine {parity.cosine:.5f}"

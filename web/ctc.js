@@ -2,12 +2,16 @@
 
 const BLANK = 0;
 
-/** Logits (frames x characters) of states (frames x width): one linear layer; weight (characters x width). */
-export function project(states, frames, { weight, bias, width }) {
+/**
+ * Logits (rows x characters) of every `stride`-th frame of states (frames x width): one linear layer; weight
+ * (characters x width).
+ */
+export function project(states, frames, { weight, bias, width, stride = 1 }) {
   const characters = bias.length;
-  const logits = new Float32Array(frames * characters);
-  for (let t = 0; t < frames; t++) {
-    const row = states.subarray(t * width, (t + 1) * width);
+  const rows = Math.ceil(frames / stride);
+  const logits = new Float32Array(rows * characters);
+  for (let t = 0; t < rows; t++) {
+    const row = states.subarray(t * stride * width, (t * stride + 1) * width);
     for (let c = 0; c < characters; c++) {
       const at = c * width;
       let sum = 0;

@@ -78,6 +78,7 @@ export class Recogniser {
     const values = new Float32Array(bytes.buffer);
     const head = {
       width: page.width,
+      stride: page.stride,
       weight: values.subarray(0, characters * page.width),
       bias: values.subarray(characters * page.width),
     };
@@ -90,7 +91,7 @@ export class Recogniser {
     return new Recogniser(session, ort.Tensor, head);
   }
 
-  /** Logits (frames x characters) of 16 kHz samples; fewer than 400 are padded to one frame. One call runs at a time. */
+  /** Logits (rows x characters, one for every `stride` frames) of 16 kHz samples; fewer than 400 are padded to one frame. One call runs at a time. */
   logits(samples) {
     const found = this.running.then(() => this._run(samples));
     this.running = found.catch(() => {});

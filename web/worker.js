@@ -23,9 +23,10 @@ let latest = null; // {logProbs, text} of the recording that is shown, for a lis
 const now = () => performance.timeOrigin + performance.now();
 const pause = (milliseconds = 0) => new Promise((done) => setTimeout(done, milliseconds));
 
-/** The rows that are kept of a window's logits. */
+/** The rows that are kept of a window's logits; `skip` and `keep` are frames of the encoder. */
 function kept(logits, { skip, keep }, characters) {
-  return logits.subarray(skip * characters, keep === null ? undefined : (skip + keep) * characters);
+  const row = (frame) => (frame / page.stride) * characters;
+  return logits.subarray(row(skip), keep === null ? undefined : row(skip + keep));
 }
 
 function joined(blocks) {
@@ -90,7 +91,7 @@ async function read({ id, samples, wantsLogits }) {
     figures.first ??= (now() - started) / 1000;
     pieces.push(piece);
     classes.push(...argmax(piece, characters));
-    const done = Math.min(1, (classes.length * HOP) / samples.length);
+    const done = Math.min(1, (classes.length * page.stride * HOP) / samples.length);
     postMessage({ type: "partial", id, sure: bestPath(classes, page.characters), tail: "", done });
     return true;
   };

@@ -25,7 +25,7 @@ from corpora.files import write_text
 from corpora.prepare.packed import PackedAudio
 from downstream.asr.evaluate import read_text
 from downstream.asr.reading import Reader, align
-from upstream.model.family import HOP
+from upstream.model.family import FRAME_RATE
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +44,19 @@ class Piece:
     loss: float
 
 
-def cut(log_probs: np.ndarray, words: Sequence[str], index: Mapping[str, int], seconds: float, longest: float):
+def cut(
+    log_probs: np.ndarray,
+    words: Sequence[str],
+    index: Mapping[str, int],
+    seconds: float,
+    longest: float,
+    frame: float = 1 / FRAME_RATE,
+) -> list[Piece]:
     """The pieces of one recording, in order; together they have all of its words.
 
-    `log_probs` (T, C) at 50 frames a second, natural logarithm. Each piece ends at the longest pause among those that
-    keep it between half of `longest` and `longest` (a single longer word stays whole). Raises ValueError for a text
-    with more characters than the frames can hold.
+    `log_probs` (T, C), natural logarithm, one row every `frame` seconds. Each piece ends at the longest pause among
+    those that keep it between half of `longest` and `longest` (a single longer word stays whole). Raises ValueError for
+    a text with more characters than the frames can hold.
     """
     classes = [index[character] for character in " ".join(words)]
     path = align(log_probs, classes)
@@ -60,7 +67,7 @@ def cut(log_probs: np.ndarray, words: Sequence[str], index: Mapping[str, int], s
         at += len(word) + 1
     starts = [path[i][0] for i in first]
     ends = [path[i + len(word) - 1][1] + 1 for i, word in zip(first, words, strict=True)]
-    limit = round(longest * SAMPLE_RATE / HOP)
+    limit = round(longest / frame)
     total = len(log_probs)
     pieces: list[Piece] = []
     word, begin = 0, 0
@@ -74,8 +81,8 @@ def cut(log_probs: np.ndarray, words: Sequence[str], index: Mapping[str, int], s
                 last = max(long or fits[-1:] or [word + 1], key=lambda k: starts[k] - ends[k - 1])
         end = total if last == len(words) else (ends[last - 1] + starts[last]) // 2
         text = " ".join(words[word:last])
-        stop = seconds if last == len(words) else end * HOP / SAMPLE_RATE
-        pieces.append(Piece(begin * HOP / SAMPLE_RATE, stop, text, float(cost[begin:end].sum() / len(text))))
+        stop = seconds if last == len(words) else end * frame
+        pieces.append(Piece(begin * frame, stop, text, float(cost[begin:end].sum() / len(text))))
         word, begin = last, end
     return pieces
 
@@ -145,7 +152,9 @@ def _cut_share(head: Path, model: Path, audio: Path, texts: dict[str, str], long
         with torch.autocast("cpu", dtype=torch.bfloat16):
             reading = reader.read_blocks(wav.split(SAMPLE_RATE * 10))
         try:
-            pieces = cut(reading.log_probs, text.split(), index, len(wav) / SAMPLE_RATE, longest)
+            pieces = cut(
+                reading.log_probs, text.split(), index, len(wav) / SAMPLE_RATE, longest, reader.seconds_per_frame
+            )
         except ValueError as error:
             log.warning("%s: left out: %s", name, error)
             pieces = []

@@ -6,22 +6,25 @@ import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from corpora.audio import SAMPLE_RATE
 from downstream import DownstreamError
 from downstream.asr.reading import check_weights, encoder_of
-from downstream.asr.recogniser import BLANK, load_head, read_description
+from downstream.asr.recogniser import BLANK, read_description
 from upstream.errors import UpstreamError
 from upstream.model.family import FRAME_RATE
 from upstream.model.modeldir import load_model, model_sha256
+from upstream.model.onnxstream import OnnxStream
 from upstream.model.streaming import Stream, check_streams
 
+STREAM_FILE = "stream.onnx"  # in a model directory: `python -m upstream export DIR --streaming [--int8]`
 PAUSE = 0.8  # seconds without a letter that end a line
 LONGEST = 30.0  # seconds; a longer line ends at its next space, and at twice this length anywhere
 WANTED = "16-bit PCM at 16 kHz with one channel, such as `arecord -q -f S16_LE -r 16000 -c 1`"
@@ -46,12 +49,14 @@ class Lines:
     """Greedy CTC decoding of frames that arrive in parts, into lines of text; holds one line.
 
     A line ends after `pause` seconds without a letter, or at a space after `longest` seconds. But for spaces between
-    lines, the final lines together are `best_path` of all frames.
+    lines, the final lines together are `best_path` of all frames. `rate`: frames a second.
     """
 
-    def __init__(self, characters: Sequence[str], *, pause: float = PAUSE, longest: float = LONGEST) -> None:
-        self.characters = list(characters)
-        self.pause, self.longest = round(pause * FRAME_RATE), round(longest * FRAME_RATE)
+    def __init__(
+        self, characters: Sequence[str], *, pause: float = PAUSE, longest: float = LONGEST, rate: float = FRAME_RATE
+    ) -> None:
+        self.characters, self.rate = list(characters), rate
+        self.pause, self.longest = round(pause * rate), round(longest * rate)
         self._time, self._last = 0, BLANK  # frames so far, and the class of the last one
         self._begin()
 
@@ -96,37 +101,49 @@ class Lines:
         return " ".join("".join(self._letters).split())
 
     def _line(self, final: bool) -> Line:
-        return Line(final, self._text(), round(self._start / FRAME_RATE, 2), round(self._end / FRAME_RATE, 2))
+        return Line(final, self._text(), round(self._start / self.rate, 2), round(self._end / self.rate, 2))
 
 
 class LiveReader:
     """A streaming recogniser with its encoder. Without `model` it searches the encoder near the head directory.
 
-    `chunk_ms` as in `Stream`. Raises DownstreamError for a missing encoder, for one whose weights are not those that
-    the head was trained on, for one that cannot stream, and for a chunk that does not fit.
+    It runs STREAM_FILE of the model directory in ONNX Runtime if both exist, else model.safetensors; `engine` as in
+    `Reader`. `chunk_ms` as in `Stream`. Raises DownstreamError for a missing encoder, for one whose weights are not
+    those that the head was trained on, for one that cannot stream, and for a chunk that does not fit.
     """
 
-    def __init__(self, head: Path, model: Path | None = None, *, chunk_ms: float | None = None) -> None:
+    def __init__(
+        self, head: Path, model: Path | None = None, *, chunk_ms: float | None = None, engine: str = "auto"
+    ) -> None:
         head = Path(head)
         description = read_description(head)
         self.model_dir = encoder_of(head, description, model)
+        exported = self.model_dir / STREAM_FILE
+        if engine == "auto":
+            engine = "onnx" if exported.is_file() and find_spec("onnxruntime") is not None else "torch"
+        self.engine = engine
         try:
-            encoder = load_model(self.model_dir)
-            check_streams(encoder, str(self.model_dir))
-            check_weights(head, description, model_sha256(self.model_dir), self.model_dir)
-            self.stream = Stream(encoder, chunk_ms)
-            recogniser = load_head(encoder, head)
+            if engine == "onnx":
+                self.stream: Stream | OnnxStream = OnnxStream(exported, chunk_ms)
+                key = self.stream.facts.get("source_sha256")
+            else:
+                encoder = load_model(self.model_dir)
+                check_streams(encoder, str(self.model_dir))
+                self.stream, key = Stream(encoder, chunk_ms), model_sha256(self.model_dir)
         except UpstreamError as error:
             raise DownstreamError(str(error)) from error
-        self.characters: list[str] = recogniser.characters
-        self.head = recogniser.head
+        check_weights(head, description, key, exported if engine == "onnx" else self.model_dir)
+        self.characters: list[str] = description["characters"]
+        self.stride = int(description.get("stride", 1))
+        state = load_file(head / "head.safetensors")
+        self.weight, self.bias = state["weight"].float().numpy(), state["bias"].float().numpy()
 
     def read(self, blocks: Iterable[np.ndarray]) -> Iterator[Line]:
         """Partial and final lines of 16 kHz samples in blocks (N,) of any sizes, as soon as they are known.
 
         Raises DownstreamError if there is no sample at all.
         """
-        lines, samples = Lines(self.characters), 0
+        lines, samples = Lines(self.characters, rate=FRAME_RATE / self.stride), 0
         for block in blocks:
             samples += len(block)
             yield from lines.add(self._classes(self.stream.push(block)))
@@ -135,9 +152,8 @@ class LiveReader:
         yield from lines.add(self._classes(self.stream.finish()))
         yield from lines.finish()
 
-    @torch.inference_mode()
-    def _classes(self, frames: Tensor) -> list[int]:
-        return self.head(frames).argmax(-1).tolist()
+    def _classes(self, frames: Tensor | np.ndarray) -> list[int]:
+        return (np.asarray(frames)[:: self.stride] @ self.weight.T + self.bias).argmax(-1).tolist()
 
 
 def standard_input() -> BinaryIO:

@@ -22,7 +22,7 @@ from downstream.asr.recogniser import PROTOCOL, best_path, load_head, read_descr
 from upstream.errors import UpstreamError
 from upstream.model.chunked import Windowing, windows
 from upstream.model.encoder import frames_together
-from upstream.model.family import HOP, RECEPTIVE_FIELD
+from upstream.model.family import FRAME_RATE, HOP, RECEPTIVE_FIELD
 from upstream.model.fast import accelerate
 from upstream.model.modeldir import load_model, model_sha256
 from upstream.model.onnx import OnnxEncoder
@@ -92,6 +92,7 @@ class Reader:
         self.channel = channel
         self.description = read_description(head)
         self.characters: list[str] = self.description["characters"]
+        self.stride = int(self.description.get("stride", 1))  # frames of the encoder in one frame of the head
         self.model_dir = encoder_of(head, self.description, model)
         exported = self.model_dir / ONNX_FILE
         if engine == "auto":
@@ -102,7 +103,7 @@ class Reader:
                 encoder = OnnxEncoder(exported, threads=threads)
                 key = encoder.facts.get("source_sha256")
                 frames = int(encoder.facts.get("windows") or encoder.facts.get("squeeze", 1))  # older exports
-                self.forward = _onnx_logits(encoder, head)
+                self.forward = _onnx_logits(encoder, head, self.stride)
             else:
                 loaded = load_model(self.model_dir)
                 key, frames = model_sha256(self.model_dir), frames_together(loaded)
@@ -112,6 +113,11 @@ class Reader:
             raise DownstreamError(str(error)) from error
         check_weights(head, self.description, key, exported if engine == "onnx" else self.model_dir)
         self.windowing = windowing(frames)
+
+    @property
+    def seconds_per_frame(self) -> float:
+        """The time from one frame of the log-probabilities to the next."""
+        return self.stride / FRAME_RATE
 
     @property
     def file(self) -> Path:
@@ -134,7 +140,7 @@ class Reader:
         for window in windows(blocks, self.windowing):
             logits = self.forward(_at_least_one_frame(window.samples)).float()
             end = None if window.keep is None else window.skip + window.keep
-            pieces.append(logits[window.skip : end])
+            pieces.append(logits[window.skip // self.stride : None if end is None else end // self.stride])
             own = (len(window.samples) if end is None else end * HOP) - window.skip * HOP
             samples += own
             progress(own / SAMPLE_RATE)
@@ -143,13 +149,13 @@ class Reader:
         return Reading(log_probs.numpy(), round(samples / SAMPLE_RATE, 3), text)
 
 
-def _onnx_logits(encoder: OnnxEncoder, head: Path) -> Callable[[Tensor], Tensor]:
+def _onnx_logits(encoder: OnnxEncoder, head: Path, stride: int) -> Callable[[Tensor], Tensor]:
     state = load_file(head / "head.safetensors")
     weight, bias = state["weight"].float(), state["bias"].float()
 
     def forward(samples: Tensor) -> Tensor:
         encoded = encoder([samples.numpy()])
-        return torch.from_numpy(encoded.last_hidden_state[0]) @ weight.T + bias
+        return torch.from_numpy(encoded.last_hidden_state[0, ::stride]) @ weight.T + bias
 
     return forward
 

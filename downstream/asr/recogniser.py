@@ -18,7 +18,7 @@ from transformers import HubertModel
 
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_dir, read_json, write_json
-from upstream.model.encoder import run_layers
+from upstream.model.encoder import run_layers, squeeze_of
 
 BLANK = 0
 LETTERS = "ءآأؤإئابةتثجحخدذرزسشصضطظعغفقكلمنهوىي"
@@ -27,10 +27,15 @@ PROTOCOL = "ctc"
 
 
 class Recogniser(nn.Module):
-    """Encoder and linear head; 50 frames of logits per second."""
+    """Encoder and linear head; 50 frames of logits per second, or 25 if the encoder is squeezed and `stride` is 2."""
 
-    def __init__(self, encoder: HubertModel, characters: Sequence[str] = CHARACTERS) -> None:
+    def __init__(self, encoder: HubertModel, characters: Sequence[str] = CHARACTERS, stride: int = 1) -> None:
+        """`stride`: the head reads every so many frames of the top state. Raises ValueError if the encoder's layers
+        have more frames than that."""
         super().__init__()
+        if stride not in (1, squeeze_of(encoder)):
+            raise ValueError(f"stride {stride}: the frames of the encoder's layers allow 1 or {squeeze_of(encoder)}")
+        self.stride = stride
         self.encoder = encoder
         self.characters = list(characters)
         self.head = nn.Linear(encoder.config.hidden_size, len(self.characters))
@@ -39,10 +44,10 @@ class Recogniser(nn.Module):
     def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, N) samples, (B,) valid ones -> logits (B, T, characters) and the number of valid frames (B,)."""
         states, valid = run_layers(self.encoder, wavs, lengths)
-        logits = self.head(states[-1])
+        logits = self.head(states[-1][:, :: self.stride])
         if valid is None:
             return logits, torch.full((logits.shape[0],), logits.shape[1], device=logits.device)
-        return logits, valid.sum(1)
+        return logits, valid[:, :: self.stride].sum(1)
 
     def encode_text(self, text: str) -> list[int]:
         """The characters of a text as classes. Raises KeyError for a character that is none of them."""
@@ -122,7 +127,9 @@ def save_head(model: Recogniser, folder: Path, description: dict[str, Any]) -> N
         )
         write_json(
             temporary / "head.json",
-            {"task": "asr", "protocol": PROTOCOL, "characters": model.characters, **description},
+            {"task": "asr", "protocol": PROTOCOL, "characters": model.characters}
+            | ({"stride": model.stride} if model.stride > 1 else {})
+            | description,
         )
 
 
@@ -137,7 +144,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 def load_head(encoder: HubertModel, folder: Path) -> Recogniser:
     """The recogniser of a head directory on its encoder, in eval mode. Raises ValueError where they do not fit."""
     head = read_description(folder)
-    model = Recogniser(encoder, head["characters"])
+    model = Recogniser(encoder, head["characters"], head.get("stride", 1))
     state = load_file(Path(folder) / "head.safetensors")
     wanted = {name: tuple(value.shape) for name, value in model.head.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}

@@ -93,7 +93,7 @@ def ship(model: Path, heads: Mapping[str, Path], out: Path, *, facts: Facts, sco
             shutil.copyfile(head / "head.safetensors", folder / name / "head.safetensors")
             description = read_description(head) | {"upstream": out.name, "upstream_key": model_sha256(folder)}
             write_json(folder / name / "head.json", description)
-        export_onnx(folder, folder / ONNX_FILE, int8=True)
+        export_onnx(folder, folder / ONNX_FILE, precision="int8")
         for name, head in heads.items():
             _compare(head, model, folder / name, folder)
         write_text(folder / "README.md", _card(folder, out.name, list(heads), facts, scores))

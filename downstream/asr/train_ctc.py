@@ -32,7 +32,7 @@ from downstream.asr.augment import AugmentConfig, augment
 from downstream.asr.evaluate import error_rates, read_dev, read_text
 from downstream.asr.recogniser import BLANK, Recogniser, load_head, spec_augment
 from upstream.distributed import average_gradients, place, process_group
-from upstream.model.encoder import run_layers
+from upstream.model.encoder import geometry_of, run_layers, squeeze_of, squeezed
 from upstream.model.fast import attend_by_products
 from upstream.model.modeldir import load_model, save_model
 
@@ -101,7 +101,9 @@ class TrainConfig:
     warm_rate: float = 1e-2
     hours: float = 100.0
     batch_seconds: float = 40.0
+    squeeze: int = 1  # 2: begin with the model's layers at 25 Hz (`upstream.model.encoder.squeezed`)
     freeze: int = 0  # layers from the bottom, and the stem below them, that keep their weights
+    freeze_stem: bool = False  # keep the weights of the convolutions of Whisper's stem in any case
     rate: float = 2e-4
     head_rate: float = 1e-3
     warmup_hours: float = 1.0
@@ -241,7 +243,7 @@ def warm_head(model: Recogniser, examples: Examples, config: TrainConfig) -> lis
                 [torch.from_numpy(clip / max(1e-3, 2 * np.abs(clip).max())) for clip in clips], batch_first=True
             )
             states, valid = run_layers(model.encoder, wavs, torch.tensor([len(clip) for clip in clips]))
-            features += [states[-1][k][valid[k]].bfloat16() for k in range(len(clips))]
+            features += [states[-1][k][valid[k]][:: model.stride].bfloat16() for k in range(len(clips))]
     targets = [model.encode_text(texts[name]) for name in ids]
     torch.nn.init.zeros_(model.head.weight)
     torch.nn.init.zeros_(model.head.bias)
@@ -275,11 +277,17 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         encoder = load_model(config.model)
+        if config.squeeze > squeeze_of(encoder):
+            encoder = squeezed(encoder)
         set_dropout(encoder, config.dropout)
         freeze(encoder, config.freeze)
+        if config.freeze_stem:
+            encoder.feature_projection.conv1.requires_grad_(False)
+            encoder.feature_projection.conv2.requires_grad_(False)
         if config.dropout == 0:
             attend_by_products(encoder)
         self.model = Recogniser(encoder) if config.head is None else load_head(encoder, Path(config.head))
+        self.model.stride = squeeze_of(encoder)  # CTC needs no more frames than the layers have
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.heard, self.steps, self.position = 0.0, 0, 0
         self.examples = Examples(config, self.rank, self.ranks)
@@ -421,7 +429,7 @@ class Trainer:
             save_file({n: v.contiguous() for n, v in state.items()}, path)
 
     def averaged(self) -> Recogniser:
-        model = Recogniser(copy.deepcopy(self.model.encoder))
+        model = Recogniser(copy.deepcopy(self.model.encoder), stride=self.model.stride)
         model.load_state_dict(self.average)
         return model.eval()
 
@@ -450,8 +458,15 @@ class Trainer:
         if self.rank:
             return
         model, source = self.averaged(), self.config.model
-        card = {key: value for key, value in read_card(source).items() if key in ("geometry", "front_end")} | {
+        before = read_card(source)
+        if model.stride > 1:
+            model.encoder.upsampler.repeat_first()  # the head reads only the first frame of a pair
+        geometry = before.get("geometry") or geometry_of(model.encoder, self.out.name).facts()
+        if geometry.get("squeeze", 1) != squeeze_of(model.encoder):
+            geometry |= {"name": f"{geometry['name']}_fast", "squeeze": squeeze_of(model.encoder)}
+        card = {key: value for key, value in before.items() if key == "front_end"} | {
             "name": self.out.name,
+            "geometry": geometry,
             "init": {"kind": "fine-tuned", "source_sha256": model_sha256(source)},
             "lineage": lineage([], source),
             "fine_tuned": "ctc",

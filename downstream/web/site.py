@@ -87,6 +87,7 @@ def assemble(
         "characters": description["characters"],
         "width": width,
         "squeeze": int(encoder.facts.get("squeeze", 1)),
+        "stride": int(description.get("stride", 1)),
         "precision": precision,
         "bytes": encoder.path.stat().st_size,
         "encoderKey": encoder.facts["source_sha256"],
@@ -136,7 +137,7 @@ def exported(folder: Path, precision: str) -> Exported:
     path = cache() / f"{key[:16]}-{precision}-{__version__}.onnx"
     with locked(path):
         if not path.is_file():
-            export_onnx(folder, path, int8=precision == "int8")
+            export_onnx(folder, path, precision=precision)
     return Exported(path, OnnxEncoder(path, threads=1).facts)
 
 

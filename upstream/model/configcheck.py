@@ -144,6 +144,8 @@ def _of_stream(config: Mapping[str, Any]) -> Iterator[str]:
 def _of_log_mel(config: Mapping[str, Any]) -> dict[str, Any]:
     """Keys that `upstream.model.encoder.hubert_config` always writes for a log-mel model."""
     mels, squeeze = config.get("mels", 80), config.get("squeeze", 1)
+    if config.get("stem") == "convolution":  # it projects pairs of frames after its convolutions
+        squeeze = 1
     return {
         "conv_dim": [2 * mels * squeeze] if _is_whole(mels) and _is_whole(squeeze) else None,
         "conv_kernel": [RECEPTIVE_FIELD],

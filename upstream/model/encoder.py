@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -50,6 +50,13 @@ class Upsampler(torch.nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return repeat_frames(x, self.factor) + self.projection(x).reshape(x.shape[0], -1, x.shape[2])
 
+    @torch.no_grad()
+    def repeat_first(self) -> None:
+        """Let each frame of the layers give its first frame `factor` times, where only that one was trained."""
+        width = self.projection.in_features
+        self.projection.weight.copy_(self.projection.weight[:width].repeat(self.factor, 1))
+        self.projection.bias.copy_(self.projection.bias[:width].repeat(self.factor))
+
 
 def repeat_frames(x: Tensor, factor: int) -> Tensor:
     """Each frame `factor` times: (B, P, D) -> (B, factor * P, D)."""
@@ -60,26 +67,34 @@ class ConvolutionalStem(torch.nn.Module):
     """Whisper's stem in place of the linear projection: pairs of 10 ms frames (B, T, 2 * mels) -> (B, T, width).
 
     Two convolutions of three taps with GELU, the second one with stride 2. Frame t depends on the pairs t - 1 to t + 1.
-    Frames of padding must be zero.
+    Frames of padding must be zero. In a squeezed model `squeeze` then projects the frames in pairs.
     """
 
-    def __init__(self, mels: int, width: int) -> None:
+    def __init__(self, mels: int, width: int, squeeze: int = 1) -> None:
         super().__init__()
         self.mels = mels
         self.conv1 = torch.nn.Conv1d(mels, width, STEM_TAPS, padding=1)
         self.conv2 = torch.nn.Conv1d(width, width, STEM_TAPS, stride=2, padding=1)
+        self.squeeze = torch.nn.Linear(squeeze * width, width) if squeeze > 1 else None
 
     def forward(self, pairs: Tensor) -> Tensor:
         x = pairs.reshape(pairs.shape[0], -1, self.mels).transpose(1, 2)
         x = gelu(self.conv1(x))
         return gelu(self.conv2(x)).transpose(1, 2)
 
+    @torch.no_grad()
+    def average_pairs(self) -> None:
+        """Let `squeeze` give the mean of each pair, as a start for layers that were trained on every frame."""
+        width = self.squeeze.out_features
+        self.squeeze.weight.copy_(torch.eye(width).repeat(1, self.squeeze.in_features // width) / 2)
+        self.squeeze.bias.zero_()
+
 
 class CausalStem(ConvolutionalStem):
     """The stem of a streaming model, with the same parameters: frame t depends on the pairs t - 2 to t."""
 
-    def __init__(self, mels: int, width: int) -> None:
-        super().__init__(mels, width)
+    def __init__(self, mels: int, width: int, squeeze: int = 1) -> None:
+        super().__init__(mels, width, squeeze)
         self.conv1.padding = self.conv2.padding = (0,)  # `step` puts the earlier frames before the others
 
     def start(self, batch: int) -> tuple[Tensor, Tensor]:
@@ -117,12 +132,13 @@ class SinusoidalPositions(torch.nn.Module):
     """Whisper's positions in place of the positional convolution: (B, T, D) -> (1, T, D), to be added.
 
     They are computed, not stored, so that a clip may have any length. `first` (B,): the position of the first frame,
-    where a clip comes in parts; then the result is (B, T, D).
+    where a clip comes in parts; then the result is (B, T, D). `step`: 20 ms frames in one frame of the layers, so that
+    positions count the same time in a squeezed model.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, step: int = 1) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.step = width, step
 
     def forward(self, x: Tensor, first: Tensor | None = None) -> Tensor:
         half = self.width // 2
@@ -131,7 +147,8 @@ class SinusoidalPositions(torch.nn.Module):
         times = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)[None]
         if first is not None:
             times = times + first[:, None]
-        angles = times.unsqueeze(-1) * rates
+        # The middle of a frame: 0, 1, 2 ..., or 0.5, 2.5, 4.5 ... for pairs.
+        angles = (times * self.step + (self.step - 1) / 2).unsqueeze(-1) * rates
         return torch.cat([angles.sin(), angles.cos()], dim=-1).to(x.dtype)
 
 
@@ -189,9 +206,9 @@ class LogMelHubertModel(HubertModel):
             self.upsampler = Upsampler(config.hidden_size, config.squeeze)
         if config.stem == "convolution":
             stem = CausalStem if config.left_context else ConvolutionalStem
-            self.feature_projection = stem(config.mels, config.hidden_size)
+            self.feature_projection = stem(config.mels, config.hidden_size, config.squeeze)
         if config.positions == "sinusoid":
-            self.encoder.pos_conv_embed = SinusoidalPositions(config.hidden_size)
+            self.encoder.pos_conv_embed = SinusoidalPositions(config.hidden_size, config.squeeze)
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -249,8 +266,7 @@ def hubert_config(g: Geometry) -> HubertConfig:
         conv = [g.conv_channels] * len(CONV_KERNELS)
         return HubertConfig(conv_dim=conv, conv_kernel=CONV_KERNELS, conv_stride=CONV_STRIDES, **common)
     return LogMelHubertConfig(
-        # The size of the frames that are projected: of pairs where the layers are squeezed.
-        conv_dim=[g.squeeze * g.feature_dim],
+        conv_dim=[g.projected_dim],
         conv_kernel=[RECEPTIVE_FIELD],
         conv_stride=[HOP],
         mels=g.mels,
@@ -266,6 +282,23 @@ def build_encoder(g: Geometry) -> HubertModel:
     """A randomly initialised encoder, from torch's global generator."""
     config = hubert_config(g)
     return LogMelHubertModel(config) if isinstance(config, LogMelHubertConfig) else HubertModel(config)
+
+
+@torch.no_grad()
+def squeezed(model: HubertModel) -> HubertModel:
+    """A copy of a model with Whisper's stem whose layers run at 25 Hz, in eval mode, as a start for training.
+
+    It begins with the mean of each pair of frames, and repeats the frames of its layers. Raises UpstreamError for a
+    model with another stem, or one that is squeezed already.
+    """
+    if not isinstance(model.feature_projection, ConvolutionalStem) or squeeze_of(model) > 1:
+        raise UpstreamError("only a model with stem `convolution` and squeeze 1 can be squeezed")
+    copy = build_encoder(replace(geometry_of(model), squeeze=2))
+    copy.load_state_dict(model.state_dict(), strict=False)
+    copy.feature_projection.average_pairs()
+    for parameter in copy.upsampler.parameters():
+        parameter.zero_()
+    return copy.eval()
 
 
 def front_end_of(model: HubertModel) -> str:
@@ -386,13 +419,16 @@ def run_layers(
     chunk = _chunk_of(model, chunk, chance) if left else None
     squeeze, total = squeeze_of(model), features.shape[1]
     frames = None if lengths is None else model._get_feat_extract_output_lengths(lengths).clamp(min=0)
-    if squeeze > 1:
+    convolves = isinstance(model.feature_projection, ConvolutionalStem)
+    if squeeze > 1 and time_mask is not None:  # a pair is masked if one of its frames is
+        time_mask = stack_pairs(time_mask.unsqueeze(-1)).any(-1)
+    if squeeze > 1 and not convolves:
         features = stack_pairs(features, frames)
-        if time_mask is not None:  # a pair is masked if one of its frames is
-            time_mask = stack_pairs(time_mask.unsqueeze(-1)).any(-1)
-    if isinstance(model.feature_projection, ConvolutionalStem) and frames is not None:
+    if convolves and frames is not None:
         features = features * (torch.arange(total, device=features.device) < frames[:, None]).unsqueeze(-1)
     x = model.feature_projection(features)
+    if squeeze > 1 and convolves:
+        x = model.feature_projection.squeeze(stack_pairs(x, frames))
     if isinstance(x, tuple):  # wav2vec 2.0 also returns the features before the projection
         x = x[0]
     if time_mask is not None:

@@ -76,8 +76,6 @@ class Geometry:
             raise UpstreamError(f"{self.name}: positions `{self.positions}`: choose convolution or sinusoid")
         if (self.stem, self.positions) != ("linear", "convolution") and self.front_end == "waveform":
             raise UpstreamError(f"{self.name}: another stem or other positions need the log-mel front end")
-        if self.stem == "convolution" and self.squeeze > 1:
-            raise UpstreamError(f"{self.name}: stem `convolution` gives 50 frames a second, so squeeze must be 1")
         if self.left_context < 0 or self.left_context % self.squeeze:
             raise UpstreamError(
                 f"{self.name}: left_context is {self.left_context} frames of {FRAME_MS} ms; it must be 0 (no "
@@ -91,6 +89,11 @@ class Geometry:
     def feature_dim(self) -> int:
         """Width of a front-end frame, before the projection."""
         return self.conv_channels if self.front_end == "waveform" else 2 * self.mels
+
+    @property
+    def projected_dim(self) -> int:
+        """Width of the frames behind the front end's stacking: of pairs, where the linear projection squeezes."""
+        return self.feature_dim * (self.squeeze if self.stem == "linear" else 1)
 
     def facts(self) -> dict[str, Any]:
         """The fields as JSON for cards and fingerprints; fields that older cards lack only where they differ from the
@@ -124,10 +127,11 @@ def _table() -> dict[str, Geometry]:
         Geometry("hst_fast", 4, 512, 8, 2048, "logmel", pos_conv_kernel=64, squeeze=2),
         Geometry("hst_tiny", 4, 192, 3, 768, "logmel", pos_conv_kernel=64, squeeze=2),
     ]
-    # Whisper base in four layers: its stem and positions, so that its first layers can be copied as they are.
-    # Whisper base's encoder: its first four layers, and all six.
+    # Whisper base's encoder, stem and positions included, so that its layers can be copied as they are: the first four,
+    # and all six; at Whisper's frame rate, and squeezed.
     whisper = Geometry("hst_whisper", 4, 512, 8, 2048, "logmel", stem="convolution", positions="sinusoid")
     copied = [whisper, replace(whisper, name="hst_whisper6", layers=6)]
+    copied += [replace(g, name=f"{g.name}_fast", squeeze=2) for g in copied]
     # The same Transformer behind three front ends, to measure the cost of each on real speech.
     open_hst = next(g for g in small if g.name == "open_hst")
     fronts = [
@@ -172,10 +176,11 @@ def parameters(g: Geometry) -> int:
         c = g.conv_channels
         channels_in = [1] + [c] * (len(CONV_KERNELS) - 1)
         front = sum(i * c * k + c + 2 * c for i, k in zip(channels_in, CONV_KERNELS, strict=True))
-    features = g.squeeze * g.feature_dim
+    features = g.projected_dim
     projection = 2 * features + features * g.width + g.width
     if g.stem == "convolution":
         projection = STEM_TAPS * (g.mels + g.width) * g.width + 2 * g.width
+        projection += (g.squeeze * g.width + 1) * g.width if g.squeeze > 1 else 0
     upsampler = g.squeeze * (g.width * g.width + g.width) if g.squeeze > 1 else 0
     # Weight norm stores a direction, and a gain for each kernel tap.
     positional = g.width * (g.width // g.pos_conv_groups) * g.pos_conv_kernel + g.pos_conv_kernel + g.width
@@ -202,11 +207,13 @@ def macs_per_second(g: Geometry, seconds: float = 10.0) -> float:
         short_frames = (samples - RECEPTIVE_FIELD) // (HOP // 2) + 1
         bins = FFT_SIZE // 2 + 1
         total += short_frames * (RECEPTIVE_FIELD * 2 * bins + bins * g.mels)
-    frames = -(-frames // g.squeeze)  # of the layers
     if g.stem == "convolution":
         total += frames * STEM_TAPS * (2 * g.mels + g.width) * g.width
-    else:
-        total += frames * g.squeeze * g.feature_dim * g.width
+    frames = -(-frames // g.squeeze)  # of the layers
+    if g.stem == "linear":
+        total += frames * g.projected_dim * g.width
+    elif g.squeeze > 1:
+        total += frames * g.squeeze * g.width * g.width
     if g.positions == "convolution":
         total += frames * g.width * (g.width // g.pos_conv_groups) * g.pos_conv_kernel
     keys = min(frames, (g.left_context + CHUNK) // g.squeeze) if g.left_context else frames

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,10 +41,13 @@ OPSET = 17
 LARGEST_BYTES = 2_000_000_000
 # The largest allowed difference between an export and PyTorch, relative to the largest value of the states.
 TOLERANCE = 1e-3
-# Cosine of int8 and fp32 states, mean over frames: below this value int8 has broken the model, and no file is written.
+# Of the weights of matrix products.
+Precision = Literal["fp32", "int8", "int4"]
+# Cosine of quantised and fp32 states, mean over frames: below this value the model is broken, and no file is written.
 LEAST_COSINE = 0.95
-# Values of the smallest fp32 weight that an int8 file stores in 16 bits; norms and biases stay exact.
+# Values of the smallest fp32 weight that a quantised file stores in 16 bits; norms and biases stay exact.
 SMALLEST_HALF = 4096
+BLOCK = 32  # weights of 4 bits that share a scale
 # Modules whose products stay in fp32: energies and spectra span too many orders of magnitude for eight bits.
 SPECTRAL = ("/feature_extractor/", "/pos_conv_embed/")
 
@@ -92,7 +95,12 @@ def _normalise(waveform: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def export_onnx(
-    model_dir: Path | str, out: Path | str, *, int8: bool = False, all_states: bool = False, lengths: bool = True
+    model_dir: Path | str,
+    out: Path | str,
+    *,
+    precision: Precision = "fp32",
+    all_states: bool = False,
+    lengths: bool = True,
 ) -> Parity:
     """Write a model directory as one ONNX file: `export_model`, with the SHA-256 of its weights in the file's facts.
 
@@ -103,7 +111,7 @@ def export_onnx(
     try:
         return export_model(
             model, out, facts={"source_sha256": model_sha256(model_dir)},
-            int8=int8, all_states=all_states, lengths=lengths,
+            precision=precision, all_states=all_states, lengths=lengths,
         )  # fmt: skip
     except UpstreamError as error:
         raise UpstreamError(f"{model_dir}: {error}") from error
@@ -114,7 +122,7 @@ def export_model(
     out: Path | str,
     *,
     facts: Mapping[str, str] | None = None,
-    int8: bool = False,
+    precision: Precision = "fp32",
     all_states: bool = False,
     lengths: bool = True,
     accelerated: bool = True,
@@ -125,8 +133,8 @@ def export_model(
 
     Inputs: `waveform` (B, N) float32 at 16 kHz, N at least 400, and `lengths` (B,) int64, the valid samples of each
     item (absent with `lengths=False`: then every item fills its row). Outputs: `last_hidden_state` (B, T, D),
-    `frames` (B,), and with `all_states` also `hidden_states` (L+1, B, T, D). `int8` quantises the weights of matrix
-    products, never convolutions, the log-mel front end or the positional convolution. `accelerated=False` traces the
+    `frames` (B,), and with `all_states` also `hidden_states` (L+1, B, T, D). `int8` and `int4` quantise the weights
+    of matrix products, never convolutions, the log-mel front end or the positional convolution. `accelerated=False` traces the
     modules of Transformers, for comparison. An fp32 export that differs by more than `tolerance`, relative to the
     largest value of the states, is not written. The model is not changed. Raises UpstreamError.
     """
@@ -143,9 +151,9 @@ def export_model(
             "padded_batches": "no" if grouped or not lengths else "yes",
             "windows": str(frames_together(model)),
         }
-        store(traced, temporary, model, {**(facts or {}), **use}, int8=int8)
+        store(traced, temporary, model, {**(facts or {}), **use}, precision)
         parity = _compare(model, OnnxEncoder(temporary))
-        check_parity(parity, out, tolerance, int8=int8)
+        check_parity(parity, out, tolerance, precision)
     return parity
 
 
@@ -159,21 +167,22 @@ def check_target(model: HubertModel, out: Path, largest_bytes: int = LARGEST_BYT
         raise UpstreamError(f"{size / 1e9:.1f} GB of weights do not fit one ONNX file ({largest_bytes / 1e9:g} GB)")
 
 
-def store(traced: Path, target: Path, model: HubertModel, facts: Mapping[str, str], *, int8: bool) -> None:
-    """Write a traced graph with its facts, with `int8` quantised."""
+def store(traced: Path, target: Path, model: HubertModel, facts: Mapping[str, str], precision: Precision) -> None:
+    """Write a traced graph with its facts, quantised as `precision` says."""
     import onnx
 
-    if int8:
-        quantise(traced, target)
-    graph = onnx.load(target if int8 else traced)
-    if int8:
+    if precision == "fp32":
+        graph = onnx.load(traced)
+    else:
+        (quantise if precision == "int8" else quantise_blocks)(traced, target)
+        graph = onnx.load(target)
         store_half(graph)
     properties = {
         **facts,
         "sampling_rate": str(SAMPLE_RATE),
         "front_end": front_end_of(model),
         "squeeze": str(squeeze_of(model)),
-        "precision": "int8" if int8 else "fp32",
+        "precision": precision,
         "layers": str(model.config.num_hidden_layers),
         "width": str(model.config.hidden_size),
         "parameters": str(sum(p.numel() for p in model.parameters())),
@@ -182,9 +191,9 @@ def store(traced: Path, target: Path, model: HubertModel, facts: Mapping[str, st
     onnx.save(graph, target)
 
 
-def check_parity(parity: Parity, out: Path, tolerance: float = TOLERANCE, *, int8: bool) -> None:
+def check_parity(parity: Parity, out: Path, tolerance: float = TOLERANCE, precision: Precision = "fp32") -> None:
     """Raise UpstreamError for an export that differs too much from its model."""
-    wrong = parity.cosine < LEAST_COSINE if int8 else parity.max_difference > tolerance
+    wrong = parity.max_difference > tolerance if precision == "fp32" else parity.cosine < LEAST_COSINE
     if wrong or not np.isfinite(parity.max_difference):
         raise UpstreamError(
             f"the exported graph differs from the model (largest relative difference "
@@ -256,6 +265,26 @@ def quantise(source: Path, target: Path) -> None:
             nodes_to_exclude=spectral,
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
         )
+    finally:
+        logging.disable(level)
+
+
+def quantise_blocks(source: Path, target: Path) -> None:
+    """4-bit weights in blocks with a scale each (`MatMulNBits`), for the products that `quantise` takes."""
+    import onnx
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    model = onnx.load(source)
+    spectral = [node.name for node in model.graph.node if any(part in node.name for part in SPECTRAL)]
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        # Accuracy level 4: the activations get 8 bits, as in `quantise`.
+        own = MatMulNBitsQuantizer(
+            model, bits=4, block_size=BLOCK, is_symmetric=True, accuracy_level=4, nodes_to_exclude=spectral
+        )
+        own.process()
+        own.model.save_model_to_file(str(target))
     finally:
         logging.disable(level)
 

@@ -24,7 +24,7 @@ from upstream.errors import UpstreamError
 from upstream.model.encoder import left_context_of
 from upstream.model.family import FRAME_MS, HOP, chunk_frames
 from upstream.model.modeldir import load_model, model_sha256
-from upstream.model.onnx import OPSET, TOLERANCE, Parity, check_parity, check_signal, check_target, store
+from upstream.model.onnx import OPSET, TOLERANCE, Parity, Precision, check_parity, check_signal, check_target, store
 from upstream.model.streaming import OVERLAP, Chunks, Stream, StreamStep, check_streams
 
 NEXT = "next_"
@@ -42,14 +42,14 @@ class _Graph(nn.Module):
         return (top, *following.values())
 
 
-def export_stream(model_dir: Path | str, out: Path | str, *, int8: bool = False) -> Parity:
+def export_stream(model_dir: Path | str, out: Path | str, *, precision: Precision = "fp32") -> Parity:
     """Write a model directory as one ONNX file with states: `export_stream_model`, with the SHA-256 of its weights in
     the file's facts. Raises UpstreamError."""
     model_dir = Path(model_dir)
     model = load_model(model_dir)
     check_streams(model, str(model_dir))
     try:
-        return export_stream_model(model, out, facts={"source_sha256": model_sha256(model_dir)}, int8=int8)
+        return export_stream_model(model, out, facts={"source_sha256": model_sha256(model_dir)}, precision=precision)
     except UpstreamError as error:
         raise UpstreamError(f"{model_dir}: {error}") from error
 
@@ -59,11 +59,11 @@ def export_stream_model(
     out: Path | str,
     *,
     facts: Mapping[str, str] | None = None,
-    int8: bool = False,
+    precision: Precision = "fp32",
     tolerance: float = TOLERANCE,
 ) -> Parity:
     """Write a streaming encoder as one ONNX file, whole or not at all, after comparing frames and states with those of
-    `Stream`, chunk by chunk. `int8` and `tolerance` as in `export_model`. Raises UpstreamError."""
+    `Stream`, chunk by chunk. `precision` and `tolerance` as in `export_model`. Raises UpstreamError."""
     out = Path(out)
     check_streams(model)
     check_target(model, out)
@@ -77,9 +77,9 @@ def export_stream_model(
             "left_context": str(left_context_of(model)),
             "overlap": str(OVERLAP),
         }
-        store(traced, temporary, model, {**(facts or {}), **use}, int8=int8)
+        store(traced, temporary, model, {**(facts or {}), **use}, precision)
         parity = _compare(model, temporary)
-        check_parity(parity, out, tolerance, int8=int8)
+        check_parity(parity, out, tolerance, precision)
     return parity
 
 

@@ -104,13 +104,13 @@ class StreamStep(nn.Module):
         following: State = {}
         features = self.feature_extractor(waveform).transpose(1, 2).to(self.norm.weight.dtype)
         total = features.shape[1]
-        if self.squeeze > 1:
-            features = stack_pairs(features)
         if isinstance(self.feature_projection, CausalStem):
             x, *past = self.feature_projection.step(features, state["stem_energies"], state["stem_inner"])
             following["stem_energies"], following["stem_inner"] = past
+            if self.squeeze > 1:
+                x = self.feature_projection.squeeze(stack_pairs(x))
         else:
-            x = self.feature_projection(features)
+            x = self.feature_projection(stack_pairs(features) if self.squeeze > 1 else features)
         if self.convolves:
             joined = torch.cat([state["positions"], x], 1)
             following["positions"] = joined[:, x.shape[1] :]
@@ -133,7 +133,7 @@ class StreamStep(nn.Module):
             kept[0].append(key[:, :, -self.left :])
             kept[1].append(value[:, :, -self.left :])
         following["keys"], following["values"] = (torch.stack(tensors, 1) for tensors in kept)
-        following["seen"] = state["seen"] + features.shape[1]
+        following["seen"] = state["seen"] + x.shape[1]
         top = x if self.upsampler is None else self.upsampler(x)[:, :total]
         return self.norm(top), {name: following[name] for name in state}
 

@@ -104,6 +104,9 @@ def copy_layers(model: HubertModel, source: Path, layers: Sequence[int]) -> list
         for name, parameter in model.upsampler.named_parameters(prefix="upsampler"):
             parameter.zero_()
             copied.append(name)
+        if ours.stem == "convolution":
+            model.feature_projection.average_pairs()
+            copied += [f"feature_projection.squeeze.{part}" for part in ("weight", "bias")]
     log.info("init foreign from %s: layers %s copied", source, list(layers))
     return copied
 
@@ -329,8 +332,9 @@ class Regression:
 def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, out: Path, config: RegressConfig) -> Path:
     """Build a student, copy layers of Whisper into it, learn its input by regression; the model directory.
 
-    A geometry with Whisper's stem and positions (`hst_whisper`) needs no regression: everything is copied. A killed run
-    resumes; the processes of torchrun share each step. Raises UpstreamError for a source that does not fit.
+    A geometry with Whisper's stem and positions (`hst_whisper`) needs no regression: everything is copied, and a
+    squeezed one begins with the mean of each pair of frames. A killed run resumes; the processes of torchrun share each
+    step. Raises UpstreamError for a source that does not fit.
     """
     whole = geometry.stem == "convolution" and geometry.positions == "sinusoid"
     with process_group() as here:

@@ -23,16 +23,17 @@ from downstream.asr.recogniser import CHARACTERS, Recogniser, best_path, save_he
 from upstream.model.encoder import build_encoder
 from upstream.model.family import Geometry
 from upstream.model.modeldir import model_sha256, save_model
+from upstream.model.onnxstream import export_stream
 
 SHAPE = dict(pos_conv_kernel=8, pos_conv_groups=4, squeeze=2)
 TINY = Geometry("tiny_stream", 2, 32, 2, 64, "logmel", left_context=32, **SHAPE)
 A, B, SPACE = (CHARACTERS.index(c) for c in ("ا", "ب", " "))
 
 
-def recogniser(folder: Path, geometry: Geometry) -> Path:
+def recogniser(folder: Path, geometry: Geometry, stride: int = 1) -> Path:
     """A model directory and its head directory, with random weights that say something; the head directory."""
     torch.manual_seed(0)
-    model = Recogniser(build_encoder(geometry)).eval()
+    model = Recogniser(build_encoder(geometry), stride=stride).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -110,6 +111,22 @@ def test_the_text_is_that_of_one_pass_over_the_whole_clip(head, chunk_ms):
         expected = reader.read_blocks([encoder]).text
     found = letters("".join(line.text for line in shown if line.final))
     assert len(expected) > 5 and found == letters(expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_export_beside_the_model_gives_the_same_lines(tmp_path, stride):
+    head = recogniser(tmp_path / "tiny", TINY, stride)
+    blocks = list(pcm_blocks(io.BytesIO(pcm(60000))))
+    expected = list(LiveReader(head).read(blocks))
+    export_stream(tmp_path / "tiny", tmp_path / "tiny" / live.STREAM_FILE)
+    reader = LiveReader(head)
+    assert reader.engine == "onnx" and len(expected) > 3 and list(reader.read(blocks)) == expected
+    assert LiveReader(head, engine="torch").engine == "torch"
+    assert 3.0 < expected[-1].end < 3.8  # of 3.75 s, to the end of a frame
+    written = json.loads((head / "head.json").read_text(encoding="utf-8"))
+    (head / "head.json").write_text(json.dumps(written | {"upstream_key": "0"}), encoding="utf-8")
+    with pytest.raises(DownstreamError, match="other weights than those of .*stream.onnx"):
+        LiveReader(head)
 
 
 def test_the_command_prints_partial_and_final_json_lines(head, monkeypatch, capsys):

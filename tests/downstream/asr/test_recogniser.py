@@ -14,9 +14,9 @@ from downstream.asr.config import read_config
 from downstream.asr.reading import ONNX_FILE, Reader, align, word_times
 from downstream.asr.recogniser import CHARACTERS, Recogniser, best_path, load_head, save_head, warp_frequencies
 from downstream.asr.train_ctc import Trainer
-from upstream.model.encoder import build_encoder, frame_count
+from upstream.model.encoder import build_encoder, frame_count, run_layers
 from upstream.model.family import Geometry
-from upstream.model.modeldir import load_model, model_sha256, save_model
+from upstream.model.modeldir import load_model, model_sha256, read_card, save_model
 from upstream.model.onnx import export_onnx
 
 TINY = Geometry("tiny", 2, 32, 2, 64, "logmel", pos_conv_kernel=8, pos_conv_groups=4, squeeze=2)
@@ -75,7 +75,7 @@ def test_the_export_is_preferred_and_reads_the_same(trained: tuple[Path, Path]) 
     folder, head = trained
     wav = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, 30000).astype(np.float32))
     assert Reader(head).engine == "torch"
-    export_onnx(folder, folder / ONNX_FILE, int8=True)
+    export_onnx(folder, folder / ONNX_FILE, precision="int8")
     exported, plain = Reader(head), Reader(head, engine="torch")
     assert (exported.engine, exported.file) == ("onnx", folder / ONNX_FILE)
     ours, theirs = exported.read_blocks([wav]), plain.read_blocks([wav])
@@ -92,6 +92,26 @@ def test_long_audio_is_read_in_windows(trained: tuple[Path, Path]) -> None:
     reading = reader.read_blocks([samples])
     assert reading.seconds == 70.0 and len(reading.log_probs) == frame_count(16000 * 70)
     np.testing.assert_allclose(np.exp(reading.log_probs).sum(-1), 1, atol=1e-4)
+
+
+def test_a_head_of_squeezed_layers_reads_every_second_frame(trained: tuple[Path, Path]) -> None:
+    folder, head = trained
+    samples = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, 16000 * 41).astype(np.float32))
+    every = Reader(head).read_blocks([samples]).log_probs
+    written = json.loads((head / "head.json").read_text(encoding="utf-8"))
+    (head / "head.json").write_text(json.dumps(written | {"stride": 2}), encoding="utf-8")
+    reader = Reader(head)
+    found = reader.read_blocks(samples.split(9000))
+    np.testing.assert_allclose(found.log_probs, every[::2], atol=1e-5)
+    assert found.seconds == 41.0 and reader.seconds_per_frame == 0.04
+    export_onnx(folder, folder / ONNX_FILE)
+    np.testing.assert_allclose(Reader(head).read_blocks([samples]).log_probs, every[::2], atol=1e-3)
+    with torch.no_grad():
+        logits, frames = load_head(load_model(folder), head)(samples[None, :9000], torch.tensor([8000]))
+    assert logits.shape[1] == 14 and frames.tolist() == [12]  # of 28 and 24
+    (head / "head.json").write_text(json.dumps(written | {"stride": 3}), encoding="utf-8")
+    with pytest.raises(ValueError, match="stride 3.*1 or 2"):
+        load_head(load_model(folder), head)
 
 
 def test_the_alignment_follows_the_probabilities() -> None:
@@ -214,6 +234,29 @@ def test_frozen_layers_keep_their_weights(tmp_path: Path) -> None:
     assert any("layers.1" in name for name in changed) and "head.weight" in changed
     with pytest.raises(ValueError, match="freeze=3"):
         Trainer(read_config(_training(tmp_path), ["freeze=3", f"out={tmp_path}/other"]))
+
+
+def test_a_training_squeezes_whispers_geometry_and_its_head_reads_25_frames_a_second(tmp_path: Path) -> None:
+    config = _training(tmp_path)
+    plain = replace(TINY, squeeze=1, stem="convolution", positions="sinusoid")
+    save_model(build_encoder(plain), tmp_path / "start", {"name": "start", "geometry": plain.facts()})
+    trainer = Trainer(read_config(config, ["squeeze=2", "freeze_stem=true"]))
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    rows, _ = trainer.examples.batches(0.0)
+    for row in rows[:2]:
+        trainer.step(row)
+    changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name in before if "feature_projection" in name} - changed == {
+        f"encoder.feature_projection.{conv}.{part}" for conv in ("conv1", "conv2") for part in ("weight", "bias")
+    }
+    trainer.export(tmp_path / "out/model", tmp_path / "out/head")
+    card = read_card(tmp_path / "out/model")
+    assert card["geometry"] == replace(plain, name="tiny_fast", squeeze=2).facts()
+    reader = Reader(tmp_path / "out/head", tmp_path / "out/model")
+    reading = reader.read_blocks([torch.randn(16000 * 3)])
+    assert reader.stride == 2 and len(reading.log_probs) == 75
+    top = run_layers(load_model(tmp_path / "out/model"), torch.randn(1, 16000))[0][-1]
+    assert torch.equal(top[:, 1::2], top[:, :-1:2]), "interfaces that read every frame would get untrained ones"
 
 
 @pytest.mark.slow

@@ -70,6 +70,18 @@ def test_windows_are_those_of_python(frames: int, seconds: float) -> None:
     assert found == expected
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_linear_layer_reads_every_frame_or_every_second_one(stride: int) -> None:
+    rng = np.random.default_rng(0)
+    states, weight, bias = rng.standard_normal((7, 4)), rng.standard_normal((3, 4)), rng.standard_normal(3)
+    found = node(
+        "const head = { weight: given.weight, bias: given.bias, width: 4, stride: given.stride };"
+        "return Array.from(ctc.project(Float64Array.from(given.states), 7, head));",
+        {"states": states.ravel().tolist(), "weight": weight.ravel().tolist(), "bias": bias.tolist(), "stride": stride},
+    )
+    np.testing.assert_allclose(found, (states[::stride] @ weight.T + bias).ravel(), atol=1e-5)
+
+
 def test_text_of_the_best_path() -> None:
     rng = np.random.default_rng(0)
     rows = [rng.choice([0, 1, 1, 2, 3, 4], size=rng.integers(0, 30)).tolist() for _ in range(50)]

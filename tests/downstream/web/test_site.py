@@ -109,7 +109,7 @@ def test_an_export_is_made_once(head: Path, libraries: Path, monkeypatch: pytest
 
 def test_an_export_of_other_weights_is_not_used(head: Path, libraries: Path, tmp_path: Path, recogniser: Make) -> None:
     other = recogniser(tmp_path / "other", seed=1).parent
-    site.export_onnx(other, head.parent / "int8.onnx", int8=True)
+    site.export_onnx(other, head.parent / "int8.onnx", precision="int8")
     facts = page_json(files := assemble(head))
     assert facts["encoderKey"] == facts["headKey"] == model_sha256(head.parent)
     assert (tmp_path / "cache") in files[facts["encoder"][6:]].parents

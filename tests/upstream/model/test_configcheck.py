@@ -19,6 +19,7 @@ GEOMETRIES = {
     "waveform": geometry("mini_hst", front_end="waveform", conv_channels=16),
     "logmel": geometry("mini_hst"),
     "squeezed": geometry("mini_hst", squeeze=2),
+    "squeezed stem": geometry("mini_hst", stem="convolution", squeeze=2),
     "streaming": geometry("mini_hst", squeeze=2, left_context=16),
 }
 OTHER = {

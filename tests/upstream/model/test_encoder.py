@@ -13,6 +13,8 @@ from upstream.model.encoder import (
     left_context_of,
     normalise_waveform,
     run_layers,
+    squeeze_of,
+    squeezed,
 )
 from upstream.model.family import FAMILY, geometry
 
@@ -24,6 +26,7 @@ SHAPES = {
     "logmel": geometry("mini_hst"),
     "squeezed": geometry("mini_hst", squeeze=2),
     "convolutional stem": geometry("mini_hst", stem="convolution", positions="sinusoid"),
+    "squeezed stem": geometry("mini_hst", stem="convolution", positions="sinusoid", squeeze=2),
     "streaming": geometry("mini_hst", left_context=10),
     "streaming, squeezed": geometry("mini_hst", left_context=10, squeeze=2),
     "streaming stem": geometry("mini_hst", left_context=10, stem="convolution", positions="sinusoid"),
@@ -243,6 +246,38 @@ def test_other_input_than_a_list_of_waveforms_is_refused(model):
 
 
 @torch.no_grad()
+def test_a_trained_model_is_squeezed_by_the_mean_of_its_pairs_at_the_same_positions():
+    torch.manual_seed(0)
+    plain = build_encoder(SHAPES["convolutional stem"]).eval()
+    copy = squeezed(plain)
+    assert squeeze_of(copy) == 2 and not copy.training
+    own = copy.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in plain.state_dict().items())
+    sound = wav(16000 + 320)
+    features = plain.feature_projection(plain.feature_extractor(sound[None]).transpose(1, 2))
+    half = plain.config.hidden_size // 2
+    rates = 10000.0 ** (-torch.arange(half) / (half - 1))
+    angles = (2 * torch.arange(25) + 0.5)[:, None] * rates
+    expected = features.unflatten(1, (25, 2)).mean(2) + torch.cat([angles.sin(), angles.cos()], -1)
+    states = encode(copy, [sound]).hidden_states
+    torch.testing.assert_close(states[0][:, ::2], expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(states[-1][:, ::2], states[-1][:, 1::2]), "the upsampler begins as a repetition"
+    for model in (copy, build_encoder(SHAPES["logmel"])):
+        with pytest.raises(UpstreamError, match="squeeze 1 can be squeezed"):
+            squeezed(model)
+
+
+@torch.no_grad()
+def test_an_upsampler_of_which_one_frame_was_trained_repeats_it():
+    torch.manual_seed(0)
+    model = build_encoder(SHAPES["squeezed"]).eval()
+    before = encode(model, [wav(16000)]).hidden_states[-1]
+    model.upsampler.repeat_first()
+    after = encode(model, [wav(16000)]).hidden_states[-1]
+    assert torch.equal(after[:, ::2], before[:, ::2]) and torch.equal(after[:, 1::2], after[:, :-1:2])
+
+
+@torch.no_grad()
 def test_squeezed_states_have_every_frame_for_every_length():
     shape = geometry("mini_hst", layers=1, width=16, heads=1, ffn=16, pos_conv_kernel=8, squeeze=2)
     model = build_encoder(shape).eval()
@@ -251,11 +286,12 @@ def test_squeezed_states_have_every_frame_for_every_length():
         assert {state.shape[1] for state in states} == {frame_count(samples)}, samples
 
 
+@pytest.mark.parametrize("shape", ["squeezed", "squeezed stem"])
 @torch.no_grad()
-def test_items_of_every_length_do_not_depend_on_their_batch_in_a_squeezed_model():
+def test_items_of_every_length_do_not_depend_on_their_batch_in_a_squeezed_model(shape):
     """Lengths around the borders of frames and of pairs; noise in the padding."""
     torch.manual_seed(0)
-    model = build_encoder(SHAPES["squeezed"]).eval()
+    model = build_encoder(SHAPES[shape]).eval()
     for start in (400, 3601):
         items = [wav(n, n) for edge in range(start, start + 960, 160) for n in (edge - 1, edge) if n >= 400]
         padded, lengths = collate(model, [*items, wav(6000)])

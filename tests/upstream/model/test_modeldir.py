@@ -16,6 +16,7 @@ G = {
     "logmel": geometry("mini_hst"),
     "squeezed": geometry("mini_hst", squeeze=2),
     "convolutional stem": geometry("mini_hst", stem="convolution", positions="sinusoid"),
+    "squeezed stem": geometry("mini_hst", stem="convolution", positions="sinusoid", squeeze=2),
     "streaming": geometry("mini_hst", squeeze=2, left_context=16),
 }
 

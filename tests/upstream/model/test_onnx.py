@@ -24,11 +24,12 @@ GEOMETRIES = {
     "logmel": geometry("mini_hst"),
     "squeezed": geometry("mini_hst", squeeze=2),
     "stem": geometry("mini_hst", stem="convolution", positions="sinusoid"),
+    "squeezed stem": geometry("mini_hst", stem="convolution", positions="sinusoid", squeeze=2),
     "streaming": geometry("mini_hst", left_context=20),
 }
 
 
-@pytest.fixture(scope="module", params=["waveform", "logmel", "squeezed", "stem", "streaming", "group"])
+@pytest.fixture(scope="module", params=[*GEOMETRIES, "group"])
 def model_dir(request, tmp_path_factory) -> Path:
     torch.manual_seed(1)
     if request.param == "group":  # HuBERT-Base's kind: group norm over time, layer norm after each block
@@ -48,9 +49,15 @@ def model_dir(request, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def files(model_dir) -> dict[str, Path]:
     folder = model_dir.parent
-    made = {"fp32": folder / "fp32.onnx", "int8": folder / "int8.onnx", "full": folder / "full.onnx"}
+    made = {
+        "fp32": folder / "fp32.onnx",
+        "int8": folder / "int8.onnx",
+        "int4": folder / "int4.onnx",
+        "full": folder / "full.onnx",
+    }
     export_onnx(model_dir, made["fp32"], all_states=True)
-    export_onnx(model_dir, made["int8"], int8=True)
+    export_onnx(model_dir, made["int8"], precision="int8")
+    export_onnx(model_dir, made["int4"], precision="int4")
     export_onnx(model_dir, made["full"], lengths=False)
     return made
 
@@ -108,7 +115,7 @@ def test_the_graph_is_accelerated_and_has_nothing_random(model_dir, files):
     graph = onnx.load(files["fp32"]).graph
     kinds = Counter(node.op_type for node in graph.node)
     assert not {"RandomNormal", "RandomUniform", "RandomUniformLike", "Dropout", "Loop"} & set(kinds)
-    convolutions = {"waveform": 7, "group": 7, "logmel": 0, "squeezed": 0, "stem": 2, "streaming": 0}[model_dir.name]
+    convolutions = {"waveform": 7, "group": 7, "stem": 2, "squeezed stem": 2}.get(model_dir.name, 0)
     assert kinds["Conv"] == convolutions, "the positional convolution is no product of spectra"
     assert len([n for n in graph.node if n.name.endswith("/qkv/MatMul")]) == 2, "one product for q, k and v a layer"
     # A weight norm in the graph would compute a norm in every pass.
@@ -120,7 +127,7 @@ def test_the_graph_is_accelerated_and_has_nothing_random(model_dir, files):
 @torch.no_grad()
 def test_folding_weight_norm_leaves_one_plain_weight_and_the_same_states(model_dir):
     plain, folded = load_model(model_dir), fold_weight_norm(load_model(model_dir))
-    assert model_dir.name == "stem" or [name for name, _ in plain.named_parameters() if "original" in name]
+    assert "stem" in model_dir.name or [name for name, _ in plain.named_parameters() if "original" in name]
     assert not [name for name, _ in folded.named_parameters() if "original" in name]
     wavs = clips(5043)
     for ours, theirs in zip(encode(folded, wavs).hidden_states, encode(plain, wavs).hidden_states, strict=True):
@@ -132,15 +139,38 @@ def test_int8_quantises_products_with_weights_only(model_dir, files):
     before, after = (Counter(n.op_type for n in onnx.load(files[k]).graph.node) for k in ("fp32", "int8"))
     assert after["Conv"] == before["Conv"] and not after["ConvInteger"] and not after["QLinearConv"]
     # Two layers of q with k and v, out, two of the FFN; the projection, and the upsampler of a squeezed model.
-    assert after["MatMulInteger"] == 2 * 4 + {"squeezed": 2, "stem": 0}.get(model_dir.name, 1)
+    assert after["MatMulInteger"] == 2 * 4 + {"squeezed": 2, "squeezed stem": 2, "stem": 0}.get(model_dir.name, 1)
     products = [n.name for n in graph.node if n.op_type == "MatMulInteger"]
     assert not any("feature_extractor" in name or "pos_conv_embed" in name for name in products)
     spectral = any("/pos_conv_embed/" in n.name for n in graph.node if n.op_type == "MatMul")
-    assert spectral == (model_dir.name != "stem")
+    assert spectral == ("stem" not in model_dir.name)
     eighths = sum(np.prod(t.dims) for t in graph.initializer if t.data_type == onnx.TensorProto.INT8)
     model = load_model(model_dir)
     linear = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     assert eighths >= sum(m.weight.numel() for m in linear)
+
+
+def test_int4_packs_the_weights_of_the_same_products_and_is_behind_the_gate(model_dir, files, monkeypatch):
+    graph = onnx.load(files["int4"]).graph
+    kinds, eighths = (Counter(n.op_type for n in onnx.load(files[k]).graph.node) for k in ("int4", "int8"))
+    assert kinds["MatMulNBits"] == eighths["MatMulInteger"] and kinds["Conv"] == eighths["Conv"]
+    products = [n for n in graph.node if n.op_type == "MatMulNBits"]
+    assert not any(part in n.name for n in products for part in ("feature_extractor", "pos_conv_embed"))
+    packed = {t.name: np.prod(t.dims) for t in graph.initializer}
+    attributes = [{a.name: a.i for a in n.attribute} for n in products]
+    for node, own in zip(products, attributes, strict=True):
+        assert packed[node.input[1]] == -(-own["K"] // 32) * 32 * own["N"] // 2, "whole blocks, two weights a byte"
+    assert OnnxEncoder(files["int4"]).facts["precision"] == "int4"
+    wavs = clips(*LENGTHS)
+    encoded = OnnxEncoder(files["int4"])([wav.numpy() for wav in wavs])
+    expected = encode(load_model(model_dir), wavs).hidden_states[-1]
+    for row, frames in enumerate(encoded.frames):
+        found = torch.from_numpy(encoded.last_hidden_state[row, :frames])
+        assert torch.nn.functional.cosine_similarity(found, expected[row, :frames], dim=-1).mean() > 0.95
+    monkeypatch.setattr("upstream.model.onnx.LEAST_COSINE", 0.99999)
+    with pytest.raises(UpstreamError, match="differs from the model"):
+        export_onnx(model_dir, model_dir.parent / "broken.onnx", precision="int4")
+    assert not (model_dir.parent / "broken.onnx").exists()
 
 
 def test_int8_does_not_quantise_spectra_that_are_stored_as_weights(tmp_path):
@@ -172,7 +202,7 @@ def test_the_plain_form_equals_the_accelerated_one_and_the_model_is_not_changed(
     before = {name: value.clone() for name, value in model.state_dict().items()}
     out = model_dir.parent / "as_in_transformers.onnx"
     export_model(model, out, accelerated=False, lengths=False)
-    convolutions = {"waveform": 8, "group": 8, "logmel": 1, "squeezed": 1, "stem": 2, "streaming": 1}[model_dir.name]
+    convolutions = {"waveform": 8, "group": 8, "stem": 2, "squeezed stem": 2}.get(model_dir.name, 1)
     assert Counter(n.op_type for n in onnx.load(out).graph.node)["Conv"] == convolutions
     after = model.state_dict()
     assert model.training and after.keys() == before.keys()

@@ -23,6 +23,7 @@ GEOMETRIES = {
     "logmel": geometry("mini_hst_stream"),
     "squeezed": geometry("mini_hst_stream", squeeze=2),
     "stem": geometry("mini_hst_stream", stem="convolution", positions="sinusoid"),
+    "squeezed stem": geometry("mini_hst_stream", stem="convolution", positions="sinusoid", squeeze=2),
 }
 TOLERANCE = 5e-5
 
@@ -40,7 +41,7 @@ def model_dir(request, tmp_path_factory) -> Path:
 def files(model_dir) -> dict[str, Path]:
     made = {"fp32": model_dir.parent / "stream.onnx", "int8": model_dir.parent / "stream8.onnx"}
     assert export_stream(model_dir, made["fp32"]).max_difference < 1e-4
-    assert export_stream(model_dir, made["int8"], int8=True).cosine > 0.95
+    assert export_stream(model_dir, made["int8"], precision="int8").cosine > 0.95
     return made
 
 

@@ -22,6 +22,7 @@ SHAPES = {
     "logmel": geometry("mini_hst", left_context=16),
     "squeezed": geometry("mini_hst", left_context=16, squeeze=2),
     "whisper's stem": geometry("mini_hst", left_context=16, stem="convolution", positions="sinusoid"),
+    "squeezed stem": geometry("mini_hst", left_context=16, stem="convolution", positions="sinusoid", squeeze=2),
     "stem and convolution": geometry("mini_hst", left_context=20, stem="convolution", pos_conv_kernel=5),
     "sinusoids": geometry("mini_hst", left_context=100, positions="sinusoid", squeeze=2),
 }

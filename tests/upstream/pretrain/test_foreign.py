@@ -14,7 +14,7 @@ from corpora.prepare.packed import pack
 from upstream.config import InitConfig
 from upstream.errors import UpstreamError
 from upstream.model.card import tree
-from upstream.model.encoder import build_encoder, encode
+from upstream.model.encoder import build_encoder, encode, squeezed
 from upstream.model.family import Geometry
 from upstream.model.modeldir import load_model, read_card
 from upstream.pretrain.foreign import RegressConfig, Regression, WhisperTeacher, copy_layers, fit, frames_of_layers
@@ -84,6 +84,10 @@ def test_with_whispers_stem_and_positions_the_states_are_whispers(whisper: Path,
         ours = frames_of_layers(student, torch.from_numpy(early)[None])
     for i in (1, 2):  # the teacher's state 0 is without positions
         torch.testing.assert_close(ours[i][:, :1490], theirs[i][:, :1490], atol=2e-3, rtol=2e-3)
+
+    fast = load_model(fit(replace(whole, squeeze=2), whisper, [0, 1], store, tmp_path / "fast", RegressConfig()))
+    expected = squeezed(student).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in fast.state_dict().items())
 
 
 @pytest.mark.parametrize(
