@@ -1,7 +1,7 @@
 """The same encoder with faster modules: `accelerate` for inference, `convolve_frames` also for training on a CPU.
 
 `accelerate` computes the positional convolution (128 taps, an eighth of the products of HST) in the frequency domain,
-folds its weight norm, and computes query, key and value by one product. `convolve_frames` computes the convolutions of
+folds its weight norm, halves the DFT of the log-mel front end, and computes query, key and value by one product. `convolve_frames` computes the convolutions of
 a waveform front end as matrix products. Nothing is approximated: the states agree to the rounding of 32 bits.
 """
 
@@ -15,6 +15,54 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, pad, scaled_dot_product_attention
 from transformers import HubertModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from upstream.model.family import FFT_SIZE
+from upstream.model.frontend import FLOOR, LogMelFrontEnd
+
+
+class FoldedLogMel(LogMelFrontEnd):
+    """The log-mel front end with less than half of the products of its DFT, for inference only.
+
+    A power spectrum does not depend on where time zero is. With zero in the middle of a symmetric window, the real part
+    reads only sums of samples at equal distance from the middle, and the imaginary part only their differences. Bins
+    that no band reads are left out.
+    """
+
+    def __init__(self, front_end: LogMelFrontEnd) -> None:
+        """Raises ValueError for another DFT than ours and Whisper's."""
+        nn.Module.__init__(self)
+        device = front_end.dft.device
+        used = front_end.mel.any(1)
+        self.register_buffer("mel", front_end.mel[used])
+        self.register_buffer("mean", front_end.mean)
+        self.register_buffer("std", front_end.std)
+        real, imaginary = front_end.dft.detach().double().cpu().chunk(2, dim=1)
+        size, bins = real.shape
+        # Whisper's periodic Hann window begins with a zero, and is symmetric behind it.
+        self.first = int(not real[0].any() and bool(real[-1].any()))
+        whole = torch.complex(real, imaginary)[self.first :][:, used.cpu()]
+        middle = (size - 1 + self.first) / 2
+        for transform in (FFT_SIZE, size):  # of ours, and of Whisper's
+            angles = (2 * np.pi / transform * torch.arange(bins, dtype=torch.float64))[used.cpu()]
+            turned = whole * torch.polar(torch.ones_like(angles), angles * middle)
+            if torch.allclose(turned, turned.flip(0).conj(), atol=1e-5):
+                break
+        else:
+            raise ValueError("the DFT of the front end has no symmetric window")
+        self.pairs, odd = divmod(len(turned), 2)
+        self.register_buffer("cosines", turned.real[: self.pairs + odd].float().to(device))
+        self.register_buffer("sines", turned.imag[: self.pairs].float().to(device))
+
+    def log_mel(self, wavs: Tensor) -> Tensor:
+        """As in the parent."""
+        windows = self._windows(wavs)[..., self.first :]
+        behind = windows.shape[-1] - self.pairs
+        early, middle, late = windows[..., : self.pairs], windows[..., self.pairs : behind], windows[..., behind:]
+        late = late.flip(-1)
+        real = torch.cat([early + late, middle], -1) @ self.cosines
+        imaginary = (early - late) @ self.sines
+        return torch.log((real.square() + imaginary.square()) @ self.mel + FLOOR)
+
 
 # Shorter parts of a kernel cost more than they save.
 _SHORTEST_PART = 32
@@ -168,6 +216,8 @@ def accelerate(model: HubertModel) -> HubertModel:
     The copy is in eval mode and shares the unchanged weights. It can be neither trained nor saved.
     """
     fast = sharing_copy(model)
+    if isinstance(fast.feature_extractor, LogMelFrontEnd):
+        fast.feature_extractor = FoldedLogMel(fast.feature_extractor)
     positional = fast.encoder.pos_conv_embed
     if hasattr(positional, "conv") and getattr(positional, "batch_norm", None) is None:
         causal = getattr(positional, "causal", False)

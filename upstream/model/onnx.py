@@ -134,9 +134,9 @@ def export_model(
     Inputs: `waveform` (B, N) float32 at 16 kHz, N at least 400, and `lengths` (B,) int64, the valid samples of each
     item (absent with `lengths=False`: then every item fills its row). Outputs: `last_hidden_state` (B, T, D),
     `frames` (B,), and with `all_states` also `hidden_states` (L+1, B, T, D). `int8` and `int4` quantise the weights
-    of matrix products, never convolutions, the log-mel front end or the positional convolution. `accelerated=False` traces the
-    modules of Transformers, for comparison. An fp32 export that differs by more than `tolerance`, relative to the
-    largest value of the states, is not written. The model is not changed. Raises UpstreamError.
+    of matrix products, never convolutions, the log-mel front end or the positional convolution. `accelerated=False`
+    traces the modules of Transformers, for comparison. An fp32 export that differs by more than `tolerance`, relative
+    to the largest value of the states, is not written. The model is not changed. Raises UpstreamError.
     """
     out = Path(out)
     check_target(model, out, largest_bytes)

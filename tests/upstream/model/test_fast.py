@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +10,15 @@ from transformers import HubertConfig, HubertModel, Wav2Vec2Config, Wav2Vec2Mode
 
 from upstream.model.encoder import build_encoder, encode, run_layers
 from upstream.model.family import Geometry, geometry
-from upstream.model.fast import FrameConv1d, SpectralConvolution, accelerate, attend_by_products, convolve_frames
+from upstream.model.fast import (
+    FoldedLogMel,
+    FrameConv1d,
+    SpectralConvolution,
+    accelerate,
+    attend_by_products,
+    convolve_frames,
+)
+from upstream.model.frontend import LogMelFrontEnd
 
 SMALL = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 CONV = {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 16}
@@ -55,6 +64,33 @@ def models():
     yield "waveform", build_encoder(Geometry("tiny", 2, 48, 4, 96, "waveform", pos_conv_kernel=33, **shape))
     yield "hubert with batch norm", HubertModel(HubertConfig(conv_pos_batch_norm=True, **SMALL, **CONV))
     yield "wav2vec 2.0, post-norm", Wav2Vec2Model(Wav2Vec2Config(**SMALL, **CONV))
+
+
+def whispers(front_end):
+    """The front end with Whisper's DFT: 400 points, 201 bins, a periodic window."""
+    samples, bins = np.arange(400), np.arange(201)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * samples / 400)
+    basis = np.exp(-2j * np.pi * np.outer(samples, bins) / 400) * window[:, None]
+    for buffer in (front_end.dft, front_end.mel[201:]):
+        buffer.zero_()
+    front_end.dft[:, :201] = torch.from_numpy(basis.real)
+    front_end.dft[:, 257:458] = torch.from_numpy(basis.imag)
+    return front_end
+
+
+@pytest.mark.parametrize("change", [lambda own: own, whispers], ids=["ours", "whisper"])
+@torch.no_grad()
+def test_the_folded_front_end_gives_the_same_energies_by_half_of_the_products(change):
+    plain = change(LogMelFrontEnd(80))
+    folded = FoldedLogMel(plain)
+    assert folded.cosines.numel() + folded.sines.numel() <= plain.dft.numel() // 2
+    wavs = 0.1 * torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
+    wavs[1] *= 1e-4
+    torch.testing.assert_close(folded.log_mel(wavs), plain.log_mel(wavs), atol=1e-4, rtol=0)
+    torch.testing.assert_close(folded(wavs), plain(wavs), atol=1e-4, rtol=0)
+    plain.dft[:150] = 0
+    with pytest.raises(ValueError, match="no symmetric window"):
+        FoldedLogMel(plain)
 
 
 @pytest.mark.parametrize("name, model", models(), ids=lambda value: value if isinstance(value, str) else "")
