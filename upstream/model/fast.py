@@ -1,8 +1,9 @@
 """The same encoder with faster modules: `accelerate` for inference, `convolve_frames` also for training on a CPU.
 
 `accelerate` computes the positional convolution (128 taps, an eighth of the products of HST) in the frequency domain,
-folds its weight norm, halves the DFT of the log-mel front end, and computes query, key and value by one product. `convolve_frames` computes the convolutions of
-a waveform front end as matrix products. Nothing is approximated: the states agree to the rounding of 32 bits.
+folds its weight norm, halves the DFT of the log-mel front end, and computes query, key and value by one product.
+`convolve_frames` computes the convolutions of a waveform front end as matrix products. Nothing is approximated: the
+states agree to the rounding of 32 bits.
 """
 
 from __future__ import annotations
