@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 stage=1
-stop_stage=8
+stop_stage=7
 nproc=2
 quran=
 reciters=
@@ -18,8 +18,8 @@ help() {
     cat <<'EOF'
 egs/open_arabic_70h/run.sh [--option value ...]
   stages: 1 data, 2 encoder from Whisper's layers, 3 CTC on short recordings, 4 cut the long ones, 5 CTC on all,
-          6 the same with layers at 25 Hz, 7 limits of find, 8 error rates
-  --stage N --stop_stage N     first and last stage (1, 8)
+          6 limits of find, 7 error rates
+  --stage N --stop_stage N     first and last stage (1, 7)
   --nproc N                    processes (2)
   --quran FILE                 quran.json
   --reciters "NAME=DIR ..."    trained on: folders of SSSAAA.mp3
@@ -74,17 +74,13 @@ if [ "${stage}" -le 5 ] && [ "${stop_stage}" -ge 5 ]; then
     ${launch} downstream.asr train egs/open_arabic_70h/conf/ctc.yaml
 fi
 if [ "${stage}" -le 6 ] && [ "${stop_stage}" -ge 6 ]; then
-    log "stage 6: CTC on all recordings, layers at 25 Hz"
-    ${launch} downstream.asr train egs/open_arabic_70h/conf/ctc_fast.yaml
-fi
-if [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge 7 ]; then
-    log "stage 7: limits of find"
-    python -m downstream.asr calibrate --head "${exp}/fast/head" --model "${exp}/fast/model" --audio "${data}/audio/eval" \
+    log "stage 6: limits of find"
+    python -m downstream.asr calibrate --head "${exp}/ctc/head" --model "${exp}/ctc/model" --audio "${data}/audio/eval" \
         --text "${data}/text/dev_seen.text" --texts "${data}/text/verses.text"
 fi
-if [ "${stage}" -le 8 ] && [ "${stop_stage}" -ge 8 ]; then
+if [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge 7 ]; then
     for text in "${data}"/text/test_*.text; do
-        log "stage 8: ${text}"
-        python -m downstream.asr score --model "${exp}/fast/model" --head "${exp}/fast/head" --audio "${data}/audio/eval" --text "${text}"
+        log "stage 7: ${text}"
+        python -m downstream.asr score --model "${exp}/ctc/model" --head "${exp}/ctc/head" --audio "${data}/audio/eval" --text "${text}"
     done
 fi

@@ -60,8 +60,10 @@ class FoldedLogMel(LogMelFrontEnd):
         behind = windows.shape[-1] - self.pairs
         early, middle, late = windows[..., : self.pairs], windows[..., self.pairs : behind], windows[..., behind:]
         late = late.flip(-1)
-        real = torch.cat([early + late, middle], -1) @ self.cosines
-        imaginary = (early - late) @ self.sines
+        sums = early + late
+        if len(self.cosines) > self.pairs:  # Whisper's window has a sample in its middle
+            sums = torch.cat([sums, middle], -1)
+        real, imaginary = sums @ self.cosines, (early - late) @ self.sines
         return torch.log((real.square() + imaginary.square()) @ self.mel + FLOOR)
 
 
