@@ -58,6 +58,8 @@ def export_recogniser(model: Path, head: Path, out: Path) -> Path:
     config.ctc_zero_infinity, config.ctc_loss_reduction = True, "mean"
     whole = LogMelHubertForCTC(config)
     whole.hubert.load_state_dict(encoder.state_dict())
+    if recogniser.stride > 1:  # the pipeline reads every frame, and only the first of each pair was trained
+        whole.hubert.upsampler.repeat_first()
     whole.lm_head.load_state_dict(recogniser.head.state_dict())
 
     with atomic_dir(Path(out)) as folder:

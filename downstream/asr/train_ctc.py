@@ -277,7 +277,7 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         encoder = load_model(config.model)
-        if config.squeeze > squeeze_of(encoder):
+        if is_new_rate := config.squeeze > squeeze_of(encoder):
             encoder = squeezed(encoder)
         set_dropout(encoder, config.dropout)
         freeze(encoder, config.freeze)
@@ -287,7 +287,8 @@ class Trainer:
         if config.dropout == 0:
             attend_by_products(encoder)
         self.model = Recogniser(encoder) if config.head is None else load_head(encoder, Path(config.head))
-        self.model.stride = squeeze_of(encoder)  # CTC needs no more frames than the layers have
+        if config.head is None or is_new_rate:
+            self.model.stride = squeeze_of(encoder)  # CTC needs no more frames than the layers have
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.heard, self.steps, self.position = 0.0, 0, 0
         self.examples = Examples(config, self.rank, self.ranks)

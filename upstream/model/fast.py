@@ -9,6 +9,7 @@ states agree to the rounding of 32 bits.
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -220,7 +221,8 @@ def accelerate(model: HubertModel) -> HubertModel:
     """
     fast = sharing_copy(model)
     if isinstance(fast.feature_extractor, LogMelFrontEnd):
-        fast.feature_extractor = FoldedLogMel(fast.feature_extractor)
+        with suppress(ValueError):  # another DFT, such as one that was rounded to 16 bits, stays as it is
+            fast.feature_extractor = FoldedLogMel(fast.feature_extractor)
     positional = fast.encoder.pos_conv_embed
     if hasattr(positional, "conv") and getattr(positional, "batch_norm", None) is None:
         causal = getattr(positional, "causal", False)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import upstream
+from corpora.files import read_json, write_json
 from downstream import DownstreamError
 from downstream.asr.__main__ import main
 from downstream.asr.export import export_recogniser, vocabulary
@@ -54,6 +55,20 @@ def test_the_pipeline_gives_our_text(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits[0].log_softmax(-1), ours.log_probs, atol=2e-3)
     # Our own functions read the encoder of the directory.
     assert load_head(load_model(out), head)(torch.from_numpy(wav)[None])[1].item() == len(ours.log_probs)
+
+
+def test_a_head_of_every_second_frame_gives_the_same_text_in_the_pipeline(tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    upstream.register("transformers")
+    model, head = trained(tmp_path, Geometry("tiny", 2, 32, 2, 64, "logmel", squeeze=2, **SIZES))
+    written = read_json(head / "head.json")
+    write_json(head / "head.json", written | {"stride": 2})
+    export_recogniser(model, head, tmp_path / "whole")
+    wav = np.random.default_rng(0).normal(0, 0.1, 40000).astype(np.float32)
+    ours = Reader(head, model, engine="torch").read_blocks([torch.from_numpy(wav)])
+    theirs = pipeline("automatic-speech-recognition", str(tmp_path / "whole"))(wav)["text"]
+    assert len(ours.text) > 10 and " ".join(theirs.split()) == ours.text
 
 
 def test_the_tokenizer_has_the_classes_of_the_head(tmp_path: Path) -> None:

@@ -93,6 +93,15 @@ def test_the_folded_front_end_gives_the_same_energies_by_half_of_the_products(ch
         FoldedLogMel(plain)
 
 
+@torch.no_grad()
+def test_a_front_end_that_was_rounded_stays_as_it_is():
+    model = build_encoder(geometry("mini_hst")).eval()
+    model.feature_extractor.dft.copy_(model.feature_extractor.dft.half().float())
+    wavs = [0.1 * torch.randn(16000, generator=torch.Generator().manual_seed(0))]
+    expected, found = encode(model, wavs), encode(accelerate(model), wavs)
+    torch.testing.assert_close(found.hidden_states[-1], expected.hidden_states[-1], atol=2e-5, rtol=0)
+
+
 @pytest.mark.parametrize("name, model", models(), ids=lambda value: value if isinstance(value, str) else "")
 def test_accelerated_states_are_those_of_the_model(name, model):
     model.eval()
