@@ -33,7 +33,7 @@ CANDIDATES = 24  # at most so many are ranked by CTC where letters decide
 CELLS = 30_000  # frames times candidates that are ranked where the likelihood decides,
 RANKED = (12, 100)  # but at least and at most so many candidates
 # Frames in which the blank is likelier than this are merged before the ranking, up to so many: there are few letters in
-# 50 frames a second of recitation, and the time of CTC grows with the frames.
+# 25 or 50 frames a second of recitation, and the time of CTC grows with the frames.
 BLANK, MERGED = 0.99, 8
 # Being so many nats likelier than every other line counts as much as one nat a letter, up to the second number.
 RIVAL_NATS, MOST_NATS = 40.0, 80.0

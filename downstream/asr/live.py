@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from safetensors.torch import load_file
 from torch import Tensor
 
 from corpora.audio import SAMPLE_RATE
 from downstream import DownstreamError
 from downstream.asr.reading import check_weights, encoder_of
-from downstream.asr.recogniser import BLANK, read_description
+from downstream.asr.recogniser import BLANK, linear_layer, read_description
 from upstream.errors import UpstreamError
+from upstream.model.encoder import squeeze_of
 from upstream.model.family import FRAME_RATE
 from upstream.model.modeldir import load_model, model_sha256
 from upstream.model.onnxstream import OnnxStream
@@ -125,18 +125,19 @@ class LiveReader:
         try:
             if engine == "onnx":
                 self.stream: Stream | OnnxStream = OnnxStream(exported, chunk_ms)
-                key = self.stream.facts.get("source_sha256")
+                key, facts = self.stream.facts.get("source_sha256"), self.stream.facts
+                width, squeeze = int(facts["width"]), int(facts["squeeze"])
             else:
                 encoder = load_model(self.model_dir)
                 check_streams(encoder, str(self.model_dir))
                 self.stream, key = Stream(encoder, chunk_ms), model_sha256(self.model_dir)
+                width, squeeze = encoder.config.hidden_size, squeeze_of(encoder)
         except UpstreamError as error:
             raise DownstreamError(str(error)) from error
         check_weights(head, description, key, exported if engine == "onnx" else self.model_dir)
         self.characters: list[str] = description["characters"]
         self.stride = int(description.get("stride", 1))
-        state = load_file(head / "head.safetensors")
-        self.weight, self.bias = state["weight"].float().numpy(), state["bias"].float().numpy()
+        self.weight, self.bias = linear_layer(head, width, squeeze)
 
     def read(self, blocks: Iterable[np.ndarray]) -> Iterator[Line]:
         """Partial and final lines of 16 kHz samples in blocks (N,) of any sizes, as soon as they are known.

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from rapidfuzz.distance import Levenshtein
-from safetensors.torch import load_file
 from torch import Tensor
 
 from corpora.audio import SAMPLE_RATE, stream_any
 from corpora.files import read_json
 from downstream import DownstreamError
-from downstream.asr.recogniser import PROTOCOL, best_path, load_head, read_description
+from downstream.asr.recogniser import PROTOCOL, best_path, linear_layer, load_head, read_description
 from upstream.errors import UpstreamError
 from upstream.model.chunked import Windowing, windows
 from upstream.model.encoder import frames_together
@@ -150,8 +149,9 @@ class Reader:
 
 
 def _onnx_logits(encoder: OnnxEncoder, head: Path, stride: int) -> Callable[[Tensor], Tensor]:
-    state = load_file(head / "head.safetensors")
-    weight, bias = state["weight"].float(), state["bias"].float()
+    weight, bias = map(
+        torch.from_numpy, linear_layer(head, int(encoder.facts["width"]), int(encoder.facts.get("squeeze", 1)))
+    )
 
     def forward(samples: Tensor) -> Tensor:
         encoded = encoder([samples.numpy()])

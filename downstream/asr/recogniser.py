@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from transformers import HubertModel
 
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_dir, read_json, write_json
+from downstream import DownstreamError
 from upstream.model.encoder import run_layers, squeeze_of
 
 BLANK = 0
@@ -141,14 +143,30 @@ def read_description(folder: Path) -> dict[str, Any]:
     return head
 
 
-def load_head(encoder: HubertModel, folder: Path) -> Recogniser:
-    """The recogniser of a head directory on its encoder, in eval mode. Raises ValueError where they do not fit."""
-    head = read_description(folder)
-    model = Recogniser(encoder, head["characters"], head.get("stride", 1))
-    state = load_file(Path(folder) / "head.safetensors")
-    wanted = {name: tuple(value.shape) for name, value in model.head.state_dict().items()}
+def linear_layer(folder: Path, width: int, squeeze: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (characters, width) and bias (characters,) of a head directory, fp32.
+
+    Raises DownstreamError where they fit neither head.json nor an encoder of this width and squeeze.
+    """
+    path, head = Path(folder) / "head.safetensors", read_description(folder)
+    if not path.is_file():
+        raise DownstreamError(f"{folder}: head.safetensors is missing")
+    state, characters = load_file(path), len(head["characters"])
     found = {name: tuple(value.shape) for name, value in state.items()}
-    if wanted != found:
-        raise ValueError(f"{folder}: head.safetensors holds {found}, encoder and head.json ask for {wanted}")
-    model.head.load_state_dict({name: value.float() for name, value in state.items()})
+    if found != {"weight": (characters, width), "bias": (characters,)}:
+        raise DownstreamError(
+            f"{path} holds {found}; {characters} characters in head.json and an encoder of width {width} ask for a "
+            f"weight ({characters}, {width}) and a bias ({characters},); name its encoder with --upstream DIR (`web`: with --model DIR)"
+        )
+    if (stride := head.get("stride", 1)) not in (1, squeeze):
+        raise DownstreamError(f"{folder}: stride {stride}: the frames of the encoder's layers allow 1 or {squeeze}")
+    return state["weight"].float().numpy(), state["bias"].float().numpy()
+
+
+def load_head(encoder: HubertModel, folder: Path) -> Recogniser:
+    """The recogniser of a head directory on its encoder, in eval mode. Raises DownstreamError where they do not fit."""
+    head = read_description(folder)
+    weight, bias = linear_layer(folder, encoder.config.hidden_size, squeeze_of(encoder))
+    model = Recogniser(encoder, head["characters"], head.get("stride", 1))
+    model.head.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
     return model.eval()

@@ -168,7 +168,7 @@ tags: [speech, arabic, ctc]
 {facts.summary.strip()}
 
 {millions:.2f} M parameters: {config.num_hidden_layers} layers of width {config.hidden_size}. Input: a 16 kHz waveform.
-Output: 50 frames per second, and characters by a linear layer with CTC.
+Output: 50 frames per second, and characters by a linear layer with CTC (its own rate is in head.json).
 
 | file | MB | contents |
 |---|---:|---|

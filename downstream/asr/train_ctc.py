@@ -32,7 +32,7 @@ from downstream.asr.augment import AugmentConfig, augment
 from downstream.asr.evaluate import error_rates, read_dev, read_text
 from downstream.asr.recogniser import BLANK, Recogniser, load_head, spec_augment
 from upstream.distributed import average_gradients, place, process_group
-from upstream.model.encoder import geometry_of, run_layers, squeeze_of, squeezed
+from upstream.model.encoder import ConvolutionalStem, geometry_of, run_layers, squeeze_of, squeezed
 from upstream.model.fast import attend_by_products
 from upstream.model.modeldir import load_model, save_model
 
@@ -277,6 +277,10 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         encoder = load_model(config.model)
+        if config.squeeze not in (1, 2):
+            raise ValueError(f"squeeze={config.squeeze}: choose 1 or 2")
+        if config.freeze_stem and not isinstance(encoder.feature_projection, ConvolutionalStem):
+            raise ValueError("freeze_stem: the encoder has no convolutions of Whisper's stem")
         if is_new_rate := config.squeeze > squeeze_of(encoder):
             encoder = squeezed(encoder)
         set_dropout(encoder, config.dropout)
@@ -464,7 +468,7 @@ class Trainer:
             model.encoder.upsampler.repeat_first()  # the head reads only the first frame of a pair
         geometry = before.get("geometry") or geometry_of(model.encoder, self.out.name).facts()
         if geometry.get("squeeze", 1) != squeeze_of(model.encoder):
-            geometry |= {"name": f"{geometry['name']}_fast", "squeeze": squeeze_of(model.encoder)}
+            geometry |= {"name": _fast_name(geometry["name"]), "squeeze": squeeze_of(model.encoder)}
         card = {key: value for key, value in before.items() if key == "front_end"} | {
             "name": self.out.name,
             "geometry": geometry,
@@ -484,6 +488,11 @@ class Trainer:
                 "build": {},
             },
         )
+
+
+def _fast_name(name: str) -> str:
+    """As the family names a squeezed geometry: `_fast` before `_stream`."""
+    return f"{name.removesuffix('_stream')}_fast{'_stream' if name.endswith('_stream') else ''}"
 
 
 def set_dropout(encoder: torch.nn.Module, share: float) -> None:

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from corpora import __version__
 from corpora.files import atomic_dir, locked, sha256_file
 from downstream import DownstreamError
 from downstream.asr.reading import ONNX_FILE, encoder_of
-from downstream.asr.recogniser import read_description
+from downstream.asr.recogniser import linear_layer, read_description
 from downstream.find import limits_of, read_texts
 from downstream.web.packages import RUNTIME, cache, runtime, wanted_version
 from upstream.model.modeldir import model_sha256
@@ -77,7 +76,8 @@ def assemble(
             f"{head}: trained on other weights than those of {folder}; name the encoder of this head with --model DIR"
         )
     width = int(encoder.facts["width"])
-    weights = head_weights(head, len(description["characters"]), width)
+    layer = linear_layer(head, width, int(encoder.facts.get("squeeze", 1)))
+    weights = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for values in layer)
     version = wanted_version(page)
     folder_of_model = f"model/{_digest(sha256_file(encoder.path).encode(), weights)}"
     facts: dict[str, Any] = {
@@ -139,24 +139,6 @@ def exported(folder: Path, precision: str) -> Exported:
         if not path.is_file():
             export_onnx(folder, path, precision=precision)
     return Exported(path, OnnxEncoder(path, threads=1).facts)
-
-
-def head_weights(head: Path, characters: int, width: int) -> bytes:
-    """The linear layer as little-endian fp32: weight (characters, width), then bias (characters,).
-
-    Raises DownstreamError where it does not fit the encoder or head.json.
-    """
-    path = head / "head.safetensors"
-    if not path.is_file():
-        raise DownstreamError(f"{head}: head.safetensors is missing")
-    state = load_file(path)
-    found = {name: value.shape for name, value in state.items()}
-    if found != {"weight": (characters, width), "bias": (characters,)}:
-        raise DownstreamError(
-            f"{path} holds {found}; {characters} characters in head.json and an encoder of width {width} ask for a "
-            f"weight ({characters}, {width}) and a bias ({characters},); name the encoder of this head with --model DIR"
-        )
-    return b"".join(np.ascontiguousarray(state[name], "<f4").tobytes() for name in ("weight", "bias"))
 
 
 def write_site(files: Files, out: Path) -> None:

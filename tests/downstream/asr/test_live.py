@@ -124,6 +124,11 @@ def test_the_export_beside_the_model_gives_the_same_lines(tmp_path, stride):
     assert LiveReader(head, engine="torch").engine == "torch"
     assert 3.0 < expected[-1].end < 3.8  # of 3.75 s, to the end of a frame
     written = json.loads((head / "head.json").read_text(encoding="utf-8"))
+    for changes, message in (({"stride": 4}, "stride 4"), ({"characters": CHARACTERS[:9]}, "9 characters")):
+        (head / "head.json").write_text(json.dumps(written | changes), encoding="utf-8")
+        for engine in ("onnx", "torch"):
+            with pytest.raises(DownstreamError, match=message):
+                LiveReader(head, engine=engine)
     (head / "head.json").write_text(json.dumps(written | {"upstream_key": "0"}), encoding="utf-8")
     with pytest.raises(DownstreamError, match="other weights than those of .*stream.onnx"):
         LiveReader(head)

@@ -232,6 +232,9 @@ def test_frozen_layers_keep_their_weights(tmp_path: Path) -> None:
     changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
     assert not any("layers.0" in name or "feature_projection" in name or "pos_conv" in name for name in changed)
     assert any("layers.1" in name for name in changed) and "head.weight" in changed
+    for wrong, message in (("freeze_stem=true", "freeze_stem"), ("squeeze=3", "squeeze=3")):
+        with pytest.raises(ValueError, match=message):
+            Trainer(read_config(_training(tmp_path), [wrong, f"out={tmp_path}/other"]))
     with pytest.raises(ValueError, match="freeze=3"):
         Trainer(read_config(_training(tmp_path), ["freeze=3", f"out={tmp_path}/other"]))
 

@@ -16,7 +16,7 @@ import pytest
 
 from downstream import DownstreamError
 from downstream.__main__ import main
-from downstream.asr.recogniser import CHARACTERS
+from downstream.asr.recogniser import CHARACTERS, linear_layer
 from downstream.web import packages, site
 from downstream.web.server import HEADERS, Server
 from downstream.web.site import PAGE, assemble, write_site
@@ -120,7 +120,7 @@ def test_a_head_of_another_model_is_refused(head: Path, libraries: Path, tmp_pat
     with pytest.raises(DownstreamError, match="trained on other weights .* with --model"):
         assemble(head, other.parent, precision="fp32")
     with pytest.raises(DownstreamError, match="holds .* with --model"):
-        site.head_weights(head, len(CHARACTERS), 32)
+        linear_layer(head, 32)
 
 
 def test_a_page_without_its_files_is_refused(head: Path, tmp_path: Path) -> None:
