@@ -156,7 +156,8 @@ def linear_layer(folder: Path, width: int, squeeze: int = 1) -> tuple[np.ndarray
     if found != {"weight": (characters, width), "bias": (characters,)}:
         raise DownstreamError(
             f"{path} holds {found}; {characters} characters in head.json and an encoder of width {width} ask for a "
-            f"weight ({characters}, {width}) and a bias ({characters},); name its encoder with --upstream DIR (`web`: with --model DIR)"
+            f"weight ({characters}, {width}) and a bias ({characters},); name its encoder with --upstream DIR "
+            "(`web`: with --model DIR)"
         )
     if (stride := head.get("stride", 1)) not in (1, squeeze):
         raise DownstreamError(f"{folder}: stride {stride}: the frames of the encoder's layers allow 1 or {squeeze}")
