@@ -64,3 +64,9 @@ export class Cutter {
     return this.dropped + this.have;
   }
 }
+
+/** The part of a window's logits that is kept: `width` of them for every `stride` frames that `skip` and `keep` count. */
+export function kept(logits, { skip, keep }, width, stride = 1) {
+  const start = (frame) => (frame / stride) * width;
+  return logits.subarray(start(skip), keep === null ? undefined : start(skip + keep));
+}

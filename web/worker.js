@@ -5,7 +5,7 @@ import { argmax, bestPath, logSoftmax, parts } from "./ctc.js";
 import { Finder } from "./find.js";
 import { Recogniser } from "./recogniser.js";
 import { readTexts } from "./text.js";
-import { Cutter, HOP, SAMPLE_RATE, windowing } from "./windows.js";
+import { Cutter, HOP, kept, SAMPLE_RATE, windowing } from "./windows.js";
 
 const BLOCK = 10 * SAMPLE_RATE;
 // Windows while the microphone is open. They are shorter than those of files, since the last one is read again and again.
@@ -22,12 +22,6 @@ let latest = null; // {logProbs, text} of the recording that is shown, for a lis
 
 const now = () => performance.timeOrigin + performance.now();
 const pause = (milliseconds = 0) => new Promise((done) => setTimeout(done, milliseconds));
-
-/** The rows that are kept of a window's logits; `skip` and `keep` are frames of the encoder. */
-function kept(logits, { skip, keep }, characters) {
-  const row = (frame) => (frame / page.stride) * characters;
-  return logits.subarray(row(skip), keep === null ? undefined : row(skip + keep));
-}
 
 function joined(blocks) {
   const whole = new Float32Array(blocks.reduce((sum, block) => sum + block.length, 0));
@@ -86,7 +80,7 @@ async function read({ id, samples, wantsLogits }) {
     await pause(); // let a message of the page arrive, which may end this job
     if (job !== id) return false;
     const before = now();
-    const piece = kept(await recogniser.logits(window.samples), window, characters);
+    const piece = kept(await recogniser.logits(window.samples), window, characters, page.stride);
     figures.compute += (now() - before) / 1000;
     figures.first ??= (now() - started) / 1000;
     pieces.push(piece);
@@ -127,12 +121,13 @@ async function listen({ id }) {
     own.blocks.push(...fresh); // all at once: `stop` may come while a window is read
     for (const block of fresh) {
       for (const window of cutter.push(block)) {
-        pieces.push(kept(await recogniser.logits(window.samples), window, characters));
+        pieces.push(kept(await recogniser.logits(window.samples), window, characters, page.stride));
       }
     }
     const sure = pieces.reduce((sum, piece) => sum + piece.length, 0) / characters;
     const rest = cutter.rest();
-    const logits = joined([...pieces, kept(await recogniser.logits(rest.samples), rest, characters)]);
+    const tail = kept(await recogniser.logits(rest.samples), rest, characters, page.stride);
+    const logits = joined([...pieces, tail]);
     const compute = (now() - before) / 1000;
     const classes = argmax(logits, characters);
     const [start, end] = parts(classes, page.characters, sure);

@@ -55,6 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits.add_argument("--texts", type=Path, required=True, help="the list to search, Kaldi text")
     limits.add_argument("--clips", type=int, default=150, help="number of clips, evenly spread (default: 150)")
     limits.add_argument("--wrong", type=float, default=0.05, help="answers allowed where none is right (default: 0.05)")
+    means = commands.add_parser("average", help="the mean of a fine-tuned recogniser and of its start")
+    means.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
+    means.add_argument("--head", type=Path, required=True, help="its head directory")
+    means.add_argument("--start-model", type=Path, required=True, help="model directory that the training began with")
+    means.add_argument("--start-head", type=Path, required=True, help="its head directory")
+    means.add_argument("--share", type=float, default=0.5, help="of the fine-tuned weights (default: 0.5)")
+    means.add_argument("--lower", type=int, default=0, metavar="N", help="the lowest N layers have their own share")
+    means.add_argument("--lower-share", type=float, default=0.5, help="of the fine-tuned weights there (default: 0.5)")
+    means.add_argument("--out", type=Path, required=True, help="writes OUT/model and OUT/head")
     score = commands.add_parser("score", help="error rates on clips with text")
     score.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
     score.add_argument("--head", type=Path, required=True, help="head directory")
@@ -98,6 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             store = (parsed.audio, parsed.text, parsed.out)
             hours = cut_store(parsed.head, parsed.model, *store, longest=parsed.longest, jobs=parsed.jobs)
             print(" ".join(f"{name}: {value:.2f} h" for name, value in hours.items()))
+        elif parsed.command == "average":
+            from downstream.asr.average import Shares, average
+
+            shares = Shares(parsed.share, parsed.lower, parsed.lower_share)
+            average(parsed.model, parsed.head, parsed.start_model, parsed.start_head, parsed.out, shares)
         elif parsed.command == "ship":
             _ship(parsed)
         else:

@@ -20,7 +20,9 @@ from transformers import HubertModel
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_dir, read_json, write_json
 from downstream import DownstreamError
-from upstream.model.encoder import run_layers, squeeze_of
+from upstream.model.card import lineage
+from upstream.model.encoder import geometry_of, run_layers, squeeze_of
+from upstream.model.modeldir import model_sha256, read_card, save_model
 
 BLANK = 0
 LETTERS = "ءآأؤإئابةتثجحخدذرزسشصضطظعغفقكلمنهوىي"
@@ -133,6 +135,38 @@ def save_head(model: Recogniser, folder: Path, description: dict[str, Any]) -> N
             | ({"stride": model.stride} if model.stride > 1 else {})
             | description,
         )
+
+
+def geometry_facts(encoder: HubertModel, source: Path | str, name: str) -> dict[str, Any]:
+    """The geometry in the card of an encoder that was made from the model directory `source`.
+
+    Raises UpstreamError for an encoder that is none of ours, whose `source` states no geometry.
+    """
+    stated: dict[str, Any] = read_card(source).get("geometry") or geometry_of(encoder, name).facts()
+    if stated.get("squeeze", 1) == (squeeze := squeeze_of(encoder)):
+        return stated
+    return stated | {"name": _fast_name(stated["name"]), "squeeze": squeeze}
+
+
+def _fast_name(name: str) -> str:
+    """As the family names a squeezed geometry: `_fast` before `_stream`."""
+    return f"{name.removesuffix('_stream')}_fast{'_stream' if name.endswith('_stream') else ''}"
+
+
+def save_recogniser(
+    model: Recogniser, model_dir: Path, head_dir: Path, name: str, source: Path | str, facts: dict[str, Any]
+) -> None:
+    """Write encoder and head. The encoder was made from the model directory `source`; `facts` go into its card."""
+    if model.stride > 1:
+        model.encoder.upsampler.repeat_first()  # the head reads only the first frame of a pair
+    card = {key: value for key, value in read_card(source).items() if key == "front_end"} | {
+        "name": name,
+        "geometry": geometry_facts(model.encoder, source, name),
+        "lineage": lineage([], str(source)),
+    }
+    save_model(model.encoder, model_dir, card | facts)
+    key = model_sha256(model_dir)
+    save_head(model, head_dir, {"upstream": model_dir.name, "upstream_key": key, "text_profile": "modern", "build": {}})
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -30,11 +30,18 @@ from corpora.files import atomic_file
 from corpora.prepare.packed import PackedAudio
 from downstream.asr.augment import AugmentConfig, augment
 from downstream.asr.evaluate import error_rates, read_dev, read_text
-from downstream.asr.recogniser import BLANK, Recogniser, load_head, spec_augment
+from downstream.asr.recogniser import (
+    BLANK,
+    Recogniser,
+    geometry_facts,
+    load_head,
+    save_recogniser,
+    spec_augment,
+)
 from upstream.distributed import average_gradients, place, process_group
-from upstream.model.encoder import ConvolutionalStem, geometry_of, run_layers, squeeze_of, squeezed
+from upstream.model.encoder import ConvolutionalStem, run_layers, squeeze_of, squeezed
 from upstream.model.fast import attend_by_products
-from upstream.model.modeldir import load_model, save_model
+from upstream.model.modeldir import load_model, model_sha256
 
 log = logging.getLogger(__name__)
 
@@ -283,6 +290,7 @@ class Trainer:
             raise ValueError("freeze_stem: the encoder has no convolutions of Whisper's stem")
         if is_new_rate := config.squeeze > squeeze_of(encoder):
             encoder = squeezed(encoder)
+        geometry_facts(encoder, config.model, self.out.name)  # what `export` writes: an error now, not after hours
         set_dropout(encoder, config.dropout)
         freeze(encoder, config.freeze)
         if config.freeze_stem:
@@ -456,43 +464,15 @@ class Trainer:
 
     def export(self, model_dir: Path, head_dir: Path) -> None:
         """The averaged encoder as a model directory and its head directory."""
-        from downstream.asr.recogniser import save_head
-        from upstream.model.card import lineage
-        from upstream.model.modeldir import model_sha256, read_card
-
         if self.rank:
             return
-        model, source = self.averaged(), self.config.model
-        before = read_card(source)
-        if model.stride > 1:
-            model.encoder.upsampler.repeat_first()  # the head reads only the first frame of a pair
-        geometry = before.get("geometry") or geometry_of(model.encoder, self.out.name).facts()
-        if geometry.get("squeeze", 1) != squeeze_of(model.encoder):
-            geometry |= {"name": _fast_name(geometry["name"]), "squeeze": squeeze_of(model.encoder)}
-        card = {key: value for key, value in before.items() if key == "front_end"} | {
-            "name": self.out.name,
-            "geometry": geometry,
+        source = self.config.model
+        facts = {
             "init": {"kind": "fine-tuned", "source_sha256": model_sha256(source)},
-            "lineage": lineage([], source),
             "fine_tuned": "ctc",
             "hours_heard": round(self.heard / 3600, 2),
         }
-        save_model(model.encoder, model_dir, card)
-        save_head(
-            model,
-            head_dir,
-            {
-                "upstream": model_dir.name,
-                "upstream_key": model_sha256(model_dir),
-                "text_profile": "modern",
-                "build": {},
-            },
-        )
-
-
-def _fast_name(name: str) -> str:
-    """As the family names a squeezed geometry: `_fast` before `_stream`."""
-    return f"{name.removesuffix('_stream')}_fast{'_stream' if name.endswith('_stream') else ''}"
+        save_recogniser(self.averaged(), model_dir, head_dir, self.out.name, source, facts)
 
 
 def set_dropout(encoder: torch.nn.Module, share: float) -> None:

@@ -192,7 +192,8 @@ def parameters(g: Geometry) -> int:
 def macs_per_second(g: Geometry, seconds: float = 10.0) -> float:
     """Multiply-accumulates per second of audio, for a clip of `seconds` (attention grows with its length).
 
-    In a streaming model attention is that of chunks of 320 ms after a full left context.
+    In a streaming model attention is that of chunks of 320 ms after a full left context. The DFT of the log-mel front
+    end counts whole, as training computes it; inference takes half of its products (`upstream.model.fast`).
     """
     samples = int(seconds * SAMPLE_RATE)
     frames = (samples - RECEPTIVE_FIELD) // HOP + 1

@@ -71,6 +71,26 @@ def test_windows_are_those_of_python(frames: int, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("samples", [400, 16.0 * 16000, 55.01 * 16000, 55.03 * 16000])
+def test_kept_parts_of_windows_are_those_of_one_pass(stride: int, samples: float) -> None:
+    found = node(
+        "const cutter = new windows.Cutter(windows.windowing(given.stride));"
+        "const every = given.stride * windows.HOP;"
+        "const rows = (w) => {"  # two values for each frame of the head: its first sample, and that divided by two
+        " const count = Math.ceil(windows.frameCount(w.samples.length) / given.stride);"
+        " const starts = Array.from({ length: count }, (_, i) => w.samples[i * every]);"
+        " return Float32Array.from(starts.flatMap((first) => [first, first / 2]));"
+        "};"
+        "const all = cutter.push(Float32Array.from({ length: given.n }, (_, i) => i));"
+        "all.push(cutter.rest());"
+        "return all.flatMap((w) => Array.from(windows.kept(rows(w), w, 2, given.stride)));",
+        {"stride": stride, "n": int(samples)},
+    )
+    starts = np.arange(0, int(samples) - 400 + 1, 320)[::stride]
+    assert found == np.stack([starts, starts / 2], 1).ravel().tolist()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
 def test_the_linear_layer_reads_every_frame_or_every_second_one(stride: int) -> None:
     rng = np.random.default_rng(0)
     states, weight, bias = rng.standard_normal((7, 4)), rng.standard_normal((3, 4)), rng.standard_normal(3)
