@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     score.add_argument("--audio", type=Path, required=True, help="packed store")
     score.add_argument("--text", type=Path, required=True, help="Kaldi text")
     score.add_argument("--clips", type=int, default=None, help="number of clips, evenly spread (None: all)")
+    score.add_argument("--condition", choices=("noise", "telephone", "mp3"), help="change the clips (noise at 10 dB, "
+                       "8 kHz with mu-law, MP3 at 16 kbit/s)")  # fmt: skip
     made = commands.add_parser("ship", help="16-bit weights, 8-bit ONNX, heads, card and SHA-256 sums in one directory")
     made.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
     made.add_argument(
@@ -156,14 +158,21 @@ def _ship(parsed: argparse.Namespace) -> None:
 
 
 def _score(parsed: argparse.Namespace) -> None:
-    from downstream.asr.evaluate import error_rates, read_dev
+    from downstream.asr.conditions import CONDITIONS
+    from downstream.asr.evaluate import error_rates, intervals, read_dev
     from downstream.asr.recogniser import load_head
     from downstream.asr.train_ctc import Source
     from upstream.model.modeldir import load_model
 
     model = load_head(load_model(parsed.model), parsed.head)
-    scores, _ = error_rates(model, read_dev(Source(str(parsed.audio), str(parsed.text)), parsed.clips))
-    print(json.dumps({key: round(100 * value, 3) for key, value in scores.items()}))
+    clips = read_dev(Source(str(parsed.audio), str(parsed.text)), parsed.clips)
+    if parsed.condition:
+        change = CONDITIONS[parsed.condition]
+        clips = [(change(wav, number), text) for number, (wav, text) in enumerate(clips)]
+    scores, pairs = error_rates(model, clips)
+    shown = {key: round(100 * value, 3) for key, value in scores.items()}
+    ends = {key: [round(100 * end, 3) for end in pair] for key, pair in intervals(pairs).items()}
+    print(json.dumps(shown | {"clips": len(clips), "interval": ends}))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from corpora.audio import SAMPLE_RATE
 from corpora.prepare.packed import PackedAudio
 from corpora.text import normalise
 from downstream.asr.recogniser import Recogniser, best_path
+from downstream.score.stats import central, resample
 
 
 def read_text(path: Path) -> dict[str, str]:
@@ -54,18 +55,30 @@ def transcribe(model: Recogniser, wavs: Sequence[np.ndarray], batch_seconds: flo
 
 def error_rates(model: Recogniser, clips: Iterable[tuple[np.ndarray, str]]) -> tuple[dict[str, float], list[list[str]]]:
     """Micro CER and WER of the modern spelling, CER of the profile `letters`; and the pairs (reference, hypothesis)."""
-    from rapidfuzz.distance import Levenshtein
-
     clips = list(clips)
     hypotheses = transcribe(model, [wav for wav, _ in clips])
-    errors, totals = {"cer": 0, "wer": 0, "letters": 0}, {"cer": 0, "wer": 0, "letters": 0}
-    pairs = []
-    for (_, reference), hypothesis in zip(clips, hypotheses, strict=True):
-        pairs.append([reference, hypothesis])
+    pairs = [[reference, hypothesis] for (_, reference), hypothesis in zip(clips, hypotheses, strict=True)]
+    return {key: float(errors.sum() / max(1, totals.sum())) for key, (errors, totals) in _errors(pairs).items()}, pairs
+
+
+def intervals(pairs: Sequence[Sequence[str]]) -> dict[str, tuple[float, float]]:
+    """The 95 % interval of each rate by a bootstrap over clips; it does not cover other speakers."""
+    weights, ends = resample(len(pairs), draws=2000), {}
+    for key, (errors, totals) in _errors(pairs).items():
+        ends[key] = central((weights @ errors) / np.maximum(1, weights @ totals))
+    return ends
+
+
+def _errors(pairs: Sequence[Sequence[str]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By rate: errors and length of the reference of every pair, (clips,) each."""
+    from rapidfuzz.distance import Levenshtein
+
+    rows: dict[str, list[tuple[int, int]]] = {"cer": [], "wer": [], "letters": []}
+    for reference, hypothesis in pairs:
         bare = [normalise(text, "letters").replace(" ", "") for text in (reference, hypothesis)]
         for key, a, b in (
             ("cer", reference, hypothesis), ("wer", reference.split(), hypothesis.split()), ("letters", *bare),
         ):  # fmt: skip
-            errors[key] += Levenshtein.distance(a, b)
-            totals[key] += len(a)
-    return {key: errors[key] / max(1, totals[key]) for key in errors}, pairs
+            rows[key].append((Levenshtein.distance(a, b), len(a)))
+    counts = {key: np.array(values, dtype=np.int64).reshape(-1, 2) for key, values in rows.items()}
+    return {key: (values[:, 0], values[:, 1]) for key, values in counts.items()}
