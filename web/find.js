@@ -6,14 +6,14 @@ import { normalise } from "./text.js";
 const SHORTEST = 3; // a greedy text with fewer letters finds nothing
 const NEAR = 0.12; // candidates differ by at most so much more of their letters than the closest one
 const CANDIDATES = 24; // at most so many are ranked by CTC where letters decide
-const CELLS = 30000; // frames times candidates that are ranked where the likelihood decides,
+const CELLS = 15000; // frames times candidates that are ranked where the likelihood decides,
 const RANKED = [12, 100]; // but at least and at most so many candidates
 // Frames in which the blank is likelier than this are merged before the ranking, up to so many.
 const BLANK = 0.99;
 const MERGED = 8;
-// Being so many nats likelier than every other line counts as much as one nat a letter, up to the second number.
-const RIVAL_NATS = 40;
-const MOST_NATS = 80;
+// Being so many nats ahead of every other line counts as much as one nat a letter, up to the second number.
+const RIVAL_NATS = 16;
+const MOST_NATS = 32;
 const WORD = 32;
 
 const rounded = (value) => Math.round(value * 1e4) / 1e4;
@@ -24,7 +24,7 @@ export class Finder {
     this.texts = texts;
     this.characters = characters;
     this.index = new Map(characters.map((character, i) => [character, i]));
-    this.limits = { likelihood: null, share: 0.35, gap: 0.08, ...limits };
+    this.limits = { likelihood: null, bonus: 0, share: 0.35, gap: 0.08, ...limits };
     this.bare = texts.texts.map((text) => text.replaceAll(" ", ""));
     this.starts = [];
     this.counts = [];
@@ -80,18 +80,19 @@ export class Finder {
     return this._answer(near[chosen[best]], scores[best], margins[best]);
   }
 
-  /** The likeliest of the spans `near`, if it is likely enough. */
+  /** The first of the spans `near` by likelihood and bonus, if it is likely enough. */
   _likeliest(logProbs, near, order) {
     const frames = logProbs.length / this.characters.length;
     const count = Math.min(Math.max(Math.floor(CELLS / frames), RANKED[0]), RANKED[1]);
     const chosen = order.slice(0, count).map((i) => near[i]);
     const { ratios, sizes } = this._ratios(logProbs, chosen);
-    const best = highest(ratios);
+    const ranks = ratios.map((ratio, i) => ratio + this.limits.bonus * sizes[i]);
+    const best = highest(ranks);
     let rival = -Infinity;
     chosen.forEach((j, i) => {
-      if (this._isOther(j, chosen[best])) rival = Math.max(rival, ratios[i]);
+      if (this._isOther(j, chosen[best])) rival = Math.max(rival, ranks[i]);
     });
-    const lead = Math.min(ratios[best] - rival, MOST_NATS);
+    const lead = Math.min(ranks[best] - rival, MOST_NATS);
     const score = ratios[best] / sizes[best];
     return this._answer(chosen[best], score, score + lead / RIVAL_NATS - this.limits.likelihood);
   }

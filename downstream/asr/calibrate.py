@@ -23,6 +23,7 @@ from downstream.asr.train_ctc import Source
 from downstream.find import Finder, Limits, TextList, read_texts
 
 LOWEST = -1000.0  # of `Limits.likelihood`
+BONUS = 2.0  # of `Limits.bonus`
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Trial:
 
 def trial(finder: Finder, log_probs: np.ndarray, greedy: str, text: str | None) -> Trial:
     """Search one clip without a limit; `text` without spaces is the right answer (None: there is none)."""
-    finder.limits = Limits(likelihood=LOWEST)
+    finder.limits = Limits(likelihood=LOWEST, bonus=BONUS)
     found = finder.find(log_probs, greedy)
     if found.margin is None:
         return Trial(LOWEST, False)
@@ -56,7 +57,7 @@ def choose(inside: Sequence[Trial], outside: Sequence[Trial], wrong: float) -> t
         "found_in_the_list": sum(t.right and t.likelihood >= limit for t in inside) / len(inside),
         "found_outside": sum(value >= limit for value in values) / len(values),
     }
-    return Limits(likelihood=limit), found
+    return Limits(likelihood=limit, bonus=BONUS), found
 
 
 def calibrate(
@@ -93,7 +94,7 @@ def calibrate(
         inside.append(trial(every, reading.log_probs, reading.text, spoken))
         outside.append(trial(rest, reading.log_probs, reading.text, None))
     limits, shares = choose(inside, outside, wrong)
-    values = {"likelihood": limits.likelihood}
+    values = {"likelihood": limits.likelihood, "bonus": limits.bonus}
     write_json(Path(head) / "head.json", {**read_json(Path(head) / "head.json"), "find": values})
     return {**values, **{name: round(value, 4) for name, value in shares.items()}, "clips": len(held)}
 

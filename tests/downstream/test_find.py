@@ -116,6 +116,19 @@ def test_the_likelihood_decides_where_it_was_calibrated(verses: Path) -> None:
     assert refrain.ids == ["v3"] and refrain.score > -0.2
 
 
+def test_a_bonus_finds_a_line_whose_letters_were_hardly_heard(tmp_path: Path) -> None:
+    path = tmp_path / "two.text"
+    path.write_text("long قال كتاب كبير\nshort قال كبير\n", encoding="utf-8")
+    probabilities = spoken("قال كبير", sure=0.9)
+    word = spoken("كتاب ", sure=0.02)  # each of its letters has less than the blank
+    word[:, 0] = np.logaddexp(word[:, 0], np.log(0.9))
+    probabilities = np.concatenate([probabilities[:12], word, probabilities[12:]])
+    lines = read_texts(path, CHARACTERS)
+    for bonus, expected in ((0.0, "short"), (4.0, "long")):
+        limits = Limits(likelihood=-100.0, bonus=bonus)
+        assert Finder(lines, CHARACTERS, limits=limits).find(probabilities, "قال كبير").ids == [expected]
+
+
 def test_silence_is_none(verses: Path) -> None:
     silence = np.log(np.full((50, len(CHARACTERS)), 1e-3, np.float32))
     silence[:, 0] = np.log(0.96)

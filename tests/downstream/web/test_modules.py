@@ -164,7 +164,7 @@ def test_edit_distances_of_spans() -> None:
     assert found["distances"] == [Levenshtein.distance(heard, text) for text in found["strings"]]
 
 
-@pytest.mark.parametrize("limits", [Limits(), Limits(likelihood=-2.2)])
+@pytest.mark.parametrize("limits", [Limits(), Limits(likelihood=-2.2), Limits(likelihood=-0.5, bonus=2.0)])
 @pytest.mark.parametrize("spans", [1, 3])
 def test_the_entry_that_python_finds(limits: Limits, spans: int) -> None:
     listed, others = texts(3), texts(5)
