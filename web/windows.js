@@ -66,7 +66,7 @@ export class Cutter {
 }
 
 /** The part of a window's logits that is kept: `width` of them for every `stride` frames that `skip` and `keep` count. */
-export function kept(logits, { skip, keep }, width, stride = 1) {
+export function kept(logits, { skip, keep }, width, stride) {
   const start = (frame) => (frame / stride) * width;
   return logits.subarray(start(skip), keep === null ? undefined : start(skip + keep));
 }

@@ -4,8 +4,9 @@ python -m downstream.asr data --quran quran.json --reciter NAME=DIR ... --out da
 python -m downstream.asr train conf/ctc.yaml [key=value ...]
 torchrun --nproc_per_node 2 -m downstream.asr train conf/ctc.yaml
 python -m downstream.asr cut --model DIR --head DIR --audio STORE --text FILE --out PREFIX
+python -m downstream.asr average --model DIR --head DIR --start-model DIR --start-head DIR --out DIR
 python -m downstream.asr calibrate --head DIR --audio STORE --text FILE --texts LIST
-python -m downstream.asr score --model DIR --head DIR --audio STORE --text FILE
+python -m downstream.asr score --model DIR --head DIR --audio STORE --text FILE [--condition mp3]
 python -m downstream.asr ship --model DIR --head DIR --facts card.yaml --scores scores.md --out models/NAME
 python -m downstream.asr export --model DIR --head DIR --out DIR
 """
@@ -55,14 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits.add_argument("--texts", type=Path, required=True, help="the list to search, Kaldi text")
     limits.add_argument("--clips", type=int, default=150, help="number of clips, evenly spread (default: 150)")
     limits.add_argument("--wrong", type=float, default=0.05, help="answers allowed where none is right (default: 0.05)")
-    means = commands.add_parser("average", help="the mean of a fine-tuned recogniser and of its start")
+    means = commands.add_parser("average", help="the mean of a fine-tuned recogniser and its start (then calibrate it)")
     means.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
     means.add_argument("--head", type=Path, required=True, help="its head directory")
     means.add_argument("--start-model", type=Path, required=True, help="model directory that the training began with")
     means.add_argument("--start-head", type=Path, required=True, help="its head directory")
     means.add_argument("--share", type=float, default=0.5, help="of the fine-tuned weights (default: 0.5)")
     means.add_argument("--lower", type=int, default=0, metavar="N", help="the lowest N layers have their own share")
-    means.add_argument("--lower-share", type=float, default=0.5, help="of the fine-tuned weights there (default: 0.5)")
+    means.add_argument("--lower-share", type=float, default=None, help="of the fine-tuned weights there (default: 0.5)")
     means.add_argument("--out", type=Path, required=True, help="writes OUT/model and OUT/head")
     score = commands.add_parser("score", help="error rates on clips with text")
     score.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
@@ -112,7 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif parsed.command == "average":
             from downstream.asr.average import Shares, average
 
-            shares = Shares(parsed.share, parsed.lower, parsed.lower_share)
+            if parsed.lower_share is not None and not parsed.lower:
+                raise ValueError("--lower-share: also give --lower N")
+            shares = Shares(parsed.share, parsed.lower, 0.5 if parsed.lower_share is None else parsed.lower_share)
             average(parsed.model, parsed.head, parsed.start_model, parsed.start_head, parsed.out, shares)
         elif parsed.command == "ship":
             _ship(parsed)
@@ -166,6 +169,8 @@ def _score(parsed: argparse.Namespace) -> None:
 
     model = load_head(load_model(parsed.model), parsed.head)
     clips = read_dev(Source(str(parsed.audio), str(parsed.text)), parsed.clips)
+    if not clips:
+        raise ValueError(f"{parsed.text}: none of its ids is in the store {parsed.audio}")
     if parsed.condition:
         change = CONDITIONS[parsed.condition]
         clips = [(change(wav, number), text) for number, (wav, text) in enumerate(clips)]

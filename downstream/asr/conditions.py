@@ -1,4 +1,4 @@
-"""Clips under worse conditions, for `score --condition`: the same change of a clip in every run.
+"""Clips under worse conditions, for `score --condition`: the same change in every run on the same clips.
 
 noise: coloured noise at 10 dB, drawn by the clip's number.  telephone: 8 kHz and G.711 (mu-law).  mp3: 16 kbit/s.
 """

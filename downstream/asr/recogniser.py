@@ -138,10 +138,7 @@ def save_head(model: Recogniser, folder: Path, description: dict[str, Any]) -> N
 
 
 def geometry_facts(encoder: HubertModel, source: Path | str, name: str) -> dict[str, Any]:
-    """The geometry in the card of an encoder that was made from the model directory `source`.
-
-    Raises UpstreamError for an encoder that is none of ours, whose `source` states no geometry.
-    """
+    """The geometry in the card of an encoder that was made from the model directory `source`."""
     stated: dict[str, Any] = read_card(source).get("geometry") or geometry_of(encoder, name).facts()
     if stated.get("squeeze", 1) == (squeeze := squeeze_of(encoder)):
         return stated
@@ -156,9 +153,13 @@ def _fast_name(name: str) -> str:
 def save_recogniser(
     model: Recogniser, model_dir: Path, head_dir: Path, name: str, source: Path | str, facts: dict[str, Any]
 ) -> None:
-    """Write encoder and head. The encoder was made from the model directory `source`; `facts` go into its card."""
+    """Write encoder and head. The encoder was made from the model directory `source`; `facts` go into its card.
+
+    The second frames of a squeezed encoder's pairs become copies of the first, also in `model`, if the head does not
+    read them.
+    """
     if model.stride > 1:
-        model.encoder.upsampler.repeat_first()  # the head reads only the first frame of a pair
+        model.encoder.upsampler.repeat_first()
     card = {key: value for key, value in read_card(source).items() if key == "front_end"} | {
         "name": name,
         "geometry": geometry_facts(model.encoder, source, name),
@@ -190,11 +191,13 @@ def linear_layer(folder: Path, width: int, squeeze: int = 1) -> tuple[np.ndarray
     if found != {"weight": (characters, width), "bias": (characters,)}:
         raise DownstreamError(
             f"{path} holds {found}; {characters} characters in head.json and an encoder of width {width} ask for a "
-            f"weight ({characters}, {width}) and a bias ({characters},); name its encoder with --upstream DIR "
-            "(`web`: with --model DIR)"
+            f"weight ({characters}, {width}) and a bias ({characters},); name the encoder that the head was trained on"
         )
     if (stride := head.get("stride", 1)) not in (1, squeeze):
-        raise DownstreamError(f"{folder}: stride {stride}: the frames of the encoder's layers allow 1 or {squeeze}")
+        raise DownstreamError(
+            f"{folder}: stride {stride}: the encoder's layers allow 1 or {squeeze}; name the encoder that "
+            "the head was trained on"
+        )
     return state["weight"].float().numpy(), state["bias"].float().numpy()
 
 

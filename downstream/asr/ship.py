@@ -28,6 +28,7 @@ from downstream import DownstreamError
 from downstream.asr.reading import ONNX_FILE, Reader
 from downstream.asr.recogniser import read_description
 from upstream.model.card import ancestors, tree
+from upstream.model.family import FRAME_RATE
 from upstream.model.modeldir import CARD_KEY, load_model, model_sha256, read_card
 from upstream.model.onnx import export_onnx
 
@@ -148,6 +149,8 @@ def _card(folder: Path, name: str, heads: list[str], facts: Facts, scores: str) 
     config = model.config
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     rows = "\n".join(f"| {speech.name} | {speech.hours:g} | {speech.licence} |" for speech in facts.data)
+    strides = sorted({read_description(folder / head).get("stride", 1) for head in heads})
+    rates = " or ".join(f"{FRAME_RATE / stride:g}" for stride in strides)
     hours = sum(speech.hours for speech in facts.data)
     contents = {
         "model.safetensors": "the encoder; large weights in 16 bits",
@@ -168,7 +171,7 @@ tags: [speech, arabic, ctc]
 {facts.summary.strip()}
 
 {millions:.2f} M parameters: {config.num_hidden_layers} layers of width {config.hidden_size}. Input: a 16 kHz waveform.
-Output: 50 frames per second, and characters by a linear layer with CTC (its own rate is in head.json).
+Output: hidden states, 50 frames per second, and characters by a linear layer with CTC, {rates} frames per second.
 
 | file | MB | contents |
 |---|---:|---|

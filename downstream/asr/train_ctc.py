@@ -33,7 +33,6 @@ from downstream.asr.evaluate import error_rates, read_dev, read_text
 from downstream.asr.recogniser import (
     BLANK,
     Recogniser,
-    geometry_facts,
     load_head,
     save_recogniser,
     spec_augment,
@@ -41,6 +40,7 @@ from downstream.asr.recogniser import (
 from upstream.distributed import average_gradients, place, process_group
 from upstream.model.encoder import ConvolutionalStem, run_layers, squeeze_of, squeezed
 from upstream.model.fast import attend_by_products
+from upstream.model.frontend import LogMelFrontEnd
 from upstream.model.modeldir import load_model, model_sha256
 
 log = logging.getLogger(__name__)
@@ -290,7 +290,8 @@ class Trainer:
             raise ValueError("freeze_stem: the encoder has no convolutions of Whisper's stem")
         if is_new_rate := config.squeeze > squeeze_of(encoder):
             encoder = squeezed(encoder)
-        geometry_facts(encoder, config.model, self.out.name)  # what `export` writes: an error now, not after hours
+        if not isinstance(encoder.feature_extractor, LogMelFrontEnd):
+            raise ValueError(f"{config.model}: only encoders with a log-mel front end can be trained (SpecAugment)")
         set_dropout(encoder, config.dropout)
         freeze(encoder, config.freeze)
         if config.freeze_stem:

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ START = Geometry(
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> Iterator[Path]:
+def folders(tmp_path: Path) -> Path:
     """start/{model,head} at 50 Hz, and what a training made of it, trained/{model,head} at 25 Hz."""
     torch.manual_seed(0)
     start = Recogniser(build_encoder(START)).eval()
@@ -32,7 +31,7 @@ def folders(tmp_path: Path) -> Iterator[Path]:
     origin = {"init": {"kind": "fine-tuned", "source_sha256": model_sha256(tmp_path / "start/model")}}
     source = tmp_path / "start/model"
     save_recogniser(trained, tmp_path / "trained/model", tmp_path / "trained/head", "trained", source, origin)
-    yield tmp_path
+    return tmp_path
 
 
 def average(folder: Path, out: str, *options: str) -> int:
@@ -62,12 +61,12 @@ def test_the_mean_of_a_squeezed_recogniser_and_its_start(folders: Path) -> None:
     reader = Reader(folders / "mean/head", folders / "mean/model")
     assert reader.stride == 2 and len(reader.read_blocks([torch.randn(16000)]).log_probs) == 25
     card = read_card(folders / "mean/model")
-    assert card["init"]["kind"] == "mean with its start, 0.8 of it (0.5 in the lowest 1 layers)"
+    key = model_sha256(folders / "start/model")
+    expected = f"mean: 0.8 of this one, 0.2 of its start {key[:12]}; lowest 1 layers 0.5 and 0.5"
+    assert card["init"]["kind"] == expected and key in card["lineage"]
     assert card["geometry"]["name"] == "start_fast" and card["geometry"]["squeeze"] == 2
-    assert [line.split("── ")[-1].split(",")[0] for line in tree(folders / "mean/model").splitlines()][1::2] == [
-        "init: mean with its start",
-        "init: fine-tuned",
-    ]
+    kinds = [line for line in tree(folders / "mean/model").splitlines() if "init:" in line]
+    assert "init: mean" in kinds[0] and "init: fine-tuned" in kinds[1]
 
 
 def test_a_share_of_none_gives_the_start(folders: Path) -> None:
@@ -78,9 +77,28 @@ def test_a_share_of_none_gives_the_start(folders: Path) -> None:
     torch.testing.assert_close(recogniser(folders, "mean")(wav)[0], start(wav)[0])
 
 
-def test_shares_and_recognisers_that_have_no_mean(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert average(folders, "mean", "--share", "1.5") == 2 and "share 1.5" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--share", "1.5"], "--share 1.5"),
+        (["--lower", "-1"], "--lower -1"),
+        (["--lower", "9"], "has 2 layers"),
+        (["--lower-share", "0.5"], "also give --lower"),
+        (["--start-head", "trained/head"], "--start-head"),
+        (["--out", "trained"], "would replace"),
+    ],
+)
+def test_bad_options_are_refused(
+    folders: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    named = [f"{folders}/{value}" if "trained" in value else value for value in options]
+    assert average(folders, "mean", *named) == 2 and message in capsys.readouterr().err
+    assert not (folders / "mean").exists()
+
+
+def test_recognisers_that_have_no_mean(folders: Path) -> None:
     trained = recogniser(folders, "trained")
-    for other in (Recogniser(trained.encoder, ["<blank>", " ", "ا"], stride=2), recogniser(folders, "start")):
-        with pytest.raises(ValueError, match="no mean"):
-            mean(trained, other, Shares(0.5))
+    others = {"characters": Recogniser(trained.encoder, ["<blank>", " ", "ا"], stride=2), "in the other": None}
+    for message, other in others.items():
+        with pytest.raises(ValueError, match=message):
+            mean(trained, other or recogniser(folders, "start"), Shares())

@@ -232,11 +232,24 @@ def test_frozen_layers_keep_their_weights(tmp_path: Path) -> None:
     changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
     assert not any("layers.0" in name or "feature_projection" in name or "pos_conv" in name for name in changed)
     assert any("layers.1" in name for name in changed) and "head.weight" in changed
-    for wrong, message in (("freeze_stem=true", "freeze_stem"), ("squeeze=3", "squeeze=3")):
-        with pytest.raises(ValueError, match=message):
-            Trainer(read_config(_training(tmp_path), [wrong, f"out={tmp_path}/other"]))
-    with pytest.raises(ValueError, match="freeze=3"):
-        Trainer(read_config(_training(tmp_path), ["freeze=3", f"out={tmp_path}/other"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("freeze_stem=true", "freeze_stem"), ("squeeze=3", "squeeze=3"), ("freeze=3", "freeze=3")],
+)
+def test_an_encoder_that_cannot_be_trained_so_is_refused(tmp_path: Path, override: str, message: str) -> None:
+    config = _training(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        Trainer(read_config(config, [override]))
+
+
+def test_an_encoder_without_a_log_mel_front_end_is_refused(tmp_path: Path) -> None:
+    config = _training(tmp_path)
+    waveform = replace(TINY, front_end="waveform", squeeze=1, conv_channels=16)
+    save_model(build_encoder(waveform), tmp_path / "waveform", {"name": "waveform"})
+    with pytest.raises(ValueError, match="log-mel"):
+        Trainer(read_config(config, [f"model={tmp_path}/waveform"]))
 
 
 def test_a_training_squeezes_whispers_geometry_and_its_head_reads_25_frames_a_second(tmp_path: Path) -> None:
