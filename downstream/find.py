@@ -30,8 +30,8 @@ from downstream.spans import SpanDistances
 SHORTEST = 3  # a greedy text with fewer letters finds nothing
 NEAR = 0.12  # candidates differ by at most so much more of their letters than the closest one
 CANDIDATES = 24  # at most so many are ranked by CTC where letters decide
-CELLS = 15_000  # frames times candidates that are ranked where the likelihood decides,
-RANKED = (12, 100)  # but at least and at most so many candidates
+CELLS = 8_000  # frames times candidates that are ranked where the likelihood decides,
+RANKED = (5, 100)  # but at least and at most so many candidates
 # Frames in which the blank is likelier than this are merged before the ranking, up to so many: there are few letters in
 # 25 or 50 frames a second of recitation, and the time of CTC grows with the frames.
 BLANK, MERGED = 0.99, 8

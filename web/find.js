@@ -6,8 +6,8 @@ import { normalise } from "./text.js";
 const SHORTEST = 3; // a greedy text with fewer letters finds nothing
 const NEAR = 0.12; // candidates differ by at most so much more of their letters than the closest one
 const CANDIDATES = 24; // at most so many are ranked by CTC where letters decide
-const CELLS = 15000; // frames times candidates that are ranked where the likelihood decides,
-const RANKED = [12, 100]; // but at least and at most so many candidates
+const CELLS = 8000; // frames times candidates that are ranked where the likelihood decides,
+const RANKED = [5, 100]; // but at least and at most so many candidates
 // Frames in which the blank is likelier than this are merged before the ranking, up to so many.
 const BLANK = 0.99;
 const MERGED = 8;

@@ -87,7 +87,7 @@ if [ "${stage}" -le 6 ] && [ "${stop_stage}" -ge 6 ]; then
 fi
 if [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge 7 ]; then
     log "stage 7: CTC with rooms, noise and telephones"
-    train_on ctc_robust fast open --share 0.7
+    train_on ctc_robust ctc open --share 0.6
 fi
 if [ "${stage}" -le 8 ] && [ "${stop_stage}" -ge 8 ]; then
     log "stage 8: limits of find"

@@ -203,7 +203,7 @@ def test_a_file_is_opened_read_and_found_in_the_list(page, clips, readings, text
                 "return [...document.querySelectorAll('#figures > div')].map(d => [d.dataset.figure, d.textContent])"
             )
         )
-        assert "harness_open, head letters" in figures["model"] and "8 bits, 21.7 MB" in figures["weights"]
+        assert "harness_open, head letters" in figures["model"] and "8 bits, 22.5 MB" in figures["weights"]
         assert "RTF" in figures["speed"] and "to the first text" in figures["latency"]
         assert page.execute_script("const p = document.getElementById('player'); return !p.hidden && p.src") != ""
     assert page.get_log("browser") == []
