@@ -163,10 +163,11 @@ def _ship(parsed: argparse.Namespace) -> None:
 def _score(parsed: argparse.Namespace) -> None:
     from downstream.asr.conditions import CONDITIONS
     from downstream.asr.evaluate import error_rates, intervals, read_dev
-    from downstream.asr.recogniser import load_head
+    from downstream.asr.recogniser import check_weights, load_head
     from downstream.asr.train_ctc import Source
-    from upstream.model.modeldir import load_model
+    from upstream.model.modeldir import load_model, model_sha256
 
+    check_weights(parsed.head, model_sha256(parsed.model), parsed.model, "--model")
     model = load_head(load_model(parsed.model), parsed.head)
     clips = read_dev(Source(str(parsed.audio), str(parsed.text)), parsed.clips)
     if not clips:

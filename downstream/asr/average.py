@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from downstream import DownstreamError
-from downstream.asr.recogniser import Recogniser, load_head, read_description, save_recogniser
+from downstream.asr.recogniser import Recogniser, check_weights, load_head, save_recogniser
 from upstream.model.card import lineage
 from upstream.model.encoder import squeeze_of, squeezed
 from upstream.model.modeldir import load_model, model_sha256
@@ -71,9 +71,8 @@ def average(model: Path, head: Path, start_model: Path, start_head: Path, out: P
     if folders & {(out / part).resolve() for part in ("model", "head")}:
         raise DownstreamError(f"--out {out}: the mean would replace one of the recognisers that it is made from")
     keys = {folder: model_sha256(folder) for folder in (model, start_model)}
-    for name, folder, own in (("--head", head, model), ("--start-head", start_head, start_model)):
-        if read_description(folder).get("upstream_key") != keys[own]:
-            raise DownstreamError(f"{name} {folder}: trained on other weights than those of {own}")
+    check_weights(head, keys[model], model, "--model")
+    check_weights(start_head, keys[start_model], start_model, "--start-model")
     trained, encoder = load_head(load_model(model), head), load_model(start_model)
     if shares.lower > trained.encoder.config.num_hidden_layers:
         raise DownstreamError(f"--lower {shares.lower}: {model} has {trained.encoder.config.num_hidden_layers} layers")

@@ -14,7 +14,7 @@ from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec
 from corpora.audio import SAMPLE_RATE
 from corpora.files import atomic_dir, write_json, write_text
 from downstream import DownstreamError
-from downstream.asr.recogniser import BLANK, load_head, read_description
+from downstream.asr.recogniser import BLANK, check_weights, load_head
 from upstream.model.encoder import LogMelHubertModel
 from upstream.model.heads import LogMelHubertForCTC
 from upstream.model.modeldir import CARD_KEY, load_model, model_sha256
@@ -40,11 +40,7 @@ def export_recogniser(model: Path, head: Path, out: Path) -> Path:
 
     Raises DownstreamError or ValueError if the head was trained on another encoder, or is no CTC recogniser.
     """
-    description = read_description(head)
-    if description.get("upstream_key") != model_sha256(model):
-        raise DownstreamError(
-            f"{head}: trained on other weights than those of {model}; name its own encoder with --model"
-        )
+    check_weights(head, model_sha256(model), model, "--model")
     encoder = load_model(model)
     if not isinstance(encoder, LogMelHubertModel):
         raise DownstreamError(f"{model}: only recognisers with a log-mel front end can be exported")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from corpora.audio import SAMPLE_RATE
 from downstream import DownstreamError
-from downstream.asr.reading import check_weights, encoder_of
-from downstream.asr.recogniser import BLANK, linear_layer, read_description
+from downstream.asr.reading import encoder_of
+from downstream.asr.recogniser import BLANK, check_weights, linear_layer, read_description
 from upstream.errors import UpstreamError
 from upstream.model.encoder import squeeze_of
 from upstream.model.family import FRAME_RATE
@@ -134,7 +134,7 @@ class LiveReader:
                 width, squeeze = encoder.config.hidden_size, squeeze_of(encoder)
         except UpstreamError as error:
             raise DownstreamError(str(error)) from error
-        check_weights(head, description, key, exported if engine == "onnx" else self.model_dir)
+        check_weights(head, key, exported if engine == "onnx" else self.model_dir, "--upstream")
         self.characters: list[str] = description["characters"]
         self.stride = int(description.get("stride", 1))
         self.weight, self.bias = linear_layer(head, width, squeeze)

@@ -178,6 +178,14 @@ def read_description(folder: Path) -> dict[str, Any]:
     return head
 
 
+def check_weights(head: Path, key: str | None, encoder: Path, option: str) -> None:
+    """Raise DownstreamError unless a head was trained on the weights whose SHA-256 is `key`; `option` names others."""
+    if key != read_description(head).get("upstream_key"):
+        raise DownstreamError(
+            f"{head}: trained on other weights than those of {encoder}; name the right model with {option} DIR"
+        )
+
+
 def linear_layer(folder: Path, width: int, squeeze: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Weight (characters, width) and bias (characters,) of a head directory, fp32.
 

@@ -26,7 +26,7 @@ from corpora.names import check_name
 from corpora.schema import record
 from downstream import DownstreamError
 from downstream.asr.reading import ONNX_FILE, Reader
-from downstream.asr.recogniser import read_description
+from downstream.asr.recogniser import check_weights, read_description
 from upstream.model.card import ancestors, tree
 from upstream.model.family import FRAME_RATE
 from upstream.model.modeldir import CARD_KEY, load_model, model_sha256, read_card
@@ -85,8 +85,7 @@ def ship(model: Path, heads: Mapping[str, Path], out: Path, *, facts: Facts, sco
     source = model_sha256(model)
     for name, head in heads.items():
         check_name(name, "--head")
-        if (key := read_description(head).get("upstream_key")) != source:
-            raise DownstreamError(f"{head}: trained on other weights ({str(key)[:12]}) than those of {model}")
+        check_weights(head, source, model, "--model")
     with atomic_dir(out) as folder:
         _write_half(model, folder, out.name)
         for name, head in heads.items():

@@ -24,7 +24,7 @@ from corpora import __version__
 from corpora.files import atomic_dir, locked, sha256_file
 from downstream import DownstreamError
 from downstream.asr.reading import ONNX_FILE, encoder_of
-from downstream.asr.recogniser import linear_layer, read_description
+from downstream.asr.recogniser import check_weights, linear_layer, read_description
 from downstream.find import limits_of, read_texts
 from downstream.web.packages import RUNTIME, cache, runtime, wanted_version
 from upstream.model.modeldir import model_sha256
@@ -71,10 +71,7 @@ def assemble(
     description = read_description(head)
     folder = model_path(model) if model is not None else encoder_of(head, description)
     encoder = exported(folder, precision)
-    if encoder.facts["source_sha256"] != description["upstream_key"]:
-        raise DownstreamError(
-            f"{head}: trained on other weights than those of {folder}; name the encoder of this head with --model DIR"
-        )
+    check_weights(head, encoder.facts["source_sha256"], folder, "--model")
     width = int(encoder.facts["width"])
     layer = linear_layer(head, width, int(encoder.facts.get("squeeze", 1)))
     weights = b"".join(np.ascontiguousarray(values, "<f4").tobytes() for values in layer)

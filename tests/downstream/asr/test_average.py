@@ -84,7 +84,7 @@ def test_a_share_of_none_gives_the_start(folders: Path) -> None:
         (["--lower", "-1"], "--lower -1"),
         (["--lower", "9"], "has 2 layers"),
         (["--lower-share", "0.5"], "also give --lower"),
-        (["--start-head", "trained/head"], "--start-head"),
+        (["--start-head", "trained/head"], "--start-model"),
         (["--out", "trained"], "would replace"),
     ],
 )
