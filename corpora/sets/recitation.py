@@ -17,6 +17,7 @@ import csv
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from corpora.audio import SAMPLE_RATE
@@ -58,25 +59,19 @@ def prepare(
     WAV), `keyword_splits` the folder of its {train,val,test}.csv and keywords.tsv. Raises CorpusError for a folder
     without audio.
     """
-    verses = _verses(quran)
-    held = {text_key(raw) for (chapter, _), (raw, _) in verses.items() if chapter in DEV | TEST}
+    verses = read_quran(quran)
     training: dict[str, Path] = {}
     scored: dict[str, Path] = {}
     rows: dict[str, list[tuple[str, str]]] = {"recitation": []}
-    for name, folder in {**reciters, **(unseen or {})}.items():
-        for utt_id, place, path in _recordings(name, folder):
-            if place not in verses:
-                continue
-            raw, text = verses[place]
-            split = "dev" if place[0] in DEV else "test" if place[0] in TEST else None
-            if split:
-                scored[utt_id] = path
-                rows.setdefault(f"{split}_{name}", []).append((utt_id, text))
-                if name in reciters:
-                    rows.setdefault(f"{split}_seen", []).append((utt_id, text))
-            elif name in reciters and text_key(raw) not in held and text not in _NAMED_LETTERS:
-                training[utt_id] = path
-                rows["recitation"].append((utt_id, text))
+    for own in split_verses(verses, reciters, unseen or {}):
+        if own.split == "train":
+            training[own.utt_id] = own.path
+            rows["recitation"].append((own.utt_id, own.text))
+            continue
+        scored[own.utt_id] = own.path
+        rows.setdefault(f"{own.split}_{own.reciter}", []).append((own.utt_id, own.text))
+        if own.reciter in reciters:
+            rows.setdefault(f"{own.split}_seen", []).append((own.utt_id, own.text))
     stores = {"eval": scored, "recitation": training}
     if keywords is not None:
         stores["keywords"] = {}
@@ -105,14 +100,46 @@ def prepare(
     return hours
 
 
-def _verses(path: Path) -> dict[tuple[int, int], tuple[str, str]]:
-    """Chapter and verse -> the text as it is, and in modern spelling."""
+def read_quran(path: Path) -> dict[tuple[int, int], tuple[str, str]]:
+    """quran.json as chapter and verse -> the text as it is, and in modern spelling."""
     chapters = read_json(path)
     try:
         raw = {(int(v["chapter"]), int(v["verse"])): v["text"] for verses in chapters.values() for v in verses}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorpusError(f'{path}: expected {{"<chapter>": [{{"chapter", "verse", "text"}}]}}: {error!r}') from error
     return {place: (text, normalise(text, PROFILE, quran=True)) for place, text in raw.items()}
+
+
+@dataclass(frozen=True)
+class SplitVerse:
+    """A recording of a verse, with its reciter, its split (train, dev or test) and its text in modern spelling."""
+
+    utt_id: str
+    reciter: str
+    split: str
+    text: str
+    path: Path
+
+
+def split_verses(
+    verses: Mapping[tuple[int, int], tuple[str, str]], reciters: Mapping[str, Path], unseen: Mapping[str, Path]
+) -> list[SplitVerse]:
+    """All recordings in folders of SSSAAA.mp3, each with its split. `verses` is `read_quran`'s.
+
+    Training verses that repeat the text of a dev or test verse, or that are letters read by their names, are left out,
+    and so are those of `unseen` reciters. Raises CorpusError for a folder without such files.
+    """
+    held = {text_key(raw) for (chapter, _), (raw, _) in verses.items() if chapter in DEV | TEST}
+    found = []
+    for name, folder in {**reciters, **unseen}.items():
+        for utt_id, place, path in _recordings(name, folder):
+            if place not in verses:
+                continue
+            raw, text = verses[place]
+            split = "dev" if place[0] in DEV else "test" if place[0] in TEST else "train"
+            if split != "train" or (name in reciters and text_key(raw) not in held and text not in _NAMED_LETTERS):
+                found.append(SplitVerse(utt_id, name, split, text, path))
+    return found
 
 
 def _recordings(name: str, folder: Path) -> list[tuple[str, tuple[int, int], Path]]:

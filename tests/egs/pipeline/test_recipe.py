@@ -16,7 +16,7 @@ from egs.pipeline.recipe import MEMBER_OF, build_recipe, known_recipes, load_rec
 def test_every_recipe_is_readable(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
-    assert set(recipe.pretrain) == set(MEMBER_OF)
+    assert set(recipe.pretrain) >= set(MEMBER_OF)
     assert {"fbank", "random_l", "harness_l", "harness_s", "harness_st"} <= set(recipe.upstreams)
     assert recipe.units["student"].pca is not None, "the teacher's features pass through PCA for the students"
 

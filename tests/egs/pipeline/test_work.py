@@ -47,7 +47,13 @@ def test_folder_seed_and_processes_reach_the_preparer(
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(None, "not set"), ("", "not set"), ("{}/nothing", "{}/nothing: no such"), ("{}/empty", "{}/empty: .* empty")],
+    [
+        (None, "not set"),
+        ("", "not set"),
+        ("{}/nothing", "{}/nothing: no such"),
+        ("{}/empty", "{}/empty: .* empty"),
+        ("downloads", "cannot be fetched; name its folder"),
+    ],
 )
 def test_an_absent_folder_is_named(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, message: str
