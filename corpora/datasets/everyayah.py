@@ -245,8 +245,12 @@ def read_quran(path: Path) -> dict[tuple[int, int], str]:
 
 def _speaker(source: str) -> str:
     """Reciter of a file. Folders of one reciter at several bit rates are one speaker."""
-    reciter = _BIT_RATE.sub("", source.split("/")[0])
-    return "everyayah_" + re.sub(r"[^0-9A-Za-z_.]", "_", reciter)
+    return "everyayah_" + reciter_of(source.split("/")[0])
+
+
+def reciter_of(folder: str) -> str:
+    """Name of the reciter of a folder, without its bit rate, as a part of an id."""
+    return re.sub(r"[^0-9A-Za-z_.]", "_", _BIT_RATE.sub("", folder))
 
 
 def _utt_id(source: str) -> str:

@@ -15,13 +15,13 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from corpora import MIN_SAMPLES
 from corpora.audio import SAMPLE_RATE, AudioError, convert_audio, hash_audio, is_plain
-from corpora.datadir import check_line, is_listable, read_datadir
+from corpora.datadir import Utterance, check_line, is_listable, read_datadir, summary_of, write_datadir
 from corpora.files import BadFileTally, CorpusError, from_spreadsheet, is_utf8, write_tsv
 from corpora.machine import parallel
 from corpora.prepare.duplicates import find_pairs, warn_of
@@ -169,6 +169,28 @@ def remove_other_folds(out_dir: Path, count: int) -> None:
         if number.isdecimal() and int(number) > count and any(folder.glob(f"*/{SOURCES}")):
             _log.warning("%s is of an earlier run with more than %d folds, and was removed", folder, count)
             shutil.rmtree(folder)
+
+
+@dataclass
+class SourcedSet:
+    """The utterances of a data directory and the recordings that they were made from."""
+
+    utterances: list[Utterance] = field(default_factory=list)
+    sources: list[Provenance] = field(default_factory=list)
+
+    def __add__(self, other: SourcedSet) -> SourcedSet:
+        return SourcedSet(self.utterances + other.utterances, self.sources + other.sources)
+
+    def write(self, path: Path) -> dict[str, Any]:
+        """Write a data directory with its sources; return its entry of a summary.json (`datadir.summary_of`).
+
+        Raises CorpusError for a set without utterances.
+        """
+        if not self.utterances:
+            raise CorpusError(f"{path}: no utterances: the corpora have too few files for this set")
+        write_datadir(path, self.utterances)
+        write_sources(path, self.sources)
+        return summary_of(self.utterances)
 
 
 def write_sources(data_dir: Path, rows: Iterable[Provenance]) -> None:

@@ -23,7 +23,7 @@ import logging
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from corpora.datadir import Utterance, read_datadir, summary_of, write_datadir
@@ -31,7 +31,7 @@ from corpora.datasets import arabic_speech_commands, baved, everyayah, free_spok
 from corpora.datasets._emotion import FOLDS, EmotionClip, write_folds
 from corpora.datasets.everyayah import Verse
 from corpora.files import CorpusError, hash_fraction, write_json
-from corpora.prepare.sources import Provenance, check_isolation, write_sources
+from corpora.prepare.sources import SourcedSet, check_isolation
 from corpora.prepare.word_strings import Word, plan_strings, render_strings, string_sources
 from corpora.sets.speed import check_factor, perturb, perturbed_sources, prefix
 
@@ -162,17 +162,6 @@ def _word_utterances(words: Sequence[tuple[Word, str]]) -> list[Utterance]:
     return utterances
 
 
-@dataclass
-class _Set:
-    """The utterances of a data directory and the recordings that they were made from."""
-
-    utterances: list[Utterance] = field(default_factory=list)
-    sources: list[Provenance] = field(default_factory=list)
-
-    def __add__(self, other: _Set) -> _Set:
-        return _Set(self.utterances + other.utterances, self.sources + other.sources)
-
-
 def _write_asr(
     out_dir: Path, keywords: Mapping[str, list[Word]], verses: Mapping[str, list[Verse]], seed: int, jobs: int
 ) -> dict[str, dict]:
@@ -187,7 +176,7 @@ def _write_asr(
             tag="k",
         )
         folder = out_dir / "audio" / f"keywords_{split}"
-        strings[split] = _Set(
+        strings[split] = SourcedSet(
             render_strings(plan, folder, jobs=jobs, language="ar"),
             string_sources(plan, arabic_speech_commands.INFO.name),
         )
@@ -197,7 +186,7 @@ def _write_asr(
         "test_keywords": strings["test"],
         "test_quran": _verse_set(verses["test"]),
     }
-    return {f"asr/{split}": _write(out_dir / "asr" / split, own) for split, own in sets.items()}
+    return {f"asr/{split}": own.write(out_dir / "asr" / split) for split, own in sets.items()}
 
 
 def _write_ssl(
@@ -210,7 +199,7 @@ def _write_ssl(
     jobs: int,
 ) -> dict[str, dict]:
     """Unlabelled speech of both languages. Dev has other recordings and texts of the same training part."""
-    sets = {"train": _Set(), "dev": _Set()}
+    sets = {"train": SourcedSet(), "dev": SourcedSet()}
     for corpus, language, words in (
         (arabic_speech_commands.INFO.name, "ar", keywords),
         (free_spoken_digits.INFO.name, "en", digits),
@@ -219,19 +208,19 @@ def _write_ssl(
             plan = plan_strings(own, sizes=SSL_WORDS_PER_STRING, seed=seed, tag="p")
             folder = out_dir / "audio" / f"{corpus}_ssl_{split}"
             utterances = render_strings(plan, folder, jobs=jobs, language=language)
-            sets[split] += _Set(utterances, string_sources(plan, corpus))
+            sets[split] += SourcedSet(utterances, string_sources(plan, corpus))
     for verse in verses:
         held = hash_fraction(verse.key, seed, "ssl") < SSL_DEV_SHARE
         sets["dev" if held else "train"] += _verse_set([verse])
     original = sets["train"]
     for speed in speeds:
         folder = out_dir / "audio" / f"ssl_train_{prefix(speed)[:-1]}"
-        sets["train"] += _Set(
+        sets["train"] += SourcedSet(
             perturb(original.utterances, speed, folder, jobs=jobs), perturbed_sources(original.sources, speed)
         )
     for own in sets.values():
         own.utterances = [replace(utterance, text=None) for utterance in own.utterances]
-    summary = {f"ssl/{split}": _write(out_dir / "ssl" / split, own) for split, own in sets.items()}
+    summary = {f"ssl/{split}": own.write(out_dir / "ssl" / split) for split, own in sets.items()}
     check_isolation([out_dir / "ssl/train"], [out_dir / "ssl/dev"])
     return summary
 
@@ -256,14 +245,5 @@ def _hold_out_words(words: Sequence[Word], seed: int) -> dict[str, list[Word]]:
     return sets
 
 
-def _verse_set(verses: Sequence[Verse]) -> _Set:
-    return _Set([verse.utterance() for verse in verses], [verse.provenance() for verse in verses])
-
-
-def _write(path: Path, own: _Set) -> dict:
-    """Write a data directory with its sources; return its entry of the summary."""
-    if not own.utterances:
-        raise CorpusError(f"{path}: no utterances: the corpora have too few files for this set")
-    write_datadir(path, own.utterances)
-    write_sources(path, own.sources)
-    return summary_of(own.utterances)
+def _verse_set(verses: Sequence[Verse]) -> SourcedSet:
+    return SourcedSet([verse.utterance() for verse in verses], [verse.provenance() for verse in verses])

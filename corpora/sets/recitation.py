@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corpora.audio import SAMPLE_RATE
-from corpora.files import CorpusError, read_json, write_text
+from corpora.datasets import everyayah
+from corpora.files import CorpusError, write_text
 from corpora.prepare.packed import PackedAudio, pack
 from corpora.text import normalise, text_key
 
@@ -59,7 +60,7 @@ def prepare(
     WAV), `keyword_splits` the folder of its {train,val,test}.csv and keywords.tsv. Raises CorpusError for a folder
     without audio.
     """
-    verses = read_quran(quran)
+    verses = read_verses(quran)
     training: dict[str, Path] = {}
     scored: dict[str, Path] = {}
     rows: dict[str, list[tuple[str, str]]] = {"recitation": []}
@@ -100,14 +101,9 @@ def prepare(
     return hours
 
 
-def read_quran(path: Path) -> dict[tuple[int, int], tuple[str, str]]:
+def read_verses(path: Path) -> dict[tuple[int, int], tuple[str, str]]:
     """quran.json as chapter and verse -> the text as it is, and in modern spelling."""
-    chapters = read_json(path)
-    try:
-        raw = {(int(v["chapter"]), int(v["verse"])): v["text"] for verses in chapters.values() for v in verses}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CorpusError(f'{path}: expected {{"<chapter>": [{{"chapter", "verse", "text"}}]}}: {error!r}') from error
-    return {place: (text, normalise(text, PROFILE, quran=True)) for place, text in raw.items()}
+    return {place: (text, normalise(text, PROFILE, quran=True)) for place, text in everyayah.read_quran(path).items()}
 
 
 @dataclass(frozen=True)
@@ -124,11 +120,14 @@ class SplitVerse:
 def split_verses(
     verses: Mapping[tuple[int, int], tuple[str, str]], reciters: Mapping[str, Path], unseen: Mapping[str, Path]
 ) -> list[SplitVerse]:
-    """All recordings in folders of SSSAAA.mp3, each with its split. `verses` is `read_quran`'s.
+    """The recordings in folders of SSSAAA.mp3 whose verse has a text, each with its split. `verses` is `read_verses`'s.
 
     Training verses that repeat the text of a dev or test verse, or that are letters read by their names, are left out,
-    and so are those of `unseen` reciters. Raises CorpusError for a folder without such files.
+    and so are those of `unseen` reciters. Raises CorpusError for a folder without such files, and for a reciter who is
+    in both mappings.
     """
+    if both := sorted(reciters.keys() & unseen.keys()):
+        raise CorpusError(f"{unseen[both[0]]}: {both[0]} is a training reciter ({reciters[both[0]]}) and an unseen one")
     held = {text_key(raw) for (chapter, _), (raw, _) in verses.items() if chapter in DEV | TEST}
     found = []
     for name, folder in {**reciters, **unseen}.items():

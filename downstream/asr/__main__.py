@@ -1,6 +1,6 @@
 """Prepare data for a CTC recogniser, train it, measure its error rates, and make the directory that ships.
 
-python -m downstream.asr data --quran quran.json --reciter NAME=DIR ... --out data/open_arabic_70h
+python -m downstream.asr data --quran quran.json --reciter NAME=DIR ... --out data/harness_open
 python -m downstream.asr train conf/ctc.yaml [key=value ...]
 torchrun --nproc_per_node 2 -m downstream.asr train conf/ctc.yaml
 python -m downstream.asr cut --model DIR --head DIR --audio STORE --text FILE --out PREFIX

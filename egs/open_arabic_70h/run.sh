@@ -43,8 +43,8 @@ while [ $# -gt 0 ]; do
     esac
 done
 log() { echo "$(date '+%Y-%m-%d %H:%M:%S') (${BASH_LINENO[0]}) $*"; }
-data=data/open_arabic_70h
-exp=exp/open_arabic_70h
+data=data/harness_open
+exp=exp/harness_open
 launch="torchrun --nproc_per_node ${nproc} -m"
 
 if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then

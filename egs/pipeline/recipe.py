@@ -24,7 +24,7 @@ from upstream.config import S3PRL, InitConfig, PretrainConfig, RegressionConfig,
 from upstream.errors import UpstreamError
 from upstream.model.family import FAMILY, Geometry
 from upstream.model.rate import check_directory
-from upstream.names import LOCAL_UPSTREAMS, STANDARD_UPSTREAMS
+from upstream.names import LOCAL_UPSTREAMS, SHIPPED, STANDARD_UPSTREAMS
 
 EGS = Path(__file__).resolve().parents[1]
 # Every recipe has these, and may have more of each.
@@ -37,7 +37,7 @@ MEMBER_OF = {"hl_it1": "hl", "hl_it2": "hl", "hs": "hs", "hst": "hst"}
 UNITS_OF = {"hl_it1": "it1", "hl_it2": "it2", "hs": "student", "hst": "student"}
 # Names of other folders in exp/<recipe>
 RESERVED = ("units", "runs", "models", "logs", "probes", "cache", "study", "shards", "report")
-UPSTREAMS = (*STANDARD_UPSTREAMS, *LOCAL_UPSTREAMS)
+UPSTREAMS = (*STANDARD_UPSTREAMS, *LOCAL_UPSTREAMS, *SHIPPED)
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _existing_sources(job: Job) -> dict[str, Path]:
                 f"{variable} is not set: name the corpus's folder in {where}, or write `downloads` there to fetch it"
             )
         if os.environ[variable].strip() == "downloads":
-            if variable.lower() not in registry.MODULES:
+            if not registry.can_be_fetched(variable.lower()):
                 raise StageError(f"{variable}=downloads: this speech cannot be fetched; name its folder in {where}")
             folder = registry.load(variable.lower()).download(folder.parent)
         if not folder.is_dir():

@@ -16,6 +16,7 @@ GELU acts in the teacher's basis; its output in the new basis is fitted by regre
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import HubertModel
 
 from upstream.errors import UpstreamError
-from upstream.model.encoder import collate, run_layers
+from upstream.model.encoder import collate, run_layers, squeeze_of
 from upstream.model.family import FRAME_RATE
 
 log = logging.getLogger(__name__)
@@ -74,13 +75,23 @@ def _standardise(x: Tensor) -> Tensor:
 @torch.no_grad()
 def measure(model: HubertModel, layers: Sequence[int], batches: Iterator[list[Tensor]]) -> Moments:
     """Run batches of waveforms through the teacher and collect moments of its activations on valid frames."""
-    sums, frames = Moments(), 0
-    kept_frames, valid = 0, None
+    sums = Moments()
+    seen: Counter[str] = Counter()
+    kept_frames, longest, counts = 0, 0, None
+    squeeze = squeeze_of(model)
+
+    def valid_of(x: Tensor) -> Tensor | None:
+        """Mask (B, T) of valid frames; in a squeezed model the layers have fewer frames than the final norm."""
+        if counts is None:
+            return None
+        step = 1 if x.shape[1] == longest else squeeze
+        return torch.arange(x.shape[1], device=x.device) < -(-counts // step)[:, None]
 
     def add(into: dict[str, Tensor], name: str, x: Tensor) -> None:
+        valid = valid_of(x)
         x = x[valid] if valid is not None else x.flatten(0, 1)
-        moment = (x.double().T @ x.double()).cpu()
-        into[name] = into.get(name, 0) + moment
+        into[name] = into.get(name, 0) + (x.double().T @ x.double()).cpu()
+        seen[name] += len(x) if into is sums.stream else 0
 
     def stream_hook(name: str) -> Callable:
         return lambda _, inputs: add(sums.stream, name, _standardise(inputs[0]))
@@ -90,6 +101,7 @@ def measure(model: HubertModel, layers: Sequence[int], batches: Iterator[list[Te
 
     def positional_hook(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         nonlocal kept_frames
+        valid = valid_of(output)
         for row in range(len(output)):
             length = output.shape[1] if valid is None else int(valid[row].sum())
             if kept_frames < POSITIONAL_SECONDS * FRAME_RATE:
@@ -104,20 +116,14 @@ def measure(model: HubertModel, layers: Sequence[int], batches: Iterator[list[Te
         handles.append(model.encoder.pos_conv_embed.register_forward_hook(positional_hook))
         for wavs in batches:
             padded, lengths = collate(model, wavs)
-            if lengths is not None:
-                counts = model._get_feat_extract_output_lengths(lengths)
-                longest = int(model._get_feat_extract_output_lengths(torch.tensor(padded.shape[1])))
-                valid = torch.arange(longest, device=padded.device) < counts[:, None]
-                frames += int(valid.sum())
-            else:
-                valid = None
-                frames += len(wavs) * int(model._get_feat_extract_output_lengths(torch.tensor(padded.shape[1])))
+            longest = int(model._get_feat_extract_output_lengths(torch.tensor(padded.shape[1])))
+            counts = None if lengths is None else model._get_feat_extract_output_lengths(lengths)
             run_layers(model, padded, lengths)
-    if not frames:
+    if not seen.total():
         raise UpstreamError("no audio to measure the teacher's activations on")
     for moments in (sums.stream, sums.inner):
         for name in moments:
-            moments[name] = moments[name] / frames
+            moments[name] = moments[name] / seen[name]
     return sums
 
 
@@ -225,6 +231,10 @@ def project(
     there, here = teacher.feature_projection.projection, student.feature_projection.projection
     if there.in_features == here.in_features:
         put_linear("feature_projection.projection", p.T @ there.weight.double(), p.T @ there.bias.double())
+    if squeeze_of(teacher) == squeeze_of(student) > 1:
+        weight, bias = teacher.upsampler.projection.weight.double(), teacher.upsampler.projection.bias.double()
+        blocks = weight.view(squeeze_of(teacher), -1, weight.shape[1])
+        put_linear("upsampler.projection", (p.T @ blocks @ p).flatten(0, 1), (bias.view(len(blocks), -1) @ p).flatten())
     put("masked_spec_embed", p.T @ teacher.masked_spec_embed.double())
     if statistics.clips:
         share = _fit_positional(student, statistics.clips, p, seed, fit_steps)

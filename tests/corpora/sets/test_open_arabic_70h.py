@@ -73,13 +73,13 @@ def test_every_set_is_valid_and_summarised(prepared):
     _, out = prepared
     summary = json.loads((out / "summary.json").read_text())["sets"]
     assert [name.removeprefix("asr/") for name in summary if name.startswith("asr/")] == ASR
-    folds = [
-        f"{task}/fold{fold}/{split}" for task in ("ser", "did") for fold in range(1, 6) for split in ("train", "test")
-    ]
-    for name in (*summary, *folds):
+    folds = [f"{task}/fold{fold}/{part}" for task in ("ser", "did") for fold in range(1, 6) for part in ("dev", "test")]
+    assert set(folds) < set(summary)
+    for name in summary:
         assert validate_datadir(out / name) == [], name
     assert summary["asr/test_unseen"]["utterances"] == 2 and summary["asr/test_seen"]["utterances"] == 4
     assert set(summary["ssl/train"]["hours_by_language"]) == {"ar", "en", "und"}
+    assert max(u.samples for u in read_datadir(out / "ssl/train")) <= 16000 < 18000
 
 
 def test_chapters_texts_and_reciters_are_apart(prepared):
@@ -107,22 +107,52 @@ def test_unlabelled_speech_holds_nothing_that_is_scored(prepared):
     }  # fmt: skip
 
 
-def test_a_share_uses_fewer_training_verses_and_all_of_the_unseen_reciter(prepared, tmp_path):
+def test_a_share_uses_fewer_training_recordings_and_the_same_verses_of_each_reciter(prepared, tmp_path):
     sources, out = prepared
-    open_arabic_70h.prepare(tmp_path, sources=sources, share=0.5, scored_share=0.6, seed=1)
+    open_arabic_70h.prepare(tmp_path, sources=sources, share=0.5, scored_share=0.2, asr_hours=0.001, seed=1)
     whole, part = ({u.utt_id for u in read_datadir(folder / "speech/recitation")} for folder in (out, tmp_path))
     assert part < whole
     assert len(read_datadir(tmp_path / "asr/test_unseen")) == 2
+    verses = {u.utt_id.split("-")[1] for u in read_datadir(tmp_path / "asr/test_seen")}
+    assert len(verses) == 1 and len(read_datadir(tmp_path / "asr/test_seen")) == 2
+    labelled = [u for u in read_datadir(tmp_path / "asr/train") if u.speaker in ("one", "two")]
+    assert labelled and sum(u.samples for u in labelled) <= 3.6 * 16000
 
 
-def test_a_folder_that_is_not_given_or_used_twice_is_named(prepared, tmp_path):
+def test_scored_clips_in_a_folder_of_unlabelled_speech_are_left_out(prepared, tmp_path):
+    sources, out = prepared
+    voices = tmp_path / "voices"
+    voices.mkdir()
+    clips = [next(sources["BAVED"].rglob("*.wav")), next((sources["ADI5"] / "dev").rglob("*.wav"))]
+    for clip in (*clips, *sources["COMMON_VOICE_VOICES"].glob("*.mp3")):
+        (voices / clip.name).write_bytes(clip.read_bytes())
+    open_arabic_70h.prepare(tmp_path / "out", sources={**sources, "COMMON_VOICE_VOICES": voices}, seed=1)
+    excluded = (tmp_path / "out/excluded.tsv").read_text()
+    kept = {row.source for split in ("train", "dev") for row in read_sources(tmp_path / "out/ssl" / split)}
+    for clip in clips:
+        assert clip.name not in kept
+    assert excluded.count("common_voice_voices\t") == 2
+
+
+def test_wrong_folders_and_values_are_named_before_audio_is_read(prepared, tmp_path):
     sources, _ = prepared
-    with pytest.raises(CorpusError, match="ADI5, SPEECH_TO_INTENT"):
-        open_arabic_70h.prepare(tmp_path, sources={**sources, "ADI5": None, "SPEECH_TO_INTENT": None})
-    (tmp_path / "quran.json").write_bytes((sources["EVERYAYAH"] / "quran.json").read_bytes())
-    (tmp_path / "one").symlink_to(sources["RECITATIONS"] / "one", target_is_directory=True)
-    with pytest.raises(CorpusError, match="one is a training reciter .* and an unseen one"):
-        open_arabic_70h.prepare(tmp_path / "out", sources={**sources, "EVERYAYAH": tmp_path})
-    with pytest.raises(CorpusError, match="no WAV or MP3 file"):
-        (tmp_path / "empty").mkdir()
-        open_arabic_70h.prepare(tmp_path / "out", sources={**sources, "SPEECH_TO_INTENT": tmp_path / "empty"})
+
+    def refused(message: str, **changes: object) -> None:
+        options = {name: changes.pop(name) for name in ("share", "asr_hours") if name in changes}
+        with pytest.raises(CorpusError, match=message):
+            open_arabic_70h.prepare(tmp_path / "out", sources={**sources, **changes}, **options)
+
+    refused("ADI5, SPEECH_TO_INTENT", ADI5=None, SPEECH_TO_INTENT=None)
+    refused("share=25", share=25)
+    refused("asr_hours=0", asr_hours=0)
+    refused("RECITATIONS=.*no such folder", RECITATIONS=tmp_path / "absent")
+    refused("RECITATIONS=.*no folder of a reciter", RECITATIONS=sources["RECITATIONS"] / "one")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "quran.json").write_bytes((sources["EVERYAYAH"] / "quran.json").read_bytes())
+    (other / "one_64kbps").symlink_to(sources["RECITATIONS"] / "one", target_is_directory=True)
+    refused("one is a training reciter .* and an unseen one", EVERYAYAH=other)
+    (other / "one_128kbps").symlink_to(sources["RECITATIONS"] / "one", target_is_directory=True)
+    refused("one_64kbps and .*one_128kbps are of one reciter", EVERYAYAH=other)
+    (tmp_path / "empty").mkdir()
+    refused("no audio below this folder", SPEECH_TO_INTENT=tmp_path / "empty")

@@ -1,12 +1,14 @@
 """Projected students: exact at equal width, and close to the teacher when thinner."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from upstream.errors import UpstreamError
-from upstream.model.encoder import build_encoder, encode, run_layers
+from upstream.model.encoder import build_encoder, encode, repeat_frames, run_layers
 from upstream.model.family import geometry
 from upstream.pretrain.projection import Basis, closest_product, complement_of_ones, from_weights, measure
 from upstream.pretrain.projection import project as project_fully
@@ -136,6 +138,24 @@ def test_stream_moments_are_those_of_the_inputs_of_the_norms_without_padding(tea
     x = torch.cat(rows)
     torch.testing.assert_close(statistics.stream["1.attention"], x.T @ x / len(x), rtol=1e-4, atol=1e-4)
     assert sum(len(a) for a, _ in statistics.clips) == len(x)
+
+
+def test_a_squeezed_teacher_is_measured_at_the_rate_of_its_layers_and_its_upsampler_is_projected(wavs):
+    torch.manual_seed(2)
+    shape = replace(TEACHER, squeeze=2)
+    teacher, student = build_encoder(shape).eval(), build_encoder(shape).eval()
+    found = measure(teacher, [0, 1, 2], iter([wavs[:2], wavs[2:]]))
+    with torch.no_grad():
+        states = [run_layers(teacher, wav[None])[0] for wav in wavs]
+    x = torch.cat([F.layer_norm(own[1][0, ::2], (shape.width,)).double() for own in states])
+    torch.testing.assert_close(found.stream["1.attention"], x.T @ x / len(x), rtol=1e-4, atol=1e-4)
+    x = torch.cat([F.layer_norm(own[3][0], (shape.width,)).double() for own in states])  # the final norm is plain here
+    torch.testing.assert_close(found.stream["top"], x.T @ x / len(x), rtol=1e-4, atol=1e-4)
+    assert "upsampler.projection.weight" in project(student, teacher, [0, 1, 2], found, fit_steps=1)
+    p, x = Basis.of(found, shape.width).matrix.float(), torch.randn(2, 9, shape.width)
+    x = x - x.mean(-1, keepdim=True)  # the basis leaves the mean out, as layer norms do
+    difference = teacher.upsampler(x) - repeat_frames(x, 2)
+    torch.testing.assert_close(student.upsampler(x @ p) - repeat_frames(x @ p, 2), difference @ p, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
