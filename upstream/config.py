@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -29,10 +30,13 @@ class TargetConfig:
     `s3prl:NAME=PATH`. `layer` counts hidden states (0 = input of the first Transformer layer); None: two thirds of the
     depth. `pca` is a dimension (int >= 1), a share of explained variance (float below 1) or None. `fit_hours` bounds
     the audio on which PCA and k-means are fitted (None: 10 h). Units are stored as 16-bit integers, which bounds `k`.
+    `cmvn` gives each feature mean 0 and variance 1 over its utterance: without it, units of a few speakers say who
+    speaks and through which channel rather than what is said.
     """
 
     source: str = "mfcc"
     layer: Annotated[int, Field(ge=0)] | None = None
+    cmvn: bool = False
     pca: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0)] | None = None
     whiten: bool = False
     k: Annotated[int, Field(ge=2, le=65535)] = 100
@@ -116,12 +120,14 @@ class PretrainConfig:
     no limit). `batch_seconds` bounds the padded audio of one step. `mask_prob` is the share of frames that start a span
     times its length, as in HuBERT (0.8 with spans of 10 masks about half of the frames); 0 masks nothing, which only
     feature regression allows. `temperature` flattens the share of each language: p ~ hours ** temperature (1 = as in
-    the data, 0 = equal). `precision` auto: bf16 where the hardware multiplies it natively (GPU, a CPU with AMX or
-    AVX512-BF16). `compile` auto: on if there is a GPU. A step sums the gradients of `accumulate` batches on every
-    process. `checkpointing` recomputes activations in the backward pass instead of storing them. `workers` processes
-    decode audio. `mix_shards` shards are shuffled together (with `--shards`). A step with a loss that is not finite is
-    skipped; more than `bad_steps` such steps that are also more than `bad_rate` of all steps end the run. The same
-    limits hold for clips that cannot be read.
+    the data, 0 = equal). `channel_db` filters each training clip with a random channel of gains up to so many dB, and
+    of a lower bandwidth in a third of the clips (0: none); units and a teacher's features stay those of the clip.
+    `precision` auto: bf16 where the hardware multiplies it natively (GPU, a CPU with AMX or AVX512-BF16). `compile`
+    auto: on if there is a GPU. A step sums the gradients of `accumulate` batches on every process. `checkpointing`
+    recomputes activations in the backward pass instead of storing them. `workers` processes decode audio. `mix_shards`
+    shards are shuffled together (with `--shards`). A step with a loss that is not finite is skipped; more than
+    `bad_steps` such steps that are also more than `bad_rate` of all steps end the run. The same limits hold for clips
+    that cannot be read.
     """
 
     steps: Count = 1000
@@ -141,6 +147,7 @@ class PretrainConfig:
     dropout: Share = 0.1
     layerdrop: Share = 0.0
     temperature: NotNegative = 0.5
+    channel_db: NotNegative = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     valid_every: Count = 200
     accumulate: Count = 1
@@ -159,3 +166,13 @@ class PretrainConfig:
                 f"pretrain: crop_seconds={self.crop_seconds} does not fit into batch_seconds={self.batch_seconds}"
             )
         return self
+
+
+# Settings that came after the first runs, with the value that leaves everything as it was.
+_LATER = {"cmvn": False, "channel_db": 0.0}
+
+
+def settings_of(config: TargetConfig | PretrainConfig) -> dict[str, Any]:
+    """The fields that identify units or a run. Later settings are left out where they change nothing, so that units
+    and runs of earlier versions still count as finished and resume."""
+    return {name: value for name, value in asdict(config).items() if (name, value) not in _LATER.items()}

@@ -14,7 +14,10 @@ from downstream.score.metrics import superb_score
 from downstream.score.stats import central
 from upstream.names import FBANK, TEACHER
 
-FBANK_NOTE = "fbank: S3PRL's log-mel features, 100 frames per second (every other upstream gives 50); no parameters"
+FBANK_NOTE = (
+    "fbank: S3PRL's log-mel features with deltas, each normalised over its utterance, 100 frames per second (every "
+    "other upstream gives 50); no parameters"
+)
 # (other upstream, whether better than it) -> mark of a significant difference, and its meaning
 MARKS = {
     (FBANK, True): ("▲", f"better than {FBANK}"),

@@ -17,6 +17,7 @@ from downstream.protocols import TASKS
 from egs.pipeline import work
 from egs.pipeline.recipe import STAGE_OF, Recipe, build_order, dependencies
 from egs.pipeline.work import SPLITS, Job
+from upstream.config import settings_of
 
 ROOT = Path(__file__).resolve().parents[2]
 LAST = 13
@@ -83,7 +84,7 @@ def _needs(recipe: Recipe, key: str) -> tuple[StageId, ...]:
 def _units_stage(key: str, title: str, number: int) -> Stage:
     def settings(job: Job) -> Any:
         config = job.recipe.units[key]
-        return dataclasses.asdict(config) | _outside_models(job.recipe, [config.source])
+        return settings_of(config) | _outside_models(job.recipe, [config.source])
 
     def folder(job: Job) -> Path:
         return job.exp / "units" / key
@@ -114,7 +115,7 @@ def _model_stage(key: str, title: str, number: int) -> Stage:
     def settings(job: Job) -> Any:
         run = job.recipe.pretrain[key]
         geometry = job.recipe.family[run.geometry].facts()
-        own = {"geometry": geometry, "init": dataclasses.asdict(run.init), "train": dataclasses.asdict(run.train)}
+        own = {"geometry": geometry, "init": dataclasses.asdict(run.init), "train": settings_of(run.train)}
         # A list, because the order says which set is the main one, and digests sort the keys of mappings.
         own |= {"units": list(run.units.items())}
         own |= {"regression": dataclasses.asdict(run.regression) if run.regression else None}

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from corpora.schema import record
-from upstream.config import InitConfig, PretrainConfig, RegressionConfig, TargetConfig
+from upstream.config import InitConfig, PretrainConfig, RegressionConfig, TargetConfig, settings_of
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ from upstream.config import InitConfig, PretrainConfig, RegressionConfig, Target
                 0: "steps valid_every accumulate mix_shards mask_length crop_seconds lr logit_temperature projection "
                 "masked_weight",
                 -1: "workers bad_steps bad_rate warmup dropout layerdrop clip temperature weight_decay mask_prob "
-                "unmasked_weight",
+                "unmasked_weight channel_db",
                 1.5: "warmup dropout layerdrop mask_prob",
                 float("nan"): "lr clip temperature dropout",
             }.items()
@@ -80,3 +80,11 @@ def test_configurations_are_plain_frozen_dataclasses():
 def test_configurations_are_imported_without_torch():
     code = "import sys, upstream.config; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_settings_that_change_nothing_do_not_invalidate_earlier_runs():
+    """`cmvn` and `channel_db` came later: finished stages and stopped runs of earlier versions have no such key."""
+    for config, name, value in ((TargetConfig(), "cmvn", True), (PretrainConfig(), "channel_db", 6.0)):
+        assert {**settings_of(config), name: getattr(config, name)} == dataclasses.asdict(config)
+        assert name not in settings_of(config)
+        assert settings_of(dataclasses.replace(config, **{name: value}))[name] == value

@@ -15,6 +15,7 @@ from upstream.config import PretrainConfig
 from upstream.errors import UpstreamError
 from upstream.model.encoder import collate, run_layers
 from upstream.model.fast import convolve_frames
+from upstream.pretrain.channel import random_channel
 from upstream.pretrain.data import Batch, StepBatches
 from upstream.pretrain.objective import FeatureHeads, FrameTotals, StepLoss, UnitHead, UnitLoss, unit_loss
 from upstream.pretrain.step import take_step
@@ -75,7 +76,10 @@ class Pretraining(lightning.LightningModule):
 
         `totals` are the frames of the whole step (None: of this batch); the generator `chance` decides LayerDrop.
         """
-        padded, lengths = collate(self.encoder, batch.wavs)
+        wavs = batch.wavs
+        if self.training and self.config.channel_db:
+            wavs = [random_channel(wav, self.config.channel_db) for wav in wavs]
+        padded, lengths = collate(self.encoder, wavs)
         mask, valid = batch.mask.to(self.device), batch.valid.to(self.device)
         states, _ = run_layers(self.encoder, padded, lengths, time_mask=mask, chance=chance)
         frames = states[-1]

@@ -29,7 +29,7 @@ from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import read_json, sha256_json, write_json, writes
 from corpora.schema import flatten
-from upstream.config import InitConfig, PretrainConfig, RegressionConfig
+from upstream.config import InitConfig, PretrainConfig, RegressionConfig, settings_of
 from upstream.distributed import Place, adopt_slurm, place
 from upstream.errors import UpstreamError
 from upstream.model.card import lineage
@@ -240,7 +240,7 @@ def _facts(
     """Everything that decides the result of a run, as config.json holds it; its hash is the run's fingerprint."""
     facts: dict[str, Any] = {
         "geometry": geometry.facts(),
-        "config": {name: value for name, value in asdict(config).items() if name not in CHANGEABLE},
+        "config": {name: value for name, value in settings_of(config).items() if name not in CHANGEABLE},
         "init": {"kind": init.kind, "source_sha256": model_sha256(init.source) if init.source else None},
         "units": [{"name": s.name, "weight": s.weight, **infos[s.name]} for s in sets],
         "utterances": sha256_json([train.identity, [[u.utt_id, u.samples] for u in dev]]),

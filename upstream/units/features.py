@@ -62,10 +62,13 @@ class Source(Protocol):
         """Card entries of the model and its ancestors, by hash; empty without a model."""
 
 
-def open_source(
-    source: str, layer: int | None = None, *, batch_seconds: float = 120.0
-) -> MfccSource | LayerSource | S3prlSource:
-    """Open `mfcc`, the path of a model directory, or `s3prl:NAME`; the last two with the hidden state to take."""
+def open_source(source: str, layer: int | None = None, *, cmvn: bool = False, batch_seconds: float = 120.0) -> Source:
+    """Open `mfcc`, the path of a model directory, or `s3prl:NAME`; the last two with the hidden state to take.
+
+    With `cmvn`, the features have mean 0 and variance 1 over each utterance.
+    """
+    if cmvn:
+        return NormalisedSource(open_source(source, layer, batch_seconds=batch_seconds))
     if source == "mfcc":
         if layer is not None:
             raise UpstreamError("the source `mfcc` has no layers; leave `layer` out or name a model directory")
@@ -118,6 +121,32 @@ class MfccSource:
     def lineage(self) -> dict[str, dict[str, Any]]:
         """No model, no ancestors."""
         return {}
+
+
+class NormalisedSource:
+    """Features of another source with mean 0 and variance 1 over each utterance (CMVN of Kaldi), as in 2108.00917."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.dim = source.dim
+
+    def features(self, wavs: Sequence[np.ndarray]) -> list[Tensor]:
+        """Waveforms (N,) -> (T, dim); a feature that does not change within its utterance becomes 0."""
+        return [normalise_utterance(x) for x in self.source.features(wavs)]
+
+    def provenance(self) -> dict[str, Any]:
+        """That of the source."""
+        return self.source.provenance()
+
+    def lineage(self) -> dict[str, dict[str, Any]]:
+        """That of the source."""
+        return self.source.lineage()
+
+
+def normalise_utterance(features: Tensor) -> Tensor:
+    """(T, D) -> (T, D) with mean 0 and standard deviation 1 in every column; constant columns become 0."""
+    centred = features - features.mean(dim=0)
+    return centred / centred.square().mean(dim=0).sqrt().clamp(min=1e-4)
 
 
 class LayerSource:

@@ -40,6 +40,7 @@ REPORT = "report.json"
 FIT_HOURS = 10.0
 # A larger sample of features is thinned frame by frame to this size; PCA and k-means take about as much again.
 FIT_BYTES = 1 << 30
+SPEAKER_SHARE = 0.5  # above it, a warning
 SHARD_SECONDS = 1800.0  # of audio: a killed run loses the labels of at most one shard
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SplitReport:
-    """Statistics of the units of one split; entropy of the labels in bits, perplexity = 2 ** entropy."""
+    """Statistics of the units of one split; entropy of the labels in bits, perplexity = 2 ** entropy.
+
+    `speaker_share` is the part of the speakers' entropy that the unit of a frame explains: 0 if all speakers use the
+    units alike, 1 if a unit names its speaker. None with one speaker.
+    """
 
     utterances: int
     too_short: int
@@ -57,6 +62,7 @@ class SplitReport:
     clusters_in_use: int
     entropy: float
     perplexity: float
+    speaker_share: float | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def make_units(
 def _make_units(data: dict[str, Path], out_dir: Path, config: TargetConfig, shard_seconds: float) -> UnitsReport:
     utterances = {split: _usable(read_datadir(path), path) for split, path in data.items()}
     hashes = {split: audio_sha256(usable) for split, (usable, _) in utterances.items()}
-    source = open_source(config.source, config.layer, batch_seconds=config.batch_seconds)
+    source = open_source(config.source, config.layer, cmvn=config.cmvn, batch_seconds=config.batch_seconds)
     fit_split = "train" if "train" in data else next(iter(data))
     check_pca(config.pca, source.dim)  # before the features, which may take hours
     with first_rank_first():
@@ -107,7 +113,15 @@ def _make_units(data: dict[str, Path], out_dir: Path, config: TargetConfig, shar
         units = Units.open(out_dir, split)
         if any(can_be_read(u) for u in usable if u.utt_id in units.left_out):
             log.warning("%s: audio that was left out is readable now; delete %s.json to label again", units, split)
-        splits[split] = _describe(units, len(too_short))
+        splits[split] = _describe(units, usable, len(too_short))
+        share = splits[split].speaker_share
+        if share is not None and share > SPEAKER_SHARE and not config.cmvn:
+            log.warning(
+                "%s: the unit of a frame tells %.0f %% of who speaks, so a model would learn speakers and channels "
+                "instead of sounds; make these units with cmvn=true",
+                units,
+                100 * share,
+            )
     report = UnitsReport(info, {"k": codebook.k, "sha256": codebook.sha256, **codebook.facts}, splits, source.lineage())
     if place().is_first:
         write_json(out_dir / REPORT, asdict(report))
@@ -141,6 +155,8 @@ def _codebook(path: Path, source: Source, utterances: Sequence[Utterance], confi
         "seed": config.seed,
         "data_sha256": audio_sha256(chosen),
     }
+    if config.cmvn:  # absent in the codebooks of earlier versions
+        provenance["cmvn"] = True
     if path.is_file():
         try:
             codebook = Codebook.load(path)
@@ -227,10 +243,33 @@ def _is_finished(out_dir: Path, split: str, info: UnitsInfo, data_sha256: str) -
     return False
 
 
-def _describe(units: Units, too_short: int) -> SplitReport:
-    counts = units.histogram()
+def _entropy(counts: np.ndarray) -> float:
+    """Entropy in bits."""
     shares = counts[counts > 0] / counts.sum()
-    entropy = float(-(shares * np.log2(shares)).sum())
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def _speaker_share(units: Units, utterances: Sequence[Utterance]) -> float | None:
+    """Mutual information of unit and speaker over frames, divided by the entropy of the speakers."""
+    by_speaker: dict[str, list[str]] = {}
+    for u in utterances:
+        if u.utt_id in units:
+            by_speaker.setdefault(u.speaker, []).append(u.utt_id)
+    if len(by_speaker) < 2:
+        return None
+    total, frames, within = np.zeros(units.info.k, np.int64), [], []
+    for utt_ids in by_speaker.values():
+        counts = np.bincount(np.concatenate([units[utt_id] for utt_id in utt_ids]), minlength=units.info.k)
+        total += counts
+        frames.append(counts.sum())
+        within.append(_entropy(counts))
+    information = _entropy(total) - np.average(within, weights=frames)
+    return round(max(0.0, float(information)) / _entropy(np.array(frames)), 4)
+
+
+def _describe(units: Units, utterances: Sequence[Utterance], too_short: int) -> SplitReport:
+    counts = units.histogram()
+    entropy = _entropy(counts)
     report = SplitReport(
         utterances=len(units),
         too_short=too_short,
@@ -240,15 +279,17 @@ def _describe(units: Units, too_short: int) -> SplitReport:
         clusters_in_use=int((counts > 0).sum()),
         entropy=round(entropy, 4),
         perplexity=round(2**entropy, 2),
+        speaker_share=_speaker_share(units, utterances),
     )
     log.info(
-        "%s: %d utterances, %.3f h, %d of %d clusters in use, perplexity %.1f",
+        "%s: %d utterances, %.3f h, %d of %d clusters in use, perplexity %.1f, speaker share %s",
         units,
         report.utterances,
         report.hours,
         report.clusters_in_use,
         units.info.k,
         report.perplexity,
+        report.speaker_share,
     )
     return report
 

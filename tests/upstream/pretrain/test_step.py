@@ -226,3 +226,17 @@ def test_a_step_of_a_streaming_model_masks_with_one_random_chunk(monkeypatch):
     with torch.no_grad():
         m.compute(batch([20000, 9000]))
     assert drawn[-1] == 16
+
+
+@pytest.mark.parametrize("front_end", ["logmel", "waveform"])
+def test_training_hears_channels_and_validation_does_not(front_end):
+    plain, filtered = (module(front_end, replace(CONFIG, channel_db=db)) for db in (0.0, 10.0))
+    clips = batch([4000, 3000])
+
+    def loss(this):
+        torch.manual_seed(5)
+        return this.compute(clips).loss.item()
+
+    assert loss(plain) != pytest.approx(loss(filtered), rel=1e-5)
+    plain.eval(), filtered.eval()
+    assert loss(plain) == loss(filtered)

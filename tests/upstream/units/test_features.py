@@ -70,6 +70,20 @@ def test_provenance_names_model_and_layer(model_dir):
     assert open_source("mfcc").provenance()["front_end"] == "mfcc"
 
 
+def test_cmvn_removes_channel_and_level_of_an_utterance(wavs):
+    plain, normalised = (open_source("mfcc", cmvn=cmvn) for cmvn in (False, True))
+    assert normalised.dim == plain.dim and normalised.provenance() == plain.provenance()
+    wavs = [wav for wav in wavs if len(wav) > 1000]  # of several frames
+    for before, after in zip(plain.features(wavs), normalised.features(wavs), strict=True):
+        x = before.numpy()
+        np.testing.assert_allclose(after.numpy(), (x - x.mean(axis=0)) / x.std(axis=0), atol=1e-3)
+    quieter = normalised.features([0.1 * wav for wav in wavs])
+    np.testing.assert_allclose(quieter[0], normalised.features(wavs)[0], atol=1e-2)
+    assert normalised.features([np.zeros(4000, np.float32)])[0].abs().max() < 0.1, (
+        "rounding of silence became a feature"
+    )
+
+
 def test_refuses_a_missing_layer_or_source(model_dir):
     with pytest.raises(UpstreamError, match="layer 4 .* 0 to 3"):
         LayerSource(model_dir, 4)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import mutual_info_score
 
 from corpora.audio import read_audio, write_audio
 from corpora.datadir import Utterance, read_datadir, write_datadir
@@ -126,6 +127,30 @@ def test_mfcc_units_are_the_nearest_centroids_of_each_utterance(corpus, tmp_path
     assert report.splits["train"].perplexity == pytest.approx(np.exp(-(shares * np.log(shares)).sum()), abs=0.01)
 
 
+def test_units_that_name_their_speaker_are_reported_and_cmvn_helps(tmp_path, caplog):
+    """Each of two speakers has a microphone of its own: low-pass or high-pass noise, with a rhythm that both share."""
+    rng = np.random.default_rng(0)
+    records = []
+    for i in range(24):
+        noise = rng.standard_normal(16_000) * (1 + np.sin(np.arange(16_000) / 400))
+        wave = np.convolve(noise, [1, 1, 1, 1] if i % 2 else [1, -1], "same")
+        path = tmp_path / f"{i:02d}.wav"
+        write_audio(path, (0.05 * wave).astype(np.float32))
+        records.append(Utterance(f"s{i % 2}-{i:02d}", f"s{i % 2}", path, 16_000))
+    write_datadir(tmp_path / "data", records)
+    plain, normalised = (
+        run({"train": tmp_path / "data"}, tmp_path / f"units{cmvn}", replace(MFCC, cmvn=cmvn)).splits["train"]
+        for cmvn in (False, True)
+    )
+    units = Units.open(tmp_path / "unitsFalse", "train")
+    labels = np.concatenate([units[u.utt_id] for u in records])
+    speakers = np.concatenate([np.full(len(units[u.utt_id]), i % 2) for i, u in enumerate(records)])
+    expected = mutual_info_score(speakers, labels) / np.log(2)  # two speakers who speak equally long: one bit
+    assert plain.speaker_share == pytest.approx(expected, abs=1e-3) and expected > 0.9
+    assert normalised.speaker_share < 0.3
+    assert [r.args[1] > 90 for r in caplog.records if "cmvn=true" in r.msg] == [True]
+
+
 def test_layer_units_follow_the_model_through_pca(corpus, model_dir, tmp_path):
     config = replace(MFCC, source=str(model_dir), pca=6)
     report = run(corpus, tmp_path, config)
@@ -159,7 +184,9 @@ def test_a_second_run_does_nothing(corpus, model_dir, tmp_path, labelled):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("change", [{"k": 13}, {"seed": 2}, {"pca": 5}, {"layer": 1}, {"fit_hours": 0.001}])
+@pytest.mark.parametrize(
+    "change", [{"k": 13}, {"seed": 2}, {"pca": 5}, {"cmvn": True}, {"layer": 1}, {"fit_hours": 0.001}]
+)
 @pytest.mark.slow
 def test_another_configuration_starts_again(own_corpus, model_dir, tmp_path, labelled, change):
     config = replace(MFCC, source=str(model_dir))
