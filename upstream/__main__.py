@@ -102,9 +102,12 @@ def parser() -> argparse.ArgumentParser:
         help="folder that `units` wrote, with an optional name and weight of its loss; repeat the option for further "
         "label sets, each with its own head; the first set is the main one",
     )
-    members = [name for name, g in FAMILY.items() if not g.left_context]
-    streams = "streaming: the name of a log-mel geometry with _stream, such as hst_fast_stream"
-    listing = f"{', '.join(members)}; {streams}"
+    members = [name for name, g in FAMILY.items() if not g.left_context and not g.cmvn]
+    others = (
+        "of log-mel geometries also the name with _stream (streaming) or _cmvn (bands normalised over the clip), such "
+        "as hst_fast_stream"
+    )
+    listing = f"{', '.join(members)}; {others}"
     add("--geometry", required=True, choices=list(FAMILY), metavar="NAME", help=listing)
     add("--shards", type=Path, help="folder that `shards` wrote: read train from it, sequentially")
     add("--init", default="random", help=f"{', '.join(INIT_KINDS)} (default: random)")

@@ -124,6 +124,8 @@ def facts(path: Path | str) -> dict[str, Any]:
     }
     if left := left_context_of(model):
         shown |= {"left_context": left, "chunk": config.chunk}
+    if getattr(config, "cmvn", False):
+        shown["cmvn"] = True
     try:
         shown["macs_g_per_s"] = round(macs_per_second(geometry_of(model)) / 1e9, 4)
     except UpstreamError:  # other convolutions than HuBERT's; all other facts still hold
@@ -144,7 +146,7 @@ def describe(path: Path | str) -> str:
             "encoder",
             [
                 _fill("geometry {}", geometry.get("name")),
-                f"{f['front_end']} front end",
+                f"{f['front_end']} front end" + (", normalised over the clip" if f.get("cmvn") else ""),
                 f"{f['layers']} layers of width {f['width']}, {f['heads']} heads, FFN {f['ffn']}",
                 _fill("layers at {:g} Hz", None if f["squeeze"] == 1 else FRAME_RATE / f["squeeze"]),
                 _fill("streams with {:g} s of left context", f["left_context"] / FRAME_RATE)

@@ -69,7 +69,7 @@ def _problems(config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
     if log_mel and config.get("feat_extract_activation") == LOAD_HINT:
         config = {**config, "feat_extract_activation": "gelu"}  # as in older directories
     if log_mel:
-        config = {"left_context": 0, **config}  # without the key a streaming model would run as another one
+        config = {"left_context": 0, "cmvn": False, **config}  # without the keys it would run as another model
     for key, (wanted, fits) in _KINDS.items():
         if config.get(key) is not None and not fits(config[key]):
             yield f"`{key}` is {_shown(config[key])}; it must be {wanted}"
@@ -78,7 +78,7 @@ def _problems(config: Mapping[str, Any], shapes: Shapes) -> Iterator[str]:
         implied |= _of_log_mel(config)
         yield from _of_stream(config)
     else:
-        implied.pop("left_context", None)
+        implied = {key: value for key, value in implied.items() if key not in ("left_context", "cmvn")}
     for key, value in implied.items():
         if key in config and config[key] != value:
             yield f"`{key}` is {_shown(config[key])}, but the weights and the code are of {_shown(value)}"
@@ -123,6 +123,7 @@ def _of_card(config: Mapping[str, Any]) -> dict[str, Any]:
         "num_attention_heads": geometry["heads"],
         "do_stable_layer_norm": True,
         "left_context": geometry.get("left_context", 0),
+        "cmvn": geometry.get("cmvn", False),
     }
 
 
@@ -134,6 +135,8 @@ def _of_stream(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"`{key}` is null; it must be {_KINDS[key][0]}"
     if not _is_whole(left) or not _is_whole(squeeze):
         return
+    if left and config["cmvn"] is True:
+        yield "`cmvn` is True, but statistics of the whole clip are unknown while a model streams"
     if config.get("do_normalize") is True:
         yield "`do_normalize` is True, but statistics of the whole clip are unknown while a model streams"
     for key in ("left_context", "chunk"):
@@ -198,7 +201,7 @@ _KINDS: dict[str, _Kind] = {
     **dict.fromkeys(("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout"), _SHARE),
     **dict.fromkeys(("layerdrop", "mask_time_prob", "mask_feature_prob"), _SHARE),
     **dict.fromkeys(("conv_bias", "do_stable_layer_norm", "feat_proj_layer_norm", "conv_pos_batch_norm"), _SWITCH),
-    **dict.fromkeys(("do_normalize", "apply_spec_augment"), _SWITCH),
+    **dict.fromkeys(("do_normalize", "apply_spec_augment", "cmvn"), _SWITCH),
     **dict.fromkeys(("hidden_act", "feat_extract_activation"), _ACTIVATION),
     "left_context": (
         "a whole number of at least 0",

@@ -170,6 +170,7 @@ class LogMelHubertConfig(HubertConfig):
     squeeze: int = 1  # 20 ms frames in one frame of the layers
     stem: str = "linear"
     positions: str = "convolution"
+    cmvn: bool = False  # log-mel bands normalised over the clip
     left_context: int = 0  # 20 ms frames before a chunk that its frames attend to; 0: no streaming
     chunk: int = CHUNK  # of a streaming model in 20 ms frames, where no other is asked for
 
@@ -201,7 +202,7 @@ class LogMelHubertModel(HubertModel):
                 self.encoder.pos_conv_embed = CausalPositions(config)
         finally:
             config.feat_extract_activation = LOAD_HINT
-        self.feature_extractor = LogMelFrontEnd(config.mels)
+        self.feature_extractor = LogMelFrontEnd(config.mels, cmvn=config.cmvn)
         if config.squeeze > 1:
             self.upsampler = Upsampler(config.hidden_size, config.squeeze)
         if config.stem == "convolution":
@@ -274,6 +275,7 @@ def hubert_config(g: Geometry) -> HubertConfig:
         stem=g.stem,
         positions=g.positions,
         left_context=g.left_context,
+        cmvn=g.cmvn,
         **common,
     )
 
@@ -331,6 +333,7 @@ def geometry_of(model: HubertModel, name: str = "model") -> Geometry:
         stem=getattr(config, "stem", "linear"),
         positions=getattr(config, "positions", "convolution"),
         left_context=left_context_of(model),
+        cmvn=getattr(config, "cmvn", False),
     )
 
 

@@ -35,6 +35,9 @@ class Geometry:
     front end and the layers: one linear projection or the two convolutions of Whisper, and a positional convolution or
     the sinusoids of Whisper.
 
+    `cmvn` normalises each log-mel band over the clip instead of by fixed statistics, so that a studio or a microphone
+    changes little; such a model cannot stream.
+
     `left_context` above 0 makes a streaming model: a frame attends to its chunk and to so many 20 ms frames before the
     chunk, and the convolutions read no later frames. 0: attention over the whole clip.
     """
@@ -53,6 +56,7 @@ class Geometry:
     stem: str = "linear"
     positions: str = "convolution"
     left_context: int = 0
+    cmvn: bool = False
 
     def __post_init__(self) -> None:
         if self.front_end not in ("waveform", "logmel"):
@@ -84,6 +88,12 @@ class Geometry:
         if self.left_context and self.front_end == "waveform":
             # Its waveforms are normalised over the whole clip, and it must load as a plain `HubertModel`.
             raise UpstreamError(f"{self.name}: left_context {self.left_context}: streaming needs the log-mel front end")
+        if not isinstance(self.cmvn, bool):
+            raise UpstreamError(f"{self.name}: cmvn is {self.cmvn!r}; it must be true or false")
+        if self.cmvn and self.front_end == "waveform":
+            raise UpstreamError(f"{self.name}: cmvn normalises log-mel bands; it needs the log-mel front end")
+        if self.cmvn and self.left_context:
+            raise UpstreamError(f"{self.name}: cmvn needs mean and variance of the whole clip, so it cannot stream")
 
     @property
     def feature_dim(self) -> int:
@@ -98,7 +108,7 @@ class Geometry:
     def facts(self) -> dict[str, Any]:
         """The fields as JSON for cards and fingerprints; fields that older cards lack only where they differ from the
         default."""
-        defaults = {"squeeze": 1, "stem": "linear", "positions": "convolution", "left_context": 0}
+        defaults = {"squeeze": 1, "stem": "linear", "positions": "convolution", "left_context": 0, "cmvn": False}
         return {key: value for key, value in asdict(self).items() if key not in defaults or value != defaults[key]}
 
 
@@ -139,10 +149,10 @@ def _table() -> dict[str, Geometry]:
         replace(open_hst, name="open_hst_narrow", front_end="waveform", conv_channels=NARROW_CHANNELS),
     ]
     members = [*full, *narrow, *logmel, *squeezed, *copied, *small, *fronts]
-    streams = [
-        replace(g, name=f"{g.name}_stream", left_context=LEFT_CONTEXT) for g in members if g.front_end == "logmel"
-    ]
-    return {g.name: g for g in [*members, *streams]}
+    mel = [g for g in members if g.front_end == "logmel"]
+    streams = [replace(g, name=f"{g.name}_stream", left_context=LEFT_CONTEXT) for g in mel]
+    normalised = [replace(g, name=f"{g.name}_cmvn", cmvn=True) for g in mel]
+    return {g.name: g for g in [*members, *streams, *normalised]}
 
 
 FAMILY: dict[str, Geometry] = _table()

@@ -33,6 +33,7 @@ class FoldedLogMel(LogMelFrontEnd):
     def __init__(self, front_end: LogMelFrontEnd) -> None:
         """Raises ValueError for another DFT than ours and Whisper's."""
         nn.Module.__init__(self)
+        self.cmvn = front_end.cmvn
         device = front_end.dft.device
         used = front_end.mel.any(1)
         self.register_buffer("mel", front_end.mel[used])

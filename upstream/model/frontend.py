@@ -1,6 +1,7 @@
 """Log-mel front end as a part of the model; it gives as many frames as the convolutional encoder.
 
-25 ms windows every 10 ms, not centred, 80 mel bands, global mean and variance as buffers, stacked by two.
+25 ms windows every 10 ms, not centred, 80 mel bands, global mean and variance as buffers or those of the clip, stacked
+by two.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ SHORT_HOP = HOP // 2
 BLOCK = math.gcd(RECEPTIVE_FIELD, SHORT_HOP)  # samples
 # About one step of 16-bit audio: digital silence and dither give the same value, and the logarithm stays finite.
 FLOOR = 1e-6
+# Added to the variance of a band over a clip, so that a silent band does not become noise. Speech has about 4 to 16.
+LEAST_VARIANCE = 1e-2
 
 
 # Computed in numpy: Transformers builds modules on torch's meta device, where tensors have no values.
@@ -44,6 +47,21 @@ def _mel_matrix(mels: int, low_hz: float = 20.0, high_hz: float = SAMPLE_RATE / 
     return torch.from_numpy(np.minimum(rising, falling).clip(min=0).astype(np.float32))
 
 
+def normalise_bands(x: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Each band with mean 0 and variance 1 over the valid frames of its item: (B, F, mels) -> (B, F, mels).
+
+    `valid` (B,): valid frames of each item; None: all frames. An item without valid frames gives finite values.
+    """
+    if valid is None:
+        valid = torch.ones_like(x[:, :, 0]).sum(1)
+    # The number of frames as a tensor, not as an int that tracing would freeze.
+    inside = torch.ones_like(x[:, :, 0]).cumsum(1).le(valid[:, None]).unsqueeze(-1).to(x.dtype)
+    count = valid.clamp(min=1)[:, None, None].to(x.dtype)
+    mean = (x * inside).sum(1, keepdim=True) / count
+    variance = ((x - mean).square() * inside).sum(1, keepdim=True) / count
+    return (x - mean) / torch.sqrt(variance + LEAST_VARIANCE)
+
+
 def stack_pairs(x: Tensor, valid: Tensor | None = None) -> Tensor:
     """Frames side by side in pairs: (B, F, D) -> (B, ceil(F / 2), 2 D).
 
@@ -63,11 +81,13 @@ class LogMelFrontEnd(nn.Module):
     """Log-mel frames of a waveform, two 10 ms frames stacked: (B, N) samples -> (B, 2 * mels, T) at 50 Hz.
 
     T = floor((N - 400) / 320) + 1, as the seven convolutions give. If an item has an odd number of 10 ms frames, its
-    last one is repeated, so that no frame contains padding.
+    last one is repeated, so that no frame contains padding. `cmvn`: each band is normalised over the item, not by
+    `mean` and `std`.
     """
 
-    def __init__(self, mels: int) -> None:
+    def __init__(self, mels: int, *, cmvn: bool = False) -> None:
         super().__init__()
+        self.cmvn = cmvn
         self.register_buffer("dft", _dft_basis())
         self.register_buffer("mel", _mel_matrix(mels))
         self.register_buffer("mean", torch.full((mels,), -4.0, dtype=torch.float32))
@@ -106,10 +126,11 @@ class LogMelFrontEnd(nn.Module):
             raise ValueError(f"{wavs.shape[1]} samples are fewer than the {RECEPTIVE_FIELD} that one frame needs")
         # Energies span ten orders of magnitude, too many for half precision.
         with torch.autocast(wavs.device.type, enabled=False):
-            x = (self.log_mel(wavs.float()) - self.mean) / self.std
+            x = self.log_mel(wavs.float())
         valid = None
         if lengths is not None:
             valid = (lengths - RECEPTIVE_FIELD).div(SHORT_HOP, rounding_mode="floor") + 1
+        x = normalise_bands(x, valid) if self.cmvn else (x - self.mean) / self.std
         return stack_pairs(x, valid).transpose(1, 2)
 
     @torch.no_grad()

@@ -21,6 +21,7 @@ GEOMETRIES = {
     "squeezed": geometry("mini_hst", squeeze=2),
     "squeezed stem": geometry("mini_hst", stem="convolution", squeeze=2),
     "streaming": geometry("mini_hst", squeeze=2, left_context=16),
+    "cmvn": geometry("mini_hst_cmvn"),
 }
 OTHER = {
     "num_attention_heads": [0, 3, 4, -2, True, "2", [2]],
@@ -54,6 +55,7 @@ LOG_MEL = {
     "hidden_act": ["relu"],
     "feat_extract_activation": ["relu"],
     "left_context": [-2, 8, "16", None, 16.5, True],
+    "cmvn": ["true", 1, None],
 }
 STREAMING = {"left_context": [0], "chunk": [0, 6, 9, 65, "16", None], "do_normalize": [True]}
 
@@ -82,6 +84,7 @@ def test_every_key_that_does_not_fit_is_named(model_dir: Path, tmp_path: Path):
     if model_dir.name != "waveform":
         for key, values in LOG_MEL.items():
             cases[key] = [*cases.get(key, []), *values]
+        cases["cmvn"].append(model_dir.name != "cmvn")
     for key, values in STREAMING.items() if model_dir.name == "streaming" else ():
         cases[key] = [*cases.get(key, []), *values]
     for key, values in cases.items():
@@ -96,15 +99,16 @@ def test_every_key_that_does_not_fit_is_named(model_dir: Path, tmp_path: Path):
     load_model(edited(model_dir, tmp_path))
 
 
-def test_a_streaming_model_without_its_key_is_refused(model_dir: Path, tmp_path: Path):
-    """It would load, and attend to the whole clip."""
-    if model_dir.name != "streaming":
+def test_a_model_without_the_key_of_its_kind_is_refused(model_dir: Path, tmp_path: Path):
+    """It would load, and attend to the whole clip, or normalise by fixed statistics."""
+    key, value = {"streaming": ("left_context", "0"), "cmvn": ("cmvn", "False")}.get(model_dir.name, (None, None))
+    if key is None:
         return
     folder = edited(model_dir, tmp_path)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    del config["left_context"]
+    del config[key]
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(UpstreamError, match="`left_context` is 0"):
+    with pytest.raises(UpstreamError, match=f"`{key}` is {value}"):
         load_model(folder)
 
 

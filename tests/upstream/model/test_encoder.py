@@ -26,6 +26,7 @@ SHAPES = {
     "logmel": geometry("mini_hst"),
     "squeezed": geometry("mini_hst", squeeze=2),
     "convolutional stem": geometry("mini_hst", stem="convolution", positions="sinusoid"),
+    "cmvn": geometry("mini_hst_cmvn", squeeze=2),
     "squeezed stem": geometry("mini_hst", stem="convolution", positions="sinusoid", squeeze=2),
     "streaming": geometry("mini_hst", left_context=10),
     "streaming, squeezed": geometry("mini_hst", left_context=10, squeeze=2),

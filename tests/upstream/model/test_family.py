@@ -64,12 +64,14 @@ def test_the_copied_geometry_counts_its_stem_and_has_no_positional_convolution()
 
 def test_every_log_mel_member_streams_with_the_same_weights():
     for name, g in FAMILY.items():
-        if g.left_context:
+        if g.left_context or g.cmvn:
             continue
         assert ("left_context" in g.facts()) is False
         if g.front_end == "waveform":
-            assert f"{name}_stream" not in FAMILY
+            assert f"{name}_stream" not in FAMILY and f"{name}_cmvn" not in FAMILY
             continue
+        normalised = geometry(f"{name}_cmvn")
+        assert "cmvn" not in g.facts() and normalised.facts() == g.facts() | {"name": normalised.name, "cmvn": True}
         own = geometry(f"{name}_stream")
         assert own.facts() == g.facts() | {"name": own.name, "left_context": 128}
         assert parameters(own) == parameters(g) and macs_per_second(own, 60.0) < macs_per_second(g, 60.0)
@@ -105,6 +107,9 @@ def test_front_ends_differ_in_nothing_else():
         ({"left_context": -1}, "left_context is -1"),
         ({"left_context": 7, "squeeze": 2}, "left_context is 7.*squeeze 2"),
         ({"front_end": "waveform", "left_context": 64}, "streaming needs the log-mel front end"),
+        ({"front_end": "waveform", "cmvn": True}, "cmvn.*log-mel front end"),
+        ({"left_context": 64, "cmvn": True}, "cmvn.*cannot stream"),
+        ({"cmvn": "no"}, "cmvn is 'no'"),
     ],
 )
 def test_impossible_geometries_are_refused(changes, message):

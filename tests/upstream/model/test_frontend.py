@@ -3,7 +3,7 @@ import torch
 
 from upstream.model.encoder import frame_count
 from upstream.model.family import RECEPTIVE_FIELD
-from upstream.model.frontend import LogMelFrontEnd
+from upstream.model.frontend import LogMelFrontEnd, stack_pairs
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,23 @@ def test_odd_last_frame_is_repeated_and_padding_stays_out(front_end):
     beside = front_end(padded, torch.tensor([short.shape[1]]))
     frames = frame_count(short.shape[1])
     torch.testing.assert_close(beside[:, :, :frames], alone)
+
+
+def test_bands_normalised_over_the_clip_ignore_padding_and_the_channel():
+    """S3PRL's baseline `fbank` normalises in the same way: mean 0, variance 1 over the valid frames."""
+    torch.manual_seed(0)
+    front_end = LogMelFrontEnd(80, cmvn=True)
+    loud = torch.linspace(0.01, 0.3, 9600)  # a clip whose bands change over time
+    short = loud * torch.randn(1, 9600)
+    frames = front_end.log_mel(short)
+    expected = (frames - frames.mean(1, keepdim=True)) / frames.std(1, correction=0, keepdim=True)
+    alone = front_end(short)
+    torch.testing.assert_close(alone, stack_pairs(expected).transpose(1, 2), atol=2e-2, rtol=0)
+    padded = torch.cat([short, torch.randn(1, 5000)], dim=1)
+    beside = front_end(padded, torch.tensor([9600]))
+    torch.testing.assert_close(beside[:, :, : alone.shape[2]], alone)
+    torch.testing.assert_close(front_end(3.0 * short), alone, atol=2e-2, rtol=0)  # the floor of the energies stays
+    assert torch.isfinite(front_end(torch.zeros(2, 1600), torch.tensor([1600, 0]))).all()
 
 
 def test_silence_is_finite_and_too_short_audio_is_refused(front_end):

@@ -14,6 +14,7 @@ FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "README
 G = {
     "waveform": geometry("mini_hst", front_end="waveform", conv_channels=16),
     "logmel": geometry("mini_hst"),
+    "cmvn": geometry("mini_hst_cmvn", squeeze=2),
     "squeezed": geometry("mini_hst", squeeze=2),
     "convolutional stem": geometry("mini_hst", stem="convolution", positions="sinusoid"),
     "squeezed stem": geometry("mini_hst", stem="convolution", positions="sinusoid", squeeze=2),

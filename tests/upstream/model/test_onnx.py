@@ -22,6 +22,7 @@ TOLERANCE = 5e-5
 GEOMETRIES = {
     "waveform": geometry("mini_hst", front_end="waveform", conv_channels=16),
     "logmel": geometry("mini_hst"),
+    "cmvn": geometry("mini_hst_cmvn"),
     "squeezed": geometry("mini_hst", squeeze=2),
     "stem": geometry("mini_hst", stem="convolution", positions="sinusoid"),
     "squeezed stem": geometry("mini_hst", stem="convolution", positions="sinusoid", squeeze=2),
