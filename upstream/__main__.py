@@ -136,6 +136,7 @@ def parser() -> argparse.ArgumentParser:
     add("--pca", help="dimensions or shares of variance (default: those of 16,32,64,none that fit)")
     add("--k", default="100,500", help="cluster counts (default: %(default)s)")
     add("--against", metavar="L,L", help="hidden states to compare with (default: up to five others)")
+    add("--cmvn", action="store_true", help="features with mean 0 and variance 1 over each utterance, as in `units`")
     add(
         "--minutes",
         type=number(0, above=True),
@@ -347,6 +348,7 @@ def _sweep(args: Namespace) -> None:
         against=None if args.against is None else _numbers(args.against, "--against"),
         minutes=args.minutes,
         seed=args.seed,
+        cmvn=args.cmvn,
     )
     print(sweep(args.data, args.out, config))
 

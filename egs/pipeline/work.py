@@ -145,9 +145,8 @@ def _existing_sources(job: Job) -> dict[str, Path]:
     where = f"egs/{job.recipe.name}/{'ssl1/' * bool(job.recipe.corpora.prepare)}db.sh or the environment"
     for variable, folder in source_folders(job).items():
         if folder is None:
-            raise StageError(
-                f"{variable} is not set: name the corpus's folder in {where}, or write `downloads` there to fetch it"
-            )
+            fetched = ", or write `downloads` there to fetch it" if registry.can_be_fetched(variable.lower()) else ""
+            raise StageError(f"{variable} is not set: name the corpus's folder in {where}{fetched}")
         if os.environ[variable].strip() == "downloads":
             if not registry.can_be_fetched(variable.lower()):
                 raise StageError(f"{variable}=downloads: this speech cannot be fetched; name its folder in {where}")

@@ -28,7 +28,7 @@ from upstream.model.encoder import frame_count
 from upstream.model.family import FRAME_RATE
 from upstream.model.states import advance, audio_bar
 from upstream.units.codebook import Codebook, check_pca
-from upstream.units.features import MfccSource, Source, feature_batches, open_source
+from upstream.units.features import MfccSource, Source, feature_batches, normalise_utterance, open_source
 
 DIMENSIONS = (16, 32, 64)
 REFERENCE_K = 100  # clusters of each other layer that all rows are compared with
@@ -64,7 +64,7 @@ class Sweep:
 
     `pca` None: DIMENSIONS below the width of the features, and no PCA. `against` lists the hidden states whose units
     the rows are compared with (None: up to five, spread over the depth). `minutes` of audio are drawn from train and as
-    many from dev.
+    many from dev. `cmvn` as in TargetConfig.
     """
 
     source: str
@@ -74,6 +74,7 @@ class Sweep:
     against: list[int] | None = None
     minutes: float = 20.0
     seed: int = 0
+    cmvn: bool = False
 
     def __post_init__(self) -> None:
         if self.pca == [] or not self.k or self.minutes <= 0:
@@ -168,6 +169,8 @@ def _keep_rows_of(
         "seed": config.seed,
         "utterances": audio_sha256([u for us in splits.values() for u in us]),
     }
+    if config.cmvn:  # absent in the records of earlier versions
+        facts["cmvn"] = True
     record = out_dir / "sweep.json"
     if record.is_file() and {**read_json(record), "source": None} != {**facts, "source": None}:
         log.warning("%s: the rows belong to another model, layer or sample; starting again", out_dir)
@@ -193,7 +196,7 @@ def _features(
             if not path.is_file():
                 of = source if layer is None else open_source(config.source, layer, batch_seconds=BATCH_SECONDS)
                 with atomic_file(path) as temporary:
-                    temporary.write_bytes(save(_compute(of, utterances, f"layer {name} of {split}")))
+                    temporary.write_bytes(save(_compute(of, utterances, f"layer {name} of {split}", config.cmvn)))
             found[split] = load_file(path)
         if layer is None:
             target = found
@@ -203,12 +206,13 @@ def _features(
     return target, labels
 
 
-def _compute(source: Source, utterances: Sequence[Utterance], title: str) -> dict[str, np.ndarray]:
+def _compute(source: Source, utterances: Sequence[Utterance], title: str, cmvn: bool) -> dict[str, np.ndarray]:
     """Features (N, D), frames of each utterance, and the number of its speaker for each frame."""
     found: dict[str, np.ndarray] = {}
     unreadable: dict[str, str] = {}
     with audio_bar(title, utterances) as bar:
         for batch, frames in feature_batches(source, utterances, BATCH_SECONDS, unreadable):
+            frames = [normalise_utterance(x) if cmvn else x for x in frames]
             found |= {u.utt_id: x.cpu().numpy() for u, x in zip(batch, frames, strict=True)}
             advance(bar, batch)
     for utt_id, reason in unreadable.items():

@@ -48,7 +48,7 @@ def test_folder_seed_and_processes_reach_the_preparer(
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (None, "not set"),
+        (None, "db.sh or the environment$"),  # this speech cannot be fetched, so no word of `downloads`
         ("", "not set"),
         ("{}/nothing", "{}/nothing: no such"),
         ("{}/empty", "{}/empty: .* empty"),

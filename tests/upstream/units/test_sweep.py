@@ -172,3 +172,18 @@ def test_dimensions_shares_and_none():
     assert parse_dimensions("16, 0.95,none") == [16, 0.95, None]
     with pytest.raises(UpstreamError):
         Sweep("mfcc", k=[])
+
+
+def test_units_of_normalised_features_say_less_of_the_channel(tmp_path, noise_corpus):
+    """Two speakers, one of them with a microphone of its own: `cmvn` removes what it adds, and starts a new table."""
+    data = tmp_path / "data"
+    noise_corpus(data, 8, 8, samples=(16000, 24000))
+    for u in read_datadir(data / "train") + read_datadir(data / "dev"):
+        if u.speaker.endswith("1"):
+            wav = read_audio(u.audio)
+            write_audio(u.audio, 0.02 * np.cumsum(wav - wav.mean()).astype(np.float32))
+    shares = []
+    for cmvn in (False, True):
+        sweep(data, tmp_path / "out", Sweep("mfcc", pca=[None], k=[8], cmvn=cmvn))
+        shares.append(float(rows(tmp_path / "out")[0]["speaker_nmi"]))
+    assert len(rows(tmp_path / "out")) == 1 and shares[1] < 0.7 * shares[0]
