@@ -108,9 +108,13 @@ def parser() -> argparse.ArgumentParser:
         "as hst_fast_stream"
     )
     listing = f"{', '.join(members)}; {others}"
-    add("--geometry", required=True, choices=list(FAMILY), metavar="NAME", help=listing)
+    add("--geometry", choices=list(FAMILY), metavar="NAME", help=listing)
     add("--shards", type=Path, help="folder that `shards` wrote: read train from it, sequentially")
-    add("--init", default="random", help=f"{', '.join(INIT_KINDS)} (default: random)")
+    init = (
+        f"{', '.join(INIT_KINDS)} (default: random); or a model directory to train on, such as a HuBERT or XLS-R: "
+        "without --geometry; if --units and --teacher are absent too, its own units are made in OUT/units"
+    )
+    add("--init", default="random", metavar="KIND|MODEL_DIR", help=init)
     _add_fields(add, InitConfig, "init", ("source", "layers", "minutes"))
     add("--teacher", help="model directory whose features are predicted, with units or without")
     _add_fields(add, RegressionConfig, "teacher", ("layers", "weight", "cosine", "normalise"))
@@ -293,6 +297,9 @@ def _pretrain(args: Namespace) -> None:
     with problems.collect():
         config = record(PretrainConfig, _settings(args.settings), WHERE)
     choices = _given(args, "init", ("layers", "minutes"))
+    continues = args.geometry is None and args.init not in INIT_KINDS
+    if continues:
+        args.init, args.init_source = "model", args.init
     with problems.collect():
         allowed = {"project": ("layers", "minutes"), "foreign": ("layers",)}.get(args.init, ())
         if wrong := [f"--init-{name}" for name in choices if name not in allowed]:
@@ -303,16 +310,21 @@ def _pretrain(args: Namespace) -> None:
         init = record(InitConfig, {"kind": args.init, "source": args.init_source, **choices}, WHERE, "init")
     with problems.collect():
         regression = _regression(args)
-        if not args.units and regression is None:
+        if not args.units and regression is None and (args.shards or not continues):
             raise UpstreamError("no training target: give --units or --teacher")
+        if args.geometry is None and not continues:
+            raise UpstreamError("--geometry: name one, or a model to train on: --init MODEL_DIR")
     problems.check()
     # Imported after the checks: torch takes seconds, and a wrong option should be reported at once.
     sets = [label_set(text) for text in args.units]
-    from upstream.pretrain.train import pretrain
+    from upstream.pretrain.train import own_units, pretrain
 
+    if not sets and regression is None:
+        sets = [own_units(init.source, args.data, args.out / "units")]
     card = {"name": args.out.name}
     runs = {"regression": regression, "shards": args.shards}
-    print(pretrain(geometry(args.geometry), args.data, sets, args.out, config, init, card, **runs))
+    shape = None if continues else geometry(args.geometry)
+    print(pretrain(shape, args.data, sets, args.out, config, init, card, **runs))
 
 
 def _regression(args: Namespace) -> RegressionConfig | None:

@@ -168,7 +168,7 @@ class PretrainConfig:
         return self
 
 
-# Settings that came after the first runs, with the value that leaves everything as it was.
+# Settings that were added later, each with the default that changes no result.
 _LATER = {"cmvn": False, "channel_db": 0.0}
 
 

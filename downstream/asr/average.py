@@ -49,6 +49,8 @@ def mean(trained: Recogniser, start: Recogniser, shares: Shares) -> dict[str, Te
     """The state of the mean. Raises DownstreamError for recognisers of other shapes or characters."""
     if trained.characters != start.characters:
         raise DownstreamError("the two heads write other characters, so their weights have no mean")
+    if len({getattr(own.encoder.config, "cmvn", False) for own in (trained, start)}) > 1:
+        raise DownstreamError("only one of the two encoders has cmvn, so their weights have no mean")
     new, old = trained.state_dict(), start.state_dict()
     for name in sorted(new.keys() | old.keys()):
         sizes = [tuple(state[name].shape) if name in state else None for state in (new, old)]

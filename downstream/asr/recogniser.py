@@ -146,8 +146,9 @@ def geometry_facts(encoder: HubertModel, source: Path | str, name: str) -> dict[
 
 
 def _fast_name(name: str) -> str:
-    """As the family names a squeezed geometry: `_fast` before `_stream`."""
-    return f"{name.removesuffix('_stream')}_fast{'_stream' if name.endswith('_stream') else ''}"
+    """As the family names a squeezed geometry: `_fast` before `_stream` or `_cmvn`."""
+    form = next((form for form in ("_stream", "_cmvn") if name.endswith(form)), "")
+    return f"{name.removesuffix(form)}_fast{form}"
 
 
 def save_recogniser(

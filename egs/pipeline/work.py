@@ -211,14 +211,14 @@ def write_shards(job: Job, key: str) -> None:
 
 
 def label_sets(job: Job, key: str) -> list[LabelSet]:
-    """The label sets of a run. `upstream` refuses units of another model, layer, PCA or k than the recipe names."""
+    """The label sets of a run. `upstream` refuses units of another model, layer, PCA, k or cmvn than the recipe."""
     from upstream.model.modeldir import model_sha256
     from upstream.units.units import LabelSet
 
     sets = []
     for name, weight in job.recipe.pretrain[key].units.items():
         config = job.recipe.units[name]
-        expected: dict[str, Any] = {"k": config.k}
+        expected: dict[str, Any] = {"k": config.k, "cmvn": config.cmvn}
         if config.layer is not None:
             expected["layer"] = config.layer
         if config.pca is None or config.pca >= 1:  # the data decide how many dimensions a share of variance takes

@@ -260,7 +260,8 @@ def _edges(entry: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
         name = f" {units.get('name')}, weight {units.get('weight') or 1:g}" if len(sets) > 1 else ""
         layer = "" if units.get("layer") is None else f" layer {units['layer']}"
         pca = "" if units.get("pca_dim") is None else f", PCA {units['pca_dim']}"
-        yield f"units{name}: {units.get('source')}{layer}{pca}, k={units.get('k')}", units.get("model_sha256")
+        cmvn = ", cmvn" if units.get("cmvn") else ""
+        yield f"units{name}: {units.get('source')}{layer}{cmvn}{pca}, k={units.get('k')}", units.get("model_sha256")
     regression = entry.get("regression")
     if regression:
         layers = ", ".join(map(str, regression.get("layers") or []))

@@ -7,7 +7,8 @@
 
 Every window starts at a frame of the whole recording (a multiple of 320 samples), so frame t is computed from the same
 samples [320 t, 320 t + 400) as in one pass. Only attention differs: a frame attends to its window, at least `context`
-on either side, instead of the whole recording. Audio that fits one window is encoded in one pass, exactly.
+on either side, instead of the whole recording. Models with `cmvn` also normalise their bands over the window. Audio
+that fits one window is encoded in one pass, exactly.
 """
 
 from __future__ import annotations

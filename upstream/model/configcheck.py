@@ -121,7 +121,7 @@ def _of_card(config: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     return {
         "num_attention_heads": geometry["heads"],
-        "do_stable_layer_norm": True,
+        "do_stable_layer_norm": card.get("do_stable_layer_norm", True),
         "left_context": geometry.get("left_context", 0),
         "cmvn": geometry.get("cmvn", False),
     }
@@ -130,7 +130,7 @@ def _of_card(config: Mapping[str, Any]) -> dict[str, Any]:
 def _of_stream(config: Mapping[str, Any]) -> Iterator[str]:
     """What keeps a model with left context from streaming."""
     left, squeeze = config["left_context"], config.get("squeeze", 1)
-    for key in ("left_context", "chunk"):
+    for key in ("left_context", "chunk", "cmvn"):
         if config.get(key, 0) is None:
             yield f"`{key}` is null; it must be {_KINDS[key][0]}"
     if not _is_whole(left) or not _is_whole(squeeze):

@@ -381,6 +381,35 @@ def frame_count(samples: int) -> int:
     return OURS.count(samples)
 
 
+def _convolve(extractor: torch.nn.Module, wavs: Tensor, lengths: Tensor | None) -> Tensor:
+    """The convolutions of a waveform front end: (B, N) samples -> (B, C, T).
+
+    HuBERT-Base has a group norm, which normalises each channel over time. It gets the valid frames of an item alone;
+    with the padding, the features of an item would depend on the longest one of its batch.
+    """
+    x = wavs[:, None]
+    for layer in extractor.conv_layers:
+        kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+        lengths = None if lengths is None else (lengths - kernel).div(stride, rounding_mode="floor") + 1
+        norm = getattr(layer, "layer_norm", None)
+        if lengths is not None and isinstance(norm, torch.nn.GroupNorm):
+            x = layer.activation(_norm_over_time(norm, layer.conv(x), lengths))
+        else:
+            x = layer(x)
+    return x
+
+
+def _norm_over_time(norm: torch.nn.GroupNorm, x: Tensor, lengths: Tensor) -> Tensor:
+    """A group norm of one channel a group over the first `lengths` (B,) frames: (B, C, T) -> (B, C, T), in 32 bits."""
+    inside = (torch.arange(x.shape[2], device=x.device) < lengths[:, None]).unsqueeze(1).float()
+    count = lengths.clamp(min=1)[:, None, None]
+    full = x.float()
+    centred = full - (full * inside).sum(2, keepdim=True) / count
+    variance = (centred.square() * inside).sum(2, keepdim=True) / count
+    scaled = centred / torch.sqrt(variance + norm.eps) * norm.weight[:, None].float() + norm.bias[:, None].float()
+    return scaled.to(x.dtype)
+
+
 def run_layers(
     model: HubertModel,
     wavs: Tensor,
@@ -409,12 +438,8 @@ def run_layers(
     if isinstance(model.feature_extractor, LogMelFrontEnd):
         # The front end computes in 32 bits, also where the layers have 16.
         features = model.feature_extractor(wavs, lengths).to(model.encoder.layer_norm.weight.dtype)
-    elif wavs.requires_grad:  # its `forward` sets `requires_grad`, which fails for samples that other samples gave
-        features = wavs[:, None]
-        for convolution in model.feature_extractor.conv_layers:
-            features = convolution(features)
     else:
-        features = model.feature_extractor(wavs)
+        features = _convolve(model.feature_extractor, wavs, lengths)
     features = features.transpose(1, 2)
     left = left_context_of(model)
     if chunk is not None and not left:
@@ -523,10 +548,5 @@ def encode(
     padded, lengths = collate(model, wavs)
     own = frames_of(model.config)
     frames = torch.tensor([own.count(len(wav)) for wav in wavs], device=padded.device)
-    if lengths is not None and getattr(model.config, "feat_extract_norm", "layer") == "group":
-        # HuBERT-Base normalises each channel over time, padding included: each item needs a pass of its own.
-        alone = [encode(model, [wav], top_layer=top_layer).hidden_states for wav in wavs]
-        states = [pad_sequence([item[0] for item in layer], batch_first=True) for layer in zip(*alone, strict=True)]
-    else:
-        states, _ = run_layers(model, padded, lengths, top_layer=top_layer, chunk=chunk)
+    states, _ = run_layers(model, padded, lengths, top_layer=top_layer, chunk=chunk)
     return Encoded(states, frames)

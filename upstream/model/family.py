@@ -35,8 +35,8 @@ class Geometry:
     front end and the layers: one linear projection or the two convolutions of Whisper, and a positional convolution or
     the sinusoids of Whisper.
 
-    `cmvn` normalises each log-mel band over the clip instead of by fixed statistics, so that a studio or a microphone
-    changes little; such a model cannot stream.
+    `cmvn` normalises each log-mel band over the clip instead of by fixed statistics, so that its values depend less on
+    the microphone and the studio; such a model cannot stream.
 
     `left_context` above 0 makes a streaming model: a frame attends to its chunk and to so many 20 ms frames before the
     chunk, and the convolutions read no later frames. 0: attention over the whole clip.
@@ -151,7 +151,8 @@ def _table() -> dict[str, Geometry]:
     members = [*full, *narrow, *logmel, *squeezed, *copied, *small, *fronts]
     mel = [g for g in members if g.front_end == "logmel"]
     streams = [replace(g, name=f"{g.name}_stream", left_context=LEFT_CONTEXT) for g in mel]
-    normalised = [replace(g, name=f"{g.name}_cmvn", cmvn=True) for g in mel]
+    # Whisper's stem reads bands on a fixed scale.
+    normalised = [replace(g, name=f"{g.name}_cmvn", cmvn=True) for g in mel if g.stem == "linear"]
     return {g.name: g for g in [*members, *streams, *normalised]}
 
 

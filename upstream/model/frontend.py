@@ -20,7 +20,8 @@ SHORT_HOP = HOP // 2
 BLOCK = math.gcd(RECEPTIVE_FIELD, SHORT_HOP)  # samples
 # About one step of 16-bit audio: digital silence and dither give the same value, and the logarithm stays finite.
 FLOOR = 1e-6
-# Added to the variance of a band over a clip, so that a silent band does not become noise. Speech has about 4 to 16.
+# Added to the variance of a band's log energy over a clip (4 to 16 in speech), so that a silent band does not become
+# noise.
 LEAST_VARIANCE = 1e-2
 
 
@@ -52,14 +53,13 @@ def normalise_bands(x: Tensor, valid: Tensor | None = None) -> Tensor:
 
     `valid` (B,): valid frames of each item; None: all frames. An item without valid frames gives finite values.
     """
-    if valid is None:
-        valid = torch.ones_like(x[:, :, 0]).sum(1)
-    # The number of frames as a tensor, not as an int that tracing would freeze.
-    inside = torch.ones_like(x[:, :, 0]).cumsum(1).le(valid[:, None]).unsqueeze(-1).to(x.dtype)
-    count = valid.clamp(min=1)[:, None, None].to(x.dtype)
-    mean = (x * inside).sum(1, keepdim=True) / count
-    variance = ((x - mean).square() * inside).sum(1, keepdim=True) / count
-    return (x - mean) / torch.sqrt(variance + LEAST_VARIANCE)
+    inside = torch.ones_like(x[:, :, :1])
+    if valid is not None:
+        inside = inside * (torch.arange(x.shape[1], device=x.device) < valid[:, None]).unsqueeze(-1)
+    count = inside.sum(1, keepdim=True).clamp(min=1)
+    centred = x - (x * inside).sum(1, keepdim=True) / count
+    variance = (centred.square() * inside).sum(1, keepdim=True) / count
+    return centred / torch.sqrt(variance + LEAST_VARIANCE)
 
 
 def stack_pairs(x: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -124,13 +124,13 @@ class LogMelFrontEnd(nn.Module):
         """`lengths` (B,): valid samples of each item; None: all samples are valid. The frames have 32 bits."""
         if wavs.shape[1] < RECEPTIVE_FIELD:
             raise ValueError(f"{wavs.shape[1]} samples are fewer than the {RECEPTIVE_FIELD} that one frame needs")
-        # Energies span ten orders of magnitude, too many for half precision.
-        with torch.autocast(wavs.device.type, enabled=False):
-            x = self.log_mel(wavs.float())
         valid = None
         if lengths is not None:
             valid = (lengths - RECEPTIVE_FIELD).div(SHORT_HOP, rounding_mode="floor") + 1
-        x = normalise_bands(x, valid) if self.cmvn else (x - self.mean) / self.std
+        # Energies span ten orders of magnitude, too many for half precision.
+        with torch.autocast(wavs.device.type, enabled=False):
+            x = self.log_mel(wavs.float())
+            x = normalise_bands(x, valid) if self.cmvn else (x - self.mean) / self.std
         return stack_pairs(x, valid).transpose(1, 2)
 
     @torch.no_grad()

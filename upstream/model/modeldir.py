@@ -72,7 +72,8 @@ def save_model(model: HubertModel, path: Path, card: dict[str, Any]) -> Path:
         written = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if not written.get("left_context"):
             written.pop("chunk", None)  # only streaming models have chunks
-        for key, default in (("squeeze", 1), ("stem", "linear"), ("positions", "convolution"), ("left_context", 0)):
+        plain = {"squeeze": 1, "stem": "linear", "positions": "convolution", "left_context": 0, "cmvn": False}
+        for key, default in plain.items():
             if written.get(key) == default:  # older directories do not have the key
                 del written[key]
         write_json(folder / "config.json", written)

@@ -140,15 +140,13 @@ def export_model(
     """
     out = Path(out)
     check_target(model, out, largest_bytes)
-    grouped = getattr(model.config, "feat_extract_norm", "layer") == "group"
     model = sharing_copy(model)
     inference = fold_weight_norm(accelerate(model) if accelerated else sharing_copy(model))
     with TemporaryDirectory() as scratch, atomic_file(out) as temporary:
         traced = Path(scratch) / "traced.onnx"
         _trace(_Graph(inference, all_states), traced, lengths)
         use = {
-            # A group norm over time includes the padding: such a graph is correct only on unpadded rows.
-            "padded_batches": "no" if grouped or not lengths else "yes",
+            "padded_batches": "yes" if lengths else "no",
             "windows": str(frames_together(model)),
         }
         store(traced, temporary, model, {**(facts or {}), **use}, precision)

@@ -97,6 +97,11 @@ def copy_layers(model: HubertModel, source: Path, layers: Sequence[int]) -> list
         state[name := f"encoder.layers.{place}.attention.k_proj.bias"].zero_()
         copied.append(name)
     if ours.stem == "convolution" and ours.positions == "sinusoid":
+        if ours.cmvn:
+            raise UpstreamError(
+                f"{source}: its stem reads bands on a fixed scale, so a geometry with cmvn cannot take it; choose one "
+                "without"
+            )
         copied += _copy_stem(model, source)
     model.encoder.layer_norm.reset_parameters()
     copied += ["encoder.layer_norm.weight", "encoder.layer_norm.bias"]
@@ -139,7 +144,8 @@ def _copy_stem(model: HubertModel, source: Path) -> list[str]:
     state = model.feature_projection.state_dict()
     for name, tensor in _whisper_tensors(source, names).items():
         state[name].copy_(tensor)
-    return [f"feature_projection.{name}" for name in names]
+    scale = [f"feature_extractor.{name}" for name in ("dft", "mel", "mean", "std")]
+    return scale + [f"feature_projection.{name}" for name in names]
 
 
 def _whisper_tensors(source: Path, names: Iterable[str]) -> dict[str, Tensor]:
@@ -345,7 +351,7 @@ def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, ou
         torch.manual_seed(config.seed)
         model = build_encoder(geometry)
         copied = copy_layers(model, source, layers)
-        if not whole:
+        if not whole and not geometry.cmvn:
             measure_front_end(model, store, ids, np.random.default_rng([config.seed, 1]))
         run = Regression(model, WhisperTeacher(source, max(layers) + 1), config)
         if list(layers) != list(range(len(layers))):

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def initial_model(
-    geometry: Geometry,
+    geometry: Geometry | None,
     utterances: Sequence[Utterance],
     init: InitConfig,
     seed: int,
@@ -40,13 +40,25 @@ def initial_model(
 ) -> HubertModel:
     """The model before its first step; with init `random` also the random baseline of the benchmark.
 
+    Without a geometry it is the source as it is, also a HuBERT, wav2vec 2.0 or XLS-R of other software.
     Log-mel statistics come from a sample of the utterances, or from `wavs` if given, unless the source has them.
     """
     torch.manual_seed(seed)
+    if geometry is None:
+        return _continued(init.source)
     model = build_encoder(geometry)
     copied = initialise(model, init, utterances, seed=seed)
-    if isinstance(model.feature_extractor, LogMelFrontEnd) and "feature_extractor.mean" not in copied:
+    front_end = model.feature_extractor
+    if isinstance(front_end, LogMelFrontEnd) and not front_end.cmvn and "feature_extractor.mean" not in copied:
         set_log_mel_statistics(model, sample_waveforms(utterances, seed) if wavs is None else wavs)
+    return model
+
+
+def _continued(source: str) -> HubertModel:
+    model = load_model(source)
+    if not hasattr(model, "masked_spec_embed"):  # fine-tuned models may lack it, and mask nothing
+        model.config.mask_time_prob = 0.05
+        model.masked_spec_embed = torch.nn.Parameter(torch.empty(model.config.hidden_size).uniform_())
     return model
 
 
@@ -105,6 +117,12 @@ def initialise(
 
         return copy_layers(model, config.source, config.layers)
     source = load_model(config.source)
+    ours_normalised, theirs_normalised = (getattr(m.config, "cmvn", False) for m in (model, source))
+    if ours_normalised != theirs_normalised:
+        raise UpstreamError(
+            f"{config.source} {'has' if theirs_normalised else 'lacks'} cmvn, the model that starts from it "
+            f"{'has' if ours_normalised else 'lacks'} it: the same weights would read bands of another scale"
+        )
     theirs = source.state_dict()
     if config.kind == "model":
         layers = list(range(len(source.encoder.layers)))

@@ -29,12 +29,13 @@ from corpora.audio import SAMPLE_RATE
 from corpora.datadir import Utterance, read_datadir
 from corpora.files import read_json, sha256_json, write_json, writes
 from corpora.schema import flatten
-from upstream.config import InitConfig, PretrainConfig, RegressionConfig, settings_of
+from upstream.config import InitConfig, PretrainConfig, RegressionConfig, TargetConfig, settings_of
 from upstream.distributed import Place, adopt_slurm, place
 from upstream.errors import UpstreamError
 from upstream.model.card import lineage
+from upstream.model.encoder import geometry_of
 from upstream.model.family import Geometry
-from upstream.model.modeldir import load_model, model_sha256, save_model
+from upstream.model.modeldir import load_model, model_sha256, read_card, save_model
 from upstream.model.rate import check_directory
 from upstream.pretrain.checkpoints import Recorder, load_best, load_state
 from upstream.pretrain.data import Position, PretrainDataset, StepBatches, StepSampler, usable
@@ -42,18 +43,20 @@ from upstream.pretrain.init import STATISTICS_UTTERANCES, initial_model
 from upstream.pretrain.module import Pretraining, UnitTask
 from upstream.pretrain.objective import FeatureHeads
 from upstream.pretrain.shards import ShardDataset, ShardSampler, ShardsInfo, check_shards, read_shards, write_shards
+from upstream.units.label import make_units
 from upstream.units.units import Labels, LabelSet, label_sets, open_labels
 
 log = logging.getLogger(__name__)
 
 SAMPLER_VERSION = 2  # a saved position is valid for one version of the sampler only
+OWN_UNITS = 500  # clusters of a model's own features
 # Settings that may change when a run resumes: they change its speed and limits, not its result.
 CHANGEABLE = ("workers", "compile", "checkpointing", "bad_steps", "bad_rate")
 
 
 @writes("out_dir", when=lambda: place().is_first)
 def pretrain(
-    geometry: Geometry,
+    geometry: Geometry | None,
     data_dir: Path,
     units: Path | Sequence[LabelSet],
     out_dir: Path,
@@ -64,7 +67,8 @@ def pretrain(
     regression: RegressionConfig | None = None,
     shards: Path | None = None,
 ) -> Path:
-    """Train one model and write `<out_dir>/model`; returns that path.
+    """Train one model and write `<out_dir>/model`; returns that path. Without a geometry, `init` of kind `model` names
+    the model that is trained on, of any encoder that `load_model` reads.
 
     `data_dir` holds the data directories `train` and `dev`. `units` is a folder of units of both (checked against
     `expected_units`, fields of UnitsInfo such as `k` and `model_sha256`), or several label sets; the first one is the
@@ -78,13 +82,14 @@ def pretrain(
         if source is not None:
             check_directory(source)
     adopt_slurm()
+    own = geometry or _geometry_of(init)
     sets = label_sets(units, expected_units)
     if shards is None:
-        train = _from_directory(data_dir, sets, config, geometry.squeeze)
+        train = _from_directory(data_dir, sets, config, own.squeeze)
     else:
-        train = _from_shards(shards, sets, config, geometry.squeeze)
+        train = _from_shards(shards, sets, config, own.squeeze)
     dev, dev_labels = training_utterances(data_dir, sets, "dev")
-    infos = {name: asdict(own.info) for name, own in dev_labels.sets.items()}
+    infos = {name: labels.info.facts() for name, labels in dev_labels.sets.items()}
     if shards is None:
         if train.units != infos:
             raise UpstreamError(f"{data_dir}: train and dev have units of different origin; make them together")
@@ -92,16 +97,16 @@ def pretrain(
         if sets:
             check_shards(ShardsInfo.open(shards, "train"), infos)
         train = replace(train, utterances=_projection_utterances(data_dir, init))
-    facts = _facts(geometry, config, init, regression, sets, infos, train, dev)
+    facts = _facts(own, config, init, regression, sets, infos, train, dev)
     fingerprint = sha256_json(facts)
-    recorder = Recorder(PretrainDataset(dev, dev_labels, config, geometry.squeeze), out_dir, config, fingerprint, here)
+    recorder = Recorder(PretrainDataset(dev, dev_labels, config, own.squeeze), out_dir, config, fingerprint, here)
     _resume(recorder, facts, config)
     if here.is_first:
         write_json(out_dir / "config.json", facts)
 
     model = initial_model(geometry, train.utterances, init, config.seed, train.wavs)
     tasks = {s.name: UnitTask(infos[s.name]["k"], s.weight) for s in sets}
-    features = None if regression is None else FeatureHeads(geometry.width, regression)
+    features = None if regression is None else FeatureHeads(own.width, regression)
     module = Pretraining(model, tasks, config, features)
     # Several processes fit a finished run too: there they check that all of them found it finished.
     if recorder.done < config.steps or here.ranks > 1:
@@ -114,8 +119,10 @@ def pretrain(
         raise UpstreamError(f"{out_dir}: no validation had a finite loss, so there are no best weights; lower lr")
     module.encoder.load_state_dict(best["encoder"])
     run = {
-        "geometry": geometry.facts(),
-        "front_end": geometry.front_end,
+        "geometry": own.facts(),
+        "front_end": own.front_end,
+        # Ours norm before each layer, HuBERT-Base behind it.
+        "do_stable_layer_norm": None if model.config.do_stable_layer_norm else False,
         "units": infos[sets[0].name] if sets else None,
         "label_sets": facts["units"] if len(sets) > 1 else None,
         "init": facts["init"],
@@ -133,6 +140,20 @@ def pretrain(
     )
     load_model(out_dir / "model")  # an unreadable export must fail here, not in a benchmark
     return out_dir / "model"
+
+
+def own_units(model: str, data_dir: Path, out_dir: Path) -> LabelSet:
+    """Units of a model's own features, two thirds up its layers, to train it on with: k=500 as in the recipes."""
+    data = {split: data_dir / split for split in ("train", "dev")}
+    make_units(data, out_dir, TargetConfig(source=model, k=OWN_UNITS))
+    return LabelSet("units", out_dir)
+
+
+def _geometry_of(init: InitConfig) -> Geometry:
+    if init.kind != "model" or init.source is None:
+        raise UpstreamError("give a geometry, or a model to train on: --init MODEL_DIR")
+    source = load_model(init.source)
+    return geometry_of(source, read_card(init.source).get("name") or Path(init.source).resolve().name)
 
 
 def training_utterances(data_dir: Path, units: Path | Sequence[LabelSet], split: str) -> tuple[list[Utterance], Labels]:
@@ -157,7 +178,7 @@ def shard_training_data(
         codec=codec,
         shard_seconds=shard_seconds,
         units=labels,
-        units_info={name: asdict(own.info) for name, own in labels.sets.items()} if labels else None,
+        units_info={name: own.info.facts() for name, own in labels.sets.items()} if labels else None,
         jobs=jobs,
     )
 
@@ -189,7 +210,7 @@ def _from_directory(data_dir: Path, sets: Sequence[LabelSet], config: PretrainCo
     return TrainingData(
         PretrainDataset(utterances, labels, config, squeeze),
         sampler,
-        {name: asdict(own.info) for name, own in labels.sets.items()},
+        {name: own.info.facts() for name, own in labels.sets.items()},
         sum(u.samples for u in utterances) / SAMPLE_RATE / 3600,
         sha256_json([[u.utt_id, u.samples] for u in utterances]),
         utterances,

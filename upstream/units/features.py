@@ -62,13 +62,8 @@ class Source(Protocol):
         """Card entries of the model and its ancestors, by hash; empty without a model."""
 
 
-def open_source(source: str, layer: int | None = None, *, cmvn: bool = False, batch_seconds: float = 120.0) -> Source:
-    """Open `mfcc`, the path of a model directory, or `s3prl:NAME`; the last two with the hidden state to take.
-
-    With `cmvn`, the features have mean 0 and variance 1 over each utterance.
-    """
-    if cmvn:
-        return NormalisedSource(open_source(source, layer, batch_seconds=batch_seconds))
+def open_source(source: str, layer: int | None = None, *, batch_seconds: float = 120.0) -> Source:
+    """Open `mfcc`, the path of a model directory, or `s3prl:NAME`; the last two with the hidden state to take."""
     if source == "mfcc":
         if layer is not None:
             raise UpstreamError("the source `mfcc` has no layers; leave `layer` out or name a model directory")
@@ -81,10 +76,16 @@ def open_source(source: str, layer: int | None = None, *, cmvn: bool = False, ba
 
 
 def feature_batches(
-    source: Source, utterances: Sequence[Utterance], batch_seconds: float, unreadable: dict[str, str]
+    source: Source,
+    utterances: Sequence[Utterance],
+    batch_seconds: float,
+    unreadable: dict[str, str],
+    *,
+    cmvn: bool = False,
 ) -> Iterator[tuple[list[Utterance], list[Tensor]]]:
     """Features (T, D) of utterances of similar length, in batches of at most `batch_seconds` of padded audio.
 
+    With `cmvn`, each feature has mean 0 and variance 1 over its utterance (CMVN of Kaldi), as in 2108.00917.
     An unreadable utterance is left out, and `unreadable` receives its id and the reason. Raises UpstreamError, which
     names the utterance, for features that are not finite or of a wrong length.
     """
@@ -102,7 +103,7 @@ def feature_batches(
                 raise UpstreamError(
                     f"utterance {utterance.utt_id}: the features of {name} hold NaN or infinity; the model is broken"
                 )
-        yield batch, features
+        yield batch, [normalise_utterance(x) for x in features] if cmvn else features
 
 
 class MfccSource:
@@ -121,26 +122,6 @@ class MfccSource:
     def lineage(self) -> dict[str, dict[str, Any]]:
         """No model, no ancestors."""
         return {}
-
-
-class NormalisedSource:
-    """Features of another source with mean 0 and variance 1 over each utterance (CMVN of Kaldi), as in 2108.00917."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.dim = source.dim
-
-    def features(self, wavs: Sequence[np.ndarray]) -> list[Tensor]:
-        """Waveforms (N,) -> (T, dim); a feature that does not change within its utterance becomes 0."""
-        return [normalise_utterance(x) for x in self.source.features(wavs)]
-
-    def provenance(self) -> dict[str, Any]:
-        """That of the source."""
-        return self.source.provenance()
-
-    def lineage(self) -> dict[str, dict[str, Any]]:
-        """That of the source."""
-        return self.source.lineage()
 
 
 def normalise_utterance(features: Tensor) -> Tensor:

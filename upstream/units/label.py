@@ -97,12 +97,13 @@ def make_units(
 def _make_units(data: dict[str, Path], out_dir: Path, config: TargetConfig, shard_seconds: float) -> UnitsReport:
     utterances = {split: _usable(read_datadir(path), path) for split, path in data.items()}
     hashes = {split: audio_sha256(usable) for split, (usable, _) in utterances.items()}
-    source = open_source(config.source, config.layer, cmvn=config.cmvn, batch_seconds=config.batch_seconds)
+    source = open_source(config.source, config.layer, batch_seconds=config.batch_seconds)
     fit_split = "train" if "train" in data else next(iter(data))
     check_pca(config.pca, source.dim)  # before the features, which may take hours
     with first_rank_first():
         codebook = _codebook(out_dir / CODEBOOK, source, utterances[fit_split][0], config)
-    info = UnitsInfo(**source.provenance(), k=codebook.k, pca_dim=codebook.pca_dim, codebook_sha256=codebook.sha256)
+    facts = {"k": codebook.k, "pca_dim": codebook.pca_dim, "codebook_sha256": codebook.sha256, "cmvn": config.cmvn}
+    info = UnitsInfo(**source.provenance(), **facts)
     splits = {}
     for split, (usable, too_short) in utterances.items():
         if not _is_finished(out_dir, split, info, hashes[split]):
@@ -117,7 +118,7 @@ def _make_units(data: dict[str, Path], out_dir: Path, config: TargetConfig, shar
         share = splits[split].speaker_share
         if share is not None and share > SPEAKER_SHARE and not config.cmvn:
             log.warning(
-                "%s: the unit of a frame tells %.0f %% of who speaks, so a model would learn speakers and channels "
+                "%s: the units carry %.0f %% of the speaker's identity, so a model would learn speakers and channels "
                 "instead of sounds; make these units with cmvn=true",
                 units,
                 100 * share,
@@ -215,7 +216,7 @@ def fit_sample(
     unreadable: dict[str, str] = {}
     rng = np.random.default_rng([config.seed, 1])
     with audio_bar("features for k-means", chosen) as bar:
-        for batch, frames in feature_batches(source, chosen, config.batch_seconds, unreadable):
+        for batch, frames in feature_batches(source, chosen, config.batch_seconds, unreadable, cmvn=config.cmvn):
             for x in frames:
                 if share < 1:
                     keep = max(1, int(share * len(x)))
@@ -236,7 +237,7 @@ def _is_finished(out_dir: Path, split: str, info: UnitsInfo, data_sha256: str) -
     except ValueError as error:
         log.warning("%s; labelling again", error)
         return False
-    if _same(asdict(units.info), asdict(info)) and units.data_sha256 == data_sha256:
+    if _same(units.info.facts(), info.facts()) and units.data_sha256 == data_sha256:
         log.info("%s is complete already", units)
         return True
     log.info("%s has another origin; labelling again", units)
@@ -250,21 +251,30 @@ def _entropy(counts: np.ndarray) -> float:
 
 
 def _speaker_share(units: Units, utterances: Sequence[Utterance]) -> float | None:
-    """Mutual information of unit and speaker over frames, divided by the entropy of the speakers."""
-    by_speaker: dict[str, list[str]] = {}
-    for u in utterances:
-        if u.utt_id in units:
-            by_speaker.setdefault(u.speaker, []).append(u.utt_id)
-    if len(by_speaker) < 2:
+    """Mutual information of unit and speaker over frames, divided by the entropy of the speakers.
+
+    Few frames of a speaker use few of the units, which alone looks like information. The same figure with the speakers
+    of the utterances exchanged at random is subtracted.
+    """
+    kept = [u for u in utterances if u.utt_id in units]
+    speakers = [u.speaker for u in kept]
+    if len(set(speakers)) < 2:
         return None
-    total, frames, within = np.zeros(units.info.k, np.int64), [], []
-    for utt_ids in by_speaker.values():
-        counts = np.bincount(np.concatenate([units[utt_id] for utt_id in utt_ids]), minlength=units.info.k)
-        total += counts
-        frames.append(counts.sum())
-        within.append(_entropy(counts))
-    information = _entropy(total) - np.average(within, weights=frames)
-    return round(max(0.0, float(information)) / _entropy(np.array(frames)), 4)
+    exchanged = np.random.default_rng(0).permutation(speakers).tolist()
+    found, by_chance = (_information(units, kept, names) for names in (speakers, exchanged))
+    return round(max(0.0, found - by_chance), 4)
+
+
+def _information(units: Units, utterances: Sequence[Utterance], speakers: Sequence[str]) -> float:
+    """Share of the entropy of the `speakers` of utterances that their units carry, 0 to 1."""
+    counts = {speaker: np.zeros(units.info.k, np.int64) for speaker in speakers}
+    for u, speaker in zip(utterances, speakers, strict=True):
+        counts[speaker] += np.bincount(units[u.utt_id], minlength=units.info.k)
+    frames = np.array([own.sum() for own in counts.values()])
+    if np.count_nonzero(frames) < 2:
+        return 0.0
+    within = np.average([_entropy(own) if own.any() else 0.0 for own in counts.values()], weights=frames)
+    return float((_entropy(sum(counts.values())) - within) / _entropy(frames))
 
 
 def _describe(units: Units, utterances: Sequence[Utterance], too_short: int) -> SplitReport:
@@ -315,7 +325,7 @@ class ShardedLabelling:
         self.utterances, self.data_sha256 = utterances, data_sha256
         self.shards = shards_of(utterances, shard_seconds)
         self.folder = out_dir / f".{split}.shards"
-        origins = [sha256_json([asdict(info), audio_sha256(shard)])[:16] for shard in self.shards]
+        origins = [sha256_json([info.facts(), audio_sha256(shard)])[:16] for shard in self.shards]
         self.paths = [self.folder / f"{number:06d}-{origin}.safetensors" for number, origin in enumerate(origins)]
 
     def run(self, source: Source, codebook: Codebook, batch_seconds: float, too_short: Sequence[str]) -> None:
@@ -356,7 +366,7 @@ class ShardedLabelling:
         shard = self.shards[number]
         labels: dict[str, np.ndarray] = {}
         unreadable: dict[str, str] = {}
-        for batch, features in feature_batches(source, shard, batch_seconds, unreadable):
+        for batch, features in feature_batches(source, shard, batch_seconds, unreadable, cmvn=self.info.cmvn):
             joint = codebook.assign(torch.cat(features)).astype(DTYPE)
             ends = np.cumsum([len(x) for x in features])
             labels.update(zip((u.utt_id for u in batch), np.split(joint, ends[:-1]), strict=True))

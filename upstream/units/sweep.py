@@ -28,7 +28,7 @@ from upstream.model.encoder import frame_count
 from upstream.model.family import FRAME_RATE
 from upstream.model.states import advance, audio_bar
 from upstream.units.codebook import Codebook, check_pca
-from upstream.units.features import MfccSource, Source, feature_batches, normalise_utterance, open_source
+from upstream.units.features import MfccSource, Source, feature_batches, open_source
 
 DIMENSIONS = (16, 32, 64)
 REFERENCE_K = 100  # clusters of each other layer that all rows are compared with
@@ -116,7 +116,7 @@ def sweep(data_dir: Path, out_dir: Path, config: Sweep) -> str:
             write_csv(out_dir / "sweep.csv", rows[0], rows)
     shutil.rmtree(out_dir / "features", ignore_errors=True)
     table = pd.DataFrame(rows)
-    _draw(table, source, out_dir / "sweep.png")
+    _draw(table, source, config.cmvn, out_dir / "sweep.png")
     return table.rename(columns=SHOWN)[[*SHOWN.values()]].to_string(index=False, col_space=13)
 
 
@@ -173,7 +173,7 @@ def _keep_rows_of(
         facts["cmvn"] = True
     record = out_dir / "sweep.json"
     if record.is_file() and {**read_json(record), "source": None} != {**facts, "source": None}:
-        log.warning("%s: the rows belong to another model, layer or sample; starting again", out_dir)
+        log.warning("%s: the rows belong to another model, layer, sample or cmvn; starting again", out_dir)
         (out_dir / "sweep.csv").unlink(missing_ok=True)
         shutil.rmtree(out_dir / "features", ignore_errors=True)
     write_json(record, facts)
@@ -211,8 +211,7 @@ def _compute(source: Source, utterances: Sequence[Utterance], title: str, cmvn: 
     found: dict[str, np.ndarray] = {}
     unreadable: dict[str, str] = {}
     with audio_bar(title, utterances) as bar:
-        for batch, frames in feature_batches(source, utterances, BATCH_SECONDS, unreadable):
-            frames = [normalise_utterance(x) if cmvn else x for x in frames]
+        for batch, frames in feature_batches(source, utterances, BATCH_SECONDS, unreadable, cmvn=cmvn):
             found |= {u.utt_id: x.cpu().numpy() for u, x in zip(batch, frames, strict=True)}
             advance(bar, batch)
     for utt_id, reason in unreadable.items():
@@ -271,7 +270,7 @@ def _row(
     }
 
 
-def _draw(table: pd.DataFrame, source: Source, path: Path) -> None:
+def _draw(table: pd.DataFrame, source: Source, cmvn: bool, path: Path) -> None:
     """One panel for each measure over the PCA dimension, one line for each k."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -288,6 +287,6 @@ def _draw(table: pd.DataFrame, source: Source, path: Path) -> None:
         axis.legend(fontsize=8)
     facts = source.provenance()
     layer = "" if facts["layer"] is None else f", hidden state {facts['layer']}"
-    figure.suptitle(f"Units of {facts['source']}{layer}")
+    figure.suptitle(f"Units of {facts['source']}{layer}{', normalised over the utterance' if cmvn else ''}")
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=120, metadata={"Software": None})

@@ -18,7 +18,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class UnitsInfo:
-    """Origin of units; hashes are SHA-256. `layer`, `pca_dim` and `model_sha256` may be None."""
+    """Origin of units; hashes are SHA-256. `layer`, `pca_dim` and `model_sha256` may be None. `cmvn`: the features were
+    normalised over the utterance."""
 
     frame_rate: int
     k: int
@@ -51,6 +52,11 @@ class UnitsInfo:
     pca_dim: int | None
     codebook_sha256: str
     model_sha256: str | None
+    cmvn: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """The fields as JSON; `cmvn` only where it is true, as units of earlier versions lack it."""
+        return {key: value for key, value in asdict(self).items() if key != "cmvn" or value}
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MAX_K:
@@ -69,7 +75,8 @@ class Units(Mapping[str, np.ndarray]):
         try:
             if content["format"] != FORMAT:
                 raise UpstreamError(f"{path}: format {content['format']} is unknown here (expected {FORMAT})")
-            self.info = UnitsInfo(**{f.name: content[f.name] for f in fields(UnitsInfo)})
+            names = [f.name for f in fields(UnitsInfo) if f.name in content or f.default is MISSING]
+            self.info = UnitsInfo(**{name: content[name] for name in names})
             self.data_sha256: str | None = content["data_sha256"]
             self.left_out: dict[str, str] = content["left_out"]
             self.lengths: dict[str, int] = content["utterances"]
@@ -178,7 +185,7 @@ class UnitsWriter:
         index = self.folder / f"{self.split}.json"
         content = {
             "format": FORMAT,
-            **asdict(self.info),
+            **self.info.facts(),
             "data_sha256": self._data_sha256,
             "bin_sha256": sha256_file(self._part),
             "left_out": self._left_out,

@@ -172,6 +172,7 @@ def test_a_wrong_squeeze_is_refused_and_an_unsqueezed_config_has_no_such_key(sav
     model, path = saved
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     assert config.get("squeeze") == (2 if getattr(model.config, "squeeze", 1) == 2 else None)
+    assert config.get("cmvn") == (True if path.name == "cmvn" else None)
     if model.config.model_type == "hubert":
         return
     edited(path, squeeze=10**9)

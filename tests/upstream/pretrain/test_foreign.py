@@ -98,6 +98,7 @@ def test_with_whispers_stem_and_positions_the_states_are_whispers(whisper: Path,
         ({"ffn": 128}, [0, 1], "feed-forward width"),
         ({}, [0], "are 1, the student has 2"),
         ({}, [1, 7], "layers 0 to 2"),
+        ({"stem": "convolution", "positions": "sinusoid", "cmvn": True}, [0, 1], "fixed scale"),
     ],
 )
 def test_an_encoder_of_another_shape_is_refused(whisper: Path, changes: dict, layers: list[int], message: str) -> None:

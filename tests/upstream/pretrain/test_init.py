@@ -1,5 +1,7 @@
 """Initialisation: chosen layers, copied and random tensors, and projection."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -74,6 +76,13 @@ def test_continuing_needs_the_same_geometry(teacher):
         assert torch.equal(a, b), name
     with pytest.raises(UpstreamError, match="number of layers"):
         initialise(build_encoder(geometry("mini_hl", layers=3)), InitConfig("model", path))
+
+
+@pytest.mark.parametrize("kind", ["model", "first_n", "project"])
+def test_weights_of_bands_of_another_scale_are_refused(teacher, kind):
+    student = build_encoder(replace(TEACHER, cmvn=True))
+    with pytest.raises(UpstreamError, match="lacks cmvn, the model that starts from it has it"):
+        initialise(student, InitConfig(kind, teacher[1]))
 
 
 def test_projection_starts_a_thinner_student_from_every_layer_it_can(teacher, tmp_path):

@@ -12,10 +12,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import (
+    HubertConfig,
+    HubertModel,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
 
 from corpora.audio import read_audio, write_audio
 from corpora.datadir import Utterance, read_datadir, write_datadir
 from corpora.files import CorpusError, only_writer
+from upstream.__main__ import main
 from upstream.config import InitConfig, PretrainConfig
 from upstream.errors import UpstreamError
 from upstream.model.encoder import build_encoder, encode, frame_count, run_layers
@@ -86,6 +94,41 @@ def test_enough_steps_predict_the_units(data, tmp_path):
     pretrain(TINY, data, data / "units", tmp_path, config)
     last = rows(tmp_path)[-1]
     assert float(last["valid_unmasked_accuracy"]) > 0.9 and float(last["valid_masked_accuracy"]) > 0.5
+
+
+@pytest.mark.parametrize("kind", ["hubert", "wav2vec2"])
+def test_a_published_encoder_is_trained_on_with_its_own_units_or_given_ones(data, tmp_path, kind):
+    """HuBERT-Base has a group norm in its front end and norms after its layers, XLS-R neither."""
+    base = kind == "hubert"
+    config_class, model_class = (HubertConfig, HubertModel) if base else (Wav2Vec2Config, Wav2Vec2Model)
+    config = config_class(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64, conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, feat_extract_norm="group" if base else "layer",
+        do_stable_layer_norm=not base, conv_bias=not base, mask_time_prob=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model_class(config).save_pretrained(tmp_path / "theirs")
+    Wav2Vec2FeatureExtractor(do_normalize=not base).save_pretrained(tmp_path / "theirs")
+    theirs = load_model(tmp_path / "theirs")
+    command = ["pretrain", "--data", str(data), "--init", str(tmp_path / "theirs")]
+    settings = ["steps=3", "batch_seconds=4", "crop_seconds=2", "valid_every=3", "lr=1e-3", "precision=fp32"]
+    assert main([*command, "--out", str(tmp_path / "own"), *settings]) == 0
+    assert main([*command, "--out", str(tmp_path / "given"), "--units", str(data / "units"), *settings]) == 0
+    for name, k in (("own", 500), ("given", 4)):
+        trained, card = load_model(tmp_path / name / "model"), read_card(tmp_path / name / "model")
+        assert card["units"]["k"] == k and card["init"]["source_sha256"] == model_sha256(tmp_path / "theirs")
+        assert type(trained) is model_class and trained.config.feat_extract_norm == config.feat_extract_norm
+        moved = [
+            (value - trained.state_dict()[key]).abs().max().item()
+            for key, value in theirs.state_dict().items()
+            if "encoder.layers" in key
+        ]
+        assert 0 < max(moved) < 0.02, "three steps from the weights of the source"
+    start = initial_model(None, [], InitConfig("model", str(tmp_path / "theirs")), seed=0)
+    wavs = [torch.randn(9000), torch.randn(20000)]
+    with torch.no_grad():
+        for ours, expected in zip(encode(start, wavs).hidden_states, encode(theirs, wavs).hidden_states, strict=True):
+            torch.testing.assert_close(ours, expected)
 
 
 def test_killed_and_resumed_equals_undisturbed(data, undisturbed, tmp_path, monkeypatch):
