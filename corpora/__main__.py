@@ -8,6 +8,7 @@
     python -m corpora ssl --out data/both --from data/mgb2/train --from data/librispeech/train-clean-100
     python -m corpora table recordings.csv --out data/mine   # a list of your own recordings
     python -m corpora validate data/open_arabic [--quick]    # tables, and all audio is decoded
+    python -m corpora degrade data/everyayah/test --condition telephone --out data/telephone
     python -m corpora cuts data/baved/fold1/train --out baved.jsonl.gz   # for Lhotse
 
 --corpus downloads fetches the corpus from its publisher into the folder `downloads`. An archive (tar, zip) is unpacked
@@ -182,6 +183,15 @@ def _add_cuts(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_cuts)
 
 
+def _add_degrade(parser: argparse.ArgumentParser) -> None:
+    from corpora.prepare.conditions import CONDITIONS
+
+    parser.add_argument("folder", metavar="dir", type=Path, help="a data directory, such as a test set")
+    parser.add_argument("--condition", choices=list(CONDITIONS), required=True)
+    parser.add_argument("--out", type=output_folder, required=True, help="writes OUT/<name of dir> and OUT/audio")
+    parser.set_defaults(run=_degrade)
+
+
 def _add_output(parser: argparse.ArgumentParser, *, seed: bool = True) -> None:
     parser.add_argument("--out", type=output_folder, required=True, help="folder to write the data directories into")
     if seed:
@@ -315,12 +325,20 @@ def _cuts(folder: Path, out: Path) -> int:
     return 0
 
 
+def _degrade(folder: Path, condition: str, out: Path) -> int:
+    from corpora.prepare.conditions import degrade
+
+    print(f"{out}: {len(degrade(folder, out, condition))} utterances")
+    return 0
+
+
 COMMANDS = {
     "mini": ("synthetic Arabic and English speech, nothing to download", _add_mini),
     "open_arabic": ("self-supervised, ASR and SER data from four open corpora", _add_open_arabic),
     "ssl": ("one self-supervised set from prepared data directories, without the held-out data", _add_ssl),
     "table": ("data directories from a CSV, TSV or JSON-lines list of your recordings", _add_table),
     "validate": ("check the data directories in a folder, and all of their audio", _add_validate),
+    "degrade": ("write a data directory with noise (10 dB), a telephone band or MP3 (16 kbit/s)", _add_degrade),
     "cuts": ("write a data directory as a cut set of Lhotse", _add_cuts),
 }
 

@@ -161,7 +161,7 @@ def _ship(parsed: argparse.Namespace) -> None:
 
 
 def _score(parsed: argparse.Namespace) -> None:
-    from downstream.asr.conditions import CONDITIONS
+    from corpora.prepare.conditions import CONDITIONS
     from downstream.asr.evaluate import error_rates, intervals, read_dev
     from downstream.asr.recogniser import check_weights, load_head
     from downstream.asr.train_ctc import Source

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SAMPLE_RATE = 16000
+from corpora.audio import SAMPLE_RATE
+from corpora.prepare.conditions import add_noise, coloured_noise, fast_size
 
 
 @dataclass(frozen=True)
@@ -95,24 +96,9 @@ def reverberate(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     room[: int(rng.uniform(0.002, 0.02) * SAMPLE_RATE)] = 0.0
     room *= rng.uniform(0.2, 1.2) / np.sqrt((room**2).sum() + 1e-9)
     room[0] = 1.0
-    size = _fast_size(len(wav) + length)
+    size = fast_size(len(wav) + length)
     wet = np.fft.irfft(np.fft.rfft(wav, size) * np.fft.rfft(room, size), size)[: len(wav)]
     return wet.astype(np.float32)
-
-
-def coloured_noise(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise whose power falls with frequency to the power 0 (white) to 2 (brown)."""
-    size = _fast_size(count)
-    spectrum = rng.standard_normal(size // 2 + 1) + 1j * rng.standard_normal(size // 2 + 1)
-    spectrum /= np.maximum(np.arange(size // 2 + 1), 20.0) ** (rng.uniform(0.0, 2.0) / 2)
-    return np.fft.irfft(spectrum, size)[:count].astype(np.float32)
-
-
-def add_noise(wav: np.ndarray, noise: np.ndarray, db: float) -> np.ndarray:
-    """`noise` at `db` below the clip's mean power."""
-    power = float(np.square(wav).mean()) + 1e-12
-    noisy = float(np.square(noise).mean()) + 1e-12
-    return wav + noise * np.float32(np.sqrt(power / noisy) * 10 ** (-db / 20))
 
 
 def telephone(wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -135,7 +121,7 @@ def _tilt(rng: np.random.Generator):
 
 
 def _filter(wav: np.ndarray, response) -> np.ndarray:
-    size = _fast_size(len(wav))
+    size = fast_size(len(wav))
     gains = response(np.fft.rfftfreq(size, 1 / SAMPLE_RATE))
     return np.fft.irfft(np.fft.rfft(wav, size) * gains, size)[: len(wav)].astype(np.float32)
 
@@ -146,9 +132,3 @@ def _babble(count: int, others: list[np.ndarray], rng: np.random.Generator) -> n
         other = others[rng.integers(len(others))]
         noise += np.resize(np.roll(other, int(rng.integers(len(other)))), count)
     return noise
-
-
-def _fast_size(count: int) -> int:
-    """The next size that numpy's FFT is quick at: 2, 3, 5 or 7 eighths of a power of two."""
-    power = 1 << max(4, (count - 1).bit_length())
-    return next(size for size in (power * 5 // 8, power * 3 // 4, power * 7 // 8, power) if size >= count)

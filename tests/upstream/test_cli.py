@@ -73,7 +73,10 @@ PRETRAIN = ["pretrain", "--data", "d", "--units", "u", "--out", "o", "--geometry
         ([*PRETRAIN, "--init", "model", "--init-source", "m", "--init-minutes", "0"], "--init-minutes"),
         ([*PRETRAIN, "--init", "project", "--init-source", "m", "--init-minutes", "-1"], "`init.minutes`"),
         (["pretrain", "--data", "d", "--units", "u", "--out", "o"], "--geometry: name one"),
-        (["pretrain", "--data", "d", "--units", "u", "--out", "o", "--init", "nowhere"], "nowhere: no such model directory"),
+        (
+            ["pretrain", "--data", "d", "--units", "u", "--out", "o", "--init", "nowhere"],
+            "nowhere: no such model directory",
+        ),
         (["pretrain", "--data", "d", "--out", "o", "--init", "m", "--shards", "s"], "--units or --teacher"),
         (["pretrain", "--data", "d", "--units", "u:0", "--out", "o", "--geometry", "hst"], "weight 0.0"),
     ],

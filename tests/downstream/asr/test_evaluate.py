@@ -8,7 +8,6 @@ import torch
 from corpora.audio import write_audio
 from corpora.prepare.packed import pack
 from downstream.asr.__main__ import main
-from downstream.asr.conditions import CONDITIONS
 from downstream.asr.evaluate import error_rates, intervals, read_dev
 from downstream.asr.recogniser import Recogniser, load_head, save_recogniser
 from downstream.asr.train_ctc import Source
@@ -24,29 +23,6 @@ def speech() -> np.ndarray:
     time = np.arange(5 * 16000) / 16000
     tones = sum(np.sin(2 * np.pi * 150 * k * time) / k for k in range(1, 40))
     return (0.1 * tones * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * time))).astype(np.float32)
-
-
-def power(wav: np.ndarray, low: float, high: float) -> float:
-    spectrum = np.abs(np.fft.rfft(wav)) ** 2
-    hz = np.fft.rfftfreq(len(wav), 1 / 16000)
-    return float(spectrum[(hz >= low) & (hz < high)].sum())
-
-
-def test_conditions_change_a_clip_as_they_say_and_alike_in_every_run() -> None:
-    clip = speech()
-    changed = {name: change(clip, 3) for name, change in CONDITIONS.items()}
-    for name, change in CONDITIONS.items():
-        assert changed[name].dtype == np.float32 and np.array_equal(changed[name], change(clip, 3)), name
-    rest = changed["noise"] - clip
-    assert 10 * np.log10((clip**2).mean() / (rest**2).mean()) == pytest.approx(10.0, abs=0.01)
-    assert not np.allclose(CONDITIONS["noise"](clip, 4), changed["noise"])
-    line = changed["telephone"]
-    assert len(line) == len(clip) and power(line, 4100, 8000) < 1e-3 * power(clip, 4100, 8000)
-    alike = np.corrcoef(line, clip)[0, 1]
-    assert 0.97 < alike < 0.99999
-    coded = changed["mp3"]
-    assert len(clip) <= len(coded) <= len(clip) + 2 * 1152
-    assert 0.9 < np.corrcoef(coded[: len(clip)], clip)[0, 1] < 0.9999
 
 
 def test_intervals_hold_the_rates_and_shrink_with_clips() -> None:

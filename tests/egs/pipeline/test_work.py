@@ -66,6 +66,12 @@ def test_an_absent_folder_is_named(
     assert VARIABLE in str(error.value) and "egs/mini/db.sh" in str(error.value)
 
 
+def test_a_corpus_that_can_be_fetched_says_so(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("corpora.registry.can_be_fetched", lambda name: name == VARIABLE.lower())
+    with pytest.raises(StageError, match=f"{VARIABLE} is not set: .*or write `downloads` there to fetch it"):
+        prepare_corpora(job)
+
+
 def test_an_unknown_option_names_the_nearest(job: Job) -> None:
     corpora = CorporaConfig("probe", [VARIABLE], {"sed": 3})
     with pytest.raises(StageError, match=r"`corpora\.options\.sed`.* `seed`"):

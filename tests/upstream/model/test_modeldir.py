@@ -6,6 +6,7 @@ import torch
 from transformers import HubertModel
 
 from upstream.errors import UpstreamError
+from upstream.model.card import describe
 from upstream.model.encoder import build_encoder, encode
 from upstream.model.family import geometry
 from upstream.model.modeldir import load_model, model_sha256, read_card, save_model
@@ -181,6 +182,11 @@ def test_a_wrong_squeeze_is_refused_and_an_unsqueezed_config_has_no_such_key(sav
     edited(path, squeeze=1 if "squeeze" in config else 2)
     with pytest.raises(UpstreamError, match="squeeze"):
         load_model(path)
+
+
+def test_info_says_what_is_normalised_over_the_clip(saved):
+    _, path = saved
+    assert ("logmel front end, normalised over the clip" in describe(path)) == (path.name == "cmvn")
 
 
 def test_only_a_streaming_config_has_its_keys_and_they_survive(saved, tmp_path):

@@ -27,6 +27,9 @@ def test_no_delay_no_change_without_gains_and_every_length():
     wav = torch.randn(2001)
     torch.manual_seed(3)  # a clip with its whole band
     np.testing.assert_allclose(random_channel(wav, 0.0), wav, atol=1e-5)
+    torch.manual_seed(4)
+    filtered = random_channel(wav, 10.0)
+    assert np.correlate(filtered.numpy(), wav.numpy(), "same").argmax() == len(wav) // 2
     for samples in (400, 401, 16000):
         assert random_channel(torch.randn(samples), 10.0).shape == (samples,)
     assert not random_channel(torch.zeros(400), 10.0).any()
