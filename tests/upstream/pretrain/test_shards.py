@@ -56,7 +56,7 @@ def data(tmp_path_factory):
 
 def write(data, folder, **options):
     units = Units.open(data / "units", "train")
-    options = {"shard_seconds": 8.0, "units": units, "units_info": {"units": asdict(units.info)}} | options
+    options = {"shard_seconds": 8.0, "units": units, "units_info": {"units": units.info.facts()}} | options
     return write_shards(read_datadir(data / "train"), folder, "train", **options)
 
 
@@ -121,7 +121,7 @@ shards.encode_audio = die
 units = Units.open(Path(sys.argv[1]) / "units", "train")
 shards.write_shards(
     read_datadir(Path(sys.argv[1]) / "train"), Path(sys.argv[2]), "train", shard_seconds=8.0, units=units,
-    units_info={"units": asdict(units.info)},
+    units_info={"units": units.info.facts()},
 )
 """
 
@@ -147,7 +147,7 @@ def test_other_units_replace_the_labels_and_nothing_else(data, tmp_path):
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "train").iterdir()}
     units = Units.open(data / "units", "train")
     other = {utt_id: (K - 1 - units[utt_id]) for utt_id in list(units)[1:]}
-    second = write(data, tmp_path, units=other, units_info={"units": asdict(units.info) | {"layer": 9}})
+    second = write(data, tmp_path, units=other, units_info={"units": units.info.facts() | {"layer": 9}})
     assert second.sha256 == first.sha256 and second.units["units"]["layer"] == 9
     assert all((p.stat().st_mtime_ns == t) == (not p.name.startswith("units")) for p, t in times.items())
     items = {item.utt_id: item.units for n in range(len(second.shards)) for item in read_shards(second, [n])}
@@ -201,7 +201,7 @@ def test_repaired_audio_costs_its_own_shard(data, tmp_path):
     def write_again():
         units = Units.open(data / "units", "train")
         return write_shards(utterances, tmp_path / "out", "train", shard_seconds=8.0, units=units,
-                            units_info={"units": asdict(units.info)})  # fmt: skip
+                            units_info={"units": units.info.facts()})  # fmt: skip
 
     lost = utterances[0].audio
     content, stat = lost.read_bytes(), lost.stat()
