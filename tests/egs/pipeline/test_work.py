@@ -109,6 +109,6 @@ def test_a_run_expects_units_of_the_model_layer_and_pca_in_the_recipe(tmp_path: 
         (folder / "model.safetensors").write_bytes(key.encode())
     of = hashlib.sha256(b"hl_it2").hexdigest()
     expected = {run: label_sets(job, run)[0].expected for run in ("hs", "hl_it2", "hl_it1")}
-    assert expected["hs"] == {"k": 100, "layer": 2, "pca_dim": 16, "model_sha256": of}
+    assert expected["hs"] == {"k": 100, "cmvn": False, "layer": 2, "pca_dim": 16, "model_sha256": of}
     assert "pca_dim" not in expected["hl_it2"], "the data decide how many dimensions a share of variance takes"
     assert expected["hl_it1"]["model_sha256"] is None

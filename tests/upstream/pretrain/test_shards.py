@@ -159,13 +159,13 @@ def test_other_units_replace_the_labels_and_nothing_else(data, tmp_path):
     bare = write(data, tmp_path, units=None, units_info=None)
     assert bare.units is None and not list((tmp_path / "train").glob("units*"))
     with pytest.raises(UpstreamError, match="--units"):
-        check_shards(bare, {"units": asdict(INFO)})
+        check_shards(bare, {"units": INFO.facts()})
 
 
 def test_units_of_another_origin_or_length_are_refused(data, shards, tmp_path):
-    check_shards(shards, {"units": asdict(INFO)})
+    check_shards(shards, {"units": INFO.facts()})
     with pytest.raises(UpstreamError, match="layer"):
-        check_shards(shards, {"units": asdict(INFO) | {"layer": 3}})
+        check_shards(shards, {"units": INFO.facts() | {"layer": 3}})
     short = dict(Units.open(data / "units", "train"))
     short["s-train.04"] = short["s-train.04"][:-1]
     with pytest.raises(UpstreamError, match=r"utterance s-train.04"):
@@ -354,7 +354,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, monkeypatch):
 
 def test_label_sets_in_another_order_are_refused(shards):
     """Labels of several sets are columns: the same names in another order would train each head on another's."""
-    own = asdict(INFO)
+    own = INFO.facts()
     both = replace(shards, units={"fine": own, "coarse": own | {"layer": 3}})
     check_shards(both, {"fine": own, "coarse": own | {"layer": 3}})
     with pytest.raises(UpstreamError, match="fine, coarse"):
