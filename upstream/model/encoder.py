@@ -438,8 +438,11 @@ def run_layers(
     if isinstance(model.feature_extractor, LogMelFrontEnd):
         # The front end computes in 32 bits, also where the layers have 16.
         features = model.feature_extractor(wavs, lengths).to(model.encoder.layer_norm.weight.dtype)
-    else:
+    elif wavs.requires_grad or lengths is not None and getattr(model.config, "feat_extract_norm", "layer") == "group":
+        # Its `forward` sets `requires_grad`, which fails for samples that other samples gave.
         features = _convolve(model.feature_extractor, wavs, lengths)
+    else:
+        features = model.feature_extractor(wavs)
     features = features.transpose(1, 2)
     left = left_context_of(model)
     if chunk is not None and not left:

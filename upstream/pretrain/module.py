@@ -64,6 +64,8 @@ class Pretraining(lightning.LightningModule):
         self.regression = regression
         convolve_frames(encoder)
         set_dropout(encoder, config.dropout, config.layerdrop)
+        # The flag requests the gradient of the waveform, which nothing uses and which takes 5 % of a step.
+        encoder.feature_extractor._requires_grad = False
         if config.checkpointing:
             encoder.gradient_checkpointing_enable({"use_reentrant": False})
 
