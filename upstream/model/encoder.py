@@ -439,7 +439,7 @@ def run_layers(
         # The front end computes in 32 bits, also where the layers have 16.
         features = model.feature_extractor(wavs, lengths).to(model.encoder.layer_norm.weight.dtype)
     elif wavs.requires_grad or lengths is not None and getattr(model.config, "feat_extract_norm", "layer") == "group":
-        # Its `forward` sets `requires_grad`, which fails for samples that other samples gave.
+        # The extractor's own `forward` norms the padding too, and fails for samples that were computed from others.
         features = _convolve(model.feature_extractor, wavs, lengths)
     else:
         features = model.feature_extractor(wavs)

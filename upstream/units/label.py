@@ -50,8 +50,8 @@ log = logging.getLogger(__name__)
 class SplitReport:
     """Statistics of the units of one split; entropy of the labels in bits, perplexity = 2 ** entropy.
 
-    `speaker_share` is the part of the speakers' entropy that the unit of a frame explains: 0 if all speakers use the
-    units alike, 1 if a unit names its speaker. None with one speaker.
+    `speaker_share` is the share of the speakers' entropy that the units of frames carry, less the share that chance
+    gives: 0 if all speakers use the units alike, near 1 if a unit names its speaker. None with one speaker.
     """
 
     utterances: int
