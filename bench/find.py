@@ -20,7 +20,7 @@ import torch
 from corpora.audio import SAMPLE_RATE, stream_any
 from corpora.files import read_json
 from corpora.text import normalise
-from downstream.asr.reading import Reader, Reading, default_head
+from downstream.asr.reading import Reader, Reading, named_head
 from downstream.find import Finder, limits_of, read_texts
 
 WINDOW = 30 * SAMPLE_RATE
@@ -80,14 +80,14 @@ class Row:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="head directory (default: letters of harness_open, which ships)")
+    parser.add_argument("--model", type=Path, help="head directory, or a model that ships (default: harness_open)")
     parser.add_argument("--upstream", type=Path, help="model directory (default: near the head)")
     parser.add_argument("--clips", type=Path, required=True, help="folder of manifest.json")
     parser.add_argument("--texts", type=Path, required=True, help="Kaldi text with ids chapter:verse")
     parser.add_argument("--spans", type=int, default=5, help="most consecutive verses (default: 5)")
     parser.add_argument("--whisper", type=Path, help="also Whisper in this folder, searched by edit distance alone")
     parsed = parser.parse_args()
-    reader = Reader(parsed.model or default_head(), parsed.upstream)
+    reader = Reader(named_head(parsed.model), parsed.upstream)
     texts, limits = read_texts(parsed.texts, reader.characters), limits_of(reader.description)
     finder = Finder(texts, reader.characters, spans=parsed.spans, limits=limits)
     samples = read_json(parsed.clips / "manifest.json")["samples"]

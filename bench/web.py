@@ -29,7 +29,7 @@ import torch
 
 from bench.common import alternate, hardware, medians, print_table
 from corpora.audio import SAMPLE_RATE
-from downstream.asr.reading import DEFAULT, Reader, default_head
+from downstream.asr.reading import DEFAULT_HEAD, Reader
 from downstream.asr.recogniser import Recogniser, save_head
 from downstream.web.packages import PACKAGE, runtime, wanted_version
 from downstream.web.server import Server
@@ -38,6 +38,8 @@ from upstream.harness.locate import CACHE_VARIABLE
 from upstream.model.encoder import build_encoder
 from upstream.model.family import FAMILY
 from upstream.model.modeldir import model_sha256, save_model
+from upstream.names import SHIPPED
+from upstream.shipped import shipped
 
 _WAIT = 180.0  # s for loading a model
 
@@ -154,7 +156,7 @@ def reader_of(head: Path, encoder: Path) -> Reader:
 def main() -> None:
     """Run the benchmark and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=f"hst_fast,{DEFAULT[0]}", help="names, comma-separated")
+    parser.add_argument("--models", default="hst_fast,harness_open", help="names, comma-separated")
     parser.add_argument("--seconds", default="10,60", help="lengths of audio, comma-separated")
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8")
     parser.add_argument("--runs", type=int, default=5)
@@ -167,7 +169,7 @@ def main() -> None:
         with open_chromium(Path(scratch) / "profile") as browser:
             version = browser.capabilities["browserVersion"]
             for name in parsed.models.split(","):
-                head = default_head() if name == DEFAULT[0] else random_head(name, Path(scratch))
+                head = shipped(name) / DEFAULT_HEAD if name in SHIPPED else random_head(name, Path(scratch))
                 reader = reader_of(head, exported(head.parent, parsed.precision).path)
                 with serve(assemble(head, precision=parsed.precision)) as url:
                     open_page(browser, f"{url}?threads=1")

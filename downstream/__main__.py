@@ -239,7 +239,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     browser.set_defaults(run=_web)
     add = browser.add_argument
-    add("--head", type=Path, default=None, metavar="DIR", help="folder with head.json (None: letters of harness_open)")
+    add("--head", type=Path, default=None, metavar="DIR", help="folder with head.json, or the name of a model that "
+        "ships (None: harness_open)")  # fmt: skip
     add("--model", type=Path, default=None, metavar="DIR", help="model directory that the head was trained on (None: "
         "near the head)")  # fmt: skip
     add("--texts", type=Path, default=None, metavar="FILE", help="list to search: one `id text` per line (Kaldi text)")
@@ -267,7 +268,7 @@ def _add_reader(
     add = parser.add_argument
     add("audio", type=Path, nargs="+", metavar="AUDIO", help="audio files, or folders that are searched for them")
     ships = name in ("transcribe", "find")  # the only heads that ship are recognisers
-    default = " (default: letters of harness_open, which ships)" if ships else ""
+    default = ", or harness_open (the default) or harness_open_tiny, which ship" if ships else ""
     add("--model", type=Path, required=not ships, metavar="HEAD_DIR", help=f"folder with head.json{default}")
     add("--upstream", type=Path, metavar="DIR", help="model directory that the head was trained on (default: the "
         "directory of its name in $HARNESS_MODELS, or in a folder `models` above the head)")  # fmt: skip

@@ -29,7 +29,7 @@ from corpora.names import check_name
 from downstream import DownstreamError
 from downstream.asr.hotwords import Hotwords, decode, read_hotwords
 from downstream.asr.live import LiveReader, pcm_blocks, standard_input
-from downstream.asr.reading import Reader, Reading, default_head, is_recogniser, word_times
+from downstream.asr.reading import Reader, Reading, is_recogniser, named_head, word_times
 from downstream.find import Finder, limits_of, read_texts
 from downstream.grid.plan import devices_of
 from downstream.probe import finetune, quiet_import
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
     Returns 0, or 1 when some files could not be read.
     """
-    args.model = default_head() if args.model is None else args.model
+    args.model = named_head(args.model)
     if getattr(args, "stream", False):
         return _stream(args)
     if Path("-") in args.audio:
@@ -190,7 +190,7 @@ def _write_subtitles(args: argparse.Namespace, files: Sequence[Path], reader: Re
 
 def find(args: argparse.Namespace) -> int:
     """The command `find`: for each file, the lines of a list of texts that it contains; 0, or 1 like `run`."""
-    args.model = default_head() if args.model is None else args.model
+    args.model = named_head(args.model)
     if not is_recogniser(args.model):
         raise DownstreamError(f"{args.model}: `find` needs the head directory of a CTC recogniser (protocol ctc)")
     files = audio_files(args.audio)

@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--facts", type=Path, required=True, help="YAML: summary, data, not_for, licence, licence_text")
     made.add_argument("--scores", type=Path, required=True, help="Markdown for the card: tables and their commands")
     made.add_argument("--out", type=Path, required=True, help="directory to write or to replace")
+    made.add_argument("--no-onnx", dest="onnx", action="store_false", help="leave int8.onnx out")
     export = commands.add_parser("export", help="write encoder and head as one directory for Transformers' pipeline")
     export.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
     export.add_argument("--head", type=Path, required=True, help="head directory")
@@ -157,7 +158,7 @@ def _ship(parsed: argparse.Namespace) -> None:
         heads[name] = Path(folder)
     with only_writer(parsed.out):
         facts, scores = read_facts(parsed.facts), parsed.scores.read_text(encoding="utf-8")
-        print(ship(parsed.model, heads, parsed.out, facts=facts, scores=scores))
+        print(ship(parsed.model, heads, parsed.out, facts=facts, scores=scores, onnx=parsed.onnx))
 
 
 def _score(parsed: argparse.Namespace) -> None:

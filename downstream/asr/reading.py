@@ -25,10 +25,12 @@ from upstream.model.family import FRAME_RATE, HOP, RECEPTIVE_FIELD
 from upstream.model.fast import accelerate
 from upstream.model.modeldir import load_model, model_sha256
 from upstream.model.onnx import OnnxEncoder
+from upstream.names import SHIPPED
 from upstream.shipped import shipped
 
 ONNX_FILE = "int8.onnx"  # in a model directory: the encoder with 8-bit weights
-DEFAULT = ("harness_open", "letters")  # the model that ships, and its head, where no head is named
+DEFAULT = "harness_open"  # the model that ships, where no head is named
+DEFAULT_HEAD = "letters"  # the head of a model that ships, where only the model is named
 
 
 def windowing(frames: int) -> Windowing:
@@ -51,14 +53,22 @@ class Reading:
     note: str | None = None
 
 
-def default_head() -> Path:
-    """The head of the recogniser that ships. Raises DownstreamError where the toolkit lacks it."""
+def named_head(given: Path | None = None, option: str = "--model") -> Path:
+    """The head directory `given`, or that of a model that ships: NAME means its letters, NAME/HEAD another head, and
+    None the letters of `harness_open`. A folder NAME in the current folder is meant first.
+
+    Raises DownstreamError, which names the `option`, where the toolkit lacks the files.
+    """
+    path = Path(DEFAULT if given is None else given)
+    name, *heads = path.parts or ("",)
+    if name not in SHIPPED or len(heads) > 1 or (given is not None and Path(name).is_dir()):
+        return path
     try:
-        head = shipped(DEFAULT[0]) / DEFAULT[1]
+        head = shipped(name).joinpath(*heads or [DEFAULT_HEAD])
     except UpstreamError as error:
-        raise DownstreamError(f"{error}, or the head directory of a recogniser with --model") from error
+        raise DownstreamError(f"{error}, or the head directory of a recogniser with {option}") from error
     if not (head / "head.json").is_file():
-        raise DownstreamError(f"{head}: head.json is missing; name a head directory with --model")
+        raise DownstreamError(f"{head}: head.json is missing; name a head directory with {option}")
     return head
 
 

@@ -152,9 +152,16 @@ def _fast_name(name: str) -> str:
 
 
 def save_recogniser(
-    model: Recogniser, model_dir: Path, head_dir: Path, name: str, source: Path | str, facts: dict[str, Any]
+    model: Recogniser,
+    model_dir: Path,
+    head_dir: Path,
+    name: str,
+    source: Path | str,
+    facts: dict[str, Any],
+    teacher: str | None = None,
 ) -> None:
-    """Write encoder and head. The encoder was made from the model directory `source`; `facts` go into its card.
+    """Write encoder and head. The encoder was made from the model directory `source`; `facts` go into its card, whose
+    lineage also lists the ancestors of `teacher`, a model directory.
 
     The second frames of a squeezed encoder's pairs become copies of the first, also in `model`, if the head does not
     read them.
@@ -164,7 +171,7 @@ def save_recogniser(
     card = {key: value for key, value in read_card(source).items() if key == "front_end"} | {
         "name": name,
         "geometry": geometry_facts(model.encoder, source, name),
-        "lineage": lineage([], str(source)),
+        "lineage": lineage([], str(source), teacher),
     }
     save_model(model.encoder, model_dir, card | facts)
     key = model_sha256(model_dir)

@@ -33,6 +33,8 @@ from upstream.model.modeldir import CARD_KEY, load_model, model_sha256, read_car
 from upstream.model.onnx import export_onnx
 
 SUMS = "SHA256SUMS"
+# Keys of a card about the training of its weights, which the shipped directory only rounds.
+ORIGIN = ("units", "label_sets", "regression", "recogniser_teacher")
 # Tensors with fewer values (norms, biases) and the constants of the front end stay exact: together they are small.
 SMALLEST_HALF = 4096
 # Probabilities of the rounded recogniser may differ by so much from those of the original.
@@ -71,11 +73,12 @@ def read_facts(path: Path) -> Facts:
     return facts
 
 
-def ship(model: Path, heads: Mapping[str, Path], out: Path, *, facts: Facts, scores: str) -> Path:
+def ship(model: Path, heads: Mapping[str, Path], out: Path, *, facts: Facts, scores: str, onnx: bool = True) -> Path:
     """Write the directory `out` from a model directory and its CTC heads by name; `scores` is Markdown for the card.
 
-    An older directory is replaced as a whole, so all heads must be given. Raises DownstreamError for a head of other
-    weights, for weights that 16 bits cannot hold, and for a rounded recogniser that differs.
+    An older directory is replaced as a whole, so all heads must be given. Without `onnx` there is no int8.onnx.
+    Raises DownstreamError for a head of other weights, for weights that 16 bits cannot hold, and for a rounded
+    recogniser that differs.
     """
     model, out = Path(model), Path(out)
     if not heads:
@@ -93,7 +96,8 @@ def ship(model: Path, heads: Mapping[str, Path], out: Path, *, facts: Facts, sco
             shutil.copyfile(head / "head.safetensors", folder / name / "head.safetensors")
             description = read_description(head) | {"upstream": out.name, "upstream_key": model_sha256(folder)}
             write_json(folder / name / "head.json", description)
-        export_onnx(folder, folder / ONNX_FILE, precision="int8")
+        if onnx:
+            export_onnx(folder, folder / ONNX_FILE, precision="int8")
         for name, head in heads.items():
             _compare(head, model, folder / name, folder)
         write_text(folder / "README.md", _card(folder, out.name, list(heads), facts, scores))
@@ -121,7 +125,7 @@ def _write_half(source: Path, folder: Path, name: str) -> None:
     shutil.copyfile(source / "preprocessor_config.json", folder / "preprocessor_config.json")
     shutil.copymode(folder / "preprocessor_config.json", folder / "model.safetensors")
     config = read_json(source / "config.json")
-    own = {key: value for key, value in read_card(source).items() if key not in ("units", "label_sets", "regression")}
+    own = {key: value for key, value in read_card(source).items() if key not in ORIGIN}
     origin = {"kind": "rounded to 16 bits", "source_sha256": model_sha256(source)}
     card = {**own, "name": name, "init": origin, "lineage": ancestors(source)}
     # Transformers loads weights in the precision that is stated here, whatever the file holds.
@@ -140,7 +144,8 @@ def _compare(head: Path, model: Path, new_head: Path, new_model: Path) -> None:
             f"{model}: with weights of 16 bits the probabilities change by {difference:.3f} (at most {TOLERANCE}), so "
             "the directory was not written"
         )
-    Reader(new_head, new_model, engine="onnx").read_blocks([signal])  # the export belongs to this head, and runs
+    if (new_model / ONNX_FILE).is_file():
+        Reader(new_head, new_model, engine="onnx").read_blocks([signal])  # the export belongs to this head, and runs
 
 
 def _card(folder: Path, name: str, heads: list[str], facts: Facts, scores: str) -> str:
@@ -157,7 +162,9 @@ def _card(folder: Path, name: str, heads: list[str], facts: Facts, scores: str) 
         **{f"{head}/head.safetensors": f"linear layer to characters (`{head}/head.json` lists them)" for head in heads},
     }
     files = "\n".join(
-        f"| `{file}` | {(folder / file).stat().st_size / 1e6:.2f} | {text} |" for file, text in contents.items()
+        f"| `{file}` | {(folder / file).stat().st_size / 1e6:.2f} | {text} |"
+        for file, text in contents.items()
+        if (folder / file).is_file()
     )
     return f"""---
 license: {facts.licence}

@@ -3,6 +3,9 @@
 First only the head is trained, on stored features of short unchanged clips: thousands of cheap steps, until it has left
 the plateau on which every frame is blank. Then all weights are trained at a low rate, with augmentation. The schedule
 counts seconds of audio, not steps. Several processes (torchrun) share a step. `head` starts from an earlier training.
+
+A small encoder may stay on the plateau. `teacher` names a trained recogniser; the small one then also learns its
+probabilities of every frame. The teacher hears the same augmented audio, without SpecAugment and `warp`.
 """
 
 from __future__ import annotations
@@ -30,15 +33,18 @@ from corpora.files import atomic_file
 from corpora.prepare.packed import PackedAudio
 from downstream.asr.augment import AugmentConfig, augment
 from downstream.asr.evaluate import error_rates, read_dev, read_text
+from downstream.asr.reading import named_head
 from downstream.asr.recogniser import (
     BLANK,
     Recogniser,
+    check_weights,
     load_head,
     save_recogniser,
     spec_augment,
 )
 from upstream.distributed import average_gradients, place, process_group
 from upstream.model.encoder import ConvolutionalStem, run_layers, squeeze_of, squeezed
+from upstream.model.family import FRAME_RATE
 from upstream.model.fast import attend_by_products
 from upstream.model.frontend import LogMelFrontEnd
 from upstream.model.modeldir import load_model, model_sha256
@@ -102,6 +108,10 @@ class TrainConfig:
     sources: list[Source]
     dev: dict[str, Source]
     head: str | None = None  # directory of a head to start from, instead of the training of the head alone
+    teacher: str | None = None  # model directory of a recogniser with as many frames a second
+    teacher_head: str | None = None  # its head directory
+    teacher_weight: float = 1.0  # of `teacher_loss` beside CTC
+    teacher_hours: float = 1e9  # of audio with this loss; then CTC alone
     warm_hours: float = 1.6
     warm_longest: float = 7.0
     warm_steps: int = 1500
@@ -223,11 +233,31 @@ def character_loss(logits: Tensor, frames: Tensor, targets: list[list[int]]) -> 
     return losses.sum() / sizes.sum()
 
 
-def loss_of(model: Recogniser, wavs: Tensor, lengths: Tensor, targets: list[list[int]]) -> Tensor:
-    """The same from waveforms, in bfloat16 where that is safe."""
+def teacher_loss(logits: Tensor, wanted: Tensor, frames: Tensor, characters: int) -> Tensor:
+    """Cross-entropy of logits (B, T, C) with `wanted` (B, T, C), the teacher's logits, in nats: the sum over the valid
+    `frames` (B,), divided by the number of `characters` in the texts."""
+    valid = torch.arange(logits.shape[1]) < frames[:, None]
+    logp, p = logits.float().log_softmax(-1)[valid], wanted.float().softmax(-1)[valid]
+    return -(p * logp).sum() / characters
+
+
+def loss_of(
+    model: Recogniser,
+    wavs: Tensor,
+    lengths: Tensor,
+    targets: list[list[int]],
+    teacher: Recogniser | None = None,
+    weight: float = 1.0,
+) -> Tensor:
+    """The loss a character from waveforms, in bfloat16 where that is safe: CTC, and `weight` times `teacher_loss`."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits, frames = model(wavs, lengths)
-    return character_loss(logits, frames, targets)
+    loss = character_loss(logits, frames, targets)
+    if teacher is not None:
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            wanted, _ = teacher(wavs, lengths)
+        loss = loss + weight * teacher_loss(logits, wanted, frames, sum(map(len, targets)))
+    return loss
 
 
 def warm_head(model: Recogniser, examples: Examples, config: TrainConfig) -> list[float]:
@@ -273,6 +303,34 @@ def warm_head(model: Recogniser, examples: Examples, config: TrainConfig) -> lis
     return means
 
 
+def load_teacher(config: TrainConfig, student: Recogniser) -> Recogniser | None:
+    """The recogniser whose probabilities are learned; a model that ships may be named, as `harness_open`.
+
+    Raises ValueError where a setting is missing or wrong, and where its characters or frames a second are others;
+    DownstreamError where head and model do not belong together.
+    """
+    if config.teacher is None:
+        if config.teacher_head is not None:
+            raise ValueError(f"teacher_head={config.teacher_head}: also give teacher, its model directory")
+        return None
+    if config.teacher_head is None:
+        raise ValueError(f"teacher={config.teacher}: also give teacher_head, its head directory")
+    for key in ("teacher_weight", "teacher_hours"):
+        if getattr(config, key) <= 0:
+            raise ValueError(f"{key}={getattr(config, key)}: expected a number above 0")
+    head = named_head(Path(config.teacher_head))
+    check_weights(head, model_sha256(config.teacher), Path(config.teacher), "teacher:")
+    teacher = load_head(load_model(config.teacher), head).eval().requires_grad_(False)
+    if teacher.characters != student.characters:
+        raise ValueError(f"{head}: its characters are not those of the student")
+    if teacher.stride != student.stride:
+        raise ValueError(
+            f"{head}: reads {FRAME_RATE // teacher.stride} frames a second, the student's head "
+            f"{FRAME_RATE // student.stride}"
+        )
+    return teacher
+
+
 class Trainer:
     """The state of one run: model, optimiser, averaged weights, seconds of audio so far."""
 
@@ -302,6 +360,7 @@ class Trainer:
         self.model = Recogniser(encoder) if config.head is None else load_head(encoder, Path(config.head))
         if config.head is None or is_new_rate:
             self.model.stride = squeeze_of(encoder)  # CTC needs no more frames than the layers have
+        self.teacher = load_teacher(config, self.model)
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.heard, self.steps, self.position = 0.0, 0, 0
         self.examples = Examples(config, self.rank, self.ranks)
@@ -369,7 +428,9 @@ class Trainer:
             masks = spec_augment(self.model.encoder, *sizes, chance, warp=config.warp)
         wavs, lengths, targets = collate(self.model, batch, self.examples, rng, config, share)
         with masks:
-            loss = loss_of(self.model, wavs, lengths, targets)
+            if self.heard >= config.teacher_hours * 3600:
+                self.teacher = None
+            loss = loss_of(self.model, wavs, lengths, targets, self.teacher, config.teacher_weight)
         loss.backward()
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         average_gradients(parameters)
@@ -473,7 +534,12 @@ class Trainer:
             "fine_tuned": "ctc",
             "hours_heard": round(self.heard / 3600, 2),
         }
-        save_recogniser(self.averaged(), model_dir, head_dir, self.out.name, source, facts)
+        if (teacher := self.config.teacher) is not None:
+            hours = round(min(self.config.teacher_hours, self.heard / 3600), 2)
+            facts["recogniser_teacher"] = {
+                "source_sha256": model_sha256(teacher), "weight": self.config.teacher_weight, "hours": hours
+            }  # fmt: skip
+        save_recogniser(self.averaged(), model_dir, head_dir, self.out.name, source, facts, teacher)
 
 
 def set_dropout(encoder: torch.nn.Module, share: float) -> None:

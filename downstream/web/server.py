@@ -12,7 +12,7 @@ from typing import Any
 
 from corpora.files import check_output
 from downstream import DownstreamError
-from downstream.asr.reading import default_head
+from downstream.asr.reading import named_head
 from downstream.web.site import Files, assemble, write_site
 
 ADDRESS = "127.0.0.1"
@@ -110,7 +110,7 @@ class Server(ThreadingHTTPServer):
 
 def run(args: argparse.Namespace) -> int:
     """The command `web`: assemble the page, then serve it until it is interrupted, or write it to --out. Returns 0."""
-    head = default_head() if args.head is None else args.head
+    head = named_head(args.head, "--head")
     if args.out is not None:
         check_output(args.out, [args.texts, head, *([args.model] if args.model else [])])
         if args.out.is_file() or (args.out.is_dir() and any(args.out.iterdir()) and not _is_site(args.out)):

@@ -26,7 +26,7 @@ _UNUSABLE = f"all other commands need {OURS}, and refuse this model"
 # Keys of an ancestor's card that its entry contains.
 KEPT = (
     *("name", "recipe", "iteration", "geometry", "data", "hours", "steps"),
-    *("units", "label_sets", "init", "regression"),
+    *("units", "label_sets", "init", "regression", "recogniser_teacher"),
 )
 
 
@@ -66,6 +66,13 @@ class _Regression:
 
 
 @dataclass
+class _Teacher:
+    hours: float | None = None
+    weight: float | None = None
+    source_sha256: str | None = None
+
+
+@dataclass
 class _Entry:
     """The fields of a card, or of an ancestor in it, that are shown."""
 
@@ -80,6 +87,7 @@ class _Entry:
     label_sets: list[_Units] | None = None
     init: _Init | None = None
     regression: _Regression | None = None
+    recogniser_teacher: _Teacher | None = None
 
 
 @dataclass
@@ -266,6 +274,10 @@ def _edges(entry: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
     if regression:
         layers = ", ".join(map(str, regression.get("layers") or []))
         yield f"features: layers {layers}, weight {regression.get('weight') or 1:g}", regression.get("source_sha256")
+    teacher = entry.get("recogniser_teacher")
+    if teacher:
+        stated = [_fill("weight {:g}", teacher.get("weight")), _fill("{:g} h", teacher.get("hours"))]
+        yield f"probabilities of: {', '.join(filter(None, stated))}", teacher.get("source_sha256")
     init = entry.get("init")
     if init:
         yield f"init: {init.get('kind')}", init.get("source_sha256")

@@ -12,8 +12,17 @@ from downstream import DownstreamError
 from downstream.__main__ import main
 from downstream.asr.config import read_config
 from downstream.asr.reading import ONNX_FILE, Reader, align, word_times
-from downstream.asr.recogniser import CHARACTERS, Recogniser, best_path, load_head, save_head, warp_frequencies
-from downstream.asr.train_ctc import Trainer
+from downstream.asr.recogniser import (
+    CHARACTERS,
+    Recogniser,
+    best_path,
+    load_head,
+    save_head,
+    save_recogniser,
+    warp_frequencies,
+)
+from downstream.asr.train_ctc import Trainer, collate, load_teacher, teacher_loss
+from upstream.model.card import tree
 from upstream.model.encoder import build_encoder, frame_count, run_layers
 from upstream.model.family import Geometry
 from upstream.model.modeldir import load_model, model_sha256, read_card, save_model
@@ -285,6 +294,83 @@ def test_a_training_starts_from_the_head_of_an_earlier_one(tmp_path: Path) -> No
         trainer.model.head.weight, load_head(load_model(first / "model"), first / "head").head.weight
     )
     assert trainer.optimizer.param_groups[1]["params"][0] is trainer.model.head.weight
+
+
+def test_the_teachers_loss_is_the_cross_entropy_of_the_valid_frames() -> None:
+    logits, wanted = torch.randn(2, 2, 5, 7, generator=torch.Generator().manual_seed(0))
+    frames = torch.tensor([5, 3])
+    rows = [(logits[b, t], wanted[b, t].softmax(-1)) for b in range(2) for t in range(frames[b])]
+    expected = sum(torch.nn.functional.cross_entropy(row[None], p[None]) for row, p in rows) / 11
+    torch.testing.assert_close(teacher_loss(logits, wanted, frames, 11), expected)
+
+
+def test_a_student_learns_the_probabilities_of_a_teacher(tmp_path: Path) -> None:
+    config = _training(tmp_path)
+    sharp = Trainer(read_config(config, [f"out={tmp_path}/teacher"]))
+    with torch.no_grad():
+        sharp.average["head.weight"].mul_(30)
+    sharp.export(tmp_path / "teacher/model", tmp_path / "teacher/head")
+    given = [f"teacher={tmp_path}/teacher/model", f"teacher_head={tmp_path}/teacher/head"]
+    short = ["rate=0.002", "head_rate=0.01", "augment_hours=1e9", "warmup_hours=1e-6", "decay_share=0.1"]
+    losses = {}
+    for hours in (1e-9, 1.0):
+        trainer = Trainer(read_config(config, [*given, *short, f"teacher_hours={hours}"]))
+        rows, _ = trainer.examples.batches(0.0)
+        wavs, lengths, targets = collate(
+            trainer.model, rows[0], trainer.examples, np.random.default_rng(0), trainer.config, 0.0
+        )
+        trainer.heard = 1.0
+        for _ in range(30):
+            trainer.step(rows[0])
+        with torch.no_grad():
+            logits, frames = trainer.model(wavs, lengths)
+            wanted, _ = load_teacher(trainer.config, trainer.model)(wavs, lengths)
+        losses[hours] = float(teacher_loss(logits, wanted, frames, sum(map(len, targets))))
+    assert losses[1.0] < 0.7 * losses[1e-9], "beyond `teacher_hours` it is CTC alone"
+    trainer.heard = 0.01 * 3600
+    trainer.export(tmp_path / "out/model", tmp_path / "out/head")
+    stated = read_card(tmp_path / "out/model")["recogniser_teacher"]
+    assert stated == {"source_sha256": model_sha256(tmp_path / "teacher/model"), "weight": 1.0, "hours": 0.01}
+    assert "probabilities of: weight 1, 0.01 h" in tree(tmp_path / "out/model")
+    trainer.heard = 3600.0
+    trainer.step(rows[0])
+    assert trainer.teacher is None
+    for wrong, message in (
+        (given[:1], "also give teacher_head"), (given[1:], "also give teacher,"),
+        ([*given, "teacher_weight=0"], "teacher_weight"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            Trainer(read_config(config, wrong))
+    with pytest.raises(DownstreamError, match="other weights"):
+        Trainer(read_config(config, [f"teacher={tmp_path}/start", given[1]]))
+
+
+def test_the_teacher_hears_augmented_audio_without_masks(tmp_path: Path, monkeypatch) -> None:
+    config = _training(tmp_path)
+    Trainer(read_config(config, [f"out={tmp_path}/teacher"])).export(tmp_path / "t/model", tmp_path / "t/head")
+    trainer = Trainer(read_config(config, [f"teacher={tmp_path}/t/model", f"teacher_head={tmp_path}/t/head"]))
+    trainer.heard = 3600.0 * trainer.config.augment_hours  # every clip is augmented
+    heard, hooks = {}, {}
+
+    def watch(name: str, model: Recogniser) -> None:
+        front = model.encoder.feature_extractor
+        model.register_forward_pre_hook(lambda _, given: heard.update({name: given[0]}))
+        front.register_forward_hook(lambda *_: hooks.update({name: len(front._forward_hooks)}))
+
+    watch("student", trainer.model)
+    watch("teacher", trainer.teacher)
+    rows, _ = trainer.examples.batches(0.0)
+    trainer.step(rows[0])
+    assert torch.equal(heard["student"], heard["teacher"])
+    assert hooks == {"student": 2, "teacher": 1}, "SpecAugment is a hook on the front end"
+
+
+def test_a_teacher_of_another_frame_rate_is_refused(tmp_path: Path) -> None:
+    config = _training(tmp_path)
+    plain = replace(TINY, squeeze=1)
+    save_recogniser(Recogniser(build_encoder(plain)), tmp_path / "m", tmp_path / "h", "m", tmp_path / "start", {})
+    with pytest.raises(ValueError, match="50 frames a second, the student's head 25"):
+        Trainer(read_config(config, [f"teacher={tmp_path}/m", f"teacher_head={tmp_path}/h"]))
 
 
 def test_warping_moves_the_frequencies() -> None:

@@ -16,7 +16,7 @@ import upstream
 from corpora.audio import write_audio
 from downstream.__main__ import main as downstream
 from downstream.asr.__main__ import main
-from downstream.asr.reading import Reader
+from downstream.asr.reading import ONNX_FILE, Reader
 from downstream.asr.recogniser import Recogniser, save_head
 from downstream.asr.ship import SUMS, sums
 from upstream import shipped as module
@@ -41,7 +41,8 @@ def trained(tmp_path: Path) -> Path:
     """A folder with `model` and `head` as a training leaves them, and the texts of a card."""
     torch.manual_seed(0)
     model = Recogniser(build_encoder(SMALL)).eval()
-    save_model(model.encoder, tmp_path / "model", {"name": "start", "hours_heard": 3.0})
+    card = {"name": "start", "hours_heard": 3.0, "recogniser_teacher": {"weight": 1.0}}
+    save_model(model.encoder, tmp_path / "model", card)
     description = {"upstream": "model", "upstream_key": model_sha256(tmp_path / "model"), "find": {"share": 0.2}}
     save_head(model, tmp_path / "head", description)
     (tmp_path / "card.yaml").write_text(FACTS, encoding="utf-8")
@@ -97,6 +98,8 @@ def test_head_export_card_and_sums_belong_to_the_rounded_weights(trained: Path) 
     ):
         assert text in card
     source = model_sha256(trained / "model")
+    assert "recogniser_teacher" not in read_card(made)
+    assert read_card(made)["lineage"][source]["recogniser_teacher"] == {"weight": 1.0}
     assert "rounded to 16 bits" in card and f"[{source[:12]}]" in card
     assert read_card(made)["lineage"][source]["name"] == "start"
 
@@ -114,6 +117,23 @@ def test_transcribe_and_find_use_it_where_no_head_is_named(trained: Path, monkey
     assert downstream(["find", str(audio), "--texts", str(trained / "texts")]) == 0
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert first["seconds"] == 1.0 and second["text"] == first["text"]
+    monkeypatch.chdir(trained)
+    assert ship(trained, "--no-onnx", out="models/harness_open_tiny") == 0
+    tiny = trained / "models/harness_open_tiny"
+    assert not (tiny / ONNX_FILE).exists() and ONNX_FILE not in (tiny / "README.md").read_text(encoding="utf-8")
+    text = Reader(tiny / "letters", engine="torch").read(audio).text
+    capsys.readouterr()
+    lists = ["--texts", str(trained / "texts")]
+    for named in ("harness_open_tiny", "harness_open_tiny/letters", "models/harness_open_tiny/letters"):
+        for command in (["transcribe", str(audio)], ["find", str(audio), *lists]):
+            assert downstream([*command, "--model", named]) == 0
+            assert json.loads(capsys.readouterr().out)["text"] == text
+    (trained / "harness_open_tiny").mkdir()  # a folder of this name here is meant first
+    for named in ("harness_open_tiny", "harness_open_tiny/letters"):
+        assert downstream(["transcribe", str(audio), "--model", named]) == 2
+        assert named in capsys.readouterr().err
+    assert downstream(["web", "--head", "harness_open/words"]) == 2
+    assert "words: head.json is missing; name a head directory with --head" in capsys.readouterr().err
     assert downstream(["emotion", str(audio)]) == 2 and "required: --model" in capsys.readouterr().err
     shutil.rmtree(trained / "models/harness_open/letters")
     assert downstream(["transcribe", str(audio)]) == 2

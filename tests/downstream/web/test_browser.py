@@ -19,7 +19,7 @@ from selenium.webdriver.common.keys import Keys
 
 from bench.web import open_chromium, open_page, read_samples, reader_of, serve
 from corpora.audio import load_any, write_audio
-from downstream.asr.reading import Reader, Reading, default_head
+from downstream.asr.reading import Reader, Reading, named_head
 from downstream.find import Finder, limits_of, read_texts
 from downstream.web.server import Server
 from downstream.web.site import PRECISIONS, assemble, exported
@@ -53,7 +53,7 @@ def readings(clips: list[Path], long_clip: np.ndarray, installed: Path) -> dict[
     """For each precision, every clip; with 32 bits also one that needs two windows."""
     found: dict[str, list[Expected]] = {}
     for precision in PRECISIONS:
-        reader = reader_of(default_head(), exported(default_head().parent, precision).path)
+        reader = reader_of(named_head(), exported(named_head().parent, precision).path)
         short = [load_any(clip) for clip in clips]
         found[precision] = [
             Expected(
@@ -85,7 +85,7 @@ def texts(said: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def files(installed: Path, texts: Path) -> dict[str, bytes | Path]:
-    return assemble(default_head(), texts=texts)
+    return assemble(named_head(), texts=texts)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def alarm(page: Any) -> str:
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_numbers_are_those_of_python(browser, installed, readings, precision):
-    with serve(assemble(default_head(), precision=precision)) as address:
+    with serve(assemble(named_head(), precision=precision)) as address:
         open_page(browser, f"{address}?threads=1")
         for expected in readings[precision]:
             answer = read_samples(browser, expected.samples)
@@ -184,7 +184,7 @@ def test_threads_share_memory_and_change_nothing(browser, url, readings):
 
 
 def test_a_file_is_opened_read_and_found_in_the_list(page, clips, readings, texts):
-    reader = Reader(default_head(), engine="onnx")
+    reader = Reader(named_head(), engine="onnx")
     finder = Finder(read_texts(texts, reader.characters), reader.characters, limits=limits_of(reader.description))
     for number, (clip, python) in enumerate(zip(clips, readings["int8"], strict=True)):
         reading = python.reading
@@ -347,7 +347,7 @@ def spoken(clips: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple
     whole = np.concatenate([part for clip in clips for part in (load_any(clip)[: 6 * 16000], pause)])
     path = tmp_path_factory.mktemp("spoken") / "spoken.wav"
     write_audio(path, whole)
-    return path, Reader(default_head(), engine="onnx").read(path)
+    return path, Reader(named_head(), engine="onnx").read(path)
 
 
 def test_the_microphone_is_read_live(start, url, spoken):
