@@ -19,7 +19,7 @@ MODELS = {
 # Models that ship with the toolkit (upstream/shipped.py), and S3PRL's names for them.
 SHIPPED = {
     "harness_open": "the open encoder of width 512: layers of Whisper base, fine-tuned on recitations and keywords",
-    "harness_open_tiny": "the open encoder in the size of HST",
+    "harness_open_tiny": "HST of open_arabic_70h, fine-tuned on recitations and keywords with harness_open as teacher",
 }
 # The models of a recipe by their names during training.
 EXPORT_NAMES = {"hl_it1": TEACHER_ITERATION_1, "hl_it2": TEACHER, "hs": "harness_s", "hst": "harness_st"}

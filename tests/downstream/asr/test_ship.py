@@ -160,11 +160,11 @@ def test_what_cannot_ship_leaves_nothing(trained: Path, capsys) -> None:
     assert not list((trained / "models").glob("*"))
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if (module.MODELS / name / "config.json").is_file()])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_models_of_this_repository_are_whole(name: str) -> None:
     folder = module.MODELS / name
     assert (folder / SUMS).read_text(encoding="utf-8") == sums(folder)
     for head in folder.glob("*/head.json"):
-        for engine in ("torch", "onnx"):
+        for engine in ("torch", "onnx") if (folder / ONNX_FILE).is_file() else ("torch",):
             reading = Reader(head.parent, engine=engine).read_blocks([torch.zeros(16000)])
             assert np.isfinite(reading.log_probs).all()
