@@ -291,6 +291,12 @@ def store_half(model: Any) -> None:
     """Store the large fp32 weights of a graph (convolutions) in 16 bits, in place; a cast restores them at loading."""
     import onnx
 
+    # The tracer writes what it computed from weights (the spectra of the positional convolution) as nodes.
+    for node in [n for n in model.graph.node if n.op_type == "Constant" and n.attribute[0].name == "value"]:
+        tensor = model.graph.initializer.add()
+        tensor.CopyFrom(node.attribute[0].t)
+        tensor.name = node.output[0]
+        model.graph.node.remove(node)
     for tensor in list(model.graph.initializer):
         if tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST_HALF:
             continue

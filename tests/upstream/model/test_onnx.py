@@ -15,7 +15,15 @@ from upstream.errors import UpstreamError
 from upstream.model.encoder import build_encoder, encode, frame_count
 from upstream.model.family import geometry
 from upstream.model.modeldir import load_model, model_sha256, save_model
-from upstream.model.onnx import OPSET, OnnxEncoder, export_model, export_onnx, fold_weight_norm, quantise
+from upstream.model.onnx import (
+    OPSET,
+    SMALLEST_HALF,
+    OnnxEncoder,
+    export_model,
+    export_onnx,
+    fold_weight_norm,
+    quantise,
+)
 
 LENGTHS = (5043, 11111, 32000)
 TOLERANCE = 5e-5
@@ -194,6 +202,15 @@ def test_int8_does_not_quantise_spectra_that_are_stored_as_weights(tmp_path):
     quantise(tmp_path / "g.onnx", tmp_path / "q.onnx")
     found = {n.name: n.op_type for n in onnx.load(tmp_path / "q.onnx").graph.node if "MatMul" in n.op_type}
     assert found == {f"{names[0]}_quant": "MatMulInteger", names[1]: "MatMul", names[2]: "MatMul"}
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_quantised_files_hold_no_large_fp32_tensor(files, precision):
+    """Convolutions and the spectra that the tracer computes from them are stored in 16 bits."""
+    graph = onnx.load(files[precision]).graph
+    constants = [n.attribute[0].t for n in graph.node if n.op_type == "Constant"]
+    for tensor in [*graph.initializer, *constants]:
+        assert tensor.data_type != onnx.TensorProto.FLOAT or np.prod(tensor.dims) < SMALLEST_HALF, tensor.name
 
 
 def test_int8_is_close_to_fp32(model_dir, files):
