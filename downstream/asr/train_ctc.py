@@ -241,23 +241,18 @@ def teacher_loss(logits: Tensor, wanted: Tensor, frames: Tensor, characters: int
     return -(p * logp).sum() / characters
 
 
-def loss_of(
-    model: Recogniser,
-    wavs: Tensor,
-    lengths: Tensor,
-    targets: list[list[int]],
-    teacher: Recogniser | None = None,
-    weight: float = 1.0,
-) -> Tensor:
-    """The loss a character from waveforms, in bfloat16 where that is safe: CTC, and `weight` times `teacher_loss`."""
+def losses_of(
+    model: Recogniser, wavs: Tensor, lengths: Tensor, targets: list[list[int]], teacher: Recogniser | None = None
+) -> dict[str, Tensor]:
+    """Losses a character from waveforms, bfloat16 where that is safe: `loss` (CTC), `teacher_loss` if there is one."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits, frames = model(wavs, lengths)
-    loss = character_loss(logits, frames, targets)
+    losses = {"loss": character_loss(logits, frames, targets)}
     if teacher is not None:
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             wanted, _ = teacher(wavs, lengths)
-        loss = loss + weight * teacher_loss(logits, wanted, frames, sum(map(len, targets)))
-    return loss
+        losses["teacher_loss"] = teacher_loss(logits, wanted, frames, sum(map(len, targets)))
+    return losses
 
 
 def warm_head(model: Recogniser, examples: Examples, config: TrainConfig) -> list[float]:
@@ -412,7 +407,8 @@ class Trainer:
         decay = min(1.0, max(left, 0.01))
         return config.rate * warm * decay, config.head_rate * decay
 
-    def step(self, batch: list[Example]) -> float:
+    def step(self, batch: list[Example]) -> dict[str, float]:
+        """One update; the losses of `losses_of`."""
         config = self.config
         rng = np.random.default_rng([config.seed, self.steps, self.rank])
         encoder_rate, head_rate = self.rates()
@@ -430,8 +426,8 @@ class Trainer:
         with masks:
             if self.heard >= config.teacher_hours * 3600:
                 self.teacher = None
-            loss = loss_of(self.model, wavs, lengths, targets, self.teacher, config.teacher_weight)
-        loss.backward()
+            losses = losses_of(self.model, wavs, lengths, targets, self.teacher)
+        (losses["loss"] + config.teacher_weight * losses.get("teacher_loss", 0.0)).backward()
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         average_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
@@ -442,7 +438,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
         self._update_average()
-        return loss.item()
+        return {name: loss.item() for name, loss in losses.items()}
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -458,7 +454,7 @@ class Trainer:
         config = self.config
         started = saved = tested = time.time()
         begun, cpu = self.heard, time.process_time()
-        recent: list[float] = []
+        recent: list[dict[str, float]] = []
         next_snapshot = (self.heard // (config.snapshot_hours * 3600) + 1) * config.snapshot_hours * 3600
         while self.heard < config.hours * 3600:
             rows, seconds = self.examples.batches(self.heard)
@@ -486,11 +482,12 @@ class Trainer:
         self._report_dev()
         self.export(self.out / "model", self.out / "head")
 
-    def _log(self, losses: list[float], started: float, begun: float, cpu: float) -> None:
+    def _log(self, losses: list[dict[str, float]], started: float, begun: float, cpu: float) -> None:
         rate = (self.heard - begun) / max(1.0, time.time() - started)
         encoder_rate, head_rate = self.rates()
+        means = {name: round(float(np.mean([row[name] for row in losses if name in row])), 4) for name in losses[0]}
         row = {
-            "step": self.steps, "hours": round(self.heard / 3600, 3), "loss": round(float(np.mean(losses)), 4),
+            "step": self.steps, "hours": round(self.heard / 3600, 3), **means,
             "rate": encoder_rate, "head_rate": head_rate, "audio_per_s": round(rate, 1),
             "cpu_s": round(time.process_time() - cpu, 1), "time": time.strftime("%H:%M:%S"),
         }  # fmt: skip
