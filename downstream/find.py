@@ -67,7 +67,8 @@ def limits_of(description: dict[str, Any]) -> Limits:
 @dataclass(frozen=True)
 class Found:
     """The ids of the lines in order (empty: none of them); `score`, the log-likelihood ratio per letter of the best
-    text to the best path without a text (0 is best); `margin`, positive if and only if a text was found."""
+    text to the best free path (about 0 where every letter was heard); `margin`, positive if and only if a text was
+    found."""
 
     ids: list[str]
     score: float | None
@@ -100,13 +101,13 @@ def read_texts(path: Path, characters: Sequence[str]) -> TextList:
     for where, line in lines:
         name, *rest = line.split(maxsplit=1)
         if name in seen:
-            raise DownstreamError(f"{where}: the id {name} is also in line {seen[name]}; ids must differ")
+            raise DownstreamError(f"{where}: the id {name} is also in line {seen[name]}; ids (first words) must differ")
         seen[name] = where.rsplit(":", 1)[1]
         text = normalise(" ".join(rest), "modern", quran=quran)
         kept = " ".join("".join(c if c in known else "" for c in text).split())
         if not kept.strip():
             raise DownstreamError(
-                f"{where}: {name} has no text that the recogniser can write; expected `id text`, Arabic"
+                f"{where}: {name}, the id, has no text that the recogniser can write; expected `id text`, Arabic"
             )
         ids.append(name)
         texts.append(kept)
@@ -131,9 +132,6 @@ class Finder:
         self.texts, self.limits = texts, limits or Limits()
         self.index = {character: i for i, character in enumerate(characters)}
         self.spans = SpanDistances(texts.bare, min(spans, len(texts.bare)))
-        seen: dict[str, int] = {}
-        count = len(self.spans.starts)
-        self.same = np.array([seen.setdefault(self.spans.string(j), j) for j in range(count)])  # equal for equal texts
 
     def find(self, log_probs: np.ndarray | None, greedy: str) -> Found:
         """The lines that explain (T, C) natural-log probabilities best; `greedy` is their best free path. Without
@@ -182,7 +180,10 @@ class Finder:
         """Which of the spans have no line in common with number `best` of them, and another text."""
         starts, counts = self.spans.starts[spans], self.spans.counts[spans]
         others = (starts >= starts[best] + counts[best]) | (starts + counts <= starts[best])
-        return others & (self.same[spans] != self.same[spans[best]])
+        text, lengths = self.spans.string(spans[best]), self.spans.lengths[spans]
+        for i in np.flatnonzero(others & (lengths == lengths[best])):
+            others[i] = self.spans.string(spans[i]) != text
+        return others
 
     def _margin(self, near: np.ndarray, shares: np.ndarray, best: int) -> float:
         """By how much a text keeps the limits: at least 0 if one of the two allows it."""

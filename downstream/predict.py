@@ -39,6 +39,7 @@ from downstream.subtitles import subtitles
 from downstream.upstreams import Upstream, resolve
 from upstream.model.chunked import Windowing, windows
 from upstream.model.family import HOP
+from upstream.names import SHIPPED
 
 _FILES = ("head.json", "head.safetensors")
 _NAMED = 10  # files that are left out, in one message
@@ -150,7 +151,7 @@ def _stream(args: argparse.Namespace) -> int:
 
 def _decoded(reading: Reading, reader: Reader, hotwords: Hotwords | None) -> tuple[str, list[int]]:
     """The text of a recording and its classes, spaces included."""
-    if hotwords is None:
+    if hotwords is None or not reading.text:
         return reading.text, [reader.characters.index(c) for c in reading.text]
     text = "".join(reader.characters[label] for label in decode(reading.log_probs, reader.characters, hotwords))
     text = " ".join(text.split())
@@ -192,6 +193,7 @@ def find(args: argparse.Namespace) -> int:
     """The command `find`: for each file, the lines of a list of texts that it contains; 0, or 1 like `run`."""
     args.model = named_head(args.model)
     if not is_recogniser(args.model):
+        read_head(args.model, "asr")  # its messages, for what is no head
         raise DownstreamError(f"{args.model}: `find` needs the head directory of a CTC recogniser (protocol ctc)")
     files = audio_files(args.audio)
     check_output(args.out, [*files, args.texts])
@@ -308,7 +310,8 @@ def read_head(folder: Path, task: str) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise DownstreamError(
                 f"{folder}: {name} is missing, so this is not a head directory; the benchmark writes one to "
-                "exp/<recipe>/probes/<task>_<protocol>/<upstream>/seed<n>/head"
+                "exp/<recipe>/probes/<task>_<protocol>/<upstream>/seed<n>/head, and these recognisers ship: "
+                f"{', '.join(SHIPPED)}"
             )
     head = read_json(folder / "head.json")
     missing = [key for key in _KEYS if not isinstance(head, dict) or key not in head]

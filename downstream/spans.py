@@ -23,8 +23,9 @@ class SpanDistances:
 
     def __init__(self, lines: Sequence[str], spans: int) -> None:
         ends = np.concatenate([[0], np.cumsum([len(line) for line in lines])])
-        pairs = [(i, n) for n in range(1, spans + 1) for i in range(len(lines) - n + 1)]
-        self.starts, self.counts = np.array(pairs).T
+        sizes = np.arange(1, spans + 1)
+        self.starts = np.concatenate([np.arange(len(lines) - n + 1) for n in sizes])
+        self.counts = np.repeat(sizes, len(lines) - sizes + 1)
         self.begins = ends[self.starts]  # in letters of all lines together
         self.lengths = ends[self.starts + self.counts] - self.begins
         self.whole = "".join(lines)

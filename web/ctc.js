@@ -48,6 +48,21 @@ export function argmax(values, characters) {
   return found;
 }
 
+/**
+ * The mean probability of the likeliest character over the frames in which it is not the blank (0 without such frames), of
+ * log-probabilities. A recogniser that hears noise writes letters, but is unsure of each.
+ */
+export function letterProbability(logProbs, characters) {
+  let sum = 0;
+  let letters = 0;
+  argmax(logProbs, characters).forEach((value, t) => {
+    if (value === BLANK) return;
+    sum += Math.exp(logProbs[t * characters + value]);
+    letters += 1;
+  });
+  return letters ? sum / letters : 0;
+}
+
 /** The text of one class a frame: repeats merged, blanks dropped. */
 export function bestPath(classes, characters) {
   return parts(classes, characters, classes.length)[0];

@@ -1,7 +1,7 @@
 // The worker: loads the model, reads recordings and the microphone window by window, and searches the list of texts.
 
 import { InputError } from "./audio.js";
-import { argmax, bestPath, logSoftmax, parts } from "./ctc.js";
+import { argmax, bestPath, letterProbability, logSoftmax, parts } from "./ctc.js";
 import { Finder } from "./find.js";
 import { Recogniser } from "./recogniser.js";
 import { readTexts } from "./text.js";
@@ -58,6 +58,11 @@ function useList({ content, spans, name }) {
   postMessage({ type: "list", count: finder ? finder.texts.ids.length : 0, name, match });
 }
 
+/** Whether somebody speaks: whether the recogniser is sure enough of the letters that it heard. */
+function speaks(logProbs) {
+  return letterProbability(logProbs, page.characters.length) >= page.leastProbability;
+}
+
 /** The answer of the list for log-probabilities: ids and lines of the best span, or null without a list. */
 function search(logProbs, text) {
   if (!finder) return null;
@@ -94,9 +99,10 @@ async function read({ id, samples, wantsLogits }) {
   }
   if (!(await run(cutter.rest()))) return;
   const logits = joined(pieces);
-  const text = bestPath(classes, page.characters);
-  latest = { logProbs: logSoftmax(logits, characters), text };
-  const match = search(latest.logProbs, text);
+  const logProbs = logSoftmax(logits, characters);
+  const text = speaks(logProbs) ? bestPath(classes, page.characters) : "";
+  latest = { logProbs, text };
+  const match = search(logProbs, text);
   postMessage({ type: "done", id, text, match, figures, logits: wantsLogits ? logits : null });
 }
 
@@ -130,10 +136,11 @@ async function listen({ id }) {
     const logits = joined([...pieces, tail]);
     const compute = (now() - before) / 1000;
     const classes = argmax(logits, characters);
-    const [start, end] = parts(classes, page.characters, sure);
-    const text = bestPath(classes, page.characters);
+    const logProbs = logSoftmax(logits, characters);
+    const [start, end] = speaks(logProbs) ? parts(classes, page.characters, sure) : ["", ""];
+    const text = start + end;
     if (text !== own.searched && now() >= resting) {
-      match = search(logSoftmax(logits, characters), text);
+      match = search(logProbs, text);
       if (match) resting = now() + (1000 * match.seconds) / SEARCH_SHARE;
       own.searched = text;
     }

@@ -238,8 +238,10 @@ def read_quran(path: Path) -> dict[tuple[int, int], str]:
             for verse in verses
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CorpusError):  # it names the file and the place
+            raise
         raise CorpusError(
-            f'{path}: expected {{"<surah>": [{{"chapter", "verse", "text"}}, ...]}}: {error!r}'
+            f'{path}: expected quran.json, {{"<surah>": [{{"chapter", "verse", "text"}}, ...]}}'
         ) from error
 
 

@@ -13,7 +13,6 @@ another chapter if one of these has the same text (a refrain). Reciters under `u
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from corpora.audio import SAMPLE_RATE
 from corpora.datasets import everyayah
 from corpora.files import CorpusError, write_text
 from corpora.prepare.packed import PackedAudio, pack
+from corpora.prepare.readers import read_rows
 from corpora.text import normalise, text_key
 
 DEV = frozenset({54, 70, 76})
@@ -57,9 +57,11 @@ def prepare(
     """Write everything above; the hours of each store. What is packed already is not decoded again.
 
     `quran` is quran.json, `reciters` and `unseen` folders of SSSAAA.mp3, `keywords` Arabic Speech Commands (folders of
-    WAV), `keyword_splits` the folder of its {train,val,test}.csv and keywords.tsv. Raises CorpusError for a folder
-    without audio.
+    WAV), `keyword_splits` the folder of its {train,val,test}.csv and keywords.tsv. A log states the verses of each
+    reciter, and warns of recordings without a text. Raises CorpusError for a folder without audio.
     """
+    if not Path(quran).is_file():
+        raise CorpusError(f"{quran}: no such file; --quran names quran.json of EveryAyah's texts")
     verses = read_verses(quran)
     training: dict[str, Path] = {}
     scored: dict[str, Path] = {}
@@ -131,7 +133,17 @@ def split_verses(
     held = {text_key(raw) for (chapter, _), (raw, _) in verses.items() if chapter in DEV | TEST}
     found = []
     for name, folder in {**reciters, **unseen}.items():
-        for utt_id, place, path in _recordings(name, folder):
+        recordings = _recordings(name, folder)
+        without = [path for _, place, path in recordings if place not in verses]
+        if len(without) == len(recordings):
+            raise CorpusError(f"{folder}: none of its recordings has a text in quran.json ({len(verses)} verses)")
+        known = {place for _, place, _ in recordings} & verses.keys()
+        lacking = sorted(verses.keys() - known)
+        state = f"{len(known)} of {len(verses)} verses" + (f", not {lacking[0][0]}:{lacking[0][1]}" if lacking else "")
+        log.info("reciter %s: %s%s", name, state, " and others" if len(lacking) > 1 else "")
+        if without:
+            log.warning("%s: %d recordings have no text and are left out, such as %s", folder, len(without), without[0])
+        for utt_id, place, path in recordings:
             if place not in verses:
                 continue
             raw, text = verses[place]
@@ -142,6 +154,8 @@ def split_verses(
 
 
 def _recordings(name: str, folder: Path) -> list[tuple[str, tuple[int, int], Path]]:
+    if not Path(folder).is_dir():
+        raise CorpusError(f"{folder}: no such folder (of the reciter {name})")
     found = []
     for path in sorted(Path(folder).rglob("*.mp3")):
         if match := _VERSE.fullmatch(path.name):
@@ -160,11 +174,15 @@ def _wavs(folder: Path) -> list[Path]:
 
 def _keywords(folder: Path, splits: Path) -> list[tuple[str, str, Path, str]]:
     """Split, id, path and word of every recording; a speaker that no list names belongs to train."""
-    words = dict(line.split("\t")[:2] for line in (splits / "keywords.tsv").read_text(encoding="utf-8").splitlines())
+    if not (splits / "keywords.tsv").is_file():
+        raise CorpusError(
+            f"{splits}: keywords.tsv is missing; --keyword-splits names the folder of it and of {{train,val,test}}.csv"
+        )
+    rows = read_rows(splits / "keywords.tsv", ("folder", "word"), delimiter="\t", quoted=False, header=False)
+    words = {row["folder"]: row["word"] for row in rows}
     speakers: dict[str, str] = {}
     for split in ("train", "val", "test"):
-        with open(splits / f"{split}.csv", encoding="utf-8", newline="") as file:
-            speakers |= {Path(row["file"]).name[:8]: split for row in csv.DictReader(file)}
+        speakers |= {Path(row["file"]).name[:8]: split for row in read_rows(splits / f"{split}.csv", ("file",))}
     found = []
     for path in _wavs(folder):
         if path.parent.name in words:

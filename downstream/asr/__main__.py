@@ -20,11 +20,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from corpora.command import Parser, fail
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0 on success, or 2 after printing one line about the error."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m downstream.asr", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cut.add_argument("--longest", type=float, default=10.0, help="seconds of the longest piece (default: 10)")
     cut.add_argument("--out", type=Path, required=True, help="writes OUT.text and OUT.segments")
     cut.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
-    limits = commands.add_parser("calibrate", help="choose the limits of `find`; writes them into head.json")
+    limits = commands.add_parser("calibrate", help="choose when nothing is written or found; into head.json")
     limits.add_argument("--head", type=Path, required=True, help="head directory of a recogniser")
     limits.add_argument("--model", type=Path, default=None, help="its encoder (default: searched beside the head)")
     limits.add_argument("--audio", type=Path, required=True, help="packed store")
@@ -87,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--model", type=Path, required=True, help="model directory of the fine-tuned encoder")
     export.add_argument("--head", type=Path, required=True, help="head directory")
     export.add_argument("--out", type=Path, required=True, help="directory to write")
-    parsed = parser.parse_args(arguments)
     try:
+        parsed = parser.parse_args(arguments)
         if parsed.command == "train":
             from downstream.asr.config import read_config
             from downstream.asr.train_ctc import train as run
@@ -122,9 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _ship(parsed)
         else:
             _score(parsed)
-    except (ValueError, OSError) as error:
-        print(f"downstream.asr: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except Exception as error:
+        return fail("downstream.asr", error)
     return 0
 
 

@@ -1,29 +1,33 @@
-"""Choose the limits of `find` for a recogniser: `python -m downstream.asr calibrate`.
+"""Choose when a recogniser writes and finds nothing: `python -m downstream.asr calibrate`.
 
 Clips of known texts are searched twice: in the whole list, and in the list without the texts of all these clips, where
 every answer but "none" is wrong. The limit is the lowest one with few wrong answers in the second search. Half of the
-clips are augmented, since users do not record in studios.
+clips are augmented, since users do not record in studios. Noise alone says below which probability of its letters
+(`least_probability`) a recogniser writes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from corpora.audio import SAMPLE_RATE
 from corpora.files import read_json, write_json
+from corpora.prepare.conditions import coloured_noise
 from downstream import DownstreamError
 from downstream.asr.augment import AugmentConfig, augment
 from downstream.asr.evaluate import read_dev
-from downstream.asr.reading import Reader
+from downstream.asr.reading import Reader, letter_probability
 from downstream.asr.train_ctc import Source
 from downstream.find import Finder, Limits, TextList, read_texts
 
 LOWEST = -1000.0  # of `Limits.likelihood`
 BONUS = 2.0  # of `Limits.bonus`
+NOISES = 40  # recordings of noise
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,13 @@ def calibrate(
     wrong: float = 0.05,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Write the limits into head.json (`find`); the limits, and the shares of answers that they gave.
+    """Write the limits into head.json (`find`, `least_probability`); the limits, and the shares of answers.
 
     `audio` is a packed store, `text` its Kaldi text, `texts` the list to search. Raises DownstreamError where none of
     the texts is in the list.
     """
     reader = Reader(head, model)
+    reader.least_probability = 0.0
     known = read_texts(texts, reader.characters)
     source = Source(str(audio), str(text))
     held = [(wav, spoken.replace(" ", "")) for wav, spoken in read_dev(source, clips)]
@@ -86,17 +91,30 @@ def calibrate(
     every = Finder(known, reader.characters)
     rest = Finder(_without(known, bare), reader.characters)
     rng = np.random.default_rng(seed)
-    inside, outside = [], []
+    inside, outside, speech = [], [], []
     for number, (wav, spoken) in enumerate(held):
         if number % 2:
             wav = augment(wav, rng, AugmentConfig(), [other for other, _ in held[:20]])
         reading = reader.read_blocks([torch.from_numpy(wav)])
+        speech.append(letter_probability(reading.log_probs))
         inside.append(trial(every, reading.log_probs, reading.text, spoken))
         outside.append(trial(rest, reading.log_probs, reading.text, None))
     limits, shares = choose(inside, outside, wrong)
+    noise = [letter_probability(reader.read_blocks([torch.from_numpy(clip)]).log_probs) for clip in noises(rng)]
+    # Nearer to noise, since users' recordings are worse than these; where both overlap, all clips of speech keep texts.
+    least = round(min(min(speech), 0.75 * max(noise) + 0.25 * min(speech)), 3)
     values = {"likelihood": limits.likelihood, "bonus": limits.bonus}
-    write_json(Path(head) / "head.json", {**read_json(Path(head) / "head.json"), "find": values})
+    description = read_json(Path(head) / "head.json")
+    write_json(Path(head) / "head.json", {**description, "find": values, "least_probability": least})
+    values |= {"least_probability": least, "noise": round(max(noise), 3), "speech": round(min(speech), 3)}
     return {**values, **{name: round(value, 4) for name, value in shares.items()}, "clips": len(held)}
+
+
+def noises(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Recordings of noise, 1 to 15 s, white to brown, with peaks from -45 to -3 dB of full scale."""
+    for _ in range(NOISES):
+        clip = coloured_noise(int(rng.uniform(1.0, 15.0) * SAMPLE_RATE), rng)
+        yield clip * np.float32(10 ** (rng.uniform(-45.0, -3.0) / 20) / np.abs(clip).max())
 
 
 def _without(texts: TextList, bare: set[str]) -> TextList:

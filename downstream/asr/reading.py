@@ -17,7 +17,15 @@ from torch import Tensor
 from corpora.audio import SAMPLE_RATE, stream_any
 from corpora.files import read_json
 from downstream import DownstreamError
-from downstream.asr.recogniser import PROTOCOL, best_path, check_weights, linear_layer, load_head, read_description
+from downstream.asr.recogniser import (
+    BLANK,
+    PROTOCOL,
+    best_path,
+    check_weights,
+    linear_layer,
+    load_head,
+    read_description,
+)
 from upstream.errors import UpstreamError
 from upstream.model.chunked import Windowing, windows
 from upstream.model.encoder import frames_together
@@ -55,14 +63,17 @@ class Reading:
 
 def named_head(given: Path | None = None, option: str = "--model") -> Path:
     """The head directory `given`, or that of a model that ships: NAME means its letters, NAME/HEAD another head, and
-    None the letters of `harness_open`. A folder NAME in the current folder is meant first.
+    None the letters of `harness_open`. A folder NAME in the current folder is meant first. A model directory with a
+    folder `letters` means that one, and a path of head.json its folder.
 
     Raises DownstreamError, which names the `option`, where the toolkit lacks the files.
     """
     path = Path(DEFAULT if given is None else given)
     name, *heads = path.parts or ("",)
     if name not in SHIPPED or len(heads) > 1 or (given is not None and Path(name).is_dir()):
-        return path
+        path = path.parent if path.name == "head.json" and path.is_file() else path
+        inner = path / DEFAULT_HEAD
+        return inner if (inner / "head.json").is_file() and not (path / "head.json").is_file() else path
     try:
         head = shipped(name).joinpath(*heads or [DEFAULT_HEAD])
     except UpstreamError as error:
@@ -102,6 +113,8 @@ class Reader:
         self.description = read_description(head)
         self.characters: list[str] = self.description["characters"]
         self.stride = int(self.description.get("stride", 1))  # frames of the encoder in one frame of the head
+        # Below this `letter_probability` nobody speaks, and the text is empty; `calibrate` chooses it.
+        self.least_probability = float(self.description.get("least_probability", 0.0))
         self.model_dir = encoder_of(head, self.description, model)
         exported = self.model_dir / ONNX_FILE
         if engine == "auto":
@@ -154,8 +167,16 @@ class Reader:
             samples += own
             progress(own / SAMPLE_RATE)
         log_probs = torch.cat(pieces).log_softmax(-1)
-        text = best_path(log_probs.argmax(-1).tolist(), self.characters)
+        speaks = letter_probability(log_probs.numpy()) >= self.least_probability
+        text = best_path(log_probs.argmax(-1).tolist(), self.characters) if speaks else ""
         return Reading(log_probs.numpy(), round(samples / SAMPLE_RATE, 3), text)
+
+
+def letter_probability(log_probs: np.ndarray) -> float:
+    """The mean probability of the likeliest character over the frames in which it is not the blank, or 0 without such
+    frames, of (T, C) natural-log probabilities. A recogniser that hears noise writes letters, but is unsure of each."""
+    letters = log_probs.max(-1)[log_probs.argmax(-1) != BLANK]
+    return float(np.exp(letters).mean()) if len(letters) else 0.0
 
 
 def _onnx_logits(encoder: OnnxEncoder, head: Path, stride: int) -> Callable[[Tensor], Tensor]:

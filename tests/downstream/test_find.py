@@ -161,8 +161,8 @@ def test_what_follows_the_id_is_the_text(tmp_path: Path, caplog) -> None:
     [
         ("", "no lines"),
         ("a كتاب\na قلم\n", ":2: the id a is also in line 1"),
-        ("a\n", ":1: a has no text"),
-        ("a كتاب\nb hello\n", ":2: b has no text"),
+        ("a\n", ":1: a, the id, has no text"),
+        ("a كتاب\nb hello\n", ":2: b, the id, has no text"),
     ],
 )
 def test_a_list_that_cannot_be_searched_says_where(tmp_path: Path, content: str, message: str) -> None:

@@ -6,23 +6,37 @@ has one entry for each of these ancestors, so that a shared model shows its hist
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from corpora.files import read_json
 from corpora.schema import convert
 from upstream.errors import UpstreamError
 from upstream.model.encoder import front_end_of, geometry_of, left_context_of, normalises_waveform, squeeze_of
 from upstream.model.family import FRAME_RATE, macs_per_second
-from upstream.model.modeldir import CARD_KEY, MODEL_TYPES, model_sha256, read_card, read_model
-from upstream.model.rate import OURS, Frames, frames_of
+from upstream.model.modeldir import CARD_KEY, MODEL_TYPES, check_weights, model_sha256, read_card, read_model
+from upstream.model.rate import OURS, Frames, frames_of, stated_frames
 from upstream.shipped import model_path
 
 REPORT = "report.json"  # of a units folder
 _DEEPEST = 100  # generations that are drawn
 _UNUSABLE = f"all other commands need {OURS}, and refuse this model"
+# Encoders of other families that `harness_transformers` runs, with their keys of config.json that are not HuBERT's.
+_OTHER_KEYS = {
+    "wavlm": {},
+    "wav2vec2-bert": {},
+    "whisper": {
+        "num_hidden_layers": "encoder_layers",
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+        "intermediate_size": "encoder_ffn_dim",
+    },
+}
 # Keys of an ancestor's card that its entry contains.
 KEPT = (
     *("name", "recipe", "iteration", "geometry", "data", "hours", "steps"),
@@ -110,8 +124,14 @@ def checked_card(path: Path | str) -> dict[str, Any]:
 
 
 def facts(path: Path | str) -> dict[str, Any]:
-    """The card of a model directory and the facts read from its weights, which replace equal keys of the card."""
+    """The card of a model directory and the facts read from its weights, which replace equal keys of the card.
+
+    Of a WavLM, w2v-BERT 2.0 or Whisper directory: what its JSON files and the header of its weights say.
+    """
     path = model_path(path)
+    config = path / "config.json"
+    if config.is_file() and (kind := read_json(config).get("model_type")) in _OTHER_KEYS:
+        return _other_facts(path, kind)
     model, card = read_model(path), checked_card(path)
     config, frames = model.config, frames_of(model.config)
     shown: dict[str, Any] = {
@@ -141,9 +161,52 @@ def facts(path: Path | str) -> dict[str, Any]:
     return card | shown if card else shown
 
 
+def _other_facts(path: Path, kind: str) -> dict[str, Any]:
+    check_weights(path)
+    config, names, frames = read_json(path / "config.json"), _OTHER_KEYS[kind], stated_frames(path)
+    try:
+        with safe_open(path / "model.safetensors", "pt") as file:
+            # Whisper's decoder is not read.
+            sizes = [math.prod(file.get_slice(n).get_shape()) for n in file.keys() if "decoder." not in n]
+    except (SafetensorError, OSError) as error:
+        raise UpstreamError(f"{path}: model.safetensors cannot be read: {error}") from error
+    keys = {"layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads"}
+    keys["ffn"] = "intermediate_size"
+    if lacking := [key for key in keys.values() if not isinstance(config.get(names.get(key, key)), int)]:
+        raise UpstreamError(f"{path}: config.json lacks `{names.get(lacking[0], lacking[0])}`")
+    return {
+        "parameters": sum(sizes),
+        "sha256": model_sha256(path),
+        "bytes": (path / "model.safetensors").stat().st_size,
+        "model_type": kind,
+        **{name: config[names.get(key, key)] for name, key in keys.items()},
+        "frame_rate": frames.rate,
+        "hop": frames.hop,
+    }
+
+
+def _describe_other(path: Path, f: Mapping[str, Any]) -> str:
+    whisper = f["model_type"] == "whisper"
+    size = f"{f['parameters'] / 1e6:.2f} M parameters"
+    made = f"s3prl:harness_transformers={path}"
+    lines = {
+        "model": path.name,
+        "encoder": f"{f['model_type']}, {f['layers']} layers of width {f['width']}, {f['heads']} heads, FFN {f['ffn']}",
+        "size": size + (", without the decoder, which is not read" if whisper else ""),
+        "input": "16 kHz waveform" + (", in windows of 30 s that silence fills" if whisper else ""),
+        "output": f"{f['frame_rate']:.4g} frames per second, hidden states 0 to {f['layers']}",
+        "use": f"--upstreams NAME={path} (benchmark), source={made} (units)"
+        + (", --source (regress, which copies its layers)" if whisper else ""),
+        "weights": f"{f['bytes'] / 1e6:.2f} MB, SHA-256 {f['sha256']}",
+    }
+    return "\n".join(f"{label:<10}{text}" for label, text in lines.items())
+
+
 def describe(path: Path | str) -> str:
     """The facts as a few aligned lines; facts that the directory does not state are left out."""
     f = facts(path)
+    if f["model_type"] in _OTHER_KEYS:
+        return _describe_other(Path(path), f)
     geometry, data, units, init = (f.get(key) or {} for key in ("geometry", "data", "units", "init"))
     data = data if isinstance(data, dict) else {"corpora": data}
     imported = f.get("imported_from")
@@ -176,6 +239,8 @@ def describe(path: Path | str) -> str:
                 _fill("corpora {}", data.get("corpora")),
                 _fill("recipe {}", f.get("recipe")),
                 _fill("masked accuracy {} on dev", f.get("valid_masked_accuracy")),
+                _fill("fine-tuned ({})", f.get("fine_tuned")),
+                _fill("{:.3g} h of audio with repetitions", f.get("hours_heard")),
             ],
         ),
         (

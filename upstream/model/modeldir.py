@@ -27,6 +27,7 @@ from upstream.errors import UpstreamError
 from upstream.model.configcheck import check_config, check_preprocessor, read_object, unused
 from upstream.model.encoder import LogMelHubertConfig, LogMelHubertModel, front_end_of, normalises_waveform
 from upstream.model.rate import check_frames, frames_of
+from upstream.names import SHIPPED
 from upstream.shipped import model_path
 
 CARD_KEY = "harness"
@@ -246,7 +247,10 @@ def _no_progress_bar() -> Iterator[None]:
 
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise UpstreamError(f"{path}: no such model directory; `python -m upstream pretrain` or ./run.sh makes one")
+        raise UpstreamError(
+            f"{path}: no such model directory; `python -m upstream pretrain` or ./run.sh makes one, and these ship: "
+            f"{', '.join(SHIPPED)}"
+        )
     if not (path / "config.json").is_file():
         raise UpstreamError(f"{path}: config.json is missing, so this is not a model directory")
     config = read_object(path / "config.json")

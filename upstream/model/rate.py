@@ -78,14 +78,15 @@ def check_directory(path: Path | str) -> None:
     if not (path / "config.json").is_file():
         return
     try:
-        frames = _stated(path)
+        frames = stated_frames(path)
     except (TypeError, ValueError, AttributeError):
         return
     if frames is not None:
         check_frames(path, frames)
 
 
-def _stated(path: Path) -> Frames | None:
+def stated_frames(path: Path) -> Frames | None:
+    """The frames of a directory in Transformers form by its JSON files; None for an unknown model type."""
     config = read_json(path / "config.json")
     kind = config.get("model_type")
     if kind in ("hubert", "wav2vec2", "wavlm"):

@@ -55,12 +55,14 @@ def copy_layers(model: HubertModel, source: Path, layers: Sequence[int]) -> list
     repeats frames. The final norm becomes the identity. Raises UpstreamError
     for an encoder of another width, other heads, post-norm layers, or fewer layers than are asked for.
     """
+    if not (Path(source) / "config.json").is_file():
+        raise UpstreamError(f"{source}: config.json is missing, so this is no model directory of Transformers")
     config = read_json(Path(source) / "config.json")
     kind = config.get("model_type")
     if kind != "whisper":
-        norm = "norms after its layers" if config.get("do_stable_layer_norm") is False else "is no pre-norm encoder"
+        norm = ", which norms after its layers" if config.get("do_stable_layer_norm") is False else ""
         raise UpstreamError(
-            f"{source}: model type `{kind}` {norm}; init `foreign` copies pre-norm layers of model type `whisper`"
+            f"{source}: model type `{kind}`{norm}; init `foreign` copies pre-norm layers of model type `whisper` only"
         )
     ours = model.config
     for name, theirs, mine in (
@@ -347,7 +349,7 @@ def fit(geometry: Geometry, source: Path, layers: Sequence[int], audio: Path, ou
         store = PackedAudio(audio)
         ids = sorted(store)
         if not ids:
-            raise UpstreamError(f"{audio}: the store holds no recordings")
+            raise UpstreamError(f"{audio}: no packed recordings here; `python -m downstream.asr data` packs them")
         torch.manual_seed(config.seed)
         model = build_encoder(geometry)
         copied = copy_layers(model, source, layers)

@@ -82,5 +82,35 @@ def test_what_is_missing_is_named(sources: dict, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match="SSSAAA.mp3"):
         prepare(tmp_path / "out", **{**sources, "reciters": {"none": tmp_path / "empty"}})
+    other = {"other": [{"chapter": 3, "verse": 1, "text": "ٱللَّهُ"}]}
+    (tmp_path / "other.json").write_text(json.dumps({"3": other["other"]}), encoding="utf-8")
+    (tmp_path / "list.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "half.json").write_text('{"1": [', encoding="utf-8")
+    for changed, message in (
+        ({"reciters": {"none": tmp_path / "nowhere"}}, "nowhere: no such folder"),
+        ({"quran": tmp_path / "nowhere.json"}, "nowhere.json: no such file; --quran"),
+        ({"quran": tmp_path / "list.json"}, r"list.json: expected quran.json, \{[^()]*$"),
+        ({"quran": tmp_path / "half.json"}, "^[^']*half.json: not valid JSON"),
+        ({"quran": tmp_path / "other.json"}, "one: none of its recordings has a text"),
+        ({"keyword_splits": tmp_path / "nowhere"}, "nowhere: keywords.tsv is missing; --keyword-splits"),
+        ({"keyword_splits": None, "keywords": tmp_path / "digits"}, "digits: keywords.tsv is missing"),
+    ):
+        with pytest.raises(CorpusError, match=message):
+            prepare(tmp_path / "out", **{**sources, **changed})
+    (sources["keyword_splits"] / "keywords.tsv").write_text("zoom in\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match=r"keywords.tsv:1: expected 2 fields"):
+        prepare(tmp_path / "out", **sources)
     with pytest.raises(CorpusError, match="NAME=DIR"):
         named_folders(["somewhere"], "--reciter")
+
+
+def test_half_a_reciter_and_recordings_without_a_text_are_stated(sources: dict, tmp_path: Path, caplog) -> None:
+    (tmp_path / "two" / "002002.mp3").unlink()
+    (tmp_path / "two" / "075001.mp3").unlink()
+    _sound(tmp_path / "other" / "114009.mp3")
+    with caplog.at_level("INFO"):
+        prepare(tmp_path / "out", **sources)
+    assert "reciter one: 7 of 7 verses\n" in caplog.text
+    assert "reciter two: 5 of 7 verses, not 2:2 and others\n" in caplog.text
+    assert f"{tmp_path / 'other'}: 1 recordings have no text and are left out" in caplog.text
+    assert "114009.mp3" in caplog.text

@@ -10,8 +10,9 @@ from corpora.audio import write_audio
 from corpora.prepare.packed import pack
 from downstream import DownstreamError
 from downstream.__main__ import main
+from downstream.asr.__main__ import main as asr
 from downstream.asr.config import read_config
-from downstream.asr.reading import ONNX_FILE, Reader, align, word_times
+from downstream.asr.reading import ONNX_FILE, Reader, align, letter_probability, word_times
 from downstream.asr.recogniser import (
     CHARACTERS,
     Recogniser,
@@ -161,6 +162,27 @@ def test_transcribe_and_find_open_the_head(trained: tuple[Path, Path], tmp_path:
     assert len(line.split("\t")) == 8
 
 
+def test_a_recogniser_that_is_unsure_of_every_letter_writes_nothing(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    wav = torch.from_numpy(np.random.default_rng(0).uniform(-0.3, 0.3, 16000).astype(np.float32))
+    before = Reader(trained[1]).read_blocks([wav])
+    log_probs = before.log_probs
+    letters = log_probs.argmax(-1) != 0
+    assert before.text and letter_probability(log_probs) == pytest.approx(np.exp(log_probs.max(-1)[letters]).mean())
+    assert letter_probability(np.log(np.full((3, 4), 0.25))) == 0.0, "blanks only"
+    file = trained[1] / "head.json"
+    written = json.loads(file.read_text(encoding="utf-8"))
+    for change, text in ((-1e-3, before.text), (1e-3, "")):
+        least = letter_probability(log_probs) + change
+        file.write_text(json.dumps(written | {"least_probability": least}), encoding="utf-8")
+        assert Reader(trained[1]).read_blocks([wav]).text == text
+    write_audio(tmp_path / "noise.wav", wav.numpy())
+    (tmp_path / "out").mkdir()
+    said = ["transcribe", str(tmp_path / "noise.wav"), "--model", str(trained[1]), "--out", str(tmp_path / "out/a")]
+    assert main([*said, "--words", "--hotwords", "كتاب"]) == 0
+    row = json.loads((tmp_path / "out/a").read_text(encoding="utf-8"))
+    assert row["text"] == "" and row["words"] == []
+
+
 def _training(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     files, rows = {}, []
@@ -230,6 +252,31 @@ def test_a_step_of_a_streaming_recogniser_masks_with_a_random_chunk(tmp_path: Pa
     for row in (rows * 8)[:8]:
         assert np.isfinite(trainer.step(row)["loss"])
     assert len(drawn) == 8 and len(set(drawn)) > 3 and 8 <= min(drawn) <= max(drawn) <= 64
+
+
+def test_calibration_hears_noise_too(tmp_path: Path, trained: tuple[Path, Path], monkeypatch, capsys) -> None:
+    _training(tmp_path)
+    (tmp_path / "list").write_text("a قل هو\nb بسم\nc كتاب\n", encoding="utf-8")
+    file = trained[1] / "head.json"
+    file.write_text(
+        json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"least_probability": 1.0}), encoding="utf-8"
+    )
+    command = [
+        "calibrate",
+        "--head",
+        str(trained[1]),
+        "--audio",
+        str(tmp_path / "store"),
+        "--text",
+        str(tmp_path / "text"),
+    ]
+    monkeypatch.setattr("downstream.asr.calibrate.NOISES", 3)
+    assert asr([*command, "--texts", str(tmp_path / "list")]) == 0
+    said, written = json.loads(capsys.readouterr().out), json.loads(file.read_text(encoding="utf-8"))
+    # Random weights hear noise as well as speech, so no clip may lose its text.
+    assert said["noise"] > 0 < said["least_probability"] <= said["speech"]
+    assert written["least_probability"] == said["least_probability"]
+    assert written["find"] == {"likelihood": said["likelihood"], "bonus": 2.0}
 
 
 def test_frozen_layers_keep_their_weights(tmp_path: Path) -> None:

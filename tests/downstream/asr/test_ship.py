@@ -124,10 +124,20 @@ def test_transcribe_and_find_use_it_where_no_head_is_named(trained: Path, monkey
     text = Reader(tiny / "letters", engine="torch").read(audio).text
     capsys.readouterr()
     lists = ["--texts", str(trained / "texts")]
-    for named in ("harness_open_tiny", "harness_open_tiny/letters", "models/harness_open_tiny/letters"):
+    inside = "models/harness_open_tiny"
+    for named in (
+        "harness_open_tiny",
+        "harness_open_tiny/letters",
+        inside,
+        f"{inside}/letters",
+        f"{inside}/letters/head.json",
+    ):
         for command in (["transcribe", str(audio)], ["find", str(audio), *lists]):
             assert downstream([*command, "--model", named]) == 0
             assert json.loads(capsys.readouterr().out)["text"] == text
+    for command in (["transcribe", str(audio)], ["find", str(audio), *lists]):
+        assert downstream([*command, "--model", "harness_opne"]) == 2
+        assert "these recognisers ship: harness_open, harness_open_tiny" in capsys.readouterr().err
     (trained / "harness_open_tiny").mkdir()  # a folder of this name here is meant first
     for named in ("harness_open_tiny", "harness_open_tiny/letters"):
         assert downstream(["transcribe", str(audio), "--model", named]) == 2

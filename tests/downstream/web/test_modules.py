@@ -18,7 +18,7 @@ from rapidfuzz.distance import Levenshtein
 from torch.nn.functional import ctc_loss
 
 from corpora.text import normalise
-from downstream.asr.reading import windowing
+from downstream.asr.reading import letter_probability, windowing
 from downstream.asr.recogniser import CHARACTERS, best_path
 from downstream.find import Finder, Limits, TextList, read_texts
 from downstream.web.site import PAGE
@@ -117,6 +117,15 @@ def test_text_of_the_best_path() -> None:
 def log_probs(frames: int, seed: int, sharp: float = 3.0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return torch.from_numpy(sharp * rng.standard_normal((frames, len(CHARACTERS)))).float().log_softmax(-1).numpy()
+
+
+def test_the_probability_of_letters() -> None:
+    values = [log_probs(frames, frames) for frames in (1, 12, 80)] + [np.log(np.full((3, len(CHARACTERS)), 0.1))]
+    found = node(
+        "return given.values.map((v) => ctc.letterProbability(Float32Array.from(v), given.characters));",
+        {"values": [v.ravel().tolist() for v in values], "characters": len(CHARACTERS)},
+    )
+    np.testing.assert_allclose(found, [letter_probability(v) for v in values], atol=1e-6)
 
 
 @pytest.mark.parametrize("frames", [1, 12, 80])

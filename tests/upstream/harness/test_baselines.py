@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -27,7 +28,8 @@ from transformers import (
     WhisperModel,
 )
 
-from corpora.files import write_json
+from corpora.files import read_json, write_json
+from upstream.__main__ import main
 from upstream.errors import UpstreamError
 from upstream.harness import baselines
 from upstream.harness.baselines import BaselineError, baseline, listing, local_folder, locate, table
@@ -79,6 +81,27 @@ def models(tmp_path_factory) -> dict[str, Path]:
         else:
             extractor.save_pretrained(folder / name)
     return {name: folder / name for name in made}
+
+
+@pytest.mark.parametrize("kind", [*OTHER_ENCODERS])
+def test_info_describes_an_encoder_of_another_family(models, kind, tmp_path, capsys):
+    path = models[kind]
+    assert main(["info", "--json", str(path)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    model = expert_of(path).model
+    sizes = {name: p.numel() for name, p in model.encoder.named_parameters()}
+    # The sinusoid of Whisper's positions is no parameter of the module, but is in the file.
+    assert facts["parameters"] - sum(sizes.values()) in (0, sizes.get("embed_positions.weight", 0))
+    assert (facts["layers"], facts["width"], facts["heads"], facts["ffn"]) == (len(model.layers()), 32, 2, 48)
+    assert facts["frame_rate"] == 50.0
+    assert main(["info", str(path)]) == 0
+    assert f"harness_transformers={path}" in (said := capsys.readouterr().out) and kind in said
+    shutil.copytree(path, tmp_path / "m")
+    config = read_json(path / "config.json")
+    write_json(tmp_path / "m" / "config.json", {k: v for k, v in config.items() if k not in ("hidden_size", "d_model")})
+    assert main(["info", str(tmp_path / "m")]) == 2 and "config.json lacks" in capsys.readouterr().err
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"no weights")
+    assert main(["info", str(tmp_path / "m")]) == 2 and "cannot be read" in capsys.readouterr().err
 
 
 def their_states(kind: str, folder: Path, wav: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
