@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from corpora.files import read_json
 from corpora.schema import convert
 from upstream.errors import UpstreamError
+from upstream.model.configcheck import read_object
 from upstream.model.encoder import front_end_of, geometry_of, left_context_of, normalises_waveform, squeeze_of
 from upstream.model.family import FRAME_RATE, macs_per_second
 from upstream.model.modeldir import CARD_KEY, MODEL_TYPES, check_weights, model_sha256, read_card, read_model
@@ -129,9 +130,10 @@ def facts(path: Path | str) -> dict[str, Any]:
     Of a WavLM, w2v-BERT 2.0 or Whisper directory: what its JSON files and the header of its weights say.
     """
     path = model_path(path)
-    config = path / "config.json"
-    if config.is_file() and (kind := read_json(config).get("model_type")) in _OTHER_KEYS:
-        return _other_facts(path, kind)
+    if (path / "config.json").is_file():
+        kind = read_object(path / "config.json").get("model_type")
+        if isinstance(kind, str) and kind in _OTHER_KEYS:
+            return _other_facts(path, kind)
     model, card = read_model(path), checked_card(path)
     config, frames = model.config, frames_of(model.config)
     shown: dict[str, Any] = {
@@ -163,7 +165,7 @@ def facts(path: Path | str) -> dict[str, Any]:
 
 def _other_facts(path: Path, kind: str) -> dict[str, Any]:
     check_weights(path)
-    config, names, frames = read_json(path / "config.json"), _OTHER_KEYS[kind], stated_frames(path)
+    config, names, frames = read_object(path / "config.json"), _OTHER_KEYS[kind], stated_frames(path)
     try:
         with safe_open(path / "model.safetensors", "pt") as file:
             # Whisper's decoder is not read.
