@@ -193,8 +193,10 @@ def find(args: argparse.Namespace) -> int:
     """The command `find`: for each file, the lines of a list of texts that it contains; 0, or 1 like `run`."""
     args.model = named_head(args.model)
     if not is_recogniser(args.model):
-        read_head(args.model, "asr")  # its messages, for what is no head
-        raise DownstreamError(f"{args.model}: `find` needs the head directory of a CTC recogniser (protocol ctc)")
+        raise DownstreamError(
+            f"{args.model}: `find` needs the head directory of a CTC recogniser (protocol ctc); `python -m "
+            f"downstream.asr train` writes one, and these ship: {', '.join(SHIPPED)}"
+        )
     files = audio_files(args.audio)
     check_output(args.out, [*files, args.texts])
     reader = Reader(args.model, args.upstream, channel=args.channel)
@@ -308,10 +310,10 @@ def read_head(folder: Path, task: str) -> dict[str, Any]:
     """Read head.json of a head directory. Raises DownstreamError for missing files or keys, or another task."""
     for name in _FILES:
         if not (folder / name).is_file():
+            ships = f", and these ship: {', '.join(SHIPPED)}" if task == "asr" else ""
             raise DownstreamError(
                 f"{folder}: {name} is missing, so this is not a head directory; the benchmark writes one to "
-                "exp/<recipe>/probes/<task>_<protocol>/<upstream>/seed<n>/head, and these recognisers ship: "
-                f"{', '.join(SHIPPED)}"
+                f"exp/<recipe>/probes/<task>_<protocol>/<upstream>/seed<n>/head{ships}"
             )
     head = read_json(folder / "head.json")
     missing = [key for key in _KEYS if not isinstance(head, dict) or key not in head]

@@ -1,6 +1,7 @@
 // What follows the encoder: the linear layer, log-probabilities, greedy text, and the likelihood of a given text.
 
 const BLANK = 0;
+const NOBODY = 20; // the blank's logit, those of the letters being 0, in a window where nobody speaks
 
 /**
  * Logits (rows x characters) of every `stride`-th frame of states (frames x width): one linear layer; weight
@@ -49,10 +50,11 @@ export function argmax(values, characters) {
 }
 
 /**
- * The mean probability of the likeliest character over the frames in which it is not the blank (0 without such frames), of
- * log-probabilities. A recogniser that hears noise writes letters, but is unsure of each.
+ * Logits of a window, or those of blanks alone if the mean probability of the likeliest character over the frames in which
+ * it is not the blank is below `least`: a recogniser that hears noise writes letters, but is unsure of each.
  */
-export function letterProbability(logProbs, characters) {
+export function heard(logits, characters, least) {
+  const logProbs = logSoftmax(logits, characters);
   let sum = 0;
   let letters = 0;
   argmax(logProbs, characters).forEach((value, t) => {
@@ -60,7 +62,8 @@ export function letterProbability(logProbs, characters) {
     sum += Math.exp(logProbs[t * characters + value]);
     letters += 1;
   });
-  return letters ? sum / letters : 0;
+  if (!letters || sum / letters >= least) return logits;
+  return logits.map((_, i) => (i % characters === BLANK ? NOBODY : 0));
 }
 
 /** The text of one class a frame: repeats merged, blanks dropped. */

@@ -29,7 +29,7 @@ export class Finder {
     this.starts = [];
     this.counts = [];
     this.lengths = [];
-    for (let n = 1; n <= spans; n++) {
+    for (let n = 1; n <= Math.min(spans, this.bare.length); n++) {
       for (let i = 0; i + n <= this.bare.length; i++) {
         this.starts.push(i);
         this.counts.push(n);

@@ -1,7 +1,7 @@
 // The worker: loads the model, reads recordings and the microphone window by window, and searches the list of texts.
 
 import { InputError } from "./audio.js";
-import { argmax, bestPath, letterProbability, logSoftmax, parts } from "./ctc.js";
+import { argmax, bestPath, heard, logSoftmax, parts } from "./ctc.js";
 import { Finder } from "./find.js";
 import { Recogniser } from "./recogniser.js";
 import { readTexts } from "./text.js";
@@ -58,9 +58,11 @@ function useList({ content, spans, name }) {
   postMessage({ type: "list", count: finder ? finder.texts.ids.length : 0, name, match });
 }
 
-/** Whether somebody speaks: whether the recogniser is sure enough of the letters that it heard. */
-function speaks(logProbs) {
-  return letterProbability(logProbs, page.characters.length) >= page.leastProbability;
+/** The logits of the frames that a window adds, without letters where nobody speaks. */
+async function logitsOf(window) {
+  const characters = page.characters.length;
+  const piece = kept(await recogniser.logits(window.samples), window, characters, page.stride);
+  return heard(piece, characters, page.leastProbability);
 }
 
 /** The answer of the list for log-probabilities: ids and lines of the best span, or null without a list. */
@@ -85,7 +87,7 @@ async function read({ id, samples, wantsLogits }) {
     await pause(); // let a message of the page arrive, which may end this job
     if (job !== id) return false;
     const before = now();
-    const piece = kept(await recogniser.logits(window.samples), window, characters, page.stride);
+    const piece = await logitsOf(window);
     figures.compute += (now() - before) / 1000;
     figures.first ??= (now() - started) / 1000;
     pieces.push(piece);
@@ -100,7 +102,7 @@ async function read({ id, samples, wantsLogits }) {
   if (!(await run(cutter.rest()))) return;
   const logits = joined(pieces);
   const logProbs = logSoftmax(logits, characters);
-  const text = speaks(logProbs) ? bestPath(classes, page.characters) : "";
+  const text = bestPath(classes, page.characters);
   latest = { logProbs, text };
   const match = search(logProbs, text);
   postMessage({ type: "done", id, text, match, figures, logits: wantsLogits ? logits : null });
@@ -121,31 +123,30 @@ async function listen({ id }) {
       await pause(30);
       continue;
     }
-    const heard = own.last;
+    const last = own.last;
     const before = now();
     const fresh = own.waiting.splice(0);
     own.blocks.push(...fresh); // all at once: `stop` may come while a window is read
     for (const block of fresh) {
       for (const window of cutter.push(block)) {
-        pieces.push(kept(await recogniser.logits(window.samples), window, characters, page.stride));
+        pieces.push(await logitsOf(window));
       }
     }
     const sure = pieces.reduce((sum, piece) => sum + piece.length, 0) / characters;
     const rest = cutter.rest();
-    const tail = kept(await recogniser.logits(rest.samples), rest, characters, page.stride);
+    const tail = await logitsOf(rest);
     const logits = joined([...pieces, tail]);
     const compute = (now() - before) / 1000;
     const classes = argmax(logits, characters);
-    const logProbs = logSoftmax(logits, characters);
-    const [start, end] = speaks(logProbs) ? parts(classes, page.characters, sure) : ["", ""];
+    const [start, end] = parts(classes, page.characters, sure);
     const text = start + end;
     if (text !== own.searched && now() >= resting) {
-      match = search(logProbs, text);
+      match = search(logSoftmax(logits, characters), text);
       if (match) resting = now() + (1000 * match.seconds) / SEARCH_SHARE;
       own.searched = text;
     }
     const figures = { audio: cutter.total / SAMPLE_RATE, compute, window: rest.samples.length / SAMPLE_RATE };
-    if (job === id) postMessage({ type: "partial", id, sure: start, tail: end, match, heard, figures });
+    if (job === id) postMessage({ type: "partial", id, sure: start, tail: end, match, heard: last, figures });
     await pause();
   }
 }

@@ -240,8 +240,9 @@ def read_quran(path: Path) -> dict[tuple[int, int], str]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, CorpusError):  # it names the file and the place
             raise
+        lacking = f"; a verse lacks the key {error}" if isinstance(error, KeyError) else ""
         raise CorpusError(
-            f'{path}: expected quran.json, {{"<surah>": [{{"chapter", "verse", "text"}}, ...]}}'
+            f'{path}: expected quran.json, {{"<surah>": [{{"chapter", "verse", "text"}}, ...]}}{lacking}'
         ) from error
 
 

@@ -23,7 +23,7 @@ from corpora.audio import SAMPLE_RATE
 from corpora.datasets import everyayah
 from corpora.files import CorpusError, write_text
 from corpora.prepare.packed import PackedAudio, pack
-from corpora.prepare.readers import read_rows
+from corpora.prepare.readers import read_lines, read_rows
 from corpora.text import normalise, text_key
 
 DEV = frozenset({54, 70, 76})
@@ -178,8 +178,12 @@ def _keywords(folder: Path, splits: Path) -> list[tuple[str, str, Path, str]]:
         raise CorpusError(
             f"{splits}: keywords.tsv is missing; --keyword-splits names the folder of it and of {{train,val,test}}.csv"
         )
-    rows = read_rows(splits / "keywords.tsv", ("folder", "word"), delimiter="\t", quoted=False, header=False)
-    words = {row["folder"]: row["word"] for row in rows}
+    words: dict[str, str] = {}
+    for where, line in read_lines(splits / "keywords.tsv"):
+        name, *fields = line.split("\t")
+        if not fields:
+            raise CorpusError(f"{where}: expected a folder, a tab and its word")
+        words[name] = fields[0]
     speakers: dict[str, str] = {}
     for split in ("train", "val", "test"):
         speakers |= {Path(row["file"]).name[:8]: split for row in read_rows(splits / f"{split}.csv", ("file",))}

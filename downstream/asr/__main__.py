@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _ship(parsed)
         else:
             _score(parsed)
-    except Exception as error:
+    except (ValueError, OSError) as error:
         return fail("downstream.asr", error)
     return 0
 

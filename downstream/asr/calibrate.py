@@ -8,6 +8,7 @@ clips are augmented, since users do not record in studios. Noise alone says belo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from corpora.prepare.conditions import coloured_noise
 from downstream import DownstreamError
 from downstream.asr.augment import AugmentConfig, augment
 from downstream.asr.evaluate import read_dev
-from downstream.asr.reading import Reader, letter_probability
+from downstream.asr.reading import Reader
 from downstream.asr.train_ctc import Source
 from downstream.find import Finder, Limits, TextList, read_texts
 
@@ -75,7 +76,8 @@ def calibrate(
     wrong: float = 0.05,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Write the limits into head.json (`find`, `least_probability`); the limits, and the shares of answers.
+    """Write the limits into head.json (`find`, `least_probability`); the limits, the shares of answers, and the share
+    of recordings of noise in which letters are written.
 
     `audio` is a packed store, `text` its Kaldi text, `texts` the list to search. Raises DownstreamError where none of
     the texts is in the list.
@@ -96,19 +98,28 @@ def calibrate(
         if number % 2:
             wav = augment(wav, rng, AugmentConfig(), [other for other, _ in held[:20]])
         reading = reader.read_blocks([torch.from_numpy(wav)])
-        speech.append(letter_probability(reading.log_probs))
+        speech += [value for value in reading.letters if value]
         inside.append(trial(every, reading.log_probs, reading.text, spoken))
         outside.append(trial(rest, reading.log_probs, reading.text, None))
     limits, shares = choose(inside, outside, wrong)
-    noise = [letter_probability(reader.read_blocks([torch.from_numpy(clip)]).log_probs) for clip in noises(rng)]
-    heard = sorted(noise, reverse=True)[int(wrong * len(noise))]  # a share `wrong` of the noises is above it
-    # Nearer to noise, since users' recordings are worse than these; where both overlap, all clips of speech keep texts.
-    least = round(min(min(speech), 0.75 * heard + 0.25 * min(speech)), 3)
+    noise = [max(reader.read_blocks([torch.from_numpy(clip)]).letters) for clip in noises(rng)]
+    least = least_probability(speech, noise, wrong)
     values = {"likelihood": limits.likelihood, "bonus": limits.bonus}
     description = read_json(Path(head) / "head.json")
     write_json(Path(head) / "head.json", {**description, "find": values, "least_probability": least})
-    values |= {"least_probability": least, "noise": round(heard, 3), "speech": round(min(speech), 3)}
+    values["least_probability"] = least
+    shares["noise_with_letters"] = sum(value >= least and value > 0 for value in noise) / len(noise)
     return {**values, **{name: round(value, 4) for name, value in shares.items()}, "clips": len(held)}
+
+
+def least_probability(speech: Sequence[float], noise: Sequence[float], wrong: float) -> float:
+    """The limit of `Reader.least_probability` for the `letter_probability` of windows of speech and of noise (0 without
+    letters): about a share `wrong` of the noises is above it, and no window of speech below it."""
+    if not speech:
+        return 0.0
+    heard = sorted(noise, reverse=True)[min(int(wrong * len(noise)), len(noise) - 1)]
+    # Nearer to noise than to speech, since users' recordings are worse than these.
+    return math.floor(1000 * min(min(speech), 0.75 * heard + 0.25 * min(speech))) / 1000
 
 
 def noises(rng: np.random.Generator) -> Iterator[np.ndarray]:

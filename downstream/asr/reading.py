@@ -36,6 +36,7 @@ from upstream.model.onnx import OnnxEncoder
 from upstream.names import SHIPPED
 from upstream.shipped import shipped
 
+NOBODY = 20.0  # the blank's logit, those of the letters being 0, in a window where nobody speaks
 ONNX_FILE = "int8.onnx"  # in a model directory: the encoder with 8-bit weights
 DEFAULT = "harness_open"  # the model that ships, where no head is named
 DEFAULT_HEAD = "letters"  # the head of a model that ships, where only the model is named
@@ -53,12 +54,13 @@ def windowing(frames: int) -> Windowing:
 @dataclass(frozen=True)
 class Reading:
     """The output for one recording: natural-log probabilities (T, characters) where a recogniser has them, seconds,
-    text, and what was unusual about the file."""
+    text, what was unusual about the file, and the `letter_probability` of each window (0 without letters)."""
 
     log_probs: np.ndarray | None
     seconds: float
     text: str
     note: str | None = None
+    letters: tuple[float, ...] = ()
 
 
 def named_head(given: Path | None = None, option: str = "--model") -> Path:
@@ -113,8 +115,8 @@ class Reader:
         self.description = read_description(head)
         self.characters: list[str] = self.description["characters"]
         self.stride = int(self.description.get("stride", 1))  # frames of the encoder in one frame of the head
-        # Below this `letter_probability` nobody speaks, and the text is empty; `calibrate` chooses it.
-        self.least_probability = float(self.description.get("least_probability", 0.0))
+        # In a window with a smaller `letter_probability` nobody speaks, and it gives no text; `calibrate` chooses it.
+        self.least_probability = float(self.description["least_probability"])
         self.model_dir = encoder_of(head, self.description, model)
         exported = self.model_dir / ONNX_FILE
         if engine == "auto":
@@ -158,25 +160,30 @@ class Reader:
         self, blocks: Iterable[Tensor], progress: Callable[[float], None] = lambda seconds: None
     ) -> Reading:
         """The same for 16 kHz samples in 1-D blocks of any sizes."""
-        pieces, samples = [], 0
+        pieces, probabilities, samples = [], [], 0
         for window in windows(blocks, self.windowing):
             logits = self.forward(_at_least_one_frame(window.samples)).float()
             end = None if window.keep is None else window.skip + window.keep
-            pieces.append(logits[window.skip // self.stride : None if end is None else end // self.stride])
+            kept = logits[window.skip // self.stride : None if end is None else end // self.stride]
+            sure = letter_probability(kept)
+            if sure is not None and sure < self.least_probability:
+                kept = torch.zeros_like(kept)
+                kept[:, BLANK] = NOBODY
+            pieces.append(kept)
+            probabilities.append(sure or 0.0)
             own = (len(window.samples) if end is None else end * HOP) - window.skip * HOP
             samples += own
             progress(own / SAMPLE_RATE)
         log_probs = torch.cat(pieces).log_softmax(-1)
-        speaks = letter_probability(log_probs.numpy()) >= self.least_probability
-        text = best_path(log_probs.argmax(-1).tolist(), self.characters) if speaks else ""
-        return Reading(log_probs.numpy(), round(samples / SAMPLE_RATE, 3), text)
+        text = best_path(log_probs.argmax(-1).tolist(), self.characters)
+        return Reading(log_probs.numpy(), round(samples / SAMPLE_RATE, 3), text, letters=tuple(probabilities))
 
 
-def letter_probability(log_probs: np.ndarray) -> float:
-    """The mean probability of the likeliest character over the frames in which it is not the blank, or 0 without such
-    frames, of (T, C) natural-log probabilities. A recogniser that hears noise writes letters, but is unsure of each."""
-    letters = log_probs.max(-1)[log_probs.argmax(-1) != BLANK]
-    return float(np.exp(letters).mean()) if len(letters) else 0.0
+def letter_probability(logits: Tensor) -> float | None:
+    """The mean probability of the likeliest character over the frames in which it is not the blank, of logits (T, C);
+    None without such frames. A recogniser that hears noise writes letters, but is unsure of each."""
+    letters = logits.softmax(-1).max(-1).values[logits.argmax(-1) != BLANK]
+    return float(letters.mean()) if len(letters) else None
 
 
 def _onnx_logits(encoder: OnnxEncoder, head: Path, stride: int) -> Callable[[Tensor], Tensor]:

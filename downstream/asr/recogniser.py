@@ -183,6 +183,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     head = read_json(Path(folder) / "head.json")
     if head.get("protocol") != PROTOCOL:
         raise ValueError(f"{folder}: the head's protocol is {head.get('protocol')!r}, expected {PROTOCOL!r}")
+    least = head.setdefault("least_probability", 0.0)
+    if not isinstance(least, float | int) or not 0 <= least <= 1:
+        raise ValueError(f"{folder}/head.json: `least_probability` must be a number from 0 to 1, found {least!r}")
     return head
 
 

@@ -93,7 +93,7 @@ def assemble(
         "weights": f"../../{folder_of_model}/head.bin",
         "ort": f"../../ort/{version}/",
         "find": vars(limits_of(description)),
-        "leastProbability": description.get("least_probability", 0.0),
+        "leastProbability": description["least_probability"],
         "spans": spans,
     }
     if texts is not None:

@@ -19,7 +19,7 @@ help() {
     cat <<'EOF'
 egs/open_arabic_70h/run.sh [--option value ...]
   stages: 1 data, 2 encoder from Whisper's layers, 3 CTC on short recordings, 4 cut the long ones, 5 CTC on all,
-          6 layers at 25 Hz, 7 rooms, noise and telephones, 8 limits of find, 9 error rates,
+          6 layers at 25 Hz, 7 rooms, noise and telephones, 8 limits of find and for noise, 9 error rates,
           10 the recogniser in the size of HST (needs the HST of recipe.yaml)
   --stage N --stop_stage N     first and last stage (1, 9; 10 only on demand)
   --nproc N                    processes (2)
@@ -102,7 +102,7 @@ score() { # MODEL
     done
 }
 if [ "${stage}" -le 8 ] && [ "${stop_stage}" -ge 8 ]; then
-    log "stage 8: limits of find"
+    log "stage 8: limits of find and for noise"
     calibrate open
 fi
 if [ "${stage}" -le 9 ] && [ "${stop_stage}" -ge 9 ]; then

@@ -112,6 +112,8 @@ class _Card(_Entry):
     valid_masked_accuracy: float | None = None
     units_source: str | None = None
     init_source: str | None = None
+    fine_tuned: str | None = None
+    hours_heard: float | None = None
     imported_from: str | None = None
     source: str | None = None
     source_sha256: str | None = None
@@ -165,7 +167,12 @@ def facts(path: Path | str) -> dict[str, Any]:
 
 def _other_facts(path: Path, kind: str) -> dict[str, Any]:
     check_weights(path)
-    config, names, frames = read_object(path / "config.json"), _OTHER_KEYS[kind], stated_frames(path)
+    config, names = read_object(path / "config.json"), _OTHER_KEYS[kind]
+    try:
+        frames = stated_frames(path)
+        rate = frames.rate
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UpstreamError(f"{path}: config.json and preprocessor_config.json state no frame rate") from error
     try:
         with safe_open(path / "model.safetensors", "pt") as file:
             # Whisper's decoder is not read.
@@ -175,14 +182,14 @@ def _other_facts(path: Path, kind: str) -> dict[str, Any]:
     keys = {"layers": "num_hidden_layers", "width": "hidden_size", "heads": "num_attention_heads"}
     keys["ffn"] = "intermediate_size"
     if lacking := [key for key in keys.values() if not isinstance(config.get(names.get(key, key)), int)]:
-        raise UpstreamError(f"{path}: config.json lacks `{names.get(lacking[0], lacking[0])}`")
+        raise UpstreamError(f"{path}: config.json lacks a whole number `{names.get(lacking[0], lacking[0])}`")
     return {
         "parameters": sum(sizes),
         "sha256": model_sha256(path),
         "bytes": (path / "model.safetensors").stat().st_size,
         "model_type": kind,
         **{name: config[names.get(key, key)] for name, key in keys.items()},
-        "frame_rate": frames.rate,
+        "frame_rate": rate,
         "hop": frames.hop,
     }
 

@@ -85,11 +85,13 @@ def test_what_is_missing_is_named(sources: dict, tmp_path: Path) -> None:
     other = {"other": [{"chapter": 3, "verse": 1, "text": "ٱللَّهُ"}]}
     (tmp_path / "other.json").write_text(json.dumps({"3": other["other"]}), encoding="utf-8")
     (tmp_path / "list.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "keyless.json").write_text('{"1": [{"verse": 1}]}', encoding="utf-8")
     (tmp_path / "half.json").write_text('{"1": [', encoding="utf-8")
     for changed, message in (
         ({"reciters": {"none": tmp_path / "nowhere"}}, "nowhere: no such folder"),
         ({"quran": tmp_path / "nowhere.json"}, "nowhere.json: no such file; --quran"),
         ({"quran": tmp_path / "list.json"}, r"list.json: expected quran.json, \{[^()]*$"),
+        ({"quran": tmp_path / "keyless.json"}, "a verse lacks the key 'text'"),
         ({"quran": tmp_path / "half.json"}, "^[^']*half.json: not valid JSON"),
         ({"quran": tmp_path / "other.json"}, "one: none of its recordings has a text"),
         ({"keyword_splits": tmp_path / "nowhere"}, "nowhere: keywords.tsv is missing; --keyword-splits"),
@@ -98,7 +100,7 @@ def test_what_is_missing_is_named(sources: dict, tmp_path: Path) -> None:
         with pytest.raises(CorpusError, match=message):
             prepare(tmp_path / "out", **{**sources, **changed})
     (sources["keyword_splits"] / "keywords.tsv").write_text("zoom in\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"keywords.tsv:1: expected 2 fields"):
+    with pytest.raises(CorpusError, match=r"keywords.tsv:1: expected a folder, a tab and its word"):
         prepare(tmp_path / "out", **sources)
     with pytest.raises(CorpusError, match="NAME=DIR"):
         named_folders(["somewhere"], "--reciter")

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from downstream.asr.calibrate import Trial, choose, trial
+from downstream.asr.calibrate import Trial, choose, least_probability, trial
 from downstream.asr.recogniser import CHARACTERS
 from downstream.find import Finder, TextList
 
@@ -37,3 +37,12 @@ def test_the_limit_is_the_lowest_with_few_wrong_answers() -> None:
     looser, shares = choose(inside, outside, wrong=0.34)
     assert looser.likelihood == -1.99
     assert shares == {"found_in_the_list": 0.75, "found_outside": pytest.approx(1 / 3)}
+
+
+def test_the_limit_for_noise_is_above_most_noise_and_below_all_speech() -> None:
+    noise = [0.0] * 10 + [0.2] * 9 + [0.9]
+    assert least_probability([0.8, 0.6], noise, wrong=0.05) == 0.3  # 0.2, and a quarter of the way to 0.6
+    assert least_probability([0.8, 0.6], noise, wrong=0.0) == 0.6  # not 0.825
+    assert least_probability([0.8, 0.2996], noise, wrong=0.0) == 0.299  # rounded down
+    assert least_probability([0.8], noise, wrong=1.0) == 0.2
+    assert least_probability([], noise, wrong=0.05) == 0.0

@@ -162,25 +162,40 @@ def test_transcribe_and_find_open_the_head(trained: tuple[Path, Path], tmp_path:
     assert len(line.split("\t")) == 8
 
 
-def test_a_recogniser_that_is_unsure_of_every_letter_writes_nothing(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    wav = torch.from_numpy(np.random.default_rng(0).uniform(-0.3, 0.3, 16000).astype(np.float32))
+def test_a_window_of_noise_gives_no_text(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    wav = torch.from_numpy(rng.uniform(-0.3, 0.3, 16000 * 40).astype(np.float32))
     before = Reader(trained[1]).read_blocks([wav])
-    log_probs = before.log_probs
-    letters = log_probs.argmax(-1) != 0
-    assert before.text and letter_probability(log_probs) == pytest.approx(np.exp(log_probs.max(-1)[letters]).mean())
-    assert letter_probability(np.log(np.full((3, 4), 0.25))) == 0.0, "blanks only"
+    *others, last = before.letters
+    assert before.text and len(others) == 2 and last < min(others)
     file = trained[1] / "head.json"
     written = json.loads(file.read_text(encoding="utf-8"))
-    for change, text in ((-1e-3, before.text), (1e-3, "")):
-        least = letter_probability(log_probs) + change
+
+    def limited(least: object) -> Reader:
         file.write_text(json.dumps(written | {"least_probability": least}), encoding="utf-8")
-        assert Reader(trained[1]).read_blocks([wav]).text == text
-    write_audio(tmp_path / "noise.wav", wav.numpy())
-    (tmp_path / "out").mkdir()
-    said = ["transcribe", str(tmp_path / "noise.wav"), "--model", str(trained[1]), "--out", str(tmp_path / "out/a")]
+        return Reader(trained[1])
+
+    assert limited(last - 1e-4).read_blocks([wav]).text == before.text
+    found = limited((last + min(others)) / 2).read_blocks([wav])
+    heard = len(found.log_probs) - int((found.log_probs[::-1].argmax(-1) == 0).cumprod().sum())
+    assert 0 < heard < len(found.log_probs) - 100 and found.letters == before.letters
+    np.testing.assert_array_equal(found.log_probs[:heard], before.log_probs[:heard])
+    assert (found.log_probs[heard:, 0] > -1e-6).all() and found.text and before.text.startswith(found.text)
+    assert limited(1.0).read_blocks([wav]).text == ""
+    write_audio(tmp_path / "noise.wav", wav[:16000].numpy())
+    said = ["transcribe", str(tmp_path / "noise.wav"), "--model", str(trained[1]), "--out", str(tmp_path / "said")]
     assert main([*said, "--words", "--hotwords", "كتاب"]) == 0
-    row = json.loads((tmp_path / "out/a").read_text(encoding="utf-8"))
+    row = json.loads((tmp_path / "said").read_text(encoding="utf-8"))
     assert row["text"] == "" and row["words"] == []
+    for wrong in (None, "x", 1.5, float("nan")):
+        with pytest.raises(ValueError, match="head.json: `least_probability` must be a number from 0 to 1"):
+            limited(wrong)
+
+
+def test_the_probability_of_letters() -> None:
+    values = torch.tensor([[0.1, 0.6, 0.3], [0.9, 0.05, 0.05], [0.2, 0.3, 0.5]]).log()
+    assert letter_probability(values) == pytest.approx(0.55)
+    assert letter_probability(values[1:2]) is None and letter_probability(values[:0]) is None
 
 
 def _training(tmp_path: Path) -> Path:
@@ -254,29 +269,18 @@ def test_a_step_of_a_streaming_recogniser_masks_with_a_random_chunk(tmp_path: Pa
     assert len(drawn) == 8 and len(set(drawn)) > 3 and 8 <= min(drawn) <= max(drawn) <= 64
 
 
-def test_calibration_hears_noise_too(tmp_path: Path, trained: tuple[Path, Path], monkeypatch, capsys) -> None:
+def test_calibration_writes_both_limits(tmp_path: Path, trained: tuple[Path, Path], capsys) -> None:
     _training(tmp_path)
     (tmp_path / "list").write_text("a قل هو\nb بسم\nc كتاب\n", encoding="utf-8")
-    file = trained[1] / "head.json"
-    file.write_text(
-        json.dumps(json.loads(file.read_text(encoding="utf-8")) | {"least_probability": 1.0}), encoding="utf-8"
-    )
-    command = [
-        "calibrate",
-        "--head",
-        str(trained[1]),
-        "--audio",
-        str(tmp_path / "store"),
-        "--text",
-        str(tmp_path / "text"),
-    ]
-    monkeypatch.setattr("downstream.asr.calibrate.NOISES", 3)
-    assert asr([*command, "--texts", str(tmp_path / "list")]) == 0
+    file, store = trained[1] / "head.json", ["--audio", str(tmp_path / "store"), "--text", str(tmp_path / "text")]
+    command = ["calibrate", "--head", str(trained[1]), *store, "--texts", str(tmp_path / "list")]
+    assert asr(command) == 0
     said, written = json.loads(capsys.readouterr().out), json.loads(file.read_text(encoding="utf-8"))
-    # Random weights hear noise as well as speech, so no clip may lose its text.
-    assert said["noise"] > 0 < said["least_probability"] <= said["speech"]
-    assert written["least_probability"] == said["least_probability"]
     assert written["find"] == {"likelihood": said["likelihood"], "bonus": 2.0}
+    assert 0 < written["least_probability"] == said["least_probability"] and 0 <= said["noise_with_letters"] <= 1
+    # A limit of before is no limit of the calibration.
+    file.write_text(json.dumps(written | {"least_probability": 1.0}), encoding="utf-8")
+    assert asr(command) == 0 and json.loads(capsys.readouterr().out) == said
 
 
 def test_frozen_layers_keep_their_weights(tmp_path: Path) -> None:

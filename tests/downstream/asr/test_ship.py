@@ -137,7 +137,7 @@ def test_transcribe_and_find_use_it_where_no_head_is_named(trained: Path, monkey
             assert json.loads(capsys.readouterr().out)["text"] == text
     for command in (["transcribe", str(audio)], ["find", str(audio), *lists]):
         assert downstream([*command, "--model", "harness_opne"]) == 2
-        assert "these recognisers ship: harness_open, harness_open_tiny" in capsys.readouterr().err
+        assert "these ship: harness_open, harness_open_tiny" in capsys.readouterr().err
     (trained / "harness_open_tiny").mkdir()  # a folder of this name here is meant first
     for named in ("harness_open_tiny", "harness_open_tiny/letters"):
         assert downstream(["transcribe", str(audio), "--model", named]) == 2

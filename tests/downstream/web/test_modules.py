@@ -18,7 +18,7 @@ from rapidfuzz.distance import Levenshtein
 from torch.nn.functional import ctc_loss
 
 from corpora.text import normalise
-from downstream.asr.reading import letter_probability, windowing
+from downstream.asr.reading import NOBODY, letter_probability, windowing
 from downstream.asr.recogniser import CHARACTERS, best_path
 from downstream.find import Finder, Limits, TextList, read_texts
 from downstream.web.site import PAGE
@@ -119,13 +119,19 @@ def log_probs(frames: int, seed: int, sharp: float = 3.0) -> np.ndarray:
     return torch.from_numpy(sharp * rng.standard_normal((frames, len(CHARACTERS)))).float().log_softmax(-1).numpy()
 
 
-def test_the_probability_of_letters() -> None:
-    values = [log_probs(frames, frames) for frames in (1, 12, 80)] + [np.log(np.full((3, len(CHARACTERS)), 0.1))]
-    found = node(
-        "return given.values.map((v) => ctc.letterProbability(Float32Array.from(v), given.characters));",
-        {"values": [v.ravel().tolist() for v in values], "characters": len(CHARACTERS)},
-    )
-    np.testing.assert_allclose(found, [letter_probability(v) for v in values], atol=1e-6)
+def test_a_window_of_noise_gives_no_letters() -> None:
+    values = [log_probs(frames, frames) for frames in (1, 12, 80)] + [np.zeros((3, len(CHARACTERS)), np.float32)]
+    for value in values:
+        sure = letter_probability(torch.from_numpy(value))
+        for least in (0.0, 1.0) if sure is None else (sure - 1e-4, sure + 1e-4):
+            found = node(
+                "return Array.from(ctc.heard(Float32Array.from(given.value), given.characters, given.least));",
+                {"value": value.ravel().tolist(), "characters": len(CHARACTERS), "least": least},
+            )
+            expected = value.copy()
+            if sure is not None and sure < least:
+                expected[:], expected[:, 0] = 0, NOBODY
+            np.testing.assert_allclose(found, expected.ravel(), atol=1e-6)
 
 
 @pytest.mark.parametrize("frames", [1, 12, 80])

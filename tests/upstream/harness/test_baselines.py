@@ -100,6 +100,11 @@ def test_info_describes_an_encoder_of_another_family(models, kind, tmp_path, cap
     config = read_json(path / "config.json")
     write_json(tmp_path / "m" / "config.json", {k: v for k, v in config.items() if k not in ("hidden_size", "d_model")})
     assert main(["info", str(tmp_path / "m")]) == 2 and "config.json lacks" in capsys.readouterr().err
+    write_json(tmp_path / "m" / "config.json", config | ({"conv_kernel": 5} if kind == "wavlm" else {}))
+    if kind != "wavlm":
+        write_json(tmp_path / "m" / "preprocessor_config.json", {"stride": "2", "hop_length": "2"})
+    assert main(["info", str(tmp_path / "m")]) == 2 and "state no frame rate" in capsys.readouterr().err
+    shutil.copytree(path, tmp_path / "m", dirs_exist_ok=True)
     (tmp_path / "m" / "model.safetensors").write_bytes(b"no weights")
     assert main(["info", str(tmp_path / "m")]) == 2 and "cannot be read" in capsys.readouterr().err
 
