@@ -19,6 +19,7 @@ from selenium.webdriver.common.keys import Keys
 
 from bench.web import open_chromium, open_page, read_samples, reader_of, serve
 from corpora.audio import load_any, write_audio
+from corpora.files import read_json, write_json
 from downstream.asr.reading import Reader, Reading, named_head
 from downstream.find import Finder, limits_of, read_texts
 from downstream.web.server import Server
@@ -166,6 +167,19 @@ def test_numbers_are_those_of_python(browser, installed, readings, precision):
             else:
                 assert relative(logits, expected.logits) < ROOT_MEAN_SQUARE
     assert any(expected.reading.text for expected in readings[precision])
+
+
+def test_a_window_in_which_nobody_speaks_gives_no_text(browser, installed, recogniser, tmp_path):
+    head = recogniser(tmp_path / "tiny")
+    written = read_json(head / "head.json")
+    samples = np.random.default_rng(0).uniform(-0.3, 0.3, 32000).astype(np.float32)
+    for least in (0.0, 1.0):
+        write_json(head / "head.json", {**written, "least_probability": least})
+        with serve(assemble(head, precision="fp32")) as address:
+            open_page(browser, f"{address}?threads=1")
+            text = read_samples(browser, samples)["text"]
+        assert text == Reader(head).read_blocks([torch.from_numpy(samples)]).text
+        assert bool(text) == (least == 0.0)
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
